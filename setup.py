@@ -1,0 +1,36 @@
+"""Builds the Cython extensions; everything else is declared in pyproject.toml.
+
+RECSYS_CYTHON_DEBUG=1 turns bounds checks on in every kernel (the directives live here, in one
+place, because a misspelt directive in a file header is ignored in silence).
+"""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("RECSYS_CYTHON_DEBUG") == "1"
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "wraparound": False,
+    "initializedcheck": DEBUG,
+    "cdivision": True,
+    "embedsignature": True,
+}
+
+EXTENSIONS = [
+    Extension(
+        "recsys_cython_ext._hashing",
+        ["cython_ext/recsys_cython_ext/_hashing.pyx"],
+        extra_compile_args=["-O3"],  # no -march: wheels are portable
+    ),
+    Extension(
+        "recsys_cython_ext._vocabulary",
+        ["cython_ext/recsys_cython_ext/_vocabulary.pyx"],
+        extra_compile_args=["-O3"],
+    ),
+]
+
+setup(ext_modules=cythonize(EXTENSIONS, compiler_directives=DIRECTIVES))

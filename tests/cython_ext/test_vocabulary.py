@@ -1,0 +1,139 @@
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recsys_cython_ext import MISSING_ID, IdCounter, IdTable, count_ids, mix64
+
+EXTREMES = [0, 1, -1, 2**53 + 1, -(2**53) - 1, 2**63 - 1, MISSING_ID, MISSING_ID + 1]
+INT64 = st.one_of(st.sampled_from(EXTREMES), st.integers(-5, 5), st.integers(-(2**63), 2**63 - 1))
+
+
+def int64(values):
+    return np.array(values, np.int64)
+
+
+def unmix64(word):
+    """Inverse of mix64, to build keys that collide."""
+    mask = 2**64 - 1
+    z = word ^ (word >> 31) ^ (word >> 62)
+    z = (z * pow(0x94D049BB133111EB, -1, 2**64)) & mask
+    z = z ^ (z >> 27) ^ (z >> 54)
+    z = (z * pow(0xBF58476D1CE4E5B9, -1, 2**64)) & mask
+    z = z ^ (z >> 30) ^ (z >> 60)
+    return (z ^ 2**63) - 2**63
+
+
+@given(st.lists(INT64, unique=True), st.lists(INT64), st.sampled_from([-1, 0, 7, 2**31 - 1, -(2**31)]))
+def test_codes_agree_with_a_dict(keys, others, default):
+    oracle = {key: code for code, key in enumerate(keys)}
+    wanted = others + keys + others
+    codes = IdTable(int64(keys)).codes(int64(wanted), default)
+    assert codes.tolist() == [oracle.get(id_, default) for id_ in wanted]
+    assert codes.dtype == np.int32
+
+
+def test_a_large_table():
+    rng = np.random.default_rng(0)
+    pool = np.unique(rng.integers(-(2**63), 2**63, 60_000))
+    rng.shuffle(pool)
+    table = IdTable(pool[:50_000])
+    np.testing.assert_array_equal(table.codes(pool[:50_000], -1), np.arange(50_000))
+    assert (table.codes(pool[50_000:], -1) == -1).all()
+    assert len(table) == 50_000
+
+
+@pytest.mark.parametrize("high", [0, 2**32 - 1])
+def test_colliding_keys_wrap_around(high):
+    # All share a home slot, the first or the last; half of them share every bit a tag can hold.
+    words = [(high << 32) | low for low in (0, 1, 2**31, 2**31 + 1, 2**32 - 1, 2**32 - 2)]
+    keys = int64([unmix64(word) for word in words])
+    assert mix64(keys).view(np.uint64).tolist() == words
+    table = IdTable(keys[:5])
+    assert table.codes(keys, -1).tolist() == [0, 1, 2, 3, 4, -1]
+    assert table.codes(int64([unmix64((2**31 << 32) | 5)]), -1).tolist() == [-1]
+    unique, counts = count_ids(np.tile(keys, 3))
+    assert unique.tolist() == sorted(keys.tolist())
+    assert counts.tolist() == [3] * 6
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 7, 8, 1000, 184_000])
+def test_load_and_bytes(n):
+    table = IdTable(np.arange(n))
+    slots = (table.nbytes - 8 * n) // 4
+    assert n <= 0.7 * slots
+    assert slots <= n / 0.7 + 1
+
+
+def test_strides_and_empty_ids():
+    keys = np.arange(20, dtype=np.int64)
+    table = IdTable(keys[::-2])
+    assert table.codes(keys[::5], -1).tolist() == [-1, 7, -1, 2]
+    assert table.codes(keys[:0], -1).shape == (0,)
+
+
+def test_the_table_owns_its_keys():
+    keys = int64([3, 1, 2])
+    table = IdTable(keys)
+    keys[:] = 0
+    assert table.codes(int64([3, 1, 2]), -1).tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="read-only"):
+        table.keys[0] = 5
+
+
+def test_pickle_rebuilds_from_the_keys():
+    keys = np.arange(1000, dtype=np.int64) ** 3
+    data = pickle.dumps(IdTable(keys))
+    assert len(data) < keys.nbytes + 500
+    copy = pickle.loads(data)
+    np.testing.assert_array_equal(copy.codes(keys, -1), np.arange(1000))
+    assert copy.nbytes == IdTable(keys).nbytes
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="duplicate key 5 at position 2"):
+        IdTable(int64([5, 6, 5]))
+    with pytest.raises(TypeError, match="int32"):
+        IdTable(np.zeros(1, np.int32))
+    with pytest.raises(ValueError, match="shape"):
+        IdTable(np.zeros((2, 1), np.int64))
+    table = IdTable(int64([1]))
+    with pytest.raises(TypeError, match="float64"):
+        table.codes(np.zeros(1), -1)
+    with pytest.raises(ValueError, match="default"):
+        table.codes(int64([1]), 2**31)
+    with pytest.raises(TypeError, match="uint64"):
+        count_ids(np.zeros(1, np.uint64))
+
+
+# Counts
+
+
+@given(st.lists(INT64))
+def test_counts_agree_with_a_counter(values):
+    unique, counts = count_ids(int64(values))
+    oracle = sorted(Counter(values).items())
+    assert list(zip(unique.tolist(), counts.tolist(), strict=True)) == oracle
+    assert unique.dtype == counts.dtype == np.int64
+
+
+def test_counting_does_not_depend_on_chunks():
+    rng = np.random.default_rng(0)
+    ids = mix64(rng.zipf(1.1, 60_000) % 20_000)  # far more ids than the first table holds
+    expected = np.unique(ids, return_counts=True)
+    counter = IdCounter()
+    for chunk in np.array_split(rng.permutation(ids), 7):
+        counter.add(chunk)
+    assert len(counter) == len(expected[0])
+    for result in (count_ids(ids), counter.result()):
+        np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("n", [715, 716, 717, 718, 2000])
+def test_counting_at_the_edge_of_growth(n):
+    ids = np.concatenate([np.arange(n), np.arange(n)])
+    unique, counts = count_ids(ids)
+    assert unique.tolist() == list(range(n))
+    assert counts.tolist() == [2] * n
