@@ -27,14 +27,14 @@ class BudgetError(ValueError):
 class FeatureSize:
     """What a feature's ids need.
 
-    `num_codes` is the size of its vocabulary with its reserved codes, None when ids are hashed;
-    `distinct_ids` were seen in training, whatever the minimum count; `vocabulary_bytes` is the size of
-    its vocabulary as prepared, `full_vocabulary_bytes` of one that holds every distinct id.
+    `num_codes` counts the codes of its vocabulary, reserved ones included, None when ids are hashed;
+    `full_codes` those of a vocabulary that holds every id of training, whatever the minimum count.
+    `vocabulary_bytes` and `full_vocabulary_bytes` are the resident sizes of the two.
     """
 
     name: str
     num_codes: int | None
-    distinct_ids: int
+    full_codes: int
     vocabulary_bytes: int
     full_vocabulary_bytes: int
 
@@ -71,7 +71,7 @@ def plan_tables(config: TablesConfig, features: Sequence[FeatureSize]) -> TableP
 def full_table_bytes(embedding_dim: int, features: Sequence[FeatureSize]) -> int:
     """Resident bytes of the full table over every id seen in training: what a budget of '100%' means."""
     row = 4 * embedding_dim + OPTIMIZER_BYTES_PER_ROW
-    return sum(feature.distinct_ids * row + feature.full_vocabulary_bytes for feature in features)
+    return sum(feature.full_codes * row + feature.full_vocabulary_bytes for feature in features)
 
 
 Builder = Callable[[float], tuple[Scheme, ...]]  # rows per id -> schemes
@@ -118,9 +118,7 @@ def _unified(config: UnifiedTables, features: Sequence[FeatureSize]) -> Builder:
     def build(share: float) -> tuple[Scheme, ...]:
         rows = max(1, int(share * ids * chunks))
         return tuple(
-            Unified(
-                feature.name, rows, config.embedding_dim, config.chunk_dim, init_bound=config.init_bound
-            )
+            Unified(feature.name, rows, config.embedding_dim, config.chunk_dim, init_bound=config.init_bound)
             for feature in features
         )
 
@@ -151,7 +149,7 @@ def _largest_share(weigh: Callable[[float], ResidentBytes], budget: str, budget_
 
 
 def _ids(feature: FeatureSize) -> int:
-    return feature.distinct_ids if feature.num_codes is None else feature.num_codes
+    return feature.full_codes if feature.num_codes is None else feature.num_codes
 
 
 def _codes(feature: FeatureSize, scheme: str) -> int:

@@ -65,20 +65,27 @@ class Lookup:
 
 
 class Scheme(Protocol):
-    """The interface every scheme implements; see the module's docstring.
-
-    Attributes: `feature` (the field), `embedding_dim` (D, width of its vector), `num_ids` (ids must be
-    0..num_ids-1; None where any 64-bit id will do), `linear` (does `combine` commute with summing a bag?).
-    """
+    """The interface every scheme implements; see the module's docstring."""
 
     @property
-    def feature(self) -> str: ...
+    def feature(self) -> str:
+        """The field."""
+        ...
+
     @property
-    def embedding_dim(self) -> int: ...
+    def embedding_dim(self) -> int:
+        """D, the width of the field's vector."""
+        ...
+
     @property
-    def num_ids(self) -> int | None: ...
+    def num_ids(self) -> int | None:
+        """Ids must be 0..num_ids-1; None where any 64-bit id will do."""
+        ...
+
     @property
-    def linear(self) -> bool: ...
+    def linear(self) -> bool:
+        """Does `combine` commute with summing a bag?"""
+        ...
 
     def tables(self) -> tuple[Table, ...]:
         """Return the physical tables."""
@@ -131,5 +138,3 @@ def unique_tables(schemes: Sequence[Scheme]) -> tuple[Table, ...]:
                     f"and as {table} by feature {scheme.feature!r}"
                 )
     return tuple(table for table, _ in found.values())
-
-

@@ -82,7 +82,9 @@ def test_forward_and_gradients_equal_a_dense_oracle_in_float64(scheme: str, pool
             y = np.concatenate([oracle(f, moved, bags[f.scheme.feature]) for f in fields], axis=1)
             values.append((y * probe.numpy()).sum())
         assert parameter.grad is not None
-        assert parameter.grad[row, column].item() == pytest.approx((values[0] - values[1]) / (2 * step), abs=1e-6)
+        assert parameter.grad[row, column].item() == pytest.approx(
+            (values[0] - values[1]) / (2 * step), abs=1e-6
+        )
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -1,0 +1,1 @@
+"""Recipes, one YAML per arm, installed as the data package `recsys_configs`."""

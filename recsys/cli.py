@@ -1,0 +1,327 @@
+"""The command line. Heavy imports are inside the commands, so that `--help` is quick."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+app = typer.Typer(
+    help="Embedding tables for recommender models: how small can they get, and is the difference real?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(width=None if sys.stdout.isatty() else 140)  # a pipe has no width, and 80 would cut tables
+err = Console(stderr=True)
+
+ConfigArgument = Annotated[Path, typer.Argument(help="experiment as YAML", show_default=False)]
+ConfigsArgument = Annotated[list[Path], typer.Argument(help="experiments as YAML; the first is the baseline")]
+RunArgument = Annotated[Path, typer.Argument(help="folder of a finished run", show_default=False)]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="read this instead of the config's data.path")
+]
+PreparedOption = Annotated[Path, typer.Option("--prepared", help="where prepared data is kept")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="where runs are kept")]
+SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="training seeds per arm")]
+JobsOption = Annotated[int | None, typer.Option("--jobs", min=1, help="runs at once; default: one per core")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+PREPARED, RUNS = Path("prepared"), Path("runs")
+
+
+@app.command()
+def prepare(
+    config: ConfigArgument,
+    data: DataOption = None,
+    prepared: PreparedOption = PREPARED,
+    as_json: JsonOption = False,
+) -> None:
+    """Read the source, fit the features and write shards; does nothing when nothing changed."""
+    from recsys.config import load
+    from recsys_pipelines.prepare import prepare as run_prepare
+
+    experiment = load(config, data)
+    with _bars() as show:
+        finished = run_prepare(
+            experiment.data, experiment.features, prepared, lambda stage, n: show(stage, n, None)
+        )
+    manifest = finished.manifest
+    if as_json:
+        return _print_json({"path": str(finished.path), **manifest})
+    out.print(f"[bold]{finished.path}[/bold]")
+    out.print(
+        f"{manifest['rows_in']:,} rows in = {manifest['rows_out']:,} out + {manifest['quarantined']:,} quarantined"
+    )
+    table = Table("split", "rows", "positive")
+    for name, counts in manifest["splits"].items():
+        table.add_row(name, f"{counts['rows']:,}", f"{counts['positives']:,}")
+    out.print(table)
+
+
+@app.command()
+def train(
+    config: ConfigArgument,
+    data: DataOption = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="overrides training.seed")] = None,
+    prepared: PreparedOption = PREPARED,
+    runs: RunsOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one run and evaluate it on the test rows; a finished run is shown as it is."""
+    from recsys.config import load
+    from recsys.training.run import train as run_train
+    from recsys_pipelines.prepare import prepare as run_prepare
+
+    experiment = load(config, data)
+    if seed is not None:
+        experiment = experiment.replace({"training.seed": seed})
+    with _bars() as show:
+        ready = run_prepare(
+            experiment.data, experiment.features, prepared, lambda stage, n: show(stage, n, None)
+        )
+
+        def report(entry: dict[str, Any]) -> None:
+            err.print(
+                f"epoch {entry['epoch']:.2f}  train loss {entry['train_loss']:.4f}  "
+                f"validation AUC {entry['validation_auc']:.4f}  logloss {entry['validation_logloss']:.5f}"
+            )
+
+        run = run_train(experiment, ready, runs, report)
+    if as_json:
+        return _print_json({"path": str(run.path), **run.metrics})
+    out.print(f"[bold]{run.path}[/bold]  {run.metrics['bytes']['total']:,} bytes of tables")
+    _print_metrics({"validation": run.metrics["validation"], "test": run.metrics["test"]})
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    path: Annotated[
+        Path | None, typer.Option("--data", help="a labelled file; default: the run's own test rows")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score labelled rows with a run's checkpoint and print its metrics."""
+    import numpy as np
+
+    from recsys.evaluation.metrics import evaluate as measure
+    from recsys.scoring import score_file, score_split
+    from recsys.training.run import Run
+    from recsys_pipelines.quarantine import Quarantine
+
+    finished = Run.open(run)
+    quarantine = Quarantine(finished.config.data.quarantine_limit)
+    if path is None:
+        parts = [score_split(finished, "test")]
+    else:
+        parts = list(score_file(finished, path, labelled=True, quarantine=quarantine))
+    rows = sum(len(part) for part, _ in parts)
+    quarantine.check(rows + quarantine.count)
+    users = None if parts[0][0].user is None else np.concatenate([part.user for part, _ in parts])
+    metrics = measure(
+        np.concatenate([part.label for part, _ in parts]),
+        np.concatenate([predictions for _, predictions in parts]),
+        groups=users,
+        weights=np.concatenate([part.weight for part, _ in parts]),
+    )
+    metrics["quarantined"] = quarantine.count
+    if as_json:
+        return _print_json(metrics)
+    _print_metrics({str(path or "test"): metrics})
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    path: Annotated[Path, typer.Argument(help="file of the run's source format; labels are not needed")],
+    output: Annotated[Path, typer.Option("--out", help="Parquet file with row_id and prediction")] = Path(
+        "predictions.parquet"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Score the unlabelled rows of a file."""
+    from recsys.scoring import predict_file
+    from recsys.training.run import Run
+
+    counts = predict_file(Run.open(run), path, output)
+    if as_json:
+        return _print_json({"path": str(output), **counts})
+    out.print(
+        f"{output}: {counts['rows_in']:,} rows in = {counts['rows_scored']:,} scored "
+        f"+ {counts['quarantined']:,} quarantined"
+    )
+
+
+@app.command()
+def compare(
+    configs: ConfigsArgument,
+    seeds: SeedsOption = 5,
+    budgets: Annotated[
+        str,
+        typer.Option(help="compare every config at each of these, e.g. '100%,30%,10%,3%' of the full table"),
+    ] = "",
+    data: DataOption = None,
+    prepared: PreparedOption = PREPARED,
+    runs: RunsOption = RUNS,
+    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("report.html"),
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train what is missing, pair predictions row by row, and say which arm is smaller and which better."""
+    from recsys.comparing import run_comparison, with_budgets
+    from recsys.config import load
+
+    wanted = [budget.strip() for budget in budgets.split(",") if budget.strip()]
+    arms = with_budgets([load(config, data) for config in configs], wanted)
+    with _bars() as show:
+        result = run_comparison(
+            arms, seeds, runs, prepared, jobs, show, prepare_progress=lambda stage, n: show(stage, n, None)
+        )
+    _finish(result, report, as_json)
+
+
+@app.command()
+def demo(
+    seeds: SeedsOption = 3,
+    prepared: PreparedOption = PREPARED,
+    runs: RunsOption = RUNS,
+    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("demo-report.html"),
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare five table schemes on a generated click log whose best possible AUC is known."""
+    from importlib.resources import as_file, files
+
+    recipes = ("full", "small_dimension", "hash", "quotient_remainder", "unified")
+    with as_file(files("recsys_configs") / "generated") as folder:
+        compare(
+            [folder / f"{name}.yaml" for name in recipes],
+            seeds,
+            "",
+            None,
+            prepared,
+            runs,
+            report,
+            jobs,
+            as_json,
+        )
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Check the versions of torch, torchrec, fbgemm and ray, and name the cure of a wrong pair."""
+    from recsys.doctor import diagnose
+
+    found = diagnose()
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        table = Table("package", "version")
+        for name, number in found.versions.items():
+            table.add_row(name, number or "[dim]not installed[/dim]")
+        out.print(table)
+        for problem in found.problems:
+            out.print(f"[red]✗[/red] {problem}")
+        if not found.problems:
+            out.print("[green]✓[/green] torch, torchrec and fbgemm belong together")
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; mistakes in the input end as one clear message and exit status 2."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        err.print("interrupted; what was finished is kept, and the same command goes on from there")
+        sys.exit(130)
+    except ValueError as error:
+        if os.environ.get("RECSYS_TRACEBACK"):
+            raise
+        if "--json" in sys.argv:
+            _print_json({"error": str(error)})
+        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Progress on standard error: one line per stage, `show(stage, finished, of)`."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as progress:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, finished: int, of: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=of)
+            progress.update(tasks[stage], completed=finished, total=of)
+
+        yield show
+
+
+def _finish(result: Any, report: Path, as_json: bool) -> None:
+    from recsys.report import table_rows, verdict, write_report
+
+    write_report(result, report)
+    if as_json:
+        return _print_json({**result.to_dict(), "verdict": verdict(result), "report": str(report)})
+    rows = table_rows(result)
+    known = rows[0]["auc_below_best"] is not None
+    headers = [
+        "arm",
+        "bytes",
+        "of full",
+        "AUC",
+        "interval",
+        "logloss",
+        *(["below best AUC"] if known else []),
+        "ΔAUC",
+    ]
+    table = Table(*headers, "verdict", title=f"baseline: {result.overall.baseline}")
+    for row in rows:
+        change = row["auc_change"]
+        table.add_row(
+            row["arm"],
+            f"{row['bytes']['total']:,}",
+            f"{row['share']:.1%}",
+            f"{row['auc']:.4f}",
+            "{:.4f}–{:.4f}".format(*row["auc_interval"]),
+            f"{row['logloss']:.5f}",
+            *([f"{row['auc_below_best']:.4f}"] if known else []),
+            f"{change.estimate:+.4f}" if change else "",
+            change.verdict if change else "baseline",
+        )
+    out.print(table)
+    out.print(f"report: [bold]{report.resolve()}[/bold]", soft_wrap=True)
+
+
+def _print_metrics(columns: dict[str, dict[str, Any]]) -> None:
+    table = Table("metric", *columns)
+    for name in next(iter(columns.values())):
+        values = [column.get(name) for column in columns.values()]
+        table.add_row(name, *("–" if v is None else f"{v:.6g}" for v in values))
+    out.print(table)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")

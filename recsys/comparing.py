@@ -1,0 +1,200 @@
+"""A comparison from end to end: prepare, try settings, train seeds, pair predictions, judge.
+
+Everything finished is kept under `runs` by its digest, so an interrupted comparison goes on where it was.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recsys.config import ConfigError, ExperimentConfig
+from recsys.evaluation.comparison import Comparison, compare, pair
+from recsys.search import Candidate, best, candidates, run_trial
+from recsys.training.run import Run, train
+from recsys_pipelines.prepare import Prepared, prepare
+from recsys_pipelines.prepare import Progress as PrepareProgress
+
+Progress = Callable[[str, int, int], None]  # (what, finished, of)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: its chosen settings, how many were tried, and its finished runs, one a seed."""
+
+    name: str
+    budget: str | None
+    config: ExperimentConfig
+    settings: dict[str, Any]
+    trials: list[dict[str, Any]]  # settings and validation metrics of each
+    runs: list[Run]
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        """Resident bytes by kind; the same for every seed."""
+        return self.runs[0].metrics["bytes"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """All arms, the comparison against the first, and one against the first at each budget."""
+
+    arms: list[Arm]
+    overall: Comparison
+    by_budget: dict[str, Comparison]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, ready for JSON."""
+        return {
+            "arms": [
+                {
+                    "name": arm.name,
+                    "budget": arm.budget,
+                    "bytes": arm.bytes,
+                    "settings": arm.settings,
+                    "trials": arm.trials,
+                    "runs": [str(run.path) for run in arm.runs],
+                    "test": [run.metrics["test"] for run in arm.runs],
+                    "best_possible": arm.runs[0].metrics["best_possible"],
+                    "fields": arm.runs[0].metrics["fields"],
+                }
+                for arm in self.arms
+            ],
+            "comparison": self.overall.to_dict(),
+            "by_budget": {budget: item.to_dict() for budget, item in self.by_budget.items()},
+        }
+
+
+def with_budgets(configs: Sequence[ExperimentConfig], budgets: Sequence[str]) -> list[ExperimentConfig]:
+    """Return every configuration at every budget, named `<name>@<budget>`; without budgets, as they are."""
+    if not budgets:
+        return list(configs)
+    return [
+        config.replace({"name": f"{config.name}@{budget}", "tables.budget": budget}, where=config.name)
+        for budget in budgets
+        for config in configs
+    ]
+
+
+def run_comparison(
+    configs: Sequence[ExperimentConfig],
+    seeds: int,
+    runs: Path,
+    prepared: Path,
+    jobs: int | None = None,
+    progress: Progress = lambda *_: None,
+    prepare_progress: PrepareProgress | None = None,
+) -> Result:
+    """Train what is missing and compare all arms on the same test rows.
+
+    Raises ConfigError when arms share a name or differ in their data.
+    """
+    _check_arms(configs)
+
+    def prepared_for(config: ExperimentConfig) -> Prepared:
+        return prepare(config.data, config.features, prepared, prepare_progress)
+
+    drawn = []
+    for number, config in enumerate(configs):
+        drawn.append(candidates(config, prepared_for))
+        progress("draw settings", number + 1, len(configs))
+    threads = max(config.training.num_threads for config in configs)
+    workers = jobs or max(1, (os.cpu_count() or 1) // threads)
+    # spawned, not forked: a forked torch or Arrow thread pool can hang
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        searched = [
+            found if config.search.trials > 1 else [] for config, found in zip(configs, drawn, strict=True)
+        ]
+        tried = _collect(
+            "validation trials",
+            [pool.submit(run_trial, c.config, c.prepared, runs) for found in searched for c in found],
+            progress,
+        )
+        arms_trials: list[list[dict[str, Any]]] = []
+        chosen: list[Candidate] = []
+        for config, found, options in zip(configs, searched, drawn, strict=True):
+            metrics = [tried.pop(0) for _ in found]
+            chosen.append(best(config, found, metrics) if found else options[0])
+            arms_trials.append(
+                [{"settings": c.settings, **values} for c, values in zip(found, metrics, strict=True)]
+            )
+        finals = [c.config.replace({"training.seed": seed}) for c in chosen for seed in range(seeds)]
+        paths = [c.prepared for c in chosen for _ in range(seeds)]
+        finished = _collect(
+            "training runs",
+            [pool.submit(train_in_worker, c, p, runs) for c, p in zip(finals, paths, strict=True)],
+            progress,
+        )
+    arms = [
+        Arm(
+            config.name,
+            config.tables.budget,
+            chosen[i].config,
+            chosen[i].settings,
+            arms_trials[i],
+            [Run.open(path) for path in finished[i * seeds : (i + 1) * seeds]],
+        )
+        for i, config in enumerate(configs)
+    ]
+    budgets = list(dict.fromkeys(arm.budget for arm in arms if arm.budget is not None))
+    groups = {budget: [arm for arm in arms if arm.budget == budget] for budget in budgets}
+    groups = {budget: group for budget, group in groups.items() if 1 < len(group) < len(arms)}
+    total = 1 + len(groups)
+    progress("bootstrap", 0, total)
+    overall = judge(arms)
+    by_budget = {}
+    for number, (budget, group) in enumerate(groups.items()):
+        progress("bootstrap", number + 1, total)
+        by_budget[budget] = judge(group)
+    progress("bootstrap", total, total)
+    return Result(arms, overall, by_budget)
+
+
+def judge(arms: Sequence[Arm]) -> Comparison:
+    """Pair the arms' test predictions row by row and compare them with the first arm's."""
+    paired = pair({arm.name: [run.predictions() for run in arm.runs] for arm in arms})
+    evaluation = arms[0].config.evaluation
+    return compare(
+        paired.arms,
+        paired.labels,
+        clusters=paired.clusters,
+        replicates=evaluation.replicates,
+        level=evaluation.level,
+    )
+
+
+def train_in_worker(config: ExperimentConfig, prepared: Path, runs: Path) -> Path:
+    """Train one run; the folder is all that goes back to the parent."""
+    return train(config, Prepared.open(prepared), runs).path
+
+
+def _check_arms(configs: Sequence[ExperimentConfig]) -> None:
+    names = [config.name for config in configs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"arms need different names, but {', '.join(twice)} stands twice; change `name`")
+    first = configs[0].data
+    for config in configs[1:]:
+        if config.data != first:
+            keys = [
+                key for key in type(first).model_fields if getattr(first, key) != getattr(config.data, key)
+            ]
+            raise ConfigError(
+                f"{config.name}: its data differs from {configs[0].name}'s in {', '.join(keys)}; "
+                "arms are compared on the same rows, so `data` must be the same"
+            )
+
+
+def _collect(what: str, futures: Sequence[Any], progress: Progress) -> list[Any]:
+    """Results in the order of submission; the first failure cancels what has not begun."""
+    try:
+        for finished, future in enumerate(as_completed(futures)):
+            future.result()
+            progress(what, finished + 1, len(futures))
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+    return [future.result() for future in futures]

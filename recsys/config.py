@@ -1,0 +1,298 @@
+"""One experiment as one YAML file: strict models, no torch, errors that say where and what to write."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig
+from recsys_tables.config import TablesConfig
+
+
+class ConfigError(ValueError):
+    """A configuration file that cannot be used; the message names file, key, value and remedy."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Network(_Strict):
+    hidden: tuple[int, ...] = Field((400, 400), min_length=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class LRConfig(_Strict):
+    """Logistic regression: an id's weight is the sum of its vector."""
+
+    name: Literal["lr"]
+
+
+class FMConfig(_Strict):
+    """Factorisation machine."""
+
+    name: Literal["fm"]
+
+
+class DeepFMConfig(_Network):
+    """FM beside an MLP."""
+
+    name: Literal["deepfm"]
+
+
+class DCNv2Config(_Network):
+    """Cross network of full rank beside an MLP."""
+
+    name: Literal["dcn_v2"]
+    cross_layers: int = Field(3, ge=1)
+
+
+class DLRMConfig(_Network):
+    """Pairwise dot products; `hidden` is the top MLP, `bottom` the one over dense features."""
+
+    name: Literal["dlrm"]
+    bottom: tuple[int, ...] = (64,)
+
+
+ModelConfig = Annotated[
+    LRConfig | FMConfig | DeepFMConfig | DCNv2Config | DLRMConfig, Field(discriminator="name")
+]
+
+
+class TrainingConfig(_Strict):
+    """One training run. Tables are trained by fused rowwise Adagrad, everything else by Adam."""
+
+    batch_size: int = Field(1024, ge=64, multiple_of=64)
+    epochs: int = Field(3, ge=1)
+    monitor: Literal["logloss", "auc"] = "logloss"  # on validation: stops training and chooses settings
+    patience: int = Field(1, ge=1)  # evaluations without a better monitored metric before stopping
+    evaluations_per_epoch: int = Field(2, ge=1)
+    table_lr: float = Field(0.05, gt=0)
+    table_decay: float = Field(0.0, ge=0)  # L2 on the rows of a batch
+    dense_lr: float = Field(0.001, gt=0)
+    dense_decay: float = Field(0.0, ge=0)
+    negative_rate: float = Field(
+        1.0, gt=0, le=1
+    )  # share of negatives trained on; predictions are recalibrated
+    seed: int = Field(0, ge=0)
+    num_threads: int = Field(1, ge=1)
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """Return the monitored metric, higher is better."""
+        return metrics["auc"] if self.monitor == "auc" else -metrics["logloss"]
+
+
+class EvaluationConfig(_Strict):
+    """How runs are judged and compared."""
+
+    replicates: int = Field(
+        1000, ge=100
+    )  # of the bootstrap over rows, or over users where `data.user` is set
+    level: float = Field(0.95, gt=0.5, lt=1)
+    batch_size: int = Field(8192, ge=1)
+
+
+class SearchConfig(_Strict):
+    """Validation trials before the seeds: `trials` settings drawn from `space`, dotted keys -> values.
+
+    The file's own settings are always the first trial. Settings whose tables do not fit the budget are
+    not drawn. The setting that does best on validation by `training.monitor` goes on to the seeds.
+    Trials train with seed `training_seed`, which no final run should use.
+    """
+
+    trials: int = Field(1, ge=1)
+    space: dict[str, tuple[Any, ...]] = {}
+    seed: int = Field(0, ge=0)
+    training_seed: int = Field(1000, ge=0)
+
+
+class ExperimentConfig(_Strict):
+    """One arm of a comparison: data, features, tables, model, training, evaluation, and its search."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._@%-]+$")
+    data: DataConfig
+    features: tuple[FeatureConfig, ...]
+    tables: TablesConfig
+    model: ModelConfig
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    search: SearchConfig = SearchConfig()
+
+    @model_validator(mode="after")
+    def _features_once(self) -> "ExperimentConfig":
+        names = [name for feature in self.features for name in feature.names]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"features declared twice: {', '.join(twice)}")
+        if not any(isinstance(feature, CategoricalConfig) for feature in self.features):
+            raise ValueError("an experiment needs at least one categorical feature")
+        return self
+
+    def digest(self, prepared: Path) -> str:
+        """Twelve hexadecimal digits of all that a run on a prepared folder depends on."""
+        kept = self.model_dump(mode="json", exclude={"name", "evaluation", "search"})
+        text = json.dumps([kept, prepared.name], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+    def replace(self, settings: Mapping[str, Any], where: str = "settings") -> "ExperimentConfig":
+        """Return a copy with dotted keys replaced, e.g. {"training.table_lr": 0.1}, validated anew.
+
+        `features.min_count` and other keys of a feature apply to every categorical feature.
+        """
+        raw = self.model_dump(mode="json", exclude_unset=True)
+        for key, value in settings.items():
+            _set(raw, key, value, where)
+        return parse(raw, where)
+
+
+def load(path: Path, data: Path | None = None) -> ExperimentConfig:
+    """Read one experiment. `extends: other.yaml` starts from another file, and keys here replace its keys;
+    `set` then replaces dotted keys, as `ExperimentConfig.replace` does.
+
+    A relative `data.path` is relative to the file that names it; `data` replaces it. Raises ConfigError.
+    """
+    raw = _read(path, ())
+    section = raw.get("data")
+    if data is not None and isinstance(section, dict):
+        section["path"] = str(data.resolve())
+    config = parse(raw, str(path))
+    if config.data.path is not None and not config.data.path.exists():
+        raise ConfigError(
+            f"{path}: data.path: {config.data.path} does not exist; correct it, or name the file with --data"
+        )
+    return config
+
+
+def parse(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
+    """Validate a mapping. Raises ConfigError listing every mistake, with `where` as the file."""
+    try:
+        return ExperimentConfig.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(where, item) for item in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
+    path = Path(path)
+    if path.resolve() in chain:
+        raise ConfigError(f"{path}: `extends` goes round in a circle")
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1, 0.5)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise ConfigError(f"{path}: no such file{hint}")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"{path}: holds {type(raw).__name__}, not keys such as data, features, tables, model"
+        )
+    data = raw.get("data")
+    if isinstance(data, dict) and isinstance(data.get("path"), str):
+        data["path"] = str((path.parent / Path(data["path"]).expanduser()).resolve())
+    settings = raw.pop("set", {})
+    if (parent := raw.pop("extends", None)) is not None:
+        raw = _merge(_read(path.parent / str(parent), (*chain, path.resolve())), raw)
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: set: must map dotted keys to values, such as `features.encoding: hash`")
+    for key, value in settings.items():
+        _set(raw, str(key), value, str(path))
+    return raw
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Mappings merge key by key; anything else, and a section of another kind, is replaced."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        same_kind = (
+            isinstance(old, dict)
+            and isinstance(value, dict)
+            and all(tag not in value or value[tag] == old.get(tag) for tag in ("scheme", "name", "source"))
+        )
+        out[key] = _merge(old, value) if same_kind else value  # type: ignore[arg-type]
+    return out
+
+
+def _set(raw: dict[str, Any], key: str, value: Any, where: str) -> None:
+    section, _, rest = key.partition(".")
+    if section == "features" and rest:
+        for feature in raw.get("features", ()):
+            if feature.get("kind") == "categorical":
+                feature.update(value if rest == "vocabulary" else {rest: value})
+        return
+    target = raw.setdefault(section, {})
+    *path, last = rest.split(".")
+    for step in path:
+        target = target.setdefault(step, {})
+    if not isinstance(target, dict) or not last:
+        raise ConfigError(f"{where}: {key}: not a key that can be set")
+    target[last] = value
+
+
+def _explain(where: str, error: Any) -> str:
+    """One line per mistake: file, key's path, value, and the nearest valid name."""
+    location = [part for part in error["loc"] if part not in _TAGS]
+    path = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden":
+        names = _names_at(error["loc"][:-1])
+        near = difflib.get_close_matches(str(location[-1]), names, 1, 0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid here: {', '.join(names)}"
+        return f"{where}: {path}: unknown key (value {error['input']!r}); {hint}"
+    if error["type"] == "missing":
+        return f"{where}: {path}: required, but not given"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "union_tag_invalid":
+        valid = error["ctx"]["expected_tags"].replace("'", "").split(", ")
+        tag, key = error["ctx"]["tag"], error["ctx"]["discriminator"].strip("'")
+        near = difflib.get_close_matches(str(tag), valid, 1, 0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"{where}: {path}.{key}: {tag!r} is not known; {hint}valid: {', '.join(valid)}"
+    if error["type"] == "literal_error":
+        valid = [part.strip("'") for part in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        near = difflib.get_close_matches(str(error["input"]), valid, 1, 0.4)
+        message += f"; did you mean {near[0]!r}?" if near else ""
+    shown = repr(error["input"])
+    return f"{where}: {path or 'the file'}: {message} (value {shown if len(shown) <= 80 else shown[:77] + '...'})"
+
+
+def _names_at(location: Sequence[Any]) -> list[str]:
+    """Return the keys that are valid at a place that pydantic names."""
+    model: Any = ExperimentConfig
+    for step in location:
+        if step in _TAGS:
+            model = next(member for member in _members(model) if _tag_of(member) == step)
+        elif isinstance(step, str):
+            members = _members(model)
+            model = (members[0] if members else model).model_fields[step].annotation
+    members = _members(model)
+    return sorted({name for member in members for name in member.model_fields})
+
+
+def _members(annotation: Any) -> list[type[BaseModel]]:
+    """Every pydantic model inside an annotation such as tuple[A | B, ...] or Optional[A]."""
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [member for argument in get_args(annotation) for member in _members(argument)]
+
+
+def _tag_of(model: type[BaseModel]) -> str | None:
+    """The value of the key that chooses `model` among its siblings."""
+    for key in ("kind", "scheme", "name"):
+        if key in model.model_fields and get_origin(model.model_fields[key].annotation) is Literal:
+            return str(get_args(model.model_fields[key].annotation)[0])
+    return None
+
+
+# Pydantic puts the chosen sibling ("full", "categorical") into a path; the file has no such key.
+_TAGS = {
+    _tag_of(member)
+    for section in ("features", "tables", "model")
+    for member in _members(ExperimentConfig.model_fields[section].annotation)
+}

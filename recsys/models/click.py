@@ -1,0 +1,21 @@
+"""The whole of what is trained: an embedding engine below a network."""
+
+from torch import Tensor, nn
+from torchrec import KeyedJaggedTensor
+
+from recsys_tables.engine import EmbeddingEngine
+
+
+class ClickModel(nn.Module):
+    """Logit of a click: ids through `engine` to vectors [B, F, D], then `network`."""
+
+    def __init__(self, engine: EmbeddingEngine, network: nn.Module) -> None:
+        super().__init__()
+        self.engine = engine
+        self.network = network
+        self.shape = (len(engine.features), engine.embedding_dims[0])
+
+    def forward(self, dense: Tensor, ids: KeyedJaggedTensor) -> Tensor:
+        """Dense [B, n] float32 and ids of B samples -> logit [B]."""
+        vectors = self.engine(ids).values().view(-1, *self.shape)
+        return self.network(dense, vectors)

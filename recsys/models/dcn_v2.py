@@ -1,0 +1,25 @@
+"""DCN-V2."""
+
+import torch
+from torch import Tensor, nn
+
+from recsys.config import DCNv2Config
+from recsys.models.layers import concatenated, mlp
+
+
+class DCNv2(nn.Module):
+    """Cross layers x_{l+1} = x_0 ⊙ (W_l x_l + b_l) + x_l beside an MLP (Wang et al., WWW 2021, eq. 1, parallel)."""
+
+    def __init__(self, config: DCNv2Config, num_dense: int, num_fields: int, embedding_dim: int) -> None:
+        super().__init__()
+        inputs = num_dense + num_fields * embedding_dim
+        self.crosses = nn.ModuleList(nn.Linear(inputs, inputs) for _ in range(config.cross_layers))
+        self.mlp = mlp(inputs, config.hidden, config.dropout)
+        self.output = nn.Linear(inputs + config.hidden[-1], 1)
+
+    def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
+        """[B, n], [B, F, D] -> logit [B]."""
+        start = crossed = concatenated(dense, vectors)
+        for cross in self.crosses:
+            crossed = start * cross(crossed) + crossed
+        return self.output(torch.cat([crossed, self.mlp(start)], dim=1)).squeeze(1)

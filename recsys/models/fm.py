@@ -1,0 +1,22 @@
+"""Factorisation machine."""
+
+from torch import Tensor, nn
+
+from recsys.config import FMConfig
+from recsys.models.layers import concatenated, pairwise_sum
+
+
+class FM(nn.Module):
+    """logit = linear(x, e) + Σ_{f<g} <e_f, e_g> (Rendle, ICDM 2010).
+
+    The first-order term reads the same vectors through one weight per field and coordinate, so that a
+    scheme's bytes are all there is: no second, width-1 table.
+    """
+
+    def __init__(self, config: FMConfig, num_dense: int, num_fields: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(num_dense + num_fields * embedding_dim, 1)
+
+    def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
+        """[B, n], [B, F, D] -> logit [B]."""
+        return self.linear(concatenated(dense, vectors)).squeeze(1) + pairwise_sum(vectors)

@@ -1,0 +1,86 @@
+"""Scoring rows of a file with a finished run: its own features, its checkpoint, bounded memory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.training import checkpoint
+from recsys.training.distributed import default_device, process_group, shard
+from recsys.training.loop import make_model, predict, seed_everything
+from recsys.training.run import Run
+from recsys_pipelines.batches import Rows
+from recsys_pipelines.convert import typed
+from recsys_pipelines.features import Features
+from recsys_pipelines.prepare import column_specs
+from recsys_pipelines.quarantine import Quarantine
+from recsys_pipelines.sources import open_source
+
+
+class Scorer:
+    """A restored model and the features it was trained with."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.features = Features.load(run.path / "features")
+        state, _ = checkpoint.load(run.path / "checkpoint.safetensors")
+        seed_everything(run.config)
+        self._model, _ = shard(make_model(run.config, self.features), run.config.training, default_device())
+        checkpoint.restore(self._model, state)
+
+    def score(self, rows: Rows) -> np.ndarray:
+        """Click probabilities float64 [n]."""
+        return predict(self._model, rows, self.run.config)
+
+
+def score_split(run: Run, split: str) -> tuple[Rows, np.ndarray]:
+    """Score a split of the data the run was prepared from."""
+    rows = Rows.load(Path(run.metrics["prepared"]), split)
+    with process_group():
+        return rows, Scorer(run).score(rows)
+
+
+def score_file(
+    run: Run, path: Path, *, labelled: bool, quarantine: Quarantine
+) -> Iterator[tuple[Rows, np.ndarray]]:
+    """Score a file of the run's own source format, chunk by chunk; unreadable rows go to `quarantine`.
+
+    A run on a generated log reads Parquet, CSV or Arrow with the same columns.
+    """
+    data = run.config.data
+    source = "table" if data.generator is not None else data.source
+    data = data.model_copy(update={"path": path, "source": source, "generator": None})
+    reader = open_source(data, labelled=labelled)
+    if data.truth not in reader.columns:
+        data = data.model_copy(update={"truth": None})
+    specs = column_specs(data, run.config.features, labelled=labelled)
+    with process_group():
+        scorer = Scorer(run)
+        for chunk in reader.chunks(sorted({spec.column for spec in specs.values()}), quarantine):
+            table = typed(chunk, specs, quarantine)
+            if table.num_rows:
+                rows = Rows.from_table(scorer.features, scorer.features.transform(table))
+                yield rows, scorer.score(rows)
+
+
+def predict_file(run: Run, path: Path, out: Path) -> dict[str, int]:
+    """Write (row_id, prediction) for every readable row of an unlabelled file as Parquet.
+
+    Rows in = rows scored + rows quarantined; quarantined rows are listed beside `out`.
+    """
+    quarantine = Quarantine(run.config.data.quarantine_limit)
+    schema = pa.schema([("row_id", pa.int64()), ("prediction", pa.float64())])
+    partial = out.with_name(out.name + ".tmp")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scored = 0
+    with pq.ParquetWriter(partial, schema) as writer:
+        for rows, predictions in score_file(run, path, labelled=False, quarantine=quarantine):
+            writer.write_table(pa.table({"row_id": rows.row_id, "prediction": predictions}, schema=schema))
+            scored += len(rows)
+    if quarantine.count:
+        quarantine.write(out.parent / f"{out.stem}-quarantine")
+    quarantine.check(scored + quarantine.count)
+    partial.replace(out)
+    return {"rows_in": scored + quarantine.count, "rows_scored": scored, "quarantined": quarantine.count}

@@ -1,0 +1,86 @@
+"""Validation trials: every arm of a comparison gets the same number of tries at its settings."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys.config import ConfigError, ExperimentConfig
+from recsys.tables import plan_of
+from recsys_pipelines.features import Features
+from recsys_pipelines.prepare import Prepared
+from recsys_pipelines.shards import write_json
+from recsys_tables.plan import BudgetError
+
+Prepare = Callable[[ExperimentConfig], Prepared]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One drawn setting of an arm, whose tables fit their budget."""
+
+    config: ExperimentConfig
+    settings: dict[str, Any]
+    prepared: Path
+
+
+def candidates(config: ExperimentConfig, prepare: Prepare) -> list[Candidate]:
+    """Draw `search.trials` settings, the file's own first, among those that fit the budget.
+
+    Draws are without replacement and a function of `search.seed`. Raises ConfigError when none fits.
+    """
+    found: list[Candidate] = []
+    reason: BudgetError | None = None
+    for settings in _draws(config):
+        if len(found) == config.search.trials:
+            break
+        drawn = config.replace(settings | {"training.seed": config.search.training_seed}, where=config.name)
+        prepared = prepare(drawn).path
+        try:
+            plan_of(drawn, _features(prepared))
+        except BudgetError as error:
+            reason = reason or error
+            continue
+        found.append(Candidate(drawn, settings, prepared))
+    if not found:
+        raise ConfigError(f"{config.name}: no setting of its search fits the budget: {reason}")
+    return found
+
+
+def run_trial(config: ExperimentConfig, prepared: Path, runs: Path) -> dict[str, Any]:
+    """Train once and return the best validation metrics; a finished trial is read back."""
+    from recsys.training.distributed import process_group
+    from recsys.training.loop import fit
+    from recsys_pipelines.batches import Rows
+
+    file = runs / "trials" / f"{config.digest(prepared)}.json"
+    if not file.exists():
+        with process_group():
+            fitted = fit(config, Rows.load(prepared, "train"), Rows.load(prepared, "validation"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(fitted.best, file)
+    return json.loads(file.read_text())
+
+
+def best(config: ExperimentConfig, found: list[Candidate], metrics: list[dict[str, Any]]) -> Candidate:
+    """Return the candidate that did best on validation by `training.monitor`; the earlier one of equals."""
+    return found[int(np.argmax([config.training.score(values) for values in metrics]))]
+
+
+def _draws(config: ExperimentConfig) -> Iterator[dict[str, Any]]:
+    """The file's own settings, then all others of the space in a random order."""
+    yield {}
+    space = config.search.space
+    grid = list(itertools.product(*space.values()))
+    for position in np.random.default_rng(config.search.seed).permutation(len(grid)):
+        yield dict(zip(space, grid[position], strict=True))
+
+
+@lru_cache(maxsize=64)
+def _features(prepared: Path) -> Features:
+    return Features.load(prepared / "features")

@@ -1,0 +1,103 @@
+"""A checkpoint is one safetensors file of logical tensors and a JSON header; nothing is unpickled.
+
+table/<name>       [num_embeddings, embedding_dim]     weights of a physical table
+optimizer/<name>   [num_embeddings]                    its rowwise Adagrad state
+dense/<parameter>                                      everything else
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torchrec.distributed import DistributedModelParallel
+
+from recsys_cython_ext import HASH_VERSION
+
+FORMAT_VERSION = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, or belongs to another model, scheme or hash version."""
+
+
+def logical_state(model: DistributedModelParallel) -> dict[str, Tensor]:
+    """Copy all tensors of a model sharded on one rank, under their logical names."""
+    state = {}
+    for name, value in model.state_dict().items():
+        if (table := _table_of(name)) is not None:
+            state[f"table/{table}"] = _local(value).clone()
+        else:
+            state[f"dense/{name}"] = value.detach().clone()
+    for name, entries in model.fused_optimizer.state_dict()["state"].items():
+        for key, value in entries.items():
+            if key.endswith(".momentum1"):
+                state[f"optimizer/{_table_of(name)}"] = _local(value).clone()
+    return state
+
+
+def restore(model: DistributedModelParallel, state: dict[str, Tensor]) -> None:
+    """Copy `logical_state` back into a model sharded on one rank.
+
+    Raises CheckpointError naming the first tensor that is missing, unknown or of another shape.
+    """
+    live = model.state_dict()
+    targets = {
+        f"dense/{name}" if _table_of(name) is None else f"table/{_table_of(name)}": _local(value)
+        for name, value in live.items()
+    }
+    for name, entries in model.fused_optimizer.state_dict()["state"].items():
+        for key, value in entries.items():
+            if key.endswith(".momentum1"):
+                targets[f"optimizer/{_table_of(name)}"] = _local(value)
+    if odd := sorted(targets.keys() ^ state.keys()):
+        side = "the checkpoint lacks it" if odd[0] in targets else "the model has no such tensor"
+        raise CheckpointError(f"{odd[0]}: {side}; it was written by another model or scheme")
+    for name, target in targets.items():
+        if target.shape != state[name].shape:
+            raise CheckpointError(
+                f"{name}: the checkpoint's shape is {tuple(state[name].shape)}, the model's {tuple(target.shape)}"
+            )
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(state[name])
+
+
+def save(path: Path, state: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write `state` with `about` (JSON-able) in its header, under a temporary name first."""
+    header = {"format_version": FORMAT_VERSION, "hash_version": HASH_VERSION, **about}
+    partial = path.with_name(path.name + ".tmp")
+    save_file({k: v.contiguous().cpu() for k, v in state.items()}, partial, {"recsys": json.dumps(header)})
+    partial.replace(path)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return (state, header). Raises CheckpointError on a damaged file or another version."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["recsys"])
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except (SafetensorError, KeyError, OSError) as error:
+        raise CheckpointError(f"{path}: not a whole checkpoint of this project ({error})") from None
+    for name, mine in (("format_version", FORMAT_VERSION), ("hash_version", HASH_VERSION)):
+        if header[name] != mine:
+            raise CheckpointError(
+                f"{path}: {name} {header[name]}, but this program reads {mine}; train again"
+            )
+    return state, header
+
+
+def _table_of(name: str) -> str | None:
+    """'engine.collections.….embedding_bags.c1/full.weight' -> 'c1/full'; None for dense parameters."""
+    _, found, rest = name.partition("embedding_bags.")
+    return rest.removesuffix(".weight") if found else None
+
+
+def _local(value: Any) -> Tensor:
+    """Return the one local shard of a ShardedTensor, or a plain tensor."""
+    return value.local_shards()[0].tensor.detach() if hasattr(value, "local_shards") else value.detach()

@@ -1,0 +1,142 @@
+"""The training loop: one model, one prepared set, early stopping on validation."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchrec.distributed import DistributedModelParallel
+
+from recsys.config import ExperimentConfig
+from recsys.evaluation.metrics import evaluate, recalibrate
+from recsys.models import ClickModel, build
+from recsys.tables import plan_of
+from recsys.training.checkpoint import logical_state, restore
+from recsys.training.distributed import default_device, shard
+from recsys_pipelines.batches import Batch, Rows, epoch_order
+from recsys_pipelines.features import Features
+from recsys_tables.engine import EmbeddingEngine, Field
+
+Report = Callable[[dict[str, Any]], None]  # one evaluation: epoch, rows, train_loss, validation metrics
+
+
+@dataclass
+class Fitted:
+    """A trained model at its best evaluation, and how it got there."""
+
+    model: DistributedModelParallel
+    state: dict[str, Tensor]  # the best evaluation's, logical
+    best: dict[str, Any]  # validation metrics there
+    history: list[dict[str, Any]] = field(default_factory=list)
+    rows_trained: int = 0
+
+
+class NonFiniteLoss(ValueError):
+    """Training met a loss that is not a number."""
+
+
+def make_model(config: ExperimentConfig, features: Features) -> ClickModel:
+    """Build the model on the CPU, its tables on the meta device."""
+    schemes = plan_of(config, features).schemes
+    fields = [
+        Field(scheme, pooling=feature.pooling, multivalued=feature.multivalued)  # type: ignore[arg-type]
+        for scheme, feature in zip(schemes, features.categorical, strict=True)
+    ]
+    engine = EmbeddingEngine(fields, device=torch.device("meta"))
+    network = build(config.model, len(features.numeric_columns), len(fields), engine.embedding_dims[0])
+    return ClickModel(engine, network)
+
+
+def seed_everything(config: ExperimentConfig) -> None:
+    """Make a run a function of its configuration on one machine."""
+    torch.set_num_threads(config.training.num_threads)
+    torch.manual_seed(config.training.seed)
+    np.random.seed(config.training.seed)  # noqa: NPY002 (libraries below draw from the global state)
+    random.seed(config.training.seed)
+
+
+def fit(config: ExperimentConfig, train: Rows, validation: Rows, report: Report = lambda _: None) -> Fitted:
+    """Train until the monitored validation metric stops improving, and return the model at its best evaluation.
+
+    Needs a process group (`distributed.process_group`). Raises NonFiniteLoss naming epoch and step.
+    """
+    seed_everything(config)
+    settings = config.training
+    device = default_device()
+    model, optimizer = shard(make_model(config, train.features), settings, device)
+    kept = train.keep_negatives(settings.negative_rate, settings.seed)
+    fitted = Fitted(model, {}, {})
+    loss_function = nn.BCEWithLogitsLoss(reduction="none")
+    worse = 0
+    for epoch in range(settings.epochs):
+        steps = list(epoch_order(len(kept), settings.batch_size, settings.seed, epoch))
+        stops = {
+            len(steps) * (i + 1) // settings.evaluations_per_epoch
+            for i in range(settings.evaluations_per_epoch)
+        }
+        total = rows = 0.0
+        for step, index in enumerate(steps, start=1):
+            batch = to_device(train.batch(kept[index]), device)
+            model.train()
+            optimizer.zero_grad()
+            losses = loss_function(model(batch.dense, batch.ids), batch.label)
+            loss = (losses * batch.weight).sum() / batch.weight.sum()
+            loss.backward()
+            optimizer.step()
+            total, rows = total + float(loss.detach()) * len(index), rows + len(index)
+            fitted.rows_trained += len(index)
+            if not np.isfinite(total):
+                raise NonFiniteLoss(
+                    f"epoch {epoch}, step {step}: the training loss is {float(loss.detach())}; lower "
+                    "training.table_lr or training.dense_lr, or look for extreme values in numeric features"
+                )
+            if step not in stops:
+                continue
+            predictions = predict(model, validation, config)
+            metrics = evaluate(
+                validation.label, predictions, groups=validation.user, weights=validation.weight
+            )
+            fitted.history.append(
+                {"epoch": epoch + step / len(steps), "rows": fitted.rows_trained, "train_loss": total / rows}
+                | {f"validation_{name}": value for name, value in metrics.items()}
+            )
+            report(fitted.history[-1])
+            total = rows = 0.0
+            if not fitted.best or settings.score(metrics) > settings.score(fitted.best):
+                fitted.best, fitted.state, worse = metrics, logical_state(model), 0
+            else:
+                worse += 1
+            if worse >= settings.patience:
+                break
+        if worse >= settings.patience:
+            break
+    restore(model, fitted.state)
+    return fitted
+
+
+@torch.no_grad()
+def predict(model: nn.Module, rows: Rows, config: ExperimentConfig) -> np.ndarray:
+    """Click probabilities float64 [n] of `rows`, in order, recalibrated for negative down-sampling."""
+    model.eval()
+    device = default_device()
+    out = np.empty(len(rows))
+    for start in range(0, len(rows), config.evaluation.batch_size):
+        index = np.arange(start, min(start + config.evaluation.batch_size, len(rows)))
+        batch = to_device(rows.batch(index), device)
+        out[index] = torch.sigmoid(model(batch.dense, batch.ids).double()).cpu().numpy()
+    return recalibrate(out, config.training.negative_rate)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch; nothing to do on the CPU."""
+    if device.type == "cpu":
+        return batch
+    return Batch(
+        dense=batch.dense.to(device, non_blocking=True),
+        ids=batch.ids.to(device, non_blocking=True),
+        label=batch.label.to(device, non_blocking=True),
+        weight=batch.weight.to(device, non_blocking=True),
+    )

@@ -1,0 +1,324 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import bootstrap, false_discovery_control, t, ttest_ind
+
+from recsys.evaluation import comparison, metrics
+from recsys.evaluation.comparison import METRICS, compare, pair
+
+ORACLES = {"auc": metrics.auc, "logloss": metrics.logloss}
+
+
+def generated(rng, seeds=4, users=60, same=False, noise=0.5, gap=0.0):
+    """Two arms that see exchangeable features (or the same): equal expected metrics where gap is 0.
+
+    Users carry part of the features and of the labels; seeds differ in their noise and in its amount.
+    """
+    user = np.repeat(np.arange(users), rng.poisson(11, users) + 1)
+    features = rng.normal(size=(users, 2))[user] + 0.5 * rng.normal(size=(user.size, 2))
+    logit = 0.8 * features.sum(axis=1) + rng.normal(size=users)[user] - 1
+    labels = rng.random(user.size) < 1 / (1 + np.exp(-logit))
+    arms = {}
+    for a, name in enumerate(("plain", "hashed")):
+        amount = (noise + a * gap) * np.exp(0.3 * rng.normal(size=(seeds, 1)))
+        scores = features[:, 0 if same else a] + amount * rng.normal(size=(seeds, user.size)) - 1
+        arms[name] = np.round(1 / (1 + np.exp(-scores)), 3)
+    return arms, labels, user
+
+
+def rejections(count, clustered, **world):
+    rng = np.random.default_rng(0)
+    rejected = np.zeros(2)
+    for seed in range(count):
+        arms, labels, user = generated(rng, **world)
+        result = compare(arms, labels, user if clustered else None, replicates=100, seed=seed)
+        rejected += [difference.p_value < 0.05 for difference in result.differences]
+    return rejected / count
+
+
+@pytest.mark.parametrize("metric", ORACLES)
+@given(st.integers(2, 40), st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_weighted_metrics_are_metrics_of_repeated_rows(metric, n, count, seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n).astype(bool)
+    labels[:2] = [True, False]
+    predictions, units = rng.integers(0, 8, n) / 7, np.r_[np.arange(count), rng.integers(0, count, n)][:n]
+    units = np.unique(units, return_inverse=True)[1]
+    weights = rng.poisson(1.0, (5, units.max() + 1)).astype(np.int32)
+    weights[:, units[:2]] += 1
+    fast = METRICS[metric].prepare(labels, predictions, units)(weights)
+    for value, row_weights in zip(fast, weights[:, units], strict=True):
+        rows = np.repeat(np.arange(n), row_weights)
+        assert value == pytest.approx(ORACLES[metric](labels[rows], predictions[rows]), rel=1e-12, abs=1e-12)
+
+
+def test_compare_agrees_with_a_naive_loop():
+    """The same Poisson weights, rows repeated one replicate at a time, and the formulas spelled out."""
+    arms, labels, user = generated(np.random.default_rng(3), seeds=3)
+    arms["hashed"] = arms["hashed"][:2]
+    result = compare(arms, labels, user, replicates=40, seed=5)
+    weights = np.random.default_rng(5).poisson(1.0, (40, user.max() + 1))
+    for difference in result.differences:
+        oracle = ORACLES[difference.metric]
+        point, replicates = [], []
+        for name in ("hashed", "plain"):
+            point.append(np.array([oracle(labels, p) for p in arms[name]]))
+            for p in arms[name]:
+                rows = [np.repeat(np.arange(user.size), w[user]) for w in weights]
+                replicates.append([oracle(labels[i], p[i]) for i in rows])
+        c = np.cov(replicates) * (user.max() + 1) / user.max()
+        own = c[0, 1] + (c[2, 3] + c[2, 4] + c[3, 4]) / 3
+        row = max(own - 2 * c[:2, 2:].mean(), 0)
+        by_seed = [x.var(ddof=1) / x.size for x in point]
+        df = (row + sum(by_seed)) ** 2 / (row**2 / user.max() + by_seed[0] ** 2 / 1 + by_seed[1] ** 2 / 2)
+        error = np.sqrt(row + sum(by_seed))
+        estimate = point[0].mean() - point[1].mean()
+        assert difference.estimate == pytest.approx(estimate, rel=1e-12)
+        assert difference.row_variance == pytest.approx(row, rel=1e-9)
+        assert difference.seed_variance == pytest.approx(sum(by_seed), rel=1e-12)
+        assert difference.standard_error == pytest.approx(error, rel=1e-9)
+        half = t.ppf(0.975, df) * error
+        assert difference.interval == pytest.approx((estimate - half, estimate + half), rel=1e-9)
+        assert difference.p_value == pytest.approx(2 * t.sf(abs(estimate) / error, df), rel=1e-9)
+        assert difference.minimum_detectable_effect == pytest.approx(
+            (t.ppf(0.975, df) + t.ppf(0.8, df)) * error, rel=1e-9
+        )
+
+
+def test_point_estimates_are_means_over_seeds():
+    arms, labels, user = generated(np.random.default_rng(0))
+    for arm in compare(arms, labels, user, replicates=20).arms:
+        aucs = [metrics.auc(labels, p) for p in arms[arm.name]]
+        assert arm.auc == pytest.approx(np.mean(aucs), rel=1e-12)
+        assert arm.seed_std_auc == pytest.approx(np.std(aucs, ddof=1))
+        assert arm.logloss == pytest.approx(np.mean([metrics.logloss(labels, p) for p in arms[arm.name]]))
+        assert arm.auc_interval[0] < arm.auc < arm.auc_interval[1]
+        assert arm.logloss_interval[0] < arm.logloss < arm.logloss_interval[1]
+        assert arm.seeds == 4
+
+
+def test_row_error_agrees_with_scipys_bootstrap():
+    """Independent rows, one seed: the Poisson bootstrap against scipy's resampling, both of 2,000 draws."""
+    arms, labels, _ = generated(np.random.default_rng(1), seeds=1)
+    result = compare(arms, labels, metrics=("auc",), replicates=2000)
+
+    def difference(rows):
+        return metrics.auc(labels[rows], arms["hashed"][0, rows]) - metrics.auc(
+            labels[rows], arms["plain"][0, rows]
+        )
+
+    oracle = bootstrap((np.arange(labels.size),), difference, n_resamples=2000, method="basic", rng=0)
+    assert result.differences[0].standard_error == pytest.approx(oracle.standard_error, rel=0.08)
+
+
+def test_same_row_luck_leaves_a_welch_test_on_seeds():
+    """Arms of one kind, and so many rows that seeds are all that differs."""
+    rng = np.random.default_rng(2)
+    feature = rng.normal(size=20_000)
+    labels = rng.random(feature.size) < 1 / (1 + np.exp(-feature))
+    amounts = np.array([[0.2, 0.5, 0.8, 0.6], [0.3, 0.9, 0.7, 0.5]])
+    arms = {
+        str(a): 1 / (1 + np.exp(-feature - amount[:, None] * rng.normal(size=(4, feature.size))))
+        for a, amount in enumerate(amounts)
+    }
+    found = compare(arms, labels, metrics=("auc",), replicates=100).differences[0]
+    aucs = [[metrics.auc(labels, p) for p in arms[name]] for name in ("1", "0")]
+    assert found.row_variance < 0.1 * found.seed_variance
+    assert found.p_value == pytest.approx(ttest_ind(*aucs, equal_var=False).pvalue, rel=0.1)
+
+
+def test_equal_arms_are_found_different_at_the_nominal_rate():
+    exchangeable = rejections(300, clustered=True)
+    assert (exchangeable >= 0.01).all()
+    assert (exchangeable <= 0.10).all()
+    assert (rejections(100, clustered=True, same=True) <= 0.12).all()
+    assert (rejections(150, clustered=False) > 0.12).all()  # rows of a user are not independent
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("world", [{}, {"same": True, "seeds": 5}, {"noise": 0.0}, {"seeds": 2}])
+def test_equal_arms_are_found_different_at_the_nominal_rate_in_2000_runs(world):
+    rejected = rejections(2000, clustered=True, **world)
+    assert (rejected <= 0.07).all()
+    # With row luck in common the row part is cut at 0, which costs some level.
+    assert (rejected >= (0.015 if "same" in world else 0.03)).all()
+
+
+def test_a_real_difference_is_found():
+    arms, labels, user = generated(np.random.default_rng(0), seeds=8, users=200, same=True, gap=1.5)
+    result = compare(arms, labels, user, replicates=200)
+    assert [d.verdict for d in result.differences] == ["worse", "worse"]
+    assert result.differences[0].estimate < 0 < result.differences[1].estimate
+    flipped = compare(arms, labels, user, baseline="hashed", replicates=200)
+    assert [d.verdict for d in flipped.differences] == ["better", "better"]
+    assert flipped.differences[0].interval == pytest.approx(
+        [-x for x in result.differences[0].interval[::-1]]
+    )
+
+
+def test_power_is_80_percent_at_the_minimum_detectable_effect():
+    assert 2 * t.sf(comparison.student.ppf(0.975, 50), 50) == pytest.approx(comparison.POWER_LEVEL)
+    rng = np.random.default_rng(0)
+    effect = t.ppf(0.975, 200) + t.ppf(0.8, 200)
+    assert (rng.normal(effect, 1, 100_000) > t.ppf(0.975, 200)).mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_identical_arms_are_undecided():
+    arms, labels, user = generated(np.random.default_rng(0), seeds=1)
+    found = compare({"a": arms["plain"], "b": arms["plain"]}, labels, user, replicates=10).differences[0]
+    assert (found.estimate, found.standard_error, found.p_value, found.verdict) == (0, 0, 1, "undecided")
+
+
+def test_a_difference_without_variance_is_not_believed():
+    found = compare({"a": [[0.1, 0.9]], "b": [[0.9, 0.1]]}, [0, 1], metrics=("auc",), replicates=10)
+    assert found.differences[0].verdict == "undecided"
+    assert "too few rows" in found.differences[0].note
+
+
+def test_one_seed_covers_rows_only_and_says_so():
+    arms, labels, user = generated(np.random.default_rng(0))
+    arms["plain"] = arms["plain"][:1]
+    result = compare(arms, labels, user, replicates=20)
+    assert result.differences[0].seed_variance is None
+    assert result.differences[0].note == "one seed: intervals cover rows only"
+    assert result.arms[0].seed_std_auc is None
+    assert result.arms[1].seed_std_auc > 0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_is_a_step_down_bonferroni(p_values):
+    adjusted = comparison._holm(p_values)
+    for level in (0.01, 0.05, 0.3):
+        rejected = set()
+        for step, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+            if p_values[i] * (len(p_values) - step) > level:
+                break
+            rejected.add(i)
+        assert {i for i, p in enumerate(adjusted) if p <= level} == rejected
+    assert (np.array(adjusted) >= false_discovery_control(p_values) - 1e-12).all()
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_the_order_of_rows_and_arms_is_irrelevant(seed):
+    rng = np.random.default_rng(seed)
+    arms, labels, _ = generated(rng, users=20)
+    user = rng.integers(0, 15, labels.size)
+    order = rng.permutation(labels.size)
+    first = compare(arms, labels, user, baseline="plain", replicates=20)
+    moved = {name: arms[name][:, order] for name in ("hashed", "plain")}
+    second = compare(moved, labels[order], user[order], baseline="plain", replicates=20)
+    for one, two in zip(first.differences, second.differences, strict=True):
+        assert one.estimate == pytest.approx(two.estimate, abs=1e-12)
+        assert one.standard_error == pytest.approx(two.standard_error, rel=1e-9)
+
+
+def test_the_result_is_json_and_repeats():
+    arms, labels, user = generated(np.random.default_rng(0))
+    result = compare(arms, labels, user, replicates=20).to_dict()
+    assert json.loads(json.dumps(result, allow_nan=False))["differences"][0]["metric"] == "auc"
+    assert result == compare(arms, labels, user, replicates=20).to_dict()
+    assert result["clusters"] == 60
+    assert compare(arms, labels, replicates=5).clusters is None
+
+
+def test_replicates_without_a_class_are_drawn_again():
+    rng = np.random.default_rng(0)
+    result = compare({"a": rng.random((2, 30))}, np.arange(30) == 0, replicates=200)
+    assert 50 < result.redrawn < 250  # a single positive is lost in 37 % of draws
+    assert np.isfinite(result.arms[0].auc_interval).all()
+    assert result.differences == ()
+
+
+def test_bad_input_is_refused():
+    labels, good = np.array([0, 1, 1, 0]), np.full((2, 4), 0.5)
+    for bad in (np.nan, -0.1, 1.1):
+        worse = good.copy()
+        worse[1, 2] = bad
+        with pytest.raises(ValueError, match=f"arm 'b', seed 1, row 2: prediction is {bad}"):
+            compare({"a": good, "b": worse}, labels)
+    for shape in ((2, 3), (4,), (0, 4)):
+        with pytest.raises(ValueError, match="arm 'b' has predictions of shape"):
+            compare({"a": good, "b": np.full(shape, 0.5)}, labels)
+    with pytest.raises(ValueError, match="both classes"):
+        compare({"a": good}, np.ones(4))
+    with pytest.raises(ValueError, match="position 0 is 2"):
+        compare({"a": good}, labels + 2)
+    with pytest.raises(ValueError, match="one cluster"):
+        compare({"a": good}, labels, np.zeros(4))
+    with pytest.raises(ValueError, match="groups have shape"):
+        compare({"a": good}, labels, np.zeros(3))
+    with pytest.raises(ValueError, match=r"baseline 'c' is not among the arms: choose one of \['a'\]"):
+        compare({"a": good}, labels, baseline="c")
+    with pytest.raises(ValueError, match="no arms"):
+        compare({}, labels)
+    for chosen in (("auc", "auc"), ("mrr",), ()):
+        with pytest.raises(ValueError, match="metrics are"):
+            compare({"a": good}, labels, metrics=chosen)
+    for options in ({"replicates": 1}, {"level": 1.0}):
+        with pytest.raises(ValueError, match="replicates is"):
+            compare({"a": good}, labels, **options)
+
+
+def table(row_id, **columns):
+    row_id = pa.array(row_id)
+    default = {
+        "label": [i % 2 for i in range(len(row_id))],
+        "prediction": [i / 10 for i in range(len(row_id))],
+    }
+    return pa.table({"row_id": row_id, **default, **columns})
+
+
+def test_pair_aligns_by_row_id():
+    first = table(["x", "y", "z"], user=["u", "v", "u"])
+    moved = first.take([2, 0, 1]).set_column(2, "prediction", pa.array([0.9, 0.7, 0.8], pa.float32()))
+    paired = pair({"a": first, "b": [moved, first]})
+    np.testing.assert_array_equal(paired.arms["a"], [[0, 0.1, 0.2]])
+    np.testing.assert_allclose(paired.arms["b"], [[0.7, 0.8, 0.9], [0, 0.1, 0.2]], rtol=1e-6)
+    np.testing.assert_array_equal(paired.labels, [False, True, False])
+    np.testing.assert_array_equal(paired.clusters, [0, 1, 0])
+    assert paired.row_ids.to_pylist() == ["x", "y", "z"]
+    assert compare(paired.arms, paired.labels, paired.clusters, replicates=5).rows == 3
+
+
+def test_pair_takes_chunks_dictionaries_and_other_widths():
+    first = pa.concat_tables([table([1, 2]), table([3, 4])])
+    other = table(pa.array([4, 3, 2, 1], pa.int32()), label=[True, False, True, False])
+    paired = pair({"a": first, "b": other})
+    assert paired.clusters is None
+    np.testing.assert_array_equal(paired.arms["b"], [[0.3, 0.2, 0.1, 0]])
+    words = table(pa.array(["x", "y"]).dictionary_encode())
+    assert pair({"a": words, "b": table(["y", "x"], label=[1, 0])}).row_ids.to_pylist() == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (table([1, 2]), r"arm 'b', seed 0: lacks row ids 3 of arm 'a', seed 0"),
+        (table([1, 2, 3, 4, 5]), r"arm 'a', seed 0: lacks row ids 4, 5 of arm 'b', seed 0"),
+        (table([1, 2, 2]), r"arm 'b', seed 0: duplicate row ids 2"),
+        (table([1, 2, 3], label=[0, 0, 0]), r"label of row id 2 is 0, but 1 in arm 'a'"),
+        (table([1, 2, 3], user=[7, 8, 8]), r"user of row id 3 is 8, but 9 in arm 'a'"),
+        (table([1, 2, None]), r"arm 'b', seed 0: row_id is missing at row 2"),
+        (table([1, 2, 3], prediction=[0.1, None, 0.2]), r"arm 'b', seed 0: prediction is missing at row 1"),
+        (table([1, 2, 3]).drop_columns("label"), r"needs one column 'label', has"),
+        ([], "nothing to pair"),
+    ],
+)
+def test_pair_refuses(other, message):
+    with pytest.raises(ValueError, match=message):
+        pair({"a": table([1, 2, 3], user=[7, 8, 9]), "b": other})
+
+
+def test_pair_refuses_duplicates_in_the_only_table_and_odd_labels():
+    with pytest.raises(ValueError, match=r"duplicate row ids 0, 1, 2, 3, 4, … \(9 in all\)"):
+        pair({"a": table([*range(9), *range(9)])})
+    with pytest.raises(ValueError, match="labels must be 0 or 1"):
+        pair({"a": table([1, 2], label=[0, 3])})
+    with pytest.raises(ValueError, match="nothing to pair"):
+        pair({})
