@@ -1,0 +1,143 @@
+"""Rows that could not be used: counted, explained and shown, never silently dropped."""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+KEEP = 10_000  # examples held and written; counts go on beyond it
+SHOWN = 100  # characters of a value that are kept
+
+
+class TooManyBadRows(ValueError):
+    """The share of rows in quarantine is above the limit."""
+
+
+class BadRow(NamedTuple):
+    """One row in quarantine. `row` counts from 0, `line` from 1 (None where the format has no lines)."""
+
+    file: str
+    row: int
+    line: int | None
+    field: str | None
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        place = f"row {self.row}" if self.line is None else f"line {self.line}"
+        return f"{self.file}, {place}: {self.value}"
+
+
+class Quarantine:
+    """Counts bad rows by (field, reason) and keeps the first `KEEP` as examples.
+
+    Picklable; parts of a file can each fill their own and be merged in order.
+    `count` is the number of rows added; each row is added once, under the first thing wrong with it.
+    """
+
+    def __init__(self, limit: float = 1.0) -> None:
+        self.limit = limit
+        self.count = 0
+        self.reasons: Counter[tuple[str | None, str]] = Counter()
+        self.examples: list[BadRow] = []
+        self._first: dict[tuple[str | None, str], BadRow] = {}
+
+    def add(self, file: str, row: int, line: int | None, field: str | None, value: Any, reason: str) -> None:
+        """Add one row; `field` is None when the whole line is at fault, `value` is cut to `SHOWN`."""
+        self.add_many(file, [row], None if line is None else [line], field, [value], reason)
+
+    def add_many(
+        self,
+        file: str,
+        rows: Sequence[int] | NDArray[np.int64],
+        lines: Sequence[int] | NDArray[np.int64] | None,
+        field: str | None,
+        values: Sequence[Any] | pa.Array,
+        reason: str,
+    ) -> None:
+        """Add rows [B] that share file, field and reason. rows, lines, values: [B]; lines may be None."""
+        if len(rows) == 0:
+            return
+        self.count += len(rows)
+        self.reasons[field, reason] += len(rows)
+        take = max(KEEP - len(self.examples), 0 if (field, reason) in self._first else 1)
+        shown = _python(values[:take]) if isinstance(values, pa.Array) else values[:take]
+        numbers = [None] * len(shown) if lines is None else [int(line) for line in lines[:take]]
+        examples = [
+            BadRow(file, int(row), line, field, _text(value), reason)
+            for row, line, value in zip(rows, numbers, shown, strict=False)
+        ]
+        self._keep(examples)
+
+    def merge(self, other: "Quarantine") -> None:
+        """Add everything `other` holds; its examples come after this one's. `limit` stays."""
+        self.count += other.count
+        self.reasons.update(other.reasons)
+        self._keep(other.examples)
+        self._first = {**other._first, **self._first}
+
+    def check(self, rows_read: int) -> None:
+        """Raise `TooManyBadRows` when more than `limit` of `rows_read` (bad rows included) are here."""
+        if self.count <= self.limit * rows_read:
+            return
+        share = self.count / rows_read if rows_read else 1.0
+        commonest = "; ".join(
+            f"{'' if field is None else f'{field}: '}{reason} ({rows:,} rows, as in "
+            f"{self._first[field, reason]})"
+            for (field, reason), rows in self.reasons.most_common(3)
+        )
+        raise TooManyBadRows(
+            f"{self.count:,} of {rows_read:,} rows ({share:.2%}) cannot be used and quarantine_limit is "
+            f"{self.limit:.2%}. Commonest: {commonest}. Correct the data, or raise the limit."
+        )
+
+    def write(self, folder: str | Path) -> Path:
+        """Write the examples to `folder`/quarantine.csv, which appears only when complete."""
+        path = Path(folder) / "quarantine.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+                writer = csv.writer(stream)
+                writer.writerow(BadRow._fields)
+                writer.writerows(self.examples)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        return path
+
+    def _keep(self, examples: list[BadRow]) -> None:
+        for example in examples:
+            self._first.setdefault((example.field, example.reason), example)
+        self.examples.extend(examples[: max(KEEP - len(self.examples), 0)])
+
+
+def _python(values: pa.Array) -> list[Any]:
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        values = values.cast(pa.large_binary())  # for what is called a string and is no UTF-8
+    return [_one(scalar) for scalar in values]
+
+
+def _one(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except ValueError:  # text that is no UTF-8 inside a list, times that Python cannot hold
+        return f"<{scalar.type}>"
+
+
+def _text(value: Any) -> str:
+    """A value on one line, cut to `SHOWN` characters; bytes that are no UTF-8 appear as \\xff."""
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        value = value[: 4 * SHOWN].decode("utf-8", errors="backslashreplace")
+    text = str(value)
+    # Escaped, so that one row of quarantine.csv is one line in any viewer.
+    cut = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:SHOWN])
+    return cut + "…" if len(text) > SHOWN else cut

@@ -1,0 +1,142 @@
+"""What every source is: streamed chunks of raw columns, and plain words when a file is at fault."""
+
+import difflib
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from recsys_pipelines.quarantine import Quarantine
+
+
+class SourceError(ValueError):
+    """A whole file cannot be used: the message names it, what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some consecutive rows of one file, as read.
+
+    table: [B] rows; columns of text formats are strings, or lists of strings, with null for an empty field;
+    those of Parquet and Arrow keep their types. rows: int64 [B], 0-based numbers in the whole source,
+    where unreadable rows count too. lines: int64 [B], 1-based, or None where the format has no lines.
+    """
+
+    table: pa.Table
+    rows: NDArray[np.int64]
+    file: str
+    lines: NDArray[np.int64] | None = None
+
+    def keep(self, good: NDArray[np.bool_]) -> "Chunk":
+        """The rows where `good` [B] is true."""
+        if good.all():
+            return self
+        lines = None if self.lines is None else self.lines[good]
+        return Chunk(self.table.filter(pa.array(good)), self.rows[good], self.file, lines)
+
+    def report(
+        self, bad: NDArray[np.bool_], field: str, values: Any, reason: str, quarantine: Quarantine
+    ) -> None:
+        """Put the rows where `bad` [B] is true into quarantine. values: Arrow array [B]."""
+        if bad.any():
+            lines = None if self.lines is None else self.lines[bad]
+            quarantine.add_many(self.file, self.rows[bad], lines, field, values.filter(pa.array(bad)), reason)
+
+
+class Source(Protocol):
+    """Rows of one data set. `columns` are the names that can be asked for."""
+
+    columns: tuple[str, ...]
+
+    def chunks(self, columns: Sequence[str], quarantine: Quarantine) -> Iterator[Chunk]:
+        """Stream the asked columns in file order with bounded memory; bad rows go to `quarantine`.
+
+        Raises SourceError when a file is damaged, has no rows, or lacks a column.
+        """
+        ...
+
+
+class File(Protocol):
+    """One file of one format; sources are made of these. `chunks` returns the number of rows read,
+    bad ones included; `first_row` is the number of its first row in the whole source.
+    """
+
+    path: Path
+    schema: pa.Schema
+
+    def chunks(
+        self, columns: Sequence[str], quarantine: Quarantine, first_row: int = 0
+    ) -> Generator[Chunk, None, int]:
+        """As `Source.chunks`, for this file."""
+        ...
+
+
+def read_files(files: Iterable[File], columns: Sequence[str], quarantine: Quarantine) -> Iterator[Chunk]:
+    """The chunks of `files` one after another, rows numbered through."""
+    row, path = 0, None
+    for file in files:
+        path = file.path
+        row += yield from file.chunks(columns, quarantine, row)
+    if row == 0:
+        raise SourceError(f"{path}: there are no rows: check that this is the right file")
+
+
+def require(columns: Iterable[str], available: Sequence[str], file: str | Path) -> None:
+    """Raise SourceError for the first of `columns` that is not `available`, naming the nearest one."""
+    for name in columns:
+        if name not in available:
+            near = difflib.get_close_matches(name, available, n=1, cutoff=0.0)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise SourceError(f"{file}: there is no column {name!r}{hint}; it has {_some(available)}")
+
+
+def refuse_duplicates(names: Sequence[str], file: str | Path) -> None:
+    """Raise SourceError for a name that stands twice."""
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise SourceError(f"{file}: two columns are called {name!r}: rename one of them")
+
+
+def existing_file(path: str | Path) -> Path:
+    """`path`, if it is a file with something in it; SourceError otherwise."""
+    path = Path(path)
+    if not path.exists():
+        raise SourceError(f"{path}: there is no such file: check `data.path`")
+    if path.is_dir():
+        raise SourceError(f"{path}: this is a folder, and a file is needed: name the file in it")
+    if path.stat().st_size == 0:
+        raise SourceError(f"{path}: the file is empty: copy or export it again")
+    return path
+
+
+def existing_folder(path: str | Path) -> Path:
+    """`path`, if it is a folder; SourceError otherwise."""
+    path = Path(path)
+    if not path.exists():
+        raise SourceError(f"{path}: there is no such folder: check `data.path`")
+    if not path.is_dir():
+        raise SourceError(f"{path}: this is a file, and a folder is needed: name the folder it is in")
+    return path
+
+
+@contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Turn what libraries raise on a damaged file into SourceError."""
+    try:
+        yield
+    except PermissionError as error:
+        raise SourceError(f"{path}: no permission to read it: change its owner or mode") from error
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+        said = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
+        raise SourceError(
+            f"{path}: this is not a complete {kind} file ({said}): check its ending, copy or export it again"
+        ) from error
+
+
+def _some(names: Sequence[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

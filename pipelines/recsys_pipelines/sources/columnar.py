@@ -1,0 +1,92 @@
+"""Parquet and Arrow IPC files: columns keep the types they have."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys_pipelines.quarantine import Quarantine
+from recsys_pipelines.sources.base import Chunk, existing_file, reading, refuse_duplicates, require
+
+ROWS = 65_536  # of a chunk
+
+
+class ColumnarFile:
+    """One file whose format is `kind`. `rename` turns the names in the file into those of `schema`."""
+
+    kind: str
+
+    def __init__(self, path: str | Path, rename: Callable[[str], str] = str) -> None:
+        self.path = existing_file(path)
+        with reading(self.path, self.kind):
+            schema = self._read_schema()
+        self.schema = pa.schema([field.with_name(rename(field.name)) for field in schema])
+        refuse_duplicates(self.schema.names, self.path)
+        self._stored = dict(zip(self.schema.names, schema.names, strict=True))
+
+    def chunks(
+        self, columns: Sequence[str], quarantine: Quarantine, first_row: int = 0
+    ) -> Generator[Chunk, None, int]:
+        """As `File.chunks`; nothing goes to quarantine."""
+        columns = list(dict.fromkeys(columns))
+        require(columns, self.schema.names, self.path)
+        stored = [self._stored[name] for name in columns]
+        row = first_row
+        with reading(self.path, self.kind), closing(self._batches(stored)) as batches:
+            for batch in batches:
+                table = pa.Table.from_batches([batch]).select(stored).rename_columns(columns)
+                yield Chunk(table, np.arange(row, row + batch.num_rows), str(self.path))
+                row += batch.num_rows
+        return row - first_row
+
+    def _read_schema(self) -> pa.Schema:
+        raise NotImplementedError
+
+    def _batches(self, columns: list[str]) -> Generator[pa.RecordBatch, None, None]:
+        raise NotImplementedError
+
+
+class ParquetFile(ColumnarFile):
+    """Memory is bounded by the largest row group."""
+
+    kind = "Parquet"
+
+    def _read_schema(self) -> pa.Schema:
+        with pq.ParquetFile(self.path) as file:
+            return file.schema_arrow
+
+    def _batches(self, columns: list[str]) -> Generator[pa.RecordBatch, None, None]:
+        with pq.ParquetFile(self.path) as file:
+            yield from file.iter_batches(batch_size=ROWS, columns=columns, use_threads=False)
+
+
+class ArrowFile(ColumnarFile):
+    """Feather version 2 is the same format. The file is mapped, not read, into memory."""
+
+    kind = "Arrow IPC"
+
+    def _read_schema(self) -> pa.Schema:
+        with pa.memory_map(str(self.path)) as stream:
+            return pa.ipc.open_file(stream).schema
+
+    def _batches(self, columns: list[str]) -> Generator[pa.RecordBatch, None, None]:
+        places = [self._read_schema().names.index(name) for name in columns]
+        with pa.memory_map(str(self.path)) as stream:
+            reader = pa.ipc.open_file(stream, options=pa.ipc.IpcReadOptions(included_fields=places))
+            for index in range(reader.num_record_batches):
+                batch = reader.get_batch(index)
+                batch.validate(full=True)  # Arrow trusts offsets, and a damaged one ends the process
+                for start in range(0, batch.num_rows, ROWS):
+                    yield batch.slice(start, ROWS)
+
+
+COLUMNAR: dict[str, type[ColumnarFile]] = {
+    ".parquet": ParquetFile,
+    ".pq": ParquetFile,
+    ".arrow": ArrowFile,
+    ".ipc": ArrowFile,
+    ".feather": ArrowFile,
+}

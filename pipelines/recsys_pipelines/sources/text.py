@@ -1,0 +1,33 @@
+"""Text columns: bytes to strings, and strings to lists."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+
+def utf8(column: pa.Array) -> tuple[pa.Array, NDArray[np.bool_]]:
+    """Strings [B] of a binary column [B], null where a value is not UTF-8, and the mask [B] of these."""
+    try:
+        return pc.cast(column, pa.string()), np.zeros(len(column), bool)
+    except pa.ArrowInvalid:
+        texts = [_decoded(value) for value in column.to_pylist()]
+        strings = pa.array(texts, pa.string())
+        return strings, np.asarray(pc.and_not(column.is_valid(), strings.is_valid()))
+
+
+def split(column: pa.Array, separator: str) -> pa.ListArray:
+    """Lists of strings. An empty or missing text is a null list, an empty piece ("a||b") a missing value."""
+    lists = pc.split_pattern(_null_if_empty(column), separator)
+    return pa.ListArray.from_arrays(lists.offsets, _null_if_empty(lists.values), mask=lists.is_null())
+
+
+def _null_if_empty(strings: pa.Array) -> pa.Array:
+    return pc.if_else(pc.equal(strings, ""), pa.scalar(None, strings.type), strings)
+
+
+def _decoded(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
