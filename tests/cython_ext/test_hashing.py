@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import recsys_cython_ext as ext
 import torch
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
+
+import recsys_cython_ext as ext
 from recsys_cython_ext import HASH_VERSION, MISSING_ID, hash_rows, ids, mix64, salt, string_ids, xxh64
 
 MASK = 2**64 - 1

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from recsys_cython_ext import MISSING_ID, IdCounter, IdTable, count_ids, mix64
 
 EXTREMES = [0, 1, -1, 2**53 + 1, -(2**53) - 1, 2**63 - 1, MISSING_ID, MISSING_ID + 1]

@@ -1,0 +1,43 @@
+# Verbs of the project. A GPU machine installs with `make install DEVICE=gpu`; CI tests a wheel with WHEEL=dist/....whl.
+PYTHON ?= python3
+VENV ?= .venv
+DEVICE ?= cpu
+BIN := $(VENV)/bin
+WHAT := $(if $(WHEEL),'$(WHEEL)[$(DEVICE),dev]',-e '.[$(DEVICE),dev]')
+ALIAS := $(if $(filter cpu,$(DEVICE)),./packaging/fbgemm-gpu-cpu-alias)
+KERNELS := $(wildcard cython_ext/recsys_cython_ext/*.pyx cython_ext/recsys_cython_ext/*.pxd)
+
+.PHONY: install demo test test-slow lint format bench clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml setup.py $(KERNELS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet torch==2.13.0 $(ALIAS) $(WHAT)
+	$(BIN)/recsys doctor
+	touch $@
+
+demo: install
+	$(BIN)/recsys demo
+
+test: install
+	$(BIN)/pytest
+
+test-slow: install
+	$(BIN)/pytest -m slow --timeout 3600
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install
+	$(BIN)/python benchmarks/hashing.py
+
+clean:
+	rm -rf build dist *.egg-info $(VENV)
