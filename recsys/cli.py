@@ -131,6 +131,8 @@ def evaluate(
         parts = list(score_file(finished, path, labelled=True, quarantine=quarantine))
     rows = sum(len(part) for part, _ in parts)
     quarantine.check(rows + quarantine.count)
+    if rows == 0:
+        raise ValueError(f"{path}: holds no readable row")
     users = None if parts[0][0].user is None else np.concatenate([part.user for part, _ in parts])
     metrics = measure(
         np.concatenate([part.label for part, _ in parts]),
@@ -249,7 +251,7 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("interrupted; what was finished is kept, and the same command goes on from there")
         sys.exit(130)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("RECSYS_TRACEBACK"):
             raise
         if "--json" in sys.argv:
@@ -312,6 +314,8 @@ def _finish(result: Any, report: Path, as_json: bool) -> None:
             change.verdict if change else "baseline",
         )
     out.print(table)
+    for reason in result.left_out.values():
+        out.print(f"left out: {reason}", style="yellow", markup=False, highlight=False)
     out.print(f"report: [bold]{report.resolve()}[/bold]", soft_wrap=True)
 
 

@@ -6,14 +6,14 @@ Everything finished is kept under `runs` by its digest, so an interrupted compar
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recsys.config import ConfigError, ExperimentConfig
 from recsys.evaluation.comparison import Comparison, compare, pair
-from recsys.search import Candidate, best, candidates, run_trial
+from recsys.search import Candidate, NothingFits, best, candidates, run_trial
 from recsys.training.run import Run, train
 from recsys_pipelines.prepare import Prepared, prepare
 from recsys_pipelines.prepare import Progress as PrepareProgress
@@ -45,6 +45,7 @@ class Result:
     arms: list[Arm]
     overall: Comparison
     by_budget: dict[str, Comparison]
+    left_out: dict[str, str]  # arms that fit no budget, and why
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, ready for JSON."""
@@ -64,6 +65,7 @@ class Result:
                 for arm in self.arms
             ],
             "comparison": self.overall.to_dict(),
+            "left_out": self.left_out,
             "by_budget": {budget: item.to_dict() for budget, item in self.by_budget.items()},
         }
 
@@ -90,67 +92,92 @@ def run_comparison(
 ) -> Result:
     """Train what is missing and compare all arms on the same test rows.
 
-    Raises ConfigError when arms share a name or differ in their data.
+    An arm none of whose settings fits its budget is left out and named in the result. Raises ConfigError
+    when arms share a name or differ in their data, or when the first arm or all the others are left out.
     """
     _check_arms(configs)
 
     def prepared_for(config: ExperimentConfig) -> Prepared:
         return prepare(config.data, config.features, prepared, prepare_progress)
 
-    drawn = []
-    for number, config in enumerate(configs):
-        drawn.append(candidates(config, prepared_for))
-        progress("draw settings", number + 1, len(configs))
+    drawn: list[tuple[ExperimentConfig, list[Candidate]]] = []
+    left_out: dict[str, str] = {}
+    for number, config in enumerate(configs, start=1):
+        try:
+            drawn.append((config, candidates(config, prepared_for)))
+        except NothingFits as error:
+            left_out[config.name] = str(error)
+        progress("draw settings", number, len(configs))
+    if configs[0].name in left_out or len(drawn) < 2:
+        raise ConfigError("too few arms are left to compare: " + "; ".join(left_out.values()))
     threads = max(config.training.num_threads for config in configs)
     workers = jobs or max(1, (os.cpu_count() or 1) // threads)
     # spawned, not forked: a forked torch or Arrow thread pool can hang
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        searched = [
-            found if config.search.trials > 1 else [] for config, found in zip(configs, drawn, strict=True)
-        ]
-        tried = _collect(
-            "validation trials",
-            [pool.submit(run_trial, c.config, c.prepared, runs) for found in searched for c in found],
-            progress,
-        )
-        arms_trials: list[list[dict[str, Any]]] = []
-        chosen: list[Candidate] = []
-        for config, found, options in zip(configs, searched, drawn, strict=True):
-            metrics = [tried.pop(0) for _ in found]
-            chosen.append(best(config, found, metrics) if found else options[0])
-            arms_trials.append(
-                [{"settings": c.settings, **values} for c, values in zip(found, metrics, strict=True)]
-            )
-        finals = [c.config.replace({"training.seed": seed}) for c in chosen for seed in range(seeds)]
-        paths = [c.prepared for c in chosen for _ in range(seeds)]
-        finished = _collect(
-            "training runs",
-            [pool.submit(train_in_worker, c, p, runs) for c, p in zip(finals, paths, strict=True)],
-            progress,
-        )
-    arms = [
-        Arm(
-            config.name,
-            config.tables.budget,
-            chosen[i].config,
-            chosen[i].settings,
-            arms_trials[i],
-            [Run.open(path) for path in finished[i * seeds : (i + 1) * seeds]],
-        )
-        for i, config in enumerate(configs)
-    ]
-    budgets = list(dict.fromkeys(arm.budget for arm in arms if arm.budget is not None))
+        arms = _train_arms(_choose(drawn, pool, runs, progress), seeds, pool, runs, progress)
+    budgets = dict.fromkeys(arm.budget for arm in arms if arm.budget is not None)
     groups = {budget: [arm for arm in arms if arm.budget == budget] for budget in budgets}
     groups = {budget: group for budget, group in groups.items() if 1 < len(group) < len(arms)}
-    total = 1 + len(groups)
-    progress("bootstrap", 0, total)
+    progress("bootstrap", 0, 1 + len(groups))
     overall = judge(arms)
     by_budget = {}
-    for number, (budget, group) in enumerate(groups.items()):
-        progress("bootstrap", number + 1, total)
+    for number, (budget, group) in enumerate(groups.items(), start=1):
+        progress("bootstrap", number, 1 + len(groups))
         by_budget[budget] = judge(group)
-    progress("bootstrap", total, total)
-    return Result(arms, overall, by_budget)
+    progress("bootstrap", 1 + len(groups), 1 + len(groups))
+    return Result(arms, overall, by_budget, left_out)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """An arm with its best candidate."""
+
+    config: ExperimentConfig
+    candidate: Candidate
+    trials: list[dict[str, Any]]
+
+
+def _choose(
+    drawn: Sequence[tuple[ExperimentConfig, list[Candidate]]], pool: Executor, runs: Path, progress: Progress
+) -> list[_Chosen]:
+    """Run every arm's validation trials and take its best; an arm of one trial needs none."""
+    tried = [(config, found if config.search.trials > 1 else []) for config, found in drawn]
+    futures = [pool.submit(run_trial, c.config, c.prepared, runs) for _, found in tried for c in found]
+    metrics = iter(_collect("validation trials", futures, progress))
+    chosen = []
+    for (config, found), (_, options) in zip(tried, drawn, strict=True):
+        scores = [next(metrics) for _ in found]
+        candidate = best(config, found, scores) if found else options[0]
+        trials = [{"settings": c.settings, **score} for c, score in zip(found, scores, strict=True)]
+        chosen.append(_Chosen(config, candidate, trials))
+    return chosen
+
+
+def _train_arms(
+    chosen: Sequence[_Chosen], seeds: int, pool: Executor, runs: Path, progress: Progress
+) -> list[Arm]:
+    futures = [
+        pool.submit(
+            train_in_worker,
+            arm.candidate.config.replace({"training.seed": seed}),
+            arm.candidate.prepared,
+            runs,
+        )
+        for arm in chosen
+        for seed in range(seeds)
+    ]
+    folders = iter(_collect("training runs", futures, progress))
+    return [
+        Arm(
+            name=arm.config.name,
+            budget=arm.config.tables.budget,
+            config=arm.candidate.config,
+            settings=arm.candidate.settings,
+            trials=arm.trials,
+            runs=[Run.open(next(folders)) for _ in range(seeds)],
+        )
+        for arm in chosen
+    ]
 
 
 def judge(arms: Sequence[Arm]) -> Comparison:

@@ -19,16 +19,19 @@ class ConfigError(ValueError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Width = Annotated[int, Field(ge=1)]
 
 
 class _Network(_Strict):
-    hidden: tuple[int, ...] = Field((400, 400), min_length=1)
+    hidden: tuple[Width, ...] = Field((400, 400), min_length=1)
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
 class LRConfig(_Strict):
-    """Logistic regression: an id's weight is the sum of its vector."""
+    """Logistic regression: an id's weight is the mean of its vector."""
 
     name: Literal["lr"]
 
@@ -56,7 +59,7 @@ class DLRMConfig(_Network):
     """Pairwise dot products; `hidden` is the top MLP, `bottom` the one over dense features."""
 
     name: Literal["dlrm"]
-    bottom: tuple[int, ...] = (64,)
+    bottom: tuple[Width, ...] = (64,)
 
 
 ModelConfig = Annotated[
@@ -73,7 +76,7 @@ class TrainingConfig(_Strict):
     patience: int = Field(1, ge=1)  # evaluations without a better monitored metric before stopping
     evaluations_per_epoch: int = Field(2, ge=1)
     table_lr: float = Field(0.05, gt=0)
-    table_decay: float = Field(0.0, ge=0)  # L2 on the rows of a batch
+    table_decay: float = Field(0.0, ge=0)  # λ of λ/2 · mean over samples of Σ_f |e_f|², added to the loss
     dense_lr: float = Field(0.001, gt=0)
     dense_decay: float = Field(0.0, ge=0)
     negative_rate: float = Field(
@@ -82,7 +85,7 @@ class TrainingConfig(_Strict):
     seed: int = Field(0, ge=0)
     num_threads: int = Field(1, ge=1)
 
-    def score(self, metrics: Mapping[str, float]) -> float:
+    def score(self, metrics: Mapping[str, Any]) -> float:
         """Return the monitored metric, higher is better."""
         return metrics["auc"] if self.monitor == "auc" else -metrics["logloss"]
 
@@ -142,7 +145,8 @@ class ExperimentConfig(_Strict):
     def replace(self, settings: Mapping[str, Any], where: str = "settings") -> "ExperimentConfig":
         """Return a copy with dotted keys replaced, e.g. {"training.table_lr": 0.1}, validated anew.
 
-        `features.min_count` and other keys of a feature apply to every categorical feature.
+        `features.min_count` and other keys of a feature apply to every categorical feature, and
+        `features.vocabulary: {encoding: vocabulary, min_count: 2}` sets several of them at once.
         """
         raw = self.model_dump(mode="json", exclude_unset=True)
         for key, value in settings.items():
@@ -163,7 +167,8 @@ def load(path: Path, data: Path | None = None) -> ExperimentConfig:
     config = parse(raw, str(path))
     if config.data.path is not None and not config.data.path.exists():
         raise ConfigError(
-            f"{path}: data.path: {config.data.path} does not exist; correct it, or name the file with --data"
+            f"{path}: data.path: {config.data.path} does not exist{_near_file(config.data.path)}; "
+            "correct it, or name the file with --data"
         )
     return config
 
@@ -182,21 +187,20 @@ def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in chain:
         raise ConfigError(f"{path}: `extends` goes round in a circle")
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1, 0.5)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise ConfigError(f"{path}: no such file{hint}")
+        named_by = f"{chain[-1]}: extends: " if chain else ""
+        raise ConfigError(f"{named_by}{path}: no such file{_near_file(path)}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(
             f"{path}: holds {type(raw).__name__}, not keys such as data, features, tables, model"
         )
-    data = raw.get("data")
-    if isinstance(data, dict) and isinstance(data.get("path"), str):
-        data["path"] = str((path.parent / Path(data["path"]).expanduser()).resolve())
     settings = raw.pop("set", {})
+    for section, key in ((raw.get("data"), "path"), (settings, "data.path")):
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            section[key] = str((path.parent / Path(section[key]).expanduser()).resolve())
     if (parent := raw.pop("extends", None)) is not None:
         raw = _merge(_read(path.parent / str(parent), (*chain, path.resolve())), raw)
     if not isinstance(settings, dict):
@@ -207,12 +211,13 @@ def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key; anything else, and a section of another kind, is replaced."""
+    """Mappings merge key by key; anything else, a section of another kind and a search space are replaced."""
     out = dict(base)
     for key, value in over.items():
         old = out.get(key)
         same_kind = (
-            isinstance(old, dict)
+            key != "space"
+            and isinstance(old, dict)
             and isinstance(value, dict)
             and all(tag not in value or value[tag] == old.get(tag) for tag in ("scheme", "name", "source"))
         )
@@ -220,17 +225,27 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _near_file(path: Path) -> str:
+    """A hint at the file of the same folder whose name is nearest, if one is near."""
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], 1, 0.5)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
+
+
 def _set(raw: dict[str, Any], key: str, value: Any, where: str) -> None:
     section, _, rest = key.partition(".")
     if section == "features" and rest:
-        for feature in raw.get("features", ()):
-            if feature.get("kind") == "categorical":
-                feature.update(value if rest == "vocabulary" else {rest: value})
+        settings = value if rest == "vocabulary" else {rest: value}
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{where}: {key}: must map keys of a feature to values (value {value!r})")
+        features = raw.get("features")
+        for feature in features if isinstance(features, list) else ():
+            if isinstance(feature, dict) and feature.get("kind") == "categorical":
+                feature.update(settings)
         return
-    target = raw.setdefault(section, {})
-    *path, last = rest.split(".")
+    target: Any = raw
+    *path, last = key.split(".")
     for step in path:
-        target = target.setdefault(step, {})
+        target = target.setdefault(step, {}) if isinstance(target, dict) else None
     if not isinstance(target, dict) or not last:
         raise ConfigError(f"{where}: {key}: not a key that can be set")
     target[last] = value
@@ -238,22 +253,23 @@ def _set(raw: dict[str, Any], key: str, value: Any, where: str) -> None:
 
 def _explain(where: str, error: Any) -> str:
     """One line per mistake: file, key's path, value, and the nearest valid name."""
-    location = [part for part in error["loc"] if part not in _TAGS]
-    path = ".".join(str(part) for part in location)
+    keys, models = _walk(error["loc"])
+    path = ".".join(keys)
     if error["type"] == "extra_forbidden":
-        names = _names_at(error["loc"][:-1])
-        near = difflib.get_close_matches(str(location[-1]), names, 1, 0.4)
+        names = sorted({name for model in _walk(error["loc"][:-1])[1] for name in model.model_fields})
+        near = difflib.get_close_matches(keys[-1], names, 1, 0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"valid here: {', '.join(names)}"
         return f"{where}: {path}: unknown key (value {error['input']!r}); {hint}"
     if error["type"] == "missing":
         return f"{where}: {path}: required, but not given"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "union_tag_invalid":
-        valid = error["ctx"]["expected_tags"].replace("'", "").split(", ")
-        tag, key = error["ctx"]["tag"], error["ctx"]["discriminator"].strip("'")
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        valid = [str(_tag_of(model)) for model in models]
+        key, tag = error["ctx"]["discriminator"].strip("'"), error["ctx"].get("tag")
+        found = "required, but not given" if tag is None else f"{tag!r} is not known"
         near = difflib.get_close_matches(str(tag), valid, 1, 0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"{where}: {path}.{key}: {tag!r} is not known; {hint}valid: {', '.join(valid)}"
+        return f"{where}: {path}.{key}: {found}; {hint}valid: {', '.join(valid)}"
+    message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "literal_error":
         valid = [part.strip("'") for part in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
         near = difflib.get_close_matches(str(error["input"]), valid, 1, 0.4)
@@ -262,17 +278,22 @@ def _explain(where: str, error: Any) -> str:
     return f"{where}: {path or 'the file'}: {message} (value {shown if len(shown) <= 80 else shown[:77] + '...'})"
 
 
-def _names_at(location: Sequence[Any]) -> list[str]:
-    """Return the keys that are valid at a place that pydantic names."""
-    model: Any = ExperimentConfig
+def _walk(location: Sequence[Any]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The file's keys along a place that pydantic names, and the models that may stand at its end.
+
+    Pydantic also puts the chosen sibling ("full", "categorical") into a place; the file has no such key.
+    """
+    keys: list[str] = []
+    models: list[type[BaseModel]] = [ExperimentConfig]
     for step in location:
-        if step in _TAGS:
-            model = next(member for member in _members(model) if _tag_of(member) == step)
-        elif isinstance(step, str):
-            members = _members(model)
-            model = (members[0] if members else model).model_fields[step].annotation
-    members = _members(model)
-    return sorted({name for member in members for name in member.model_fields})
+        if len(models) > 1 and isinstance(step, str):
+            models = [model for model in models if _tag_of(model) == step]
+            continue
+        keys.append(str(step))
+        if isinstance(step, str):
+            field = models[0].model_fields.get(step) if models else None
+            models = [] if field is None else _members(field.annotation)
+    return keys, models
 
 
 def _members(annotation: Any) -> list[type[BaseModel]]:
@@ -288,11 +309,3 @@ def _tag_of(model: type[BaseModel]) -> str | None:
         if key in model.model_fields and get_origin(model.model_fields[key].annotation) is Literal:
             return str(get_args(model.model_fields[key].annotation)[0])
     return None
-
-
-# Pydantic puts the chosen sibling ("full", "categorical") into a path; the file has no such key.
-_TAGS = {
-    _tag_of(member)
-    for section in ("features", "tables", "model")
-    for member in _members(ExperimentConfig.model_fields[section].annotation)
-}

@@ -30,7 +30,8 @@ def diagnose(*, imports: bool = True) -> Diagnosis:
         command = [sys.executable, "-c", "import torchrec, fbgemm_gpu"]
         outcome = subprocess.run(command, capture_output=True, text=True, check=False)
         if outcome.returncode:
-            last = outcome.stderr.strip().splitlines()[-1]
+            # a crash leaves no text
+            last = (outcome.stderr.strip().splitlines() or [f"exit status {outcome.returncode}"])[-1]
             problems.append(
                 f"torchrec does not import ({last}); an 'undefined symbol' means that fbgemm was built for "
                 "another torch: reinstall torch, torchrec and fbgemm as one of the pairs of the README"
@@ -54,7 +55,7 @@ def find_problems(versions: dict[str, str | None]) -> list[str]:
             problems.append(
                 f"torch {torch} needs {name} {wanted}, found {found}: pip install '{name}=={wanted}.*'"
             )
-    if versions.get("fbgemm-gpu") is None:
+    if versions.get("fbgemm-gpu") is None and fbgemm == "fbgemm-gpu-cpu":
         problems.append(
             "the distribution `fbgemm-gpu`, which torchrec asks for, is absent: on a machine without a GPU "
             "pip install ./packaging/fbgemm-gpu-cpu-alias"

@@ -39,6 +39,7 @@ def write_report(result: Result, path: Path) -> None:
             ("Training curves (validation)", _curves_picture(result.arms)),
         ],
         arms=result.arms,
+        left_out=result.left_out,
         comparison=result.overall,
         model=arm.config.model.model_dump(),
         trials=trial_counts(result),

@@ -14,7 +14,7 @@ from recsys.training.run import Run
 from recsys_pipelines.batches import Rows
 from recsys_pipelines.convert import typed
 from recsys_pipelines.features import Features
-from recsys_pipelines.prepare import column_specs
+from recsys_pipelines.prepare import Prepared, column_specs
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import open_source
 
@@ -37,7 +37,7 @@ class Scorer:
 
 def score_split(run: Run, split: str) -> tuple[Rows, np.ndarray]:
     """Score a split of the data the run was prepared from."""
-    rows = Rows.load(Path(run.metrics["prepared"]), split)
+    rows = Rows.load(Prepared.open(Path(run.metrics["prepared"])).path, split)
     with process_group():
         return rows, Scorer(run).score(rows)
 
@@ -51,7 +51,8 @@ def score_file(
     """
     data = run.config.data
     source = "table" if data.generator is not None else data.source
-    data = data.model_copy(update={"path": path, "source": source, "generator": None})
+    needless = {"time": None} if labelled else {"time": None, "user": None}
+    data = data.model_copy(update={"path": path, "source": source, "generator": None, **needless})
     reader = open_source(data, labelled=labelled)
     if data.truth not in reader.columns:
         data = data.model_copy(update={"truth": None})
@@ -75,12 +76,16 @@ def predict_file(run: Run, path: Path, out: Path) -> dict[str, int]:
     partial = out.with_name(out.name + ".tmp")
     out.parent.mkdir(parents=True, exist_ok=True)
     scored = 0
-    with pq.ParquetWriter(partial, schema) as writer:
-        for rows, predictions in score_file(run, path, labelled=False, quarantine=quarantine):
-            writer.write_table(pa.table({"row_id": rows.row_id, "prediction": predictions}, schema=schema))
-            scored += len(rows)
-    if quarantine.count:
-        quarantine.write(out.parent / f"{out.stem}-quarantine")
-    quarantine.check(scored + quarantine.count)
-    partial.replace(out)
+    try:
+        with pq.ParquetWriter(partial, schema) as writer:
+            for rows, predictions in score_file(run, path, labelled=False, quarantine=quarantine):
+                columns = {"row_id": rows.row_id, "prediction": predictions}
+                writer.write_table(pa.table(columns, schema=schema))
+                scored += len(rows)
+        if quarantine.count:
+            quarantine.write(out.parent / f"{out.stem}-quarantine")
+        quarantine.check(scored + quarantine.count)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
     return {"rows_in": scored + quarantine.count, "rows_scored": scored, "quarantined": quarantine.count}

@@ -20,6 +20,10 @@ from recsys_tables.plan import BudgetError
 Prepare = Callable[[ExperimentConfig], Prepared]
 
 
+class NothingFits(ConfigError):
+    """No setting of an arm fits its budget."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One drawn setting of an arm, whose tables fit their budget."""
@@ -32,7 +36,7 @@ class Candidate:
 def candidates(config: ExperimentConfig, prepare: Prepare) -> list[Candidate]:
     """Draw `search.trials` settings, the file's own first, among those that fit the budget.
 
-    Draws are without replacement and a function of `search.seed`. Raises ConfigError when none fits.
+    Draws are without replacement and a function of `search.seed`. Raises NothingFits when none does.
     """
     found: list[Candidate] = []
     reason: BudgetError | None = None
@@ -40,6 +44,8 @@ def candidates(config: ExperimentConfig, prepare: Prepare) -> list[Candidate]:
         if len(found) == config.search.trials:
             break
         drawn = config.replace(settings | {"training.seed": config.search.training_seed}, where=config.name)
+        if any(drawn == candidate.config for candidate in found):
+            continue  # the grid holds the file's own settings too
         prepared = prepare(drawn).path
         try:
             plan_of(drawn, _features(prepared))
@@ -48,7 +54,7 @@ def candidates(config: ExperimentConfig, prepare: Prepare) -> list[Candidate]:
             continue
         found.append(Candidate(drawn, settings, prepared))
     if not found:
-        raise ConfigError(f"{config.name}: no setting of its search fits the budget: {reason}")
+        raise NothingFits(f"{config.name}: none of its settings fits the budget: {reason}")
     return found
 
 

@@ -59,13 +59,15 @@ class Rows:
 
     @classmethod
     def from_table(cls, features: Features, table: pa.Table) -> "Rows":
-        """Rows of one table of transformed columns; a missing label column is all zeros."""
+        """Rows of one table of transformed columns; without labels all are 0, without weights all are 1."""
         n = table.num_rows
 
-        def column(name: str, default: float | None = None) -> np.ndarray | None:
-            if name in table.column_names:
-                return table[name].to_numpy()
-            return None if default is None else np.full(n, default)
+        def column(name: str) -> np.ndarray | None:
+            return table[name].to_numpy() if name in table.column_names else None
+
+        def floats(name: str, default: float) -> np.ndarray:
+            found = column(name)
+            return np.full(n, default, np.float32) if found is None else found.astype(np.float32)
 
         single = [f.name for f in features.categorical if not f.multivalued]
         lists = {}
@@ -76,8 +78,8 @@ class Rows:
         return cls(
             features=features,
             row_id=table["row_id"].to_numpy(),
-            label=column("label", 0.0).astype(np.float32),
-            weight=column("weight", 1.0).astype(np.float32),
+            label=floats("label", 0.0),
+            weight=floats("weight", 1.0),
             user=column("user"),
             truth=column("truth"),
             dense=_matrix([table[name].to_numpy() for name in features.numeric_columns], n, np.float32),
@@ -126,7 +128,7 @@ class Rows:
         """Row numbers [m] of all positives and of a share `rate` of negatives, chosen by (seed, row id)."""
         if rate >= 1:
             return np.arange(len(self))
-        return np.flatnonzero((self.label > 0) | (uniform(self.row_id, seed) < rate))
+        return np.flatnonzero((self.label > 0) | (uniform(self.row_id, seed, "negatives") < rate))
 
 
 def epoch_order(rows: int, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
@@ -138,7 +140,7 @@ def epoch_order(rows: int, batch_size: int, seed: int, epoch: int) -> Iterator[n
         raise ValueError(
             f"batch_size {batch_size} is not a multiple of {LANES}, the number of lanes of an epoch"
         )
-    bounds = np.linspace(0, rows, LANES + 1).astype(np.int64)
+    bounds = np.arange(LANES + 1) * rows // LANES
     lanes = []
     for lane in range(LANES):
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, lane])))
@@ -149,7 +151,7 @@ def epoch_order(rows: int, batch_size: int, seed: int, epoch: int) -> Iterator[n
 
 
 def _matrix(columns: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
-    out = np.empty((rows, len(columns)), dtype)
+    out: np.ndarray = np.empty((rows, len(columns)), dtype)
     for position, column in enumerate(columns):
         out[:, position] = column
     return out

@@ -3,15 +3,32 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from recsys_pipelines.sources.generated import GeneratorConfig
+
+RESERVED = ("row_id", "label", "weight", "user", "time", "truth")  # columns of prepared rows
+
+
+def _feature_name(name: str) -> str:
+    if name in RESERVED:
+        raise ValueError(
+            f"{name!r} is a column of prepared rows ({', '.join(RESERVED)}); rename the column in the data"
+        )
+    if not name or "." in name:
+        raise ValueError(f"{name!r} cannot name a torch module: no name is empty or holds a '.'")
+    if name.endswith(":missing"):
+        raise ValueError(f"{name!r} could be the missing indicator of a numeric feature; rename the column")
+    return name
+
+
+FeatureName = Annotated[str, AfterValidator(_feature_name)]
 
 
 class Strict(BaseModel):
     """An unknown key is an error, and nothing changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LabelConfig(Strict):
@@ -32,7 +49,7 @@ class SplitConfig(Strict):
     train: float = Field(0.8, gt=0, lt=1)
     validation: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.1, gt=0, lt=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> "SplitConfig":
@@ -75,12 +92,12 @@ class CategoricalConfig(Strict):
     """
 
     kind: Literal["categorical"]
-    names: tuple[str, ...] = Field(min_length=1)
+    names: tuple[FeatureName, ...] = Field(min_length=1)
     encoding: Literal["vocabulary", "hash"] = "vocabulary"
     min_count: int = Field(1, ge=1)
     buckets: Literal["squared_log"] | None = None
     multivalued: bool = False
-    separator: str | None = None  # splits a text column into a list
+    separator: str | None = Field(None, min_length=1)  # splits a text column into a list
     pooling: Literal["sum", "mean"] = "sum"
 
     @model_validator(mode="after")
@@ -103,7 +120,7 @@ class NumericConfig(Strict):
     """
 
     kind: Literal["numeric"]
-    names: tuple[str, ...] = Field(min_length=1)
+    names: tuple[FeatureName, ...] = Field(min_length=1)
     transform: Literal["none", "log"] = "none"
     standardise: bool = True
 

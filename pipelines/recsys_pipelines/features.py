@@ -5,7 +5,6 @@ copied into every run, so that training and scoring share one transform.
 """
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow as pa
 
 from recsys_cython_ext import HASH_VERSION, MISSING_ID, IdCounter, IdTable
 from recsys_pipelines.config import CategoricalConfig, FeatureConfig, NumericConfig
+from recsys_pipelines.shards import write_json
 
 MISSING_CODE, UNKNOWN_CODE, FIRST_CODE = 0, 1, 2  # codes of a vocabulary
 
@@ -57,6 +57,7 @@ class Categorical:
 
     def __post_init__(self) -> None:
         self._table = IdTable(self.ids)
+        self.ids = self._table.keys  # the table has its own copy
 
     @property
     def num_codes(self) -> int | None:
@@ -143,7 +144,9 @@ class FeatureFitter:
         self._counters = {
             name: IdCounter() for name, config in self._configs if isinstance(config, CategoricalConfig)
         }
-        self._moments: dict[str, np.ndarray] = {}  # rows, missing, sum, sum of squares
+        self._moments = {
+            name: _Moments() for name, config in self._configs if isinstance(config, NumericConfig)
+        }
 
     def add(self, table: pa.Table) -> None:
         """Count one part of typed training rows."""
@@ -154,10 +157,7 @@ class FeatureFitter:
                     values = chunk.flatten() if config.multivalued else chunk
                     self._counters[name].add(values.to_numpy(zero_copy_only=False))
             else:
-                values = _transformed(column, config.transform)
-                present = values[~np.isnan(values)]
-                moments = [len(values), len(values) - len(present), present.sum(), (present**2).sum()]
-                self._moments[name] = self._moments.get(name, np.zeros(4)) + moments
+                self._moments[name].add(_transformed(column, config.transform))
 
     def fit(self) -> "Features":
         """Return the fitted features, in the order of their declaration."""
@@ -186,19 +186,47 @@ class FeatureFitter:
         )
 
     def _numeric(self, name: str, config: NumericConfig) -> Numeric:
-        rows, missing, total, squares = self._moments.get(name, np.zeros(4)).tolist()
-        present = rows - missing
-        mean = total / present if present else 0.0
-        deviation = max(squares / present - mean**2, 0.0) ** 0.5 if present else 0.0
+        moments = self._moments[name]
         scale = config.standardise
         return Numeric(
             name=name,
             transform_name=config.transform,
-            mean=mean if scale else 0.0,
-            deviation=deviation if scale and deviation > 0 else 1.0,
-            fill=mean,
-            indicator=missing > 0,
+            mean=moments.mean if scale else 0.0,
+            deviation=moments.deviation if scale else 1.0,
+            fill=moments.mean,
+            indicator=moments.missing > 0,
         )
+
+
+@dataclass
+class _Moments:
+    """Mean and squared deviations of the present values, merged part by part (Chan et al. 1979):
+    sums of squares lose every digit of a small spread around a large mean, as of epoch seconds.
+    """
+
+    missing: int = 0
+    present: int = 0
+    mean: float = 0.0
+    squares: float = 0.0  # of the distances to the mean
+
+    def add(self, values: np.ndarray) -> None:
+        present = values[~np.isnan(values)]
+        self.missing += len(values) - len(present)
+        if len(present) == 0:
+            return
+        mean = float(present.mean())
+        before, self.present = self.present, self.present + len(present)
+        distance = mean - self.mean
+        self.squares += (
+            float(((present - mean) ** 2).sum()) + distance**2 * before * len(present) / self.present
+        )
+        self.mean += distance * len(present) / self.present
+
+    @property
+    def deviation(self) -> float:
+        """1 for a constant, whose deviation is zero but for rounding."""
+        deviation = (self.squares / max(self.present, 1)) ** 0.5
+        return deviation if deviation > 1e-12 * abs(self.mean) else 1.0
 
 
 class Features:
@@ -228,16 +256,14 @@ class Features:
         return pa.table(columns)
 
     def save(self, folder: Path) -> None:
-        """Write features.json and vocabularies.npz, each under a temporary name first."""
+        """Write vocabularies.npz, then features.json: where the second is, both are whole."""
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / "vocabularies.npz.tmp"
         with partial.open("wb") as file:
-            np.savez(file, **{str(i): feature.ids for i, feature in enumerate(self.categorical)})
-        os.replace(partial, folder / "vocabularies.npz")
+            np.savez(file, *[feature.ids for feature in self.categorical])
+        partial.replace(folder / "vocabularies.npz")
         text = {"hash_version": HASH_VERSION, "features": [feature.to_dict() for feature in self.features]}
-        partial = folder / "features.json.tmp"
-        partial.write_text(json.dumps(text, indent=1))
-        os.replace(partial, folder / "features.json")
+        write_json(text, folder / "features.json")
 
     @classmethod
     def load(cls, folder: Path) -> "Features":
@@ -249,7 +275,7 @@ class Features:
                 "its ids mean other rows here, so prepare and train again"
             )
         with np.load(folder / "vocabularies.npz", allow_pickle=False) as arrays:
-            vocabularies = [arrays[str(i)] for i in range(len(arrays.files))]
+            vocabularies = [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
         features: list[Feature] = []
         for entry in text["features"]:
             kind = entry.pop("kind")

@@ -2,18 +2,22 @@
 
     <root>/<name>-<key>/
         manifest.json                        written last: a folder without one is unfinished
+        staged/                              typed rows of all splits, while unfinished
         features/                            fitted features
         train/ validation/ test/ part-*.arrow
         quarantine/quarantine.csv            rows that could not be read, with file, row, field, value, reason
 
 `<key>` is a digest of everything the result depends on, so preparing twice does nothing the second time.
-A run that was killed starts from its staged rows and keeps the shards it finished.
+Files appear when whole, and what follows from others after them: staged rows, features, shards, manifest.
+A run that was killed goes on from the last of these that is complete.
 """
 
+import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,7 @@ import pyarrow as pa
 
 from recsys_cython_ext import HASH_VERSION
 from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig, SplitConfig
-from recsys_pipelines.convert import ColumnSpec, typed
+from recsys_pipelines.convert import ColumnSpec, Kind, typed
 from recsys_pipelines.features import FeatureFitter, Features
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.shards import read_shard, uniform, write_json, write_shard
@@ -53,8 +57,11 @@ class Prepared:
         file = path / "manifest.json"
         if not file.exists():
             raise ManifestError(f"{path}: no manifest.json, so this is not a finished prepared folder")
-        manifest = json.loads(file.read_text())
-        versions = (manifest["format_version"], manifest["hash_version"])
+        try:
+            manifest = json.loads(file.read_text())
+            versions = (manifest["format_version"], manifest["hash_version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ManifestError(f"{file}: damaged; delete {path} and prepare again") from error
         if versions != (FORMAT_VERSION, HASH_VERSION):
             raise ManifestError(
                 f"{path}: prepared with format and hash versions {versions}, this is "
@@ -63,10 +70,11 @@ class Prepared:
         return cls(path, manifest)
 
     def verify(self) -> None:
-        """Compare every shard with its checksum. Raises ManifestError naming the damaged file."""
-        for name, shard in self.manifest["shards"].items():
+        """Compare shards and features with their checksums. Raises ManifestError naming the damaged file."""
+        shards = {name: shard["blake2b"] for name, shard in self.manifest["shards"].items()}
+        for name, digest in {**shards, **self.manifest["feature_files"]}.items():
             file = self.path / name
-            if not file.exists() or _digest(file) != shard["blake2b"]:
+            if not file.exists() or _digest(file) != digest:
                 raise ManifestError(f"{file}: missing or damaged; delete {self.path} and prepare again")
 
 
@@ -79,22 +87,19 @@ def prepare(
     when the share of quarantined rows passes `data.quarantine_limit`.
     """
     report = progress or (lambda stage, rows: None)
+    specs = column_specs(data, features, labelled=True)
     root.mkdir(parents=True, exist_ok=True)
     readable = _written(data, root, report)
     name = (readable.path or Path("data")).stem
     out = root / f"{name}-{_key(readable, features)}"
-    if (out / "manifest.json").exists():
-        return Prepared.open(out)
-    out.mkdir(exist_ok=True)
-    staged = _stage(readable, features, out, report)
-    bounds = _split_bounds(data, out, staged["parts"])
-    fitted = _fit(features, data.split, bounds, out, staged["parts"], report)
-    fitted.save(out / "features")
-    shards = _transform(fitted, data.split, bounds, out, staged["parts"], report)
-    manifest = _manifest(data, features, fitted, staged, shards)
-    write_json(manifest, out / "manifest.json")
-    shutil.rmtree(out / "staged")
-    return Prepared(out, manifest)
+    if not (out / "manifest.json").exists() or (out / "staged").exists():
+        out.mkdir(exist_ok=True)
+        with _locked(out):
+            if not (out / "manifest.json").exists():
+                staged = _stage(readable, specs, out, report)
+                write_json(_finish(data, features, staged, out, report), out / "manifest.json")
+            shutil.rmtree(out / "staged", ignore_errors=True)
+    return Prepared.open(out)
 
 
 def column_specs(
@@ -116,11 +121,12 @@ def column_specs(
         specs["user"] = ColumnSpec(data.user, "id")
     if labelled:
         specs["label"] = ColumnSpec(data.label.column, "label", threshold=data.label.threshold)
-        for role, column, kind in (
+        roles: tuple[tuple[str, str | None, Kind], ...] = (
             ("weight", data.weight, "weight"),
             ("time", data.time, "integer"),
             ("truth", data.truth, "number"),
-        ):
+        )
+        for role, column, kind in roles:
             if column is not None:
                 specs[role] = ColumnSpec(column, kind)
     return specs
@@ -137,9 +143,18 @@ def _written(data: DataConfig, root: Path, report: Progress) -> DataConfig:
     return data.model_copy(update={"source": "table", "path": path, "generator": None})
 
 
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time in `folder`: two would share temporary names. A lock dies with its process."""
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _key(data: DataConfig, features: Sequence[FeatureConfig]) -> str:
     assert data.path is not None
-    files = sorted(p for p in data.path.rglob("*") if p.is_file()) if data.path.is_dir() else [data.path]
+    # Sources read no subfolders, and <root> itself may be one.
+    files = sorted(p for p in data.path.iterdir() if p.is_file()) if data.path.is_dir() else [data.path]
     prints = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists()]
     text = json.dumps(
         [
@@ -153,17 +168,25 @@ def _key(data: DataConfig, features: Sequence[FeatureConfig]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-def _stage(
-    data: DataConfig, features: Sequence[FeatureConfig], out: Path, report: Progress
-) -> dict[str, Any]:
+def _stage(data: DataConfig, specs: dict[str, ColumnSpec], out: Path, report: Progress) -> dict[str, Any]:
     """Read the source once into typed shards: ids as 64-bit integers, numbers as float64."""
     folder = out / "staged"
     done = folder / "staged.json"
     if done.exists():
         return json.loads(done.read_text())
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    specs = column_specs(data, features, labelled=True)
+    for name in ("staged", "quarantine", "features", *SPLITS):  # made from other staged rows, if at all
+        shutil.rmtree(out / name, ignore_errors=True)
+    folder.mkdir()
+    try:
+        staged = _read(data, specs, out, report)
+    except BaseException:
+        shutil.rmtree(folder)  # half of it is of no use to anyone
+        raise
+    write_json(staged, done)
+    return staged
+
+
+def _read(data: DataConfig, specs: dict[str, ColumnSpec], out: Path, report: Progress) -> dict[str, Any]:
     quarantine = Quarantine(data.quarantine_limit)
     source = open_source(data)
     rows_out = parts = 0
@@ -180,103 +203,17 @@ def _stage(
     quarantine.check(rows_in)
     if rows_out == 0:
         raise ValueError(f"{data.path}: holds no readable row")
-    staged = {"rows_in": rows_in, "rows_out": rows_out, "quarantined": quarantine.count, "parts": parts}
-    write_json(staged, done)
-    return staged
+    return {"rows_in": rows_in, "rows_out": rows_out, "quarantined": quarantine.count, "parts": parts}
 
 
-def _split_bounds(data: DataConfig, out: Path, parts: int) -> tuple[float, float]:
-    """Where validation and test begin, in the unit that `_position` gives a row."""
-    train, validation = data.split.train, data.split.train + data.split.validation
-    if data.split.by == "random":
-        return train, validation
-    column = "time" if data.split.by == "time" else "row_id"
-    keys = np.sort(
-        np.concatenate([read_shard(_staged(out, part))[column].to_numpy() for part in range(parts)])
-    )
-    return tuple(float(keys[min(round(len(keys) * share), len(keys) - 1)]) for share in (train, validation))  # type: ignore[return-value]
-
-
-def _split_of(table: pa.Table, split: SplitConfig, bounds: tuple[float, float]) -> np.ndarray:
-    """0, 1 or 2 for each row: training, validation, test."""
-    if split.by == "random":
-        position = uniform(table["row_id"].to_numpy(), split.seed)
-    else:
-        position = table["time" if split.by == "time" else "row_id"].to_numpy()
-    return np.searchsorted(np.asarray(bounds), position, side="right")
-
-
-def _fit(
-    features: Sequence[FeatureConfig],
-    split: SplitConfig,
-    bounds: tuple[float, float],
-    out: Path,
-    parts: int,
-    report: Progress,
-) -> Features:
-    fitter = FeatureFitter(features)
-    rows = 0
-    for part in range(parts):
-        table = read_shard(_staged(out, part))
-        fitter.add(table.filter(pa.array(_split_of(table, split, bounds) == 0)))
-        rows += table.num_rows
-        report("fit", rows)
-    return fitter.fit()
-
-
-def _transform(
-    fitted: Features,
-    split: SplitConfig,
-    bounds: tuple[float, float],
-    out: Path,
-    parts: int,
-    report: Progress,
-) -> dict[str, dict[str, Any]]:
-    shards: dict[str, dict[str, Any]] = {}
-    rows = 0
-    for name in SPLITS:
-        (out / name).mkdir(exist_ok=True)
-    for part in range(parts):
-        table = read_shard(_staged(out, part))
-        split_of = _split_of(table, split, bounds)
-        for number, name in enumerate(SPLITS):
-            chosen = table.filter(pa.array(split_of == number))
-            if chosen.num_rows == 0:
-                continue
-            path = out / name / f"part-{part:05d}.arrow"
-            if not path.exists():
-                write_shard(fitted.transform(chosen), path)
-            label = chosen["label"].to_numpy()
-            shards[f"{name}/{path.name}"] = {
-                "split": name,
-                "rows": chosen.num_rows,
-                "positives": int(label.sum()),
-                "blake2b": _digest(path),
-            }
-        rows += table.num_rows
-        report("write", rows)
-    return shards
-
-
-def _manifest(
-    data: DataConfig,
-    features: Sequence[FeatureConfig],
-    fitted: Features,
-    staged: dict[str, Any],
-    shards: dict[str, dict[str, Any]],
+def _finish(
+    data: DataConfig, features: Sequence[FeatureConfig], staged: dict[str, Any], out: Path, report: Progress
 ) -> dict[str, Any]:
-    splits = {
-        name: {
-            "rows": sum(shard["rows"] for shard in shards.values() if shard["split"] == name),
-            "positives": sum(shard["positives"] for shard in shards.values() if shard["split"] == name),
-        }
-        for name in SPLITS
-    }
-    for name, counts in splits.items():
-        if counts["rows"] == 0:
-            raise ValueError(
-                f"{data.path}: the {name} part holds no rows; change `data.split` or bring more rows"
-            )
+    """Split, fit and write shards; return the manifest."""
+    parts = [_staged(out, part) for part in range(staged["parts"])]
+    bounds = _split_bounds(data.split, parts)
+    fitted = _fitted(features, data.split, bounds, out, parts, report)
+    shards = _transform(fitted, data.split, bounds, out, parts, report)
     return {
         "format_version": FORMAT_VERSION,
         "hash_version": HASH_VERSION,
@@ -294,9 +231,108 @@ def _manifest(
         "rows_in": staged["rows_in"],
         "rows_out": staged["rows_out"],
         "quarantined": staged["quarantined"],
-        "splits": splits,
+        "splits": {
+            name: {
+                count: sum(shard[count] for shard in shards.values() if shard["split"] == name)
+                for count in ("rows", "positives")
+            }
+            for name in SPLITS
+        },
         "shards": shards,
+        "feature_files": {
+            f"features/{file.name}": _digest(file) for file in sorted((out / "features").iterdir())
+        },
     }
+
+
+def _positions(table: pa.Table, split: SplitConfig) -> np.ndarray:
+    """What rows [n] are cut by: time, row number, or a draw in [0, 1)."""
+    if split.by == "random":
+        return uniform(table["row_id"].to_numpy(), split.seed, "split")
+    return table["time" if split.by == "time" else "row_id"].to_numpy()
+
+
+def _split_of(positions: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """0, 1 or 2 for each row [n]: training, validation, test."""
+    return np.searchsorted(bounds, positions, side="right")
+
+
+def _split_bounds(split: SplitConfig, parts: Sequence[Path]) -> np.ndarray:
+    """Positions [2] at which validation and test begin. Takes 8 bytes a row of the whole log."""
+    shares = np.array([split.train, split.train + split.validation])
+    positions = np.concatenate([_positions(read_shard(part), split) for part in parts])
+    bounds = shares
+    if split.by != "random":
+        ranks = np.minimum(np.rint(shares * len(positions)).astype(np.int64), len(positions) - 1)
+        positions.partition(ranks)
+        bounds = positions[ranks]
+    counts = np.bincount(_split_of(positions, bounds), minlength=len(SPLITS))
+    for name, count in zip(SPLITS, counts, strict=True):
+        if count == 0:
+            reason = "; rows of one time stay together" if split.by == "time" else ""
+            raise ValueError(
+                f"data.split: by {split.by}, the {name} part gets none of {len(positions):,} rows{reason}; "
+                "change the shares or bring more rows"
+            )
+    return bounds
+
+
+def _fitted(
+    features: Sequence[FeatureConfig],
+    split: SplitConfig,
+    bounds: np.ndarray,
+    out: Path,
+    parts: Sequence[Path],
+    report: Progress,
+) -> Features:
+    """Features fitted on the training rows, or those that an interrupted run has made its shards with."""
+    folder = out / "features"
+    if (folder / "features.json").exists():
+        return Features.load(folder)
+    fitter = FeatureFitter(features)
+    rows = 0
+    for part in parts:
+        table = read_shard(part)
+        fitter.add(table.filter(pa.array(_split_of(_positions(table, split), bounds) == 0)))
+        rows += table.num_rows
+        report("fit", rows)
+    fitted = fitter.fit()
+    fitted.save(folder)
+    return fitted
+
+
+def _transform(
+    fitted: Features,
+    split: SplitConfig,
+    bounds: np.ndarray,
+    out: Path,
+    parts: Sequence[Path],
+    report: Progress,
+) -> dict[str, dict[str, Any]]:
+    """Write the shards that are not there yet; return what the manifest says of each."""
+    shards: dict[str, dict[str, Any]] = {}
+    rows = 0
+    for name in SPLITS:
+        (out / name).mkdir(exist_ok=True)
+    for part in parts:
+        table = read_shard(part)
+        split_of = _split_of(_positions(table, split), bounds)
+        for number, name in enumerate(SPLITS):
+            chosen = table.filter(pa.array(split_of == number))
+            if chosen.num_rows == 0:
+                continue
+            path = out / name / part.name
+            if not path.exists():
+                write_shard(fitted.transform(chosen), path)
+            shards[f"{name}/{path.name}"] = {
+                "split": name,
+                "rows": chosen.num_rows,
+                "positives": int(chosen["label"].to_numpy().sum()),
+                "blake2b": _digest(path),
+            }
+        rows += table.num_rows
+        report("write", rows)
+    return shards
 
 
 def _staged(out: Path, part: int) -> Path:

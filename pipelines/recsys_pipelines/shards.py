@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from recsys_cython_ext import mix64
+from recsys_cython_ext import mix64, salt
 
 
-def uniform(ids: np.ndarray, seed: int) -> np.ndarray:
-    """A number in [0, 1) for each id, a pure function of (seed, id)."""
-    key = mix64(np.array([seed], np.int64))
+def uniform(ids: np.ndarray, seed: int, purpose: str) -> np.ndarray:
+    """A number in [0, 1) for each id, a pure function of (purpose, seed, id).
+
+    Draws for two purposes are independent: a split and a sample of its rows may use one seed.
+    """
+    key = mix64(np.array([seed], np.int64) ^ salt(purpose, 0))
     return (mix64(ids ^ key).view(np.uint64) >> np.uint64(11)).astype(np.float64) / 2**53
 
 

@@ -7,7 +7,11 @@ from recsys_tables.engine import EmbeddingEngine
 
 
 class ClickModel(nn.Module):
-    """Logit of a click: ids through `engine` to vectors [B, F, D], then `network`."""
+    """Logit of a click: ids through `engine` to vectors [B, F, D], then `network`.
+
+    Call: dense [B, n] float32 and ids of B samples -> (logit [B], squared norm of each sample's vectors [B]);
+    the second is what `training.table_decay` shrinks.
+    """
 
     def __init__(self, engine: EmbeddingEngine, network: nn.Module) -> None:
         super().__init__()
@@ -15,7 +19,7 @@ class ClickModel(nn.Module):
         self.network = network
         self.shape = (len(engine.features), engine.embedding_dims[0])
 
-    def forward(self, dense: Tensor, ids: KeyedJaggedTensor) -> Tensor:
-        """Dense [B, n] float32 and ids of B samples -> logit [B]."""
+    def forward(self, dense: Tensor, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
         vectors = self.engine(ids).values().view(-1, *self.shape)
-        return self.network(dense, vectors)
+        return self.network(dense, vectors), vectors.square().sum(dim=(1, 2))

@@ -14,6 +14,11 @@ class DLRM(nn.Module):
         super().__init__()
         self.bottom = mlp(num_dense, [*config.bottom, embedding_dim]) if num_dense else None
         count = num_fields + (num_dense > 0)
+        if count < 2:
+            raise ValueError(
+                "dlrm has no pair to multiply: it needs a second categorical or a numeric feature"
+            )
+        self.pairs: Tensor
         self.register_buffer("pairs", torch.tril_indices(count, count, offset=-1), persistent=False)
         self.top = mlp(
             count * (count - 1) // 2 + embedding_dim * (num_dense > 0), config.hidden, config.dropout

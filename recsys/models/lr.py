@@ -7,13 +7,14 @@ from recsys.config import LRConfig
 
 
 class LR(nn.Module):
-    """logit = b + Σ_f Σ_d e_f,d + w·x: the weight of an id is the sum of its vector's coordinates."""
+    """logit = b + Σ_f mean_d e_f,d + w·x: the weight of an id is the mean of its vector, so that a step of
+    the tables' optimiser moves it by the learning rate, whatever the width."""
 
     def __init__(self, config: LRConfig, num_dense: int, num_fields: int, embedding_dim: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(num_dense, 1, bias=False)
+        self.dense = nn.Parameter(torch.zeros(num_dense))
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
         """[B, n], [B, F, D] -> logit [B]."""
-        return self.bias + vectors.sum(dim=(1, 2)) + self.dense(dense).squeeze(1)
+        return self.bias + vectors.mean(dim=2).sum(dim=1) + dense @ self.dense

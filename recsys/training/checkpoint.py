@@ -5,6 +5,7 @@ optimizer/<name>   [num_embeddings]                    its rowwise Adagrad state
 dense/<parameter>                                      everything else
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,11 @@ def restore(model: DistributedModelParallel, state: dict[str, Tensor]) -> None:
 
 def save(path: Path, state: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Write `state` with `about` (JSON-able) in its header, under a temporary name first."""
-    header = {"format_version": FORMAT_VERSION, "hash_version": HASH_VERSION, **about}
+    header: dict[str, Any] = {"format_version": FORMAT_VERSION, "hash_version": HASH_VERSION, **about}
+    state = {name: value.contiguous().cpu() for name, value in state.items()}
     partial = path.with_name(path.name + ".tmp")
-    save_file({k: v.contiguous().cpu() for k, v in state.items()}, partial, {"recsys": json.dumps(header)})
+    # one entry, for safetensors writes several in an order that changes
+    save_file(state, partial, {"recsys": json.dumps({**header, "blake2b": _checksum(header, state)})})
     partial.replace(path)
 
 
@@ -79,17 +82,31 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["recsys"])
+            checksum = header.pop("blake2b", None)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
-    except (SafetensorError, KeyError, OSError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: not a whole checkpoint of this project ({error})") from None
+    if checksum != _checksum(header, state):
+        raise CheckpointError(
+            f"{path}: not a whole checkpoint of this project (its checksum is wrong); train again"
+        )
     for name, mine in (("format_version", FORMAT_VERSION), ("hash_version", HASH_VERSION)):
         if header[name] != mine:
             raise CheckpointError(
                 f"{path}: {name} {header[name]}, but this program reads {mine}; train again"
             )
     return state, header
+
+
+def _checksum(header: dict[str, Any], state: dict[str, Tensor]) -> str:
+    """BLAKE2b of the header and of every tensor's name, form and bytes; safetensors itself has none."""
+    digest = hashlib.blake2b(json.dumps(header).encode(), digest_size=16)
+    for name in sorted(state):
+        digest.update(f"{name} {state[name].dtype} {tuple(state[name].shape)}".encode())
+        digest.update(state[name].flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _table_of(name: str) -> str | None:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from torch import nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -60,14 +59,9 @@ def shard(
 
     Tables: fused rowwise Adagrad. The rest: Adam.
     """
-    # weight_decay alone is ignored in silence: FBGEMM decays nothing until it is given a mode.
-    table_optimizer = {
-        "lr": config.table_lr,
-        "eps": 1e-8,
-        "weight_decay": config.table_decay,
-        "weight_decay_mode": WeightDecayMode.L2 if config.table_decay else WeightDecayMode.NONE,
-    }
-    apply_optimizer_in_backward(RowWiseAdagrad, model.engine.parameters(), table_optimizer)
+    # no weight_decay here: FBGEMM's CPU kernel ignores it for every table that only one feature reads
+    table_optimizer = {"lr": config.table_lr, "eps": 1e-8}
+    apply_optimizer_in_backward(RowWiseAdagrad, model.engine.collections.parameters(), table_optimizer)
     with _quiet():
         sharders = [EmbeddingBagCollectionSharder()]
         table_wise = ParameterConstraints(sharding_types=[ShardingType.TABLE_WISE.value])
@@ -85,7 +79,9 @@ def shard(
         sharded = DistributedModelParallel(model, device=device, plan=plan, sharders=sharders)  # type: ignore[arg-type]
     dense = KeyedOptimizerWrapper(
         dict(in_backward_optimizer_filter(sharded.named_parameters())),
-        lambda params: torch.optim.Adam(params, lr=config.dense_lr, weight_decay=config.dense_decay),
+        lambda params: torch.optim.Adam(
+            params, lr=config.dense_lr, weight_decay=config.dense_decay, fused=True
+        ),
     )
     return sharded, CombinedOptimizer([sharded.fused_optimizer, dense])
 

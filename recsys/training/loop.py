@@ -68,7 +68,12 @@ def fit(config: ExperimentConfig, train: Rows, validation: Rows, report: Report 
     device = default_device()
     model, optimizer = shard(make_model(config, train.features), settings, device)
     kept = train.keep_negatives(settings.negative_rate, settings.seed)
+    if len(kept) == 0:
+        raise ValueError(
+            f"training.negative_rate {settings.negative_rate} leaves no row to train on, for none is positive"
+        )
     fitted = Fitted(model, {}, {})
+    model.train()
     loss_function = nn.BCEWithLogitsLoss(reduction="none")
     worse = 0
     for epoch in range(settings.epochs):
@@ -80,11 +85,13 @@ def fit(config: ExperimentConfig, train: Rows, validation: Rows, report: Report 
         total = rows = 0.0
         for step, index in enumerate(steps, start=1):
             batch = to_device(train.batch(kept[index]), device)
-            model.train()
             optimizer.zero_grad()
-            losses = loss_function(model(batch.dense, batch.ids), batch.label)
-            loss = (losses * batch.weight).sum() / batch.weight.sum()
-            loss.backward()
+            logit, squared_norm = model(batch.dense, batch.ids)
+            losses = loss_function(logit, batch.label)
+            # a small last batch may hold no row of weight > 0
+            weight = batch.weight / batch.weight.sum().clamp(min=torch.finfo(torch.float32).tiny)
+            loss = (losses * weight).sum()
+            (loss + settings.table_decay / 2 * (squared_norm * weight).sum()).backward()
             optimizer.step()
             total, rows = total + float(loss.detach()) * len(index), rows + len(index)
             fitted.rows_trained += len(index)
@@ -96,6 +103,7 @@ def fit(config: ExperimentConfig, train: Rows, validation: Rows, report: Report 
             if step not in stops:
                 continue
             predictions = predict(model, validation, config)
+            model.train()
             metrics = evaluate(
                 validation.label, predictions, groups=validation.user, weights=validation.weight
             )
@@ -126,7 +134,7 @@ def predict(model: nn.Module, rows: Rows, config: ExperimentConfig) -> np.ndarra
     for start in range(0, len(rows), config.evaluation.batch_size):
         index = np.arange(start, min(start + config.evaluation.batch_size, len(rows)))
         batch = to_device(rows.batch(index), device)
-        out[index] = torch.sigmoid(model(batch.dense, batch.ids).double()).cpu().numpy()
+        out[index] = torch.sigmoid(model(batch.dense, batch.ids)[0].double()).cpu().numpy()
     return recalibrate(out, config.training.negative_rate)
 
 

@@ -38,6 +38,13 @@ from recsys_tables.lookup import lookup
 from recsys_tables.scheme import Scheme
 
 DIAGNOSED_IDS = 10_000  # ids per field whose vectors the singular values are taken of, the most frequent
+DIAGNOSES = (
+    "effective_rank",
+    "information_abundance",
+    "rows_touched",
+    "collisions_all_rows",
+    "collisions_any_row",
+)
 
 
 @dataclass(frozen=True)
@@ -104,10 +111,12 @@ def train(config: ExperimentConfig, prepared: Prepared, runs: Path, report: Repo
         "bytes": plan.bytes.to_dict() | {"full_table": plan.full_bytes},
         "validation": fitted.best,
         "test": evaluate(test.label, predictions, groups=test.user, weights=test.weight),
-        "best_possible": None if test.truth is None else best_possible(test.label, test.truth),
+        "best_possible": None
+        if test.truth is None
+        else best_possible(test.label, test.truth, groups=test.user, weights=test.weight),
         "fields": {scheme.feature: _diagnose(scheme, tables, train_rows) for scheme in plan.schemes},
         "history": fitted.history,
-        "prepared": str(prepared.path),
+        "prepared": str(prepared.path.resolve()),
         "training_seconds": seconds,
         "rows_per_second": fitted.rows_trained / seconds,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -129,6 +138,8 @@ def _write_predictions(out: Path, test: Rows, predictions: np.ndarray) -> None:
 def _diagnose(scheme: Scheme, tables: dict[str, np.ndarray], train: Rows) -> dict[str, float]:
     """Rank and collisions of one field over the ids of training, collisions weighted by impressions."""
     ids, impressions = count_ids(train.ids_of(scheme.feature))
+    if len(ids) == 0:  # lists that are all empty in training
+        return {"ids": 0, **dict.fromkeys(DIAGNOSES, 0.0)}
     most = np.argsort(-impressions, kind="stable")[:DIAGNOSED_IDS]
     vectors = lookup(scheme, tables, ids[most])
     lookups = scheme.rows(ids)

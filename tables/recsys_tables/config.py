@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -33,7 +33,7 @@ def budget_bytes(budget: str, full_bytes: int) -> int:
 
 
 class _Tables(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     embedding_dim: int = Field(16, ge=4, multiple_of=4)
     init_bound: float = Field(0.05, gt=0)
@@ -61,6 +61,15 @@ class QuotientRemainderTables(_Tables):
     operation: Literal["sum", "concat", "product"] = "product"
     budget: Budget
 
+    @model_validator(mode="after")
+    def _halves(self) -> "QuotientRemainderTables":
+        if self.operation == "concat" and self.embedding_dim % 8:
+            raise ValueError(
+                f"`operation: concat` needs an embedding_dim that is a multiple of 8, two halves of a "
+                f"multiple of 4 each, not {self.embedding_dim}"
+            )
+        return self
+
 
 class UnifiedTables(_Tables):
     """One table for all features; each looks up embedding_dim / chunk_dim chunks."""
@@ -68,6 +77,14 @@ class UnifiedTables(_Tables):
     scheme: Literal["unified"]
     chunk_dim: int = Field(8, ge=4, multiple_of=4)
     budget: Budget
+
+    @model_validator(mode="after")
+    def _whole_chunks(self) -> "UnifiedTables":
+        if self.embedding_dim % self.chunk_dim:
+            raise ValueError(
+                f"embedding_dim {self.embedding_dim} is not a whole number of chunks of chunk_dim {self.chunk_dim}"
+            )
+        return self
 
 
 TablesConfig = Annotated[

@@ -18,7 +18,7 @@ from torchrec.distributed.types import Awaitable
 
 from recsys_tables.scheme import Lookup, Scheme, Table, check_ids, unique_tables
 
-SHARED = "pooled"  # the collection of every field that needs no bags of its own
+SHARED = ""  # the collection of every field that needs no bags of its own; no feature has this name
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class EmbeddingEngine(nn.Module):
         bags = self._bags(ids)
         lookups = [_lookups(field, bag) for field, bag in zip(self.fields, bags, strict=True)]
         looked_up = {
-            group: _resolve(self.collections[f"{group}/tables"](self._to_rows(group, bags, lookups)))
+            group: _by_key(self.collections[f"{group}/tables"](self._to_rows(group, bags, lookups)))
             for group in dict.fromkeys(self._group)
         }
         vectors = []
@@ -115,14 +115,13 @@ class EmbeddingEngine(nn.Module):
     def _bags(self, ids: KeyedJaggedTensor) -> "list[_Bag]":
         """Split a batch by feature. An empty batch becomes one empty bag, so that every rank looks up."""
         lengths = ids.lengths().view(len(ids.keys()), -1)
+        key_of = {key: position for position, key in enumerate(ids.keys())}
+        order = [key_of[feature] for feature in self.features]
+        _check_single_valued(self.fields, lengths[order])
         if ids.stride() == 0:
             lengths = lengths.new_zeros(len(ids.keys()), 1)
         offsets = ids.offset_per_key()
-        key_of = {key: position for position, key in enumerate(ids.keys())}
-        return [
-            _Bag(ids.values()[offsets[key] : offsets[key + 1]], lengths[key])
-            for key in (key_of[feature] for feature in self.features)
-        ]
+        return [_Bag(ids.values()[offsets[key] : offsets[key + 1]], lengths[key]) for key in order]
 
     def _lookup_keys(self, scheme: Scheme) -> list[tuple[str, str]]:
         """(key, table) of each lookup: TorchRec sees every lookup as a feature of its own."""
@@ -166,17 +165,23 @@ class _Bag:
     lengths: Tensor
 
 
+def _check_single_valued(fields: Sequence[Field], lengths: Tensor) -> None:
+    """Raise ValueError naming the first single-valued feature whose lengths [F, B] are not all 1."""
+    wrong = (lengths != 1) & ~torch.tensor([f.multivalued for f in fields], device=lengths.device)[:, None]
+    if not bool(wrong.any()):
+        return
+    field, sample = wrong.nonzero()[0].tolist()
+    raise ValueError(
+        f"feature {fields[field].scheme.feature!r} is single-valued, but sample {sample} holds "
+        f"{int(lengths[field, sample])} ids; declare it multivalued, or give the missing id"
+    )
+
+
 def _lookups(field: Field, bag: _Bag) -> tuple[Lookup, ...]:
     """Check the ids of a feature and turn them into row numbers."""
     feature = field.scheme.feature
     if bag.values.dtype != torch.int64:
         raise ValueError(f"feature {feature!r}: ids are {bag.values.dtype}, not torch.int64")
-    if not field.multivalued and len(bag.values) and not bool((bag.lengths == 1).all()):
-        sample = int((bag.lengths != 1).nonzero()[0, 0])
-        raise ValueError(
-            f"feature {feature!r} is single-valued, but sample {sample} holds {int(bag.lengths[sample])} ids; "
-            "declare it multivalued, or give the missing id"
-        )
     ids = bag.values.numpy() if bag.values.device.type == "cpu" else bag.values
     check_ids(field.scheme, ids)
     return field.scheme.rows(ids)
@@ -194,9 +199,13 @@ def _needs_no_bags(field: Field) -> bool:
     return field.scheme.linear or not field.multivalued
 
 
-def _resolve(output: KeyedTensor | Awaitable) -> KeyedTensor:
-    """A sharded collection answers with an awaitable."""
-    return output.wait() if isinstance(output, Awaitable) else output
+def _by_key(output: KeyedTensor | Awaitable) -> dict[str, Tensor]:
+    """Vectors of each lookup. A sharded collection answers with an awaitable.
+
+    One split, whose backward is one concatenation: indexing by key would add F gradients of full width.
+    """
+    keyed = output.wait() if isinstance(output, Awaitable) else output
+    return dict(zip(keyed.keys(), keyed.values().split(keyed.length_per_key(), dim=1), strict=True))
 
 
 def _bag_config(table: Table, keys: list[str]) -> EmbeddingBagConfig:

@@ -13,7 +13,7 @@ from recsys_tables.config import (
     UnifiedTables,
     budget_bytes,
 )
-from recsys_tables.scheme import Scheme
+from recsys_tables.scheme import MAX_ROWS, Scheme
 from recsys_tables.schemes import Full, Hash, QuotientRemainder, Unified
 
 MAX_SHARE = 16.0  # hashed tables may be this many times larger than the number of ids
@@ -61,10 +61,8 @@ def plan_tables(config: TablesConfig, features: Sequence[FeatureSize]) -> TableP
     def weigh(share: float) -> ResidentBytes:
         return resident_bytes(build(share), vocabulary)
 
-    if config.budget is None:
-        share = 1.0
-    else:
-        share = _largest_share(weigh, config.budget, budget_bytes(config.budget, full_bytes))
+    budget = config.budget
+    share = 1.0 if budget is None else _largest_share(weigh, budget, budget_bytes(budget, full_bytes))
     return TablePlan(build(share), weigh(share), full_bytes)
 
 
@@ -88,7 +86,7 @@ def _full(config: FullTables, features: Sequence[FeatureSize]) -> Builder:
 def _hash(config: HashTables, features: Sequence[FeatureSize]) -> Builder:
     def build(share: float) -> tuple[Scheme, ...]:
         return tuple(
-            Hash(feature.name, max(1, int(share * _ids(feature))), config.embedding_dim, config.init_bound)
+            Hash(feature.name, _rows(share * _ids(feature)), config.embedding_dim, config.init_bound)
             for feature in features
         )
 
@@ -116,7 +114,7 @@ def _unified(config: UnifiedTables, features: Sequence[FeatureSize]) -> Builder:
     chunks = config.embedding_dim // config.chunk_dim
 
     def build(share: float) -> tuple[Scheme, ...]:
-        rows = max(1, int(share * ids * chunks))
+        rows = _rows(share * ids * chunks)
         return tuple(
             Unified(feature.name, rows, config.embedding_dim, config.chunk_dim, init_bound=config.init_bound)
             for feature in features
@@ -146,6 +144,11 @@ def _largest_share(weigh: Callable[[float], ResidentBytes], budget: str, budget_
         middle = (low + high) / 2
         low, high = (middle, high) if weigh(middle).total <= budget_bytes else (low, middle)
     return low
+
+
+def _rows(wanted: float) -> int:
+    """At least one row, and no more than a table can number."""
+    return max(1, min(int(wanted), MAX_ROWS - 1))
 
 
 def _ids(feature: FeatureSize) -> int:

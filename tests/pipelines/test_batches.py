@@ -1,0 +1,225 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys_cython_ext import MISSING_ID
+from recsys_pipelines.batches import LANES, Rows, epoch_order
+from recsys_pipelines.config import CategoricalConfig, DataConfig, NumericConfig
+from recsys_pipelines.features import FeatureFitter
+from recsys_pipelines.prepare import prepare
+from recsys_pipelines.shards import write_shard
+
+IDS = st.one_of(st.integers(-(2**63), 2**63 - 1), st.just(MISSING_ID))
+LISTS = pa.list_(pa.int64())
+CONFIGS = [  # lists and single ids by turns, so that a mistake in the order of keys shows
+    CategoricalConfig(kind="categorical", names=("l1",), encoding="hash", multivalued=True),
+    CategoricalConfig(kind="categorical", names=("s1",), encoding="hash"),
+    NumericConfig(kind="numeric", names=("x",), standardise=False),
+    CategoricalConfig(kind="categorical", names=("l2",), encoding="hash", multivalued=True),
+    CategoricalConfig(kind="categorical", names=("s2",), encoding="hash"),
+]
+KEYS = ["l1", "s1", "l2", "s2"]
+
+ROW = st.fixed_dictionaries(
+    {
+        "l1": st.lists(IDS, max_size=4),
+        "s1": IDS,
+        "x": st.floats(-10, 10, width=32) | st.none(),
+        "l2": st.lists(IDS, max_size=2),
+        "s2": IDS,
+        "label": st.integers(0, 1),
+        "weight": st.floats(0, 2, width=16),
+    }
+)
+
+
+def table_of(rows, first=0):
+    """Typed columns of `rows`, whose numbers count from `first`."""
+    types = {"l1": LISTS, "s1": pa.int64(), "x": pa.float64(), "l2": LISTS, "s2": pa.int64()}
+    types |= {"label": pa.int8(), "weight": pa.float64()}
+    columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in types.items()}
+    return pa.table(columns | {"row_id": pa.array(np.arange(first, first + len(rows)))})
+
+
+def load(folder, rows, parts=1):
+    """`rows` as the training part of a prepared folder of `parts` shards."""
+    table = table_of(rows)
+    fitter = FeatureFitter(CONFIGS)
+    fitter.add(table)
+    features = fitter.fit()
+    features.save(folder / "features")
+    (folder / "train").mkdir(exist_ok=True)
+    for old in (folder / "train").iterdir():
+        old.unlink()
+    bounds = np.linspace(0, len(rows), parts + 1).astype(int)
+    for part in range(parts):
+        cut = table.slice(bounds[part], bounds[part + 1] - bounds[part])
+        write_shard(features.transform(cut), folder / "train" / f"part-{part:05d}.arrow")
+    return Rows.load(folder, "train")
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("prepared")
+
+
+# Order
+
+
+@given(st.integers(0, 3000), st.integers(1, 8), st.integers(0, 2**40), st.integers(0, 100))
+@settings(max_examples=50, deadline=None)
+def test_every_row_comes_once_in_an_epoch(rows, share, seed, epoch):
+    batches = list(epoch_order(rows, LANES * share, seed, epoch))
+    assert sorted(np.concatenate([np.empty(0, int), *batches]).tolist()) == list(range(rows))
+    assert all(len(batch) == LANES * share for batch in batches[:-1])
+    assert all(0 < len(batch) <= LANES * share for batch in batches)
+    assert len(batches) == -(-rows // (LANES * share))
+
+
+def test_an_order_repeats_itself_and_no_other():
+    def order(seed, epoch):
+        return np.concatenate(list(epoch_order(1000, 128, seed, epoch))).tolist()
+
+    orders = [order(seed, epoch) for seed in range(3) for epoch in range(3)]
+    assert orders == [order(seed, epoch) for seed in range(3) for epoch in range(3)]
+    assert len({tuple(order) for order in orders}) == 9
+
+
+def test_a_batch_draws_the_same_share_from_every_lane():
+    for batch in list(epoch_order(64 * 50, 128, 0, 0)):
+        assert np.bincount(batch // 50).tolist() == [2] * LANES
+
+
+@pytest.mark.parametrize("batch_size", [0, 1, 63, 100, -64])
+def test_batch_sizes_that_do_not_divide_into_lanes_are_refused(batch_size):
+    with pytest.raises(ValueError, match=f"batch_size {batch_size} is not a multiple of 64"):
+        next(epoch_order(10, batch_size, 0, 0))
+
+
+# Content
+
+
+@given(st.lists(ROW, min_size=1, max_size=12), st.integers(1, 3), st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_batch_equals_its_rows(scratch, rows, parts, data):
+    loaded = load(scratch, rows, min(parts, len(rows)))
+    index = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=15))
+    batch = loaded.batch(np.array(index))
+    chosen = [rows[i] for i in index]
+    assert batch.ids.keys() == KEYS
+    assert batch.ids.stride() == len(index)
+    bags = [[row[key] if key[0] == "l" else [row[key]] for row in chosen] for key in KEYS]
+    assert batch.ids.lengths().tolist() == [len(bag) for key in bags for bag in key]
+    assert batch.ids.values().tolist() == [i for key in bags for bag in key for i in bag]
+    assert (batch.ids.values().dtype, batch.ids.lengths().dtype) == (torch.int64, torch.int32)
+    for key, expected in zip(KEYS, bags, strict=True):
+        jagged = batch.ids[key]
+        assert [bag.tolist() for bag in jagged.to_dense()] == expected
+    present = [row["x"] for row in rows if row["x"] is not None]
+    fill = np.float32(np.mean(present)) if present else 0.0
+    x = [fill if row["x"] is None else row["x"] for row in chosen]
+    dense = [x, [float(row["x"] is None) for row in chosen]][: 1 + (len(present) < len(rows))]
+    assert batch.dense.dtype == torch.float32
+    np.testing.assert_allclose(batch.dense.numpy(), np.transpose(dense), rtol=1e-6, atol=1e-6)
+    assert batch.label.tolist() == [row["label"] for row in chosen]
+    assert batch.weight.tolist() == [row["weight"] for row in chosen]
+    for key in KEYS:
+        flat = [i for row in rows for i in (row[key] if key[0] == "l" else [row[key]])]
+        assert loaded.ids_of(key).tolist() == flat
+
+
+def test_an_epoch_of_batches_holds_every_row_once(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [
+        {"l1": [k] * (k % 3), "s1": k, "x": float(k), "l2": [], "s2": -k, "label": k % 2, "weight": 1.0}
+        for k in rng.permutation(500).tolist()
+    ]
+    loaded = load(tmp_path, rows, parts=3)
+    batches = [loaded.batch(index) for index in epoch_order(len(loaded), 64, 1, 0)]
+    assert sorted(i for b in batches for i in b.ids["s1"].values().tolist()) == list(range(500))
+    for batch in batches:
+        s1 = batch.ids["s1"].values()
+        assert torch.equal(batch.ids["s2"].values(), -s1)
+        assert torch.equal(batch.ids["l1"].lengths(), (s1 % 3).int())
+        assert torch.equal(batch.ids["l1"].values(), s1.repeat_interleave(s1 % 3))
+        assert len(batch.ids["l2"].values()) == 0
+        assert torch.equal(batch.label, (s1 % 2).float())
+
+
+def test_a_batch_can_be_written_to_and_leaves_the_rows_alone(tmp_path):
+    row = {"l1": [1, 2], "s1": 3, "x": 0.5, "l2": [], "s2": 4, "label": 1, "weight": 2.0}
+    loaded = load(tmp_path, [row, row])
+    before = loaded.batch(np.array([0]))
+    for tensor in (before.dense, before.ids.values(), before.label, before.weight):
+        tensor.zero_()
+    assert loaded.batch(np.array([0])).ids.values().tolist() == [1, 2, 3, 4]
+    assert loaded.batch(np.array([0])).weight.tolist() == [2.0]
+
+
+def test_rows_without_label_weight_user_or_numbers():
+    config = CategoricalConfig(kind="categorical", names=("c",), encoding="hash")
+    fitter = FeatureFitter([config])
+    table = pa.table({"c": [1, 2, 3], "row_id": [5, 6, 7]})
+    fitter.add(table)
+    features = fitter.fit()
+    rows = Rows.from_table(features, features.transform(table))
+    assert len(rows) == 3
+    assert (rows.user, rows.truth) == (None, None)
+    batch = rows.batch(np.array([2, 0]))
+    assert batch.dense.shape == (2, 0)
+    assert batch.ids.values().tolist() == [3, 1]
+    assert batch.label.tolist() == [0, 0]
+    assert batch.weight.tolist() == [1, 1]
+
+
+# Negatives
+
+
+def rows_of(label, row_id):
+    features = FeatureFitter([]).fit()
+    table = pa.table(
+        {"label": pa.array(np.asarray(label, np.int8)), "row_id": pa.array(np.asarray(row_id, np.int64))}
+    )
+    return Rows.from_table(features, table)
+
+
+@given(
+    st.lists(st.booleans(), max_size=50),
+    st.sampled_from([0.0, 0.1, 0.5, 0.99]),
+    st.integers(0, 2**40),
+    st.data(),
+)
+@settings(deadline=None)
+def test_kept_negatives_are_a_function_of_the_row(label, rate, seed, data):
+    row_id = np.array(data.draw(st.permutations(range(len(label)))), np.int64)
+    kept = rows_of(label, row_id).keep_negatives(rate, seed)
+    assert set(np.flatnonzero(label)) <= set(kept)
+    assert sorted(kept) == kept.tolist()
+    back = np.argsort(row_id)
+    again = rows_of(np.array(label, bool)[back], row_id[back]).keep_negatives(rate, seed)
+    assert sorted(row_id[kept]) == again.tolist()
+
+
+def test_the_share_of_kept_negatives():
+    rows = rows_of(np.zeros(20_000), np.arange(20_000))
+    assert len(rows.keep_negatives(0.25, 0)) == pytest.approx(5000, abs=250)
+    assert len(rows.keep_negatives(1.0, 0)) == 20_000
+    assert rows.keep_negatives(0.25, 0).tolist() != rows.keep_negatives(0.25, 1).tolist()
+
+
+def test_negatives_are_drawn_independently_of_a_random_split_with_the_same_seed(tmp_path):
+    # One draw for both would keep .25/.8 of the training part, and the recalibration would be wrong.
+    table = pa.table({"label": np.arange(20_000) % 2, "c": np.zeros(20_000, np.int64)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    data = DataConfig.model_validate(
+        {"source": "table", "path": tmp_path / "a.parquet", "split": {"by": "random", "seed": 0}}
+    )
+    features = [CategoricalConfig(kind="categorical", names=("c",))]
+    rows = Rows.load(prepare(data, features, tmp_path).path, "train")
+    negatives = np.sum(rows.label == 0)
+    kept = len(rows.keep_negatives(0.25, 0)) - np.sum(rows.label == 1)
+    assert kept / negatives == pytest.approx(0.25, abs=0.02)

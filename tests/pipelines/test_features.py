@@ -1,0 +1,277 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from recsys_cython_ext import HASH_VERSION, MISSING_ID
+from recsys_pipelines.config import (
+    CategoricalConfig,
+    DataConfig,
+    FeatureConfig,
+    LabelConfig,
+    NumericConfig,
+    SplitConfig,
+)
+from recsys_pipelines.features import MISSING_CODE, UNKNOWN_CODE, FeatureFitter, Features
+
+IDS = st.one_of(st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1), st.just(MISSING_ID))
+LISTS = pa.list_(pa.int64())
+
+
+def categorical(*names, **options):
+    return CategoricalConfig(kind="categorical", names=names or ("c",), **options)
+
+
+def numeric(*names, **options):
+    return NumericConfig(kind="numeric", names=names or ("x",), **options)
+
+
+def fit(configs, *parts):
+    """Features fitted on `parts`, each a dict of typed columns."""
+    fitter = FeatureFitter(configs)
+    for part in parts:
+        fitter.add(pa.table(part))
+    return fitter.fit()
+
+
+def ids(values):
+    return pa.array(values, pa.int64())
+
+
+def numbers(values):
+    return pa.array(values, pa.float64())
+
+
+# Configuration
+
+
+def parse(text):
+    return TypeAdapter(list[FeatureConfig]).validate_python(yaml.safe_load(text))
+
+
+def test_features_from_yaml():
+    first, second = parse("""
+        - {kind: categorical, names: [i1, i2], buckets: squared_log, min_count: 2}
+        - {kind: numeric, names: [n], transform: log}
+    """)
+    assert first == categorical("i1", "i2", buckets="squared_log", min_count=2)
+    assert second == numeric("n", transform="log")
+
+
+@pytest.mark.parametrize(
+    "name", ["row_id", "label", "weight", "user", "time", "truth", "a.b", "", "a:missing"]
+)
+@pytest.mark.parametrize("kind", ["categorical", "numeric"])
+def test_names_that_cannot_be_used_are_refused(name, kind):
+    with pytest.raises(ValidationError, match=f"'{name}'"):
+        parse(yaml.safe_dump([{"kind": kind, "names": ["good", name]}]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: categorical(encoding="hash", min_count=2), "min_count"),
+        (lambda: categorical(separator="|"), "multivalued"),
+        (lambda: categorical(separator="", multivalued=True), "separator"),
+        (lambda: categorical(buckets="squared_log", multivalued=True), "single-valued"),
+        (lambda: CategoricalConfig(kind="categorical", names=()), "names"),
+        (lambda: categorical(min_cuont=2), "min_cuont"),
+        (lambda: SplitConfig(train=0.8, validation=0.1, test=0.2), "must be 1, not 1.1"),
+        (lambda: SplitConfig(seed=2**63), "seed"),
+        (lambda: LabelConfig(threshold=float("nan")), "threshold"),
+        (lambda: DataConfig(source="table"), "path"),
+        (lambda: DataConfig(source="table", path="x", split=SplitConfig(by="time")), "needs `time`"),
+        (lambda: DataConfig(source="generated"), "generator"),
+    ],
+)
+def test_contradictions_are_refused(make, message):
+    with pytest.raises(ValidationError, match=message):
+        make()
+
+
+# Categorical
+
+
+def slow_vocabulary(values, min_count):
+    """Codes from 2 by falling count, ties by rising id."""
+    known = [v for v in values if v != MISSING_ID]
+    kept = sorted({v for v in known if known.count(v) >= min_count}, key=lambda v: (-known.count(v), v))
+    return {v: code for code, v in enumerate(kept, 2)}
+
+
+@given(st.lists(IDS, max_size=40), st.lists(IDS, max_size=20), st.integers(1, 3), st.data())
+@settings(deadline=None)
+def test_vocabulary_equals_a_slow_one_whatever_the_order_and_the_parts(train, other, min_count, data):
+    shuffled = data.draw(st.permutations(train))
+    cut = data.draw(st.integers(0, len(train)))
+    features = fit([categorical(min_count=min_count)], {"c": ids(shuffled[:cut])}, {"c": ids(shuffled[cut:])})
+    codes = slow_vocabulary(train, min_count)
+    rows = train + other
+    expected = [MISSING_CODE if v == MISSING_ID else codes.get(v, UNKNOWN_CODE) for v in rows]
+    assert features.transform(pa.table({"c": ids(rows)}))["c"].to_pylist() == expected
+    (feature,) = features.categorical
+    assert feature.num_codes == 2 + len(codes)
+    assert feature.full_codes == 2 + len(set(train) - {MISSING_ID})
+
+
+@given(st.lists(st.lists(IDS, max_size=5), max_size=20), st.integers(1, 2), st.booleans())
+@settings(deadline=None)
+def test_lists_equal_a_slow_vocabulary_and_may_be_empty(bags, min_count, hashed):
+    options = {"encoding": "hash"} if hashed else {"min_count": min_count}
+    table = pa.table({"c": pa.array(bags, LISTS)})
+    features = fit([categorical(multivalued=True, **options)], table.to_pydict() | {"c": table["c"]})
+    codes = slow_vocabulary([v for bag in bags for v in bag], min_count)
+    coded = [[0 if v == MISSING_ID else codes.get(v, 1) for v in bag] for bag in bags]
+    expected = bags if hashed else coded
+    assert features.transform(table)["c"].to_pylist() == expected
+    # A filtered or cut table shares buffers with the whole one.
+    assert features.transform(table.slice(1))["c"].to_pylist() == expected[1:]
+
+
+def test_hash_keeps_ids_and_needs_no_vocabulary():
+    rows = [2**63 - 1, -(2**63) + 1, 0, -1, MISSING_ID]
+    features = fit([categorical(encoding="hash")], {"c": ids([5, 5, 6])})
+    assert features.transform(pa.table({"c": ids(rows)}))["c"].to_pylist() == rows
+    (feature,) = features.categorical
+    assert feature.num_codes is None
+    assert feature.vocabulary_bytes == 0
+    assert feature.full_codes == 4  # what a full table would need, for the report
+    assert feature.full_vocabulary_bytes > 0
+
+
+def test_minimum_count_saves_vocabulary_bytes_but_not_those_of_the_full_table():
+    rows = ids([*range(100), 1, 2])
+    plain, rare = (fit([categorical(min_count=n)], {"c": rows}).categorical[0] for n in (1, 2))
+    assert (plain.num_codes, rare.num_codes) == (102, 4)
+    assert plain.full_codes == rare.full_codes == 102
+    assert rare.vocabulary_bytes < plain.vocabulary_bytes
+    assert plain.vocabulary_bytes == plain.full_vocabulary_bytes == rare.full_vocabulary_bytes
+
+
+# Numeric
+
+PRESENT = st.floats(-1e6, 1e6, width=32)
+
+
+@given(
+    st.lists(PRESENT | st.none(), max_size=30),
+    st.lists(PRESENT | st.none(), max_size=10),
+    st.sampled_from(["none", "log"]),
+    st.booleans(),
+    st.data(),
+)
+@settings(deadline=None)
+def test_numbers_equal_numpy_however_the_parts_are_cut(train, other, transform, standardise, data):
+    cut = data.draw(st.integers(0, len(train)))
+    config = numeric(transform=transform, standardise=standardise)
+    features = fit([config], {"x": numbers(train[:cut])}, {"x": numbers(train[cut:])})
+
+    def changed(values):
+        x = np.array(values, float)
+        return np.sign(x) * np.log1p(np.abs(x)) if transform == "log" else x
+
+    x = changed(train)
+    present = x[~np.isnan(x)]
+    mean = present.mean() if len(present) else 0.0
+    constant = len(present) == 0 or present.min() == present.max()
+    deviation = 1.0 if constant else present.std()
+    rows = np.where(np.isnan(changed(train + other)), mean, changed(train + other))
+    expected = (rows - mean) / deviation if standardise else rows
+    out = features.transform(pa.table({"x": numbers(train + other)}))
+    # Of the size of the numbers: a near-constant column is nearly all rounding.
+    scale = np.abs(rows).max(initial=1.0) / (deviation if standardise else 1.0)
+    np.testing.assert_allclose(out["x"].to_numpy(), expected, rtol=1e-5, atol=1e-7 * max(scale, 1))
+    assert out["x"].type == pa.float32()
+    missing = len(present) < len(train)
+    assert features.numeric_columns == (("x", "x:missing") if missing else ("x",))
+    if missing:
+        assert out["x:missing"].to_pylist() == [float(v is None) for v in train + other]
+
+
+def test_a_small_spread_around_a_large_mean_is_standardised():
+    seconds = 1.7e9 + np.arange(1000)  # a sum of squares would have no digit left
+    features = fit([numeric()], {"x": numbers(seconds[:300])}, {"x": numbers(seconds[300:])})
+    out = features.transform(pa.table({"x": numbers(seconds)}))["x"].to_numpy()
+    assert out.mean() == pytest.approx(0, abs=1e-6)
+    assert out.std() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.1, 0.0, 1e9 / 3])
+def test_a_constant_is_not_divided_by_its_rounding(value):
+    features = fit([numeric()], *[{"x": numbers([value] * n)} for n in (7, 11, 100)])
+    out = features.transform(pa.table({"x": numbers([value, value + 1])}))["x"].to_numpy()
+    assert out == pytest.approx([0, 1], abs=1e-6)
+
+
+def test_a_number_that_is_always_missing():
+    features = fit([numeric()], {"x": numbers([None, None])})
+    out = features.transform(pa.table({"x": numbers([None, 3.0])}))
+    assert out["x"].to_pylist() == [0.0, 3.0]
+    assert out["x:missing"].to_pylist() == [1.0, 0.0]
+
+
+def test_missing_becomes_the_mean_where_training_has_none_missing():
+    features = fit([numeric(standardise=False)], {"x": numbers([1.0, 3.0])})
+    out = features.transform(pa.table({"x": numbers([None])}))
+    assert out.column_names == ["x"]
+    assert out["x"].to_pylist() == [2.0]
+
+
+# All of them
+
+
+def mixed():
+    table = pa.table(
+        {
+            "row_id": ids([7, 8, 9]),
+            "v": ids([10, 10, MISSING_ID]),
+            "x": numbers([1.0, None, 4.0]),
+            "h": ids([-1, 2**62, MISSING_ID]),
+            "l": pa.array([[], [3, MISSING_ID], [3, 4]], LISTS),
+        }
+    )
+    configs = [
+        categorical("v"),
+        numeric("x", transform="log"),
+        categorical("h", encoding="hash"),
+        categorical("l", multivalued=True, min_count=2, pooling="mean"),
+    ]
+    return table, configs
+
+
+def test_other_columns_pass_and_features_follow_in_the_order_of_declaration():
+    table, configs = mixed()
+    features = fit(configs, {name: table[name] for name in table.column_names})
+    out = features.transform(table)
+    assert out.column_names == ["row_id", "v", "x", "x:missing", "h", "l"]
+    assert out["row_id"].to_pylist() == [7, 8, 9]
+    assert {name: out[name].type for f in features.features for name in f.columns} == {
+        name: kind for f in features.features for name, kind in f.columns.items()
+    }
+    assert out["l"].to_pylist() == [[], [2, 0], [2, 1]]
+
+
+def test_save_and_load(tmp_path):
+    table, configs = mixed()
+    features = fit(configs, {name: table[name] for name in table.column_names})
+    features.save(tmp_path / "features")
+    again = Features.load(tmp_path / "features")
+    assert [f.to_dict() for f in again.features] == [f.to_dict() for f in features.features]
+    assert again.transform(table).equals(features.transform(table))
+    assert [f.vocabulary_bytes for f in again.categorical] == [
+        f.vocabulary_bytes for f in features.categorical
+    ]
+    assert sorted(p.name for p in (tmp_path / "features").iterdir()) == ["features.json", "vocabularies.npz"]
+
+
+def test_another_hash_version_is_refused(tmp_path):
+    fit([categorical()], {"c": ids([1])}).save(tmp_path)
+    file = tmp_path / "features.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hash_version": HASH_VERSION + 1}))
+    with pytest.raises(ValueError, match=rf"{tmp_path}.*hash version {HASH_VERSION + 1}.*prepare"):
+        Features.load(tmp_path)

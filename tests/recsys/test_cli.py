@@ -1,0 +1,142 @@
+"""The command line: JSON for programs, one clear line for mistakes, and no torch for --help."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from recsys import cli
+from recsys.training.run import Run
+
+
+@pytest.fixture
+def config(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An experiment on `log`, in a folder of its own that is also the working directory."""
+    monkeypatch.chdir(tmp_path)
+    raw = {
+        "name": "cli",
+        "data": {"source": "table", "path": str(log)},
+        "features": [{"kind": "categorical", "names": ["user_id", "item_id"]}],
+        "tables": {"scheme": "full", "embedding_dim": 4},
+        "model": {"name": "fm"},
+        "training": {"batch_size": 512, "epochs": 1},
+    }
+    path = tmp_path / "cli.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def as_json(*arguments: object) -> Any:
+    result = CliRunner().invoke(cli.app, [*map(str, arguments), "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_the_line_from_preparation_to_predictions(config: Path, log: Path, tmp_path: Path) -> None:
+    prepared = as_json("prepare", config)
+    assert prepared["rows_in"] == prepared["rows_out"] + prepared["quarantined"] == 6000
+    assert sum(counts["rows"] for counts in prepared["splits"].values()) == 6000
+    assert as_json("prepare", config) == prepared, "nothing changed, so nothing is done"
+
+    trained = as_json("train", config, "--seed", 3)
+    assert Path(trained["path"]).name == "seed-3"
+    assert trained["test"]["auc"] > 0.6
+    assert as_json("train", config, "--seed", 3) == trained
+
+    measured = as_json("evaluate", trained["path"])
+    assert {name: measured[name] for name in trained["test"]} == trained["test"]
+    assert as_json("evaluate", trained["path"], "--data", log)["rows"] == 6000
+
+    scored = as_json("predict", trained["path"], log, "--out", tmp_path / "scores.parquet")
+    assert scored["rows_in"] == scored["rows_scored"] == 6000
+    assert pq.read_table(tmp_path / "scores.parquet").num_rows == 6000
+
+
+def test_without_json_there_are_tables(run: Run) -> None:
+    result = CliRunner().invoke(cli.app, ["evaluate", str(run.path)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "logloss" in result.output
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(result.stdout)
+
+
+def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recsys import doctor
+
+    sound = doctor.Diagnosis({"torch": "2.13.0"}, [])
+    monkeypatch.setattr(doctor, "diagnose", lambda: sound)
+    assert as_json("doctor") == sound.to_dict()
+    monkeypatch.setattr(doctor, "diagnose", lambda: doctor.Diagnosis({"torch": None}, ["torch is absent"]))
+    result = CliRunner().invoke(cli.app, ["doctor"])
+    assert result.exit_code == 1
+    assert "torch is absent" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "none.yaml"], "none.yaml: no such file"),
+        (
+            ["train", "wrong.yaml"],
+            "wrong.yaml: training.epoch: unknown key (value 1); did you mean 'epochs'?",
+        ),
+        (["prepare", "cli.yaml", "--data", "none.parquet"], "none.parquet does not exist"),
+        (["prepare", "cli.yaml", "--data", "cli.yaml"], "the table source reads"),
+        (["evaluate", "nowhere"], "nowhere: not a finished run (no metrics.json); train it first"),
+        (["predict", "nowhere", "log.csv"], "nowhere: not a finished run"),
+        (["compare", "cli.yaml", "cli.yaml"], "arms need different names, but cli stands twice"),
+    ],
+)
+@pytest.mark.parametrize("flag", [[], ["--json"]])
+def test_a_mistake_is_one_line_and_status_2(
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+    flag: list[str],
+) -> None:
+    config.with_name("wrong.yaml").write_text("extends: cli.yaml\ntraining: {epoch: 1}\n")
+    monkeypatch.delenv("RECSYS_TRACEBACK", raising=False)
+    monkeypatch.setattr(sys, "argv", ["recsys", *arguments, *flag])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    (line,) = [line for line in err.splitlines() if line.strip()]
+    assert line.startswith("error: ")
+    assert said in line
+    if flag:
+        assert said in json.loads(out)["error"]
+    else:
+        assert out == ""
+
+
+def test_a_mistake_ends_the_real_process_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from recsys.cli import main; main()", "train", "none.yaml"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.strip() == "error: none.yaml: no such file"
+
+
+def test_help_imports_no_torch() -> None:
+    code = """
+import sys
+from recsys.cli import main
+for command in ([], ["train"], ["compare"]):
+    sys.argv = ["recsys", *command, "--help"]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, end.code
+assert not {"torch", "torchrec", "scipy", "polars", "matplotlib"} & set(sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for command in ("prepare", "train", "evaluate", "predict", "compare", "demo", "doctor"):
+        assert command in result.stdout

@@ -1,0 +1,171 @@
+"""Comparisons from YAML-like settings to the report: tuned alike, resumable, honest about what did not fit."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recsys.comparing import Result, run_comparison, with_budgets
+from recsys.config import ConfigError, ExperimentConfig, parse
+from recsys.report import table_rows, verdict, write_report
+from recsys.search import NothingFits, best, candidates
+from recsys.tables import plan_of
+from recsys_pipelines.features import Features
+from recsys_pipelines.prepare import prepare
+
+BASE: dict[str, Any] = {
+    "name": "full",
+    "data": {
+        "source": "generated",
+        "generator": {
+            "rows": 6000,
+            "history": 0,
+            "fields": [
+                {"name": "user_id", "num_ids": 200, "zipf": 0.5},
+                {"name": "item_id", "num_ids": 1000, "zipf": 1.0},
+            ],
+        },
+        "user": "user_id",
+        "truth": "true_probability",
+    },
+    "features": [{"kind": "categorical", "names": ["user_id", "item_id"]}],
+    "tables": {"scheme": "full", "embedding_dim": 8, "budget_embedding_dim": 8},
+    "model": {"name": "fm"},
+    "training": {"batch_size": 256, "epochs": 1},
+    "evaluation": {"replicates": 100},
+}
+
+
+def experiment(**changes: Any) -> ExperimentConfig:
+    return parse({**BASE, **changes}, "test")
+
+
+def unified(budget: str = "30%", **changes: Any) -> ExperimentConfig:
+    return experiment(
+        name="unified",
+        features=[{**BASE["features"][0], "encoding": "hash"}],
+        tables={
+            "scheme": "unified",
+            "embedding_dim": 8,
+            "chunk_dim": 4,
+            "budget": budget,
+            "budget_embedding_dim": 8,
+        },
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("comparing")
+
+
+SEARCH = {"trials": 2, "space": {"training.table_lr": [0.02, 0.1], "features.min_count": [1, 3]}}
+
+
+@pytest.fixture(scope="module")
+def result(work: Path) -> Result:
+    search = {"trials": 2, "space": {"training.table_lr": [0.02, 0.1]}}
+    arms = [
+        experiment(search=SEARCH),
+        unified(search=search),
+        experiment(name="too_small", tables={**BASE["tables"], "budget": "1%"}),
+    ]
+    return run_comparison(arms, seeds=2, runs=work / "runs", prepared=work / "prepared", jobs=2)
+
+
+def test_both_arms_are_trained_paired_and_judged(result: Result) -> None:
+    rows = table_rows(result)
+    assert [row["arm"] for row in rows] == ["full", "unified"]
+    assert [len(arm.runs) for arm in result.arms] == [2, 2]
+    assert rows[1]["share"] == pytest.approx(0.3, abs=0.01)
+    assert rows[0]["auc"] == pytest.approx(
+        sum(run.metrics["test"]["auc"] for run in result.arms[0].runs) / 2, abs=1e-12
+    )
+    assert rows[0]["auc_below_best"] > 0
+    assert {d.arm for d in result.overall.differences} == {"unified"}
+    assert len(verdict(result)) == 1
+
+
+def test_every_arm_gets_the_same_number_of_trials_and_the_best_on_validation_goes_on(result: Result) -> None:
+    for arm in result.arms:
+        assert len(arm.trials) == 2
+        lowest = min(arm.trials, key=lambda trial: trial["logloss"])
+        assert arm.settings == lowest["settings"]
+        assert "test" not in str(arm.trials[0])
+
+
+def test_an_arm_that_fits_no_budget_is_named_not_dropped_in_silence(result: Result, work: Path) -> None:
+    assert set(result.left_out) == {"too_small"}
+    assert "smaller embedding_dim" in result.left_out["too_small"]
+    write_report(result, work / "report.html")
+    assert "too_small is left out" in (work / "report.html").read_text()
+
+
+def test_the_report_needs_nothing_beside_it(result: Result, work: Path) -> None:
+    write_report(result, work / "report.html")
+    html = (work / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == 3
+    assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:)", html)
+    assert "http" not in html.replace("http-equiv", "")
+    for text in ("unified", "best possible", "rows in", "Validation trials per arm: 2", "training.table_lr"):
+        assert text in html
+    assert not list(work.glob("*.tmp"))
+
+
+def test_a_finished_comparison_is_not_run_again(result: Result, work: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (work / "runs").rglob("*") if path.is_file()}
+    arms = [arm.config for arm in result.arms]
+    again = run_comparison(arms, seeds=2, runs=work / "runs", prepared=work / "prepared", jobs=1)
+    after = {path: path.stat().st_mtime_ns for path in (work / "runs").rglob("*") if path.is_file()}
+    assert after == before
+    assert again.overall == result.overall
+
+
+def test_candidates_fit_their_budget_and_are_a_function_of_the_seed(work: Path) -> None:
+    config = experiment(
+        tables={**BASE["tables"], "budget": "40%"},
+        search={
+            "trials": 6,
+            "space": {"tables.embedding_dim": [4, 8], "features.min_count": [1, 2, 4, 8, 16]},
+        },
+    )
+    drawn = [candidates(config, lambda c: prepare(c.data, c.features, work / "prepared")) for _ in range(2)]
+    assert [c.settings for c in drawn[0]] == [c.settings for c in drawn[1]]
+    assert len({str(c.settings) for c in drawn[0]}) == len(drawn[0]) > 1
+    for candidate in drawn[0]:
+        plan = plan_of(candidate.config, Features.load(candidate.prepared / "features"))
+        assert plan.bytes.total <= 0.4 * plan.full_bytes
+        assert candidate.config.training.seed == config.search.training_seed
+
+
+def test_nothing_fits_says_what_would(work: Path) -> None:
+    config = experiment(tables={**BASE["tables"], "budget": "100B"})
+    with pytest.raises(NothingFits, match=r"full: none of its settings fits the budget.*min_count"):
+        candidates(config, lambda c: prepare(c.data, c.features, work / "prepared"))
+
+
+def test_best_reads_the_monitored_metric() -> None:
+    metrics = [{"auc": 0.7, "logloss": 0.5}, {"auc": 0.8, "logloss": 0.6}]
+    by_logloss = experiment()
+    by_auc = experiment(training={**BASE["training"], "monitor": "auc"})
+    assert best(by_logloss, ["a", "b"], metrics) == "a"  # type: ignore[comparison-overlap, list-item]
+    assert best(by_auc, ["a", "b"], metrics) == "b"  # type: ignore[comparison-overlap, list-item]
+
+
+def test_budgets_multiply_arms() -> None:
+    arms = with_budgets([experiment(), unified()], ["100%", "3%"])
+    assert [arm.name for arm in arms] == ["full@100%", "unified@100%", "full@3%", "unified@3%"]
+    assert [arm.tables.budget for arm in arms] == ["100%", "100%", "3%", "3%"]
+
+
+def test_arms_that_cannot_be_compared_are_refused(work: Path) -> None:
+    other = {**BASE["data"], "generator": {**BASE["data"]["generator"], "seed": 1}}
+    for arms, message in [
+        ([experiment(), experiment()], "full stands twice"),
+        ([experiment(), unified(data=other)], "unified: its data differs from full's in generator"),
+        ([experiment(), unified("1B")], "too few"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            run_comparison(arms, 1, work / "runs", work / "prepared")

@@ -1,0 +1,335 @@
+"""Training: the same to the bit, stopped at its best, and doing what each setting says."""
+
+import dataclasses
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from torchrec import KeyedJaggedTensor
+
+from recsys.config import ConfigError, ExperimentConfig, LRConfig, TrainingConfig, parse
+from recsys.evaluation.metrics import auc, evaluate
+from recsys.models import LR, ClickModel
+from recsys.training.checkpoint import logical_state
+from recsys.training.distributed import process_group, shard
+from recsys.training.loop import Fitted, NonFiniteLoss, fit, predict
+from recsys.training.run import Run, run_folder, train
+from recsys_pipelines.batches import Rows, epoch_order
+from recsys_pipelines.prepare import Prepared, prepare
+from recsys_tables import Full
+from recsys_tables.engine import EmbeddingEngine, Field
+
+Configure = Callable[..., ExperimentConfig]
+
+
+@pytest.fixture(scope="module")
+def rows(prepared: Prepared) -> dict[str, Rows]:
+    return {split: Rows.load(prepared.path, split) for split in ("train", "validation", "test")}
+
+
+@pytest.fixture(autouse=True)
+def group() -> Iterator[None]:
+    with process_group():
+        yield
+
+
+def fit_on(rows: dict[str, Rows], config: ExperimentConfig, **changes: Any) -> Fitted:
+    return fit(config, dataclasses.replace(rows["train"], **changes), rows["validation"])
+
+
+def fingerprint(fitted: Fitted, predictions: np.ndarray) -> str:
+    digest = hashlib.blake2b(predictions.tobytes(), digest_size=8)
+    for name in sorted(fitted.state):
+        digest.update(name.encode() + fitted.state[name].numpy().tobytes())
+    digest.update(repr(fitted.history).encode())
+    return digest.hexdigest()
+
+
+SCRIPT = """
+import runpy, sys, yaml
+from pathlib import Path
+module = runpy.run_path(sys.argv[1])
+from recsys.config import parse
+from recsys.training.distributed import process_group
+from recsys_pipelines.batches import Rows
+config = parse(yaml.safe_load(Path(sys.argv[2]).read_text()), "x")
+rows = {split: Rows.load(Path(sys.argv[3]), split) for split in ("train", "validation", "test")}
+with process_group():
+    fitted = module["fit_on"](rows, config)
+    print(module["fingerprint"](fitted, module["predict"](fitted.model, rows["test"], config)))
+"""
+
+
+@pytest.mark.parametrize("scheme", ["full", "quotient_remainder", "unified"])
+def test_a_seed_decides_weights_predictions_and_metrics_to_the_bit(
+    configure: Configure, prepared: Prepared, rows: dict[str, Rows], tmp_path: Path, scheme: str
+) -> None:
+    tables = {"scheme": scheme, "embedding_dim": 8} | ({} if scheme == "full" else {"budget": "200%"})
+    config = configure({"training.epochs": 1}, tables=tables, model={"name": "dcn_v2", "hidden": [16]})
+    found = []
+    for seed in (0, 0, 1):
+        seeded = config.replace({"training.seed": seed})
+        fitted = fit_on(rows, seeded)
+        found.append(fingerprint(fitted, predict(fitted.model, rows["test"], seeded)))
+    assert found[0] == found[1] != found[2]
+    if scheme != "unified":
+        return
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-c", SCRIPT, __file__, str(tmp_path / "c.yaml"), str(prepared.path)]
+    other = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert other.stdout.split()[-1] == found[0]
+
+
+@pytest.mark.parametrize("model", ["lr", "fm", "deepfm", "dcn_v2", "dlrm"])
+def test_every_model_learns(configure: Configure, rows: dict[str, Rows], model: str) -> None:
+    hidden = {} if model in ("lr", "fm") else {"hidden": [16]}
+    config = configure({"training.patience": 4}, model={"name": model, **hidden})
+    fitted = fit_on(rows, config)
+    losses = [entry["train_loss"] for entry in fitted.history]
+    assert losses[-1] < 0.9 * losses[0]
+    assert auc(rows["test"].label, predict(fitted.model, rows["test"], config)) > 0.63
+    assert fitted.rows_trained == 2 * len(rows["train"]) == fitted.history[-1]["rows"]
+    assert [entry["epoch"] for entry in fitted.history] == pytest.approx([0.5, 1, 1.5, 2], abs=0.06)
+
+
+@pytest.mark.parametrize("monitor", ["auc", "logloss"])
+def test_training_stops_early_and_keeps_its_best_evaluation(
+    configure: Configure, rows: dict[str, Rows], monitor: Any
+) -> None:
+    config = configure(
+        {
+            "training.table_lr": 0.4,
+            "training.epochs": 20,
+            "training.patience": 3,
+            "training.monitor": monitor,
+        }
+    )
+    fitted = fit_on(rows, config)
+    scores = [config.training.score({monitor: e[f"validation_{monitor}"]}) for e in fitted.history]
+    best = int(np.argmax(scores))
+    assert len(scores) == best + 1 + 3 < 40, "three worse evaluations end it"
+    assert fitted.best[monitor] == fitted.history[best][f"validation_{monitor}"]
+    validation = rows["validation"]
+    again = evaluate(validation.label, predict(fitted.model, validation, config), groups=validation.user)
+    assert again == fitted.best, "the model is that of the best evaluation, not of the last"
+
+
+def test_table_decay_shrinks_the_rows_it_touches(configure: Configure, rows: dict[str, Rows]) -> None:
+    """FBGEMM's own weight_decay does nothing without a mode, and on the CPU often nothing with one."""
+    norms, untouched = [], []
+    for decay in (0.0, 1.0):
+        fitted = fit_on(rows, configure({"training.table_decay": decay, "training.epochs": 1}))
+        table = fitted.state["table/user_id/full"]
+        norms.append(float(table[2:].norm()))
+        untouched.append(table[0])  # the code of a missing user: there is none
+    assert norms[1] < 0.8 * norms[0]
+    assert torch.equal(*untouched)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_a_step_of_the_tables_is_rowwise_adagrad(decay: float) -> None:
+    """g = dL/dw summed over the batch; a += mean(g²); w -= lr·g / (√a + eps), row by row."""
+    engine = EmbeddingEngine([Field(Full("user", 5, 4))], torch.device("meta"))
+    network = LR(LRConfig(name="lr"), 0, 1, 4)
+    model, optimizer = shard(ClickModel(engine, network), TrainingConfig(table_lr=0.1), torch.device("cpu"))
+    before = logical_state(model)["table/user/full"].double().numpy()
+    expected, accumulated = before.copy(), np.zeros(5)
+    lengths = torch.ones(3, dtype=torch.int32)
+    ids = KeyedJaggedTensor.from_lengths_sync(["user"], torch.tensor([1, 3, 3]), lengths)
+    for _ in range(2):
+        optimizer.zero_grad()
+        logit, squared_norm = model(torch.zeros(3, 0), ids)  # an id's logit is the mean of its row
+        (logit.sum() + decay / 2 * squared_norm.sum()).backward()
+        optimizer.step()
+        for row, count in ((1, 1), (3, 2)):
+            gradient = count * (0.25 + decay * expected[row])
+            accumulated[row] += (gradient**2).mean()
+            expected[row] -= 0.1 * gradient / (accumulated[row] ** 0.5 + 1e-8)
+    state = logical_state(model)
+    np.testing.assert_allclose(state["table/user/full"].numpy(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(state["optimizer/user/full"].numpy(), accumulated, rtol=1e-5)
+    assert np.array_equal(state["table/user/full"].numpy()[[0, 2, 4]], before[[0, 2, 4]].astype(np.float32))
+
+
+def test_dense_decay_shrinks_the_network(configure: Configure, rows: dict[str, Rows]) -> None:
+    norms = [
+        float(
+            fit_on(rows, configure({"training.dense_decay": d, "training.epochs": 1}))
+            .state["dense/network.mlp.0.weight"]
+            .norm()
+        )
+        for d in (0.0, 0.1)
+    ]
+    assert norms[1] < 0.9 * norms[0]
+
+
+def test_rows_of_weight_zero_are_not_learnt(configure: Configure, rows: dict[str, Rows]) -> None:
+    """Half of the rows carry the opposite label: with weight 0 they do no harm, with weight 1 they undo it all."""
+    train_rows, test = rows["train"], rows["test"]
+    wrong = np.arange(len(train_rows)) % 2 == 0
+    label = np.where(wrong, 1 - train_rows.label, train_rows.label).astype(np.float32)
+    found = []
+    for weight in (np.ones(len(label)), np.where(wrong, 0, 3.0)):
+        fitted = fit_on(rows, configure(), label=label, weight=weight.astype(np.float32))
+        found.append(auc(test.label, predict(fitted.model, test, configure())))
+    assert found[0] < 0.62
+    assert found[1] > 0.75
+
+
+def test_a_batch_without_weight_is_no_nan(configure: Configure, rows: dict[str, Rows]) -> None:
+    config = configure({"training.batch_size": 64, "training.epochs": 1})
+    weight = np.ones(len(rows["train"]), np.float32)
+    for index in list(epoch_order(len(weight), 64, 0, 0))[-3:]:
+        weight[index] = 0
+    assert np.isfinite(fit_on(rows, config, weight=weight).history[-1]["train_loss"])
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_negative_sampling_is_undone_in_the_predictions(
+    configure: Configure, rows: dict[str, Rows], seed: int
+) -> None:
+    """Seeds of the split (at random, seed 0) and of training may be equal: their draws must not be."""
+    config = configure({"training.negative_rate": 0.2, "training.seed": seed, "training.epochs": 3})
+    train_rows = rows["train"]
+    negatives = int((train_rows.label == 0).sum())
+    kept = train_rows.keep_negatives(0.2, seed)
+    assert int(train_rows.label[kept].sum()) == int(train_rows.label.sum())
+    share = (len(kept) - train_rows.label.sum()) / negatives
+    assert share == pytest.approx(0.2, abs=4 * (0.16 / negatives) ** 0.5)
+    fitted = fit_on(rows, config)
+    predictions = predict(fitted.model, train_rows, config)
+    assert evaluate(train_rows.label, predictions)["calibration"] == pytest.approx(1, abs=0.12)
+    assert auc(rows["test"].label, predict(fitted.model, rows["test"], config)) > 0.75
+
+
+def test_no_row_left_to_train_on(configure: Configure, rows: dict[str, Rows]) -> None:
+    config = configure({"training.negative_rate": 1e-9})
+    with pytest.raises(ValueError, match="negative_rate 1e-09 leaves no row to train on"):
+        fit_on(rows, config, label=np.zeros(len(rows["train"]), np.float32))
+
+
+def test_a_loss_that_is_no_number_names_its_step(configure: Configure, rows: dict[str, Rows]) -> None:
+    dense = rows["train"].dense.copy()
+    dense[epoch_order_of(rows, 2)[0]] = np.nan
+    with pytest.raises(
+        NonFiniteLoss, match=r"epoch 0, step 3: the training loss is nan; lower training\.table"
+    ):
+        fit_on(rows, configure(), dense=dense)
+
+
+def epoch_order_of(rows: dict[str, Rows], step: int) -> np.ndarray:
+    return list(epoch_order(len(rows["train"]), 256, 0, 0))[step]
+
+
+def test_predictions_do_not_depend_on_the_batch(configure: Configure, rows: dict[str, Rows]) -> None:
+    config = configure({"training.epochs": 1})
+    fitted = fit_on(rows, config)
+    whole = predict(fitted.model, rows["test"], config)
+    parts = predict(fitted.model, rows["test"], config.replace({"evaluation.batch_size": 7}))
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+
+
+# ---- run folders
+
+
+def test_a_run_folder_holds_all_of_a_run(run: Run, prepared: Prepared, configure: Configure) -> None:
+    events = [path.name for path in run.path.iterdir() if path.name.startswith("events.out.tfevents.")]
+    assert {path.name for path in run.path.iterdir()} == {
+        "config.yaml",
+        "features",
+        "checkpoint.safetensors",
+        "predictions.parquet",
+        "metrics.json",
+        *events,
+    }
+    assert len(events) == 1
+    assert run.path.name == "seed-0"
+    assert run.config == configure() == parse(yaml.safe_load((run.path / "config.yaml").read_text()), "x")
+    assert set(run.metrics) == {
+        *("bytes", "validation", "test", "best_possible", "fields", "history", "prepared"),
+        *("training_seconds", "rows_per_second", "peak_memory_bytes"),
+    }
+    assert run.metrics["bytes"]["total"] < run.metrics["bytes"]["full_table"], "width 8 of 16"
+    assert set(run.metrics["fields"]) == {"user_id", "item_id", "tags"}
+    assert run.metrics["fields"]["user_id"]["collisions_any_row"] == 0
+    assert Path(run.metrics["prepared"]) == prepared.path.resolve()
+
+
+def test_test_predictions_carry_row_ids_and_metrics(run: Run, rows: dict[str, Rows]) -> None:
+    table = run.predictions()
+    assert table.column_names == ["row_id", "label", "prediction", "user_id"]
+    assert table["row_id"].to_pylist() == rows["test"].row_id.tolist()
+    measured = evaluate(
+        table["label"].to_numpy(), table["prediction"].to_numpy(), groups=table["user_id"].to_numpy()
+    )
+    assert measured == run.metrics["test"]
+    assert measured["auc"] > 0.75
+
+
+def test_tensorboard_can_read_the_curves(run: Run) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run.path))
+    events.Reload()
+    curve = [(event.step, event.value) for event in events.Scalars("validation_logloss")]
+    assert [step for step, _ in curve] == [entry["rows"] for entry in run.metrics["history"]]
+    assert curve[0][1] == pytest.approx(run.metrics["history"][0]["validation_logloss"])
+
+
+def test_a_finished_run_is_not_trained_again_and_an_unfinished_one_is(
+    run: Run, configure: Configure, prepared: Prepared, runs: Path, tmp_path: Path
+) -> None:
+    def never(entry: dict[str, Any]) -> None:
+        raise AssertionError("trained again")
+
+    before = (run.path / "metrics.json").stat().st_mtime_ns
+    assert train(configure(), prepared, runs, never).path == run.path
+    assert (run.path / "metrics.json").stat().st_mtime_ns == before
+    seeded = configure({"training.seed": 5, "training.epochs": 1})
+    folder = run_folder(seeded, prepared, tmp_path)
+    assert folder.name == "seed-5"
+    assert folder.parent == run_folder(seeded.replace({"training.seed": 6}), prepared, tmp_path).parent
+    folder.mkdir(parents=True)
+    (folder / "left.over").touch()
+    with pytest.raises(ConfigError, match="not a finished run"):
+        Run.open(folder)
+    reported: list[dict[str, Any]] = []
+    again = train(seeded, prepared, tmp_path, reported.append)
+    assert reported == again.metrics["history"]
+    assert not (folder / "left.over").exists()
+
+
+def test_a_generated_log_knows_its_best_and_may_have_lists_that_stay_empty(tmp_path: Path) -> None:
+    """A history holds clicks of earlier blocks of 4,096 rows: a short log has none in training."""
+    fields = [{"name": "user_id", "num_ids": 50}, {"name": "item_id", "num_ids": 50}]
+    raw = {
+        "name": "short",
+        "data": {
+            "source": "generated",
+            "generator": {"rows": 2000, "fields": fields},
+            "truth": "true_probability",
+            "user": "user_id",
+        },
+        "features": [
+            {"kind": "categorical", "names": ["user_id", "item_id"]},
+            {"kind": "categorical", "names": ["history"], "multivalued": True},
+        ],
+        "tables": {"scheme": "full", "embedding_dim": 4},
+        "model": {"name": "lr"},
+        "training": {"batch_size": 128, "epochs": 1},
+    }
+    config = parse(raw, "x")
+    found = train(config, prepare(config.data, config.features, tmp_path / "p"), tmp_path / "r")
+    assert found.metrics["fields"]["history"]["ids"] == 0
+    best = found.metrics["best_possible"]
+    assert best["auc"] > found.metrics["test"]["auc"]
+    assert best["gauc"] is not None, "measured as the model is"
+    assert "truth" in pq.read_schema(found.path / "predictions.parquet").names
