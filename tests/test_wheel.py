@@ -40,7 +40,17 @@ def test_wheel_brings_only_its_own_top_level_packages(wheel: Path) -> None:
 
 
 def test_wheel_beside_pytables_leaves_pytables_intact(wheel: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), "tables"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(tmp_path),
+        "tables",
+    ]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("PyTables cannot be installed here (no package registry)")
     before = {path: path.read_bytes() for path in (tmp_path / "tables").rglob("*") if path.is_file()}

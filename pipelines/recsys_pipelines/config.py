@@ -7,13 +7,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from recsys_pipelines.sources.generated import GeneratorConfig
 
-RESERVED = ("row_id", "label", "weight", "user", "time", "truth")  # columns of prepared rows
-
 
 def _feature_name(name: str) -> str:
-    if name in RESERVED:
+    if name == "row_id" or name.startswith("@"):
         raise ValueError(
-            f"{name!r} is a column of prepared rows ({', '.join(RESERVED)}); rename the column in the data"
+            f"{name!r} is a column of prepared rows (row_id, @label, …); rename the column in the data"
         )
     if not name or "." in name:
         raise ValueError(f"{name!r} cannot name a torch module: no name is empty or holds a '.'")

@@ -17,6 +17,7 @@ from recsys_cython_ext import HASH_VERSION, MISSING_ID, IdCounter, IdTable
 from recsys_pipelines.config import CategoricalConfig, FeatureConfig, NumericConfig
 from recsys_pipelines.shards import write_json
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 MISSING_CODE, UNKNOWN_CODE, FIRST_CODE = 0, 1, 2  # codes of a vocabulary
 
 
@@ -126,7 +127,7 @@ class Numeric:
         values = _transformed(column, self.transform_name)
         missing = np.isnan(values)
         filled = (np.where(missing, self.fill, values) - self.mean) / self.deviation
-        out = {self.name: pa.array(filled.astype(np.float32))}
+        out = {self.name: pa.array(np.clip(filled, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32))}
         if self.indicator:
             out[f"{self.name}:missing"] = pa.array(missing.astype(np.float32))
         return out

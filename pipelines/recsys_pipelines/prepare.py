@@ -105,7 +105,10 @@ def prepare(
 def column_specs(
     data: DataConfig, features: Sequence[FeatureConfig], *, labelled: bool
 ) -> dict[str, ColumnSpec]:
-    """Return the typed columns an experiment reads: each feature's, and label, weight, user, time, truth."""
+    """Return the typed columns an experiment reads: each feature's, and @label, @weight, @user, @time, @truth.
+
+    The marks keep a feature called `user` or `time` apart from the column that plays that part.
+    """
     specs: dict[str, ColumnSpec] = {}
     for config in features:
         for name in config.names:
@@ -118,13 +121,13 @@ def column_specs(
             else:
                 specs[name] = ColumnSpec(name, config.buckets or "id")
     if data.user is not None:
-        specs["user"] = ColumnSpec(data.user, "id")
+        specs["@user"] = ColumnSpec(data.user, "id")
     if labelled:
-        specs["label"] = ColumnSpec(data.label.column, "label", threshold=data.label.threshold)
+        specs["@label"] = ColumnSpec(data.label.column, "label", threshold=data.label.threshold)
         roles: tuple[tuple[str, str | None, Kind], ...] = (
-            ("weight", data.weight, "weight"),
-            ("time", data.time, "integer"),
-            ("truth", data.truth, "number"),
+            ("@weight", data.weight, "weight"),
+            ("@time", data.time, "integer"),
+            ("@truth", data.truth, "number"),
         )
         for role, column, kind in roles:
             if column is not None:
@@ -249,7 +252,7 @@ def _positions(table: pa.Table, split: SplitConfig) -> np.ndarray:
     """What rows [n] are cut by: time, row number, or a draw in [0, 1)."""
     if split.by == "random":
         return uniform(table["row_id"].to_numpy(), split.seed, "split")
-    return table["time" if split.by == "time" else "row_id"].to_numpy()
+    return table["@time" if split.by == "time" else "row_id"].to_numpy()
 
 
 def _split_of(positions: np.ndarray, bounds: np.ndarray) -> np.ndarray:
@@ -327,7 +330,7 @@ def _transform(
             shards[f"{name}/{path.name}"] = {
                 "split": name,
                 "rows": chosen.num_rows,
-                "positives": int(chosen["label"].to_numpy().sum()),
+                "positives": int(chosen["@label"].to_numpy().sum()),
                 "blake2b": _digest(path),
             }
         rows += table.num_rows

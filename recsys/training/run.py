@@ -79,6 +79,7 @@ def train(config: ExperimentConfig, prepared: Prepared, runs: Path, report: Repo
     out = run_folder(config, prepared, runs)
     if (out / "metrics.json").exists():
         return Run.open(out)
+    prepared.verify()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     (out / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

@@ -31,8 +31,8 @@ ROW = st.fixed_dictionaries(
         "x": st.floats(-10, 10, width=32) | st.none(),
         "l2": st.lists(IDS, max_size=2),
         "s2": IDS,
-        "label": st.integers(0, 1),
-        "weight": st.floats(0, 2, width=16),
+        "@label": st.integers(0, 1),
+        "@weight": st.floats(0, 2, width=16),
     }
 )
 
@@ -40,7 +40,7 @@ ROW = st.fixed_dictionaries(
 def table_of(rows, first=0):
     """Typed columns of `rows`, whose numbers count from `first`."""
     types = {"l1": LISTS, "s1": pa.int64(), "x": pa.float64(), "l2": LISTS, "s2": pa.int64()}
-    types |= {"label": pa.int8(), "weight": pa.float64()}
+    types |= {"@label": pa.int8(), "@weight": pa.float64()}
     columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in types.items()}
     return pa.table(columns | {"row_id": pa.array(np.arange(first, first + len(rows)))})
 
@@ -125,8 +125,8 @@ def test_a_batch_equals_its_rows(scratch, rows, parts, data):
     dense = [x, [float(row["x"] is None) for row in chosen]][: 1 + (len(present) < len(rows))]
     assert batch.dense.dtype == torch.float32
     np.testing.assert_allclose(batch.dense.numpy(), np.transpose(dense), rtol=1e-6, atol=1e-6)
-    assert batch.label.tolist() == [row["label"] for row in chosen]
-    assert batch.weight.tolist() == [row["weight"] for row in chosen]
+    assert batch.label.tolist() == [row["@label"] for row in chosen]
+    assert batch.weight.tolist() == [row["@weight"] for row in chosen]
     for key in KEYS:
         flat = [i for row in rows for i in (row[key] if key[0] == "l" else [row[key]])]
         assert loaded.ids_of(key).tolist() == flat
@@ -135,7 +135,7 @@ def test_a_batch_equals_its_rows(scratch, rows, parts, data):
 def test_an_epoch_of_batches_holds_every_row_once(tmp_path):
     rng = np.random.default_rng(0)
     rows = [
-        {"l1": [k] * (k % 3), "s1": k, "x": float(k), "l2": [], "s2": -k, "label": k % 2, "weight": 1.0}
+        {"l1": [k] * (k % 3), "s1": k, "x": float(k), "l2": [], "s2": -k, "@label": k % 2, "@weight": 1.0}
         for k in rng.permutation(500).tolist()
     ]
     loaded = load(tmp_path, rows, parts=3)
@@ -151,7 +151,7 @@ def test_an_epoch_of_batches_holds_every_row_once(tmp_path):
 
 
 def test_a_batch_can_be_written_to_and_leaves_the_rows_alone(tmp_path):
-    row = {"l1": [1, 2], "s1": 3, "x": 0.5, "l2": [], "s2": 4, "label": 1, "weight": 2.0}
+    row = {"l1": [1, 2], "s1": 3, "x": 0.5, "l2": [], "s2": 4, "@label": 1, "@weight": 2.0}
     loaded = load(tmp_path, [row, row])
     before = loaded.batch(np.array([0]))
     for tensor in (before.dense, before.ids.values(), before.label, before.weight):
@@ -182,7 +182,7 @@ def test_rows_without_label_weight_user_or_numbers():
 def rows_of(label, row_id):
     features = FeatureFitter([]).fit()
     table = pa.table(
-        {"label": pa.array(np.asarray(label, np.int8)), "row_id": pa.array(np.asarray(row_id, np.int64))}
+        {"@label": pa.array(np.asarray(label, np.int8)), "row_id": pa.array(np.asarray(row_id, np.int64))}
     )
     return Rows.from_table(features, table)
 

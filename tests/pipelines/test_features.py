@@ -63,9 +63,7 @@ def test_features_from_yaml():
     assert second == numeric("n", transform="log")
 
 
-@pytest.mark.parametrize(
-    "name", ["row_id", "label", "weight", "user", "time", "truth", "a.b", "", "a:missing"]
-)
+@pytest.mark.parametrize("name", ["row_id", "@label", "a.b", "", "a:missing"])
 @pytest.mark.parametrize("kind", ["categorical", "numeric"])
 def test_names_that_cannot_be_used_are_refused(name, kind):
     with pytest.raises(ValidationError, match=f"'{name}'"):
@@ -181,7 +179,8 @@ def test_numbers_equal_numpy_however_the_parts_are_cut(train, other, transform, 
     constant = len(present) == 0 or present.min() == present.max()
     deviation = 1.0 if constant else present.std()
     rows = np.where(np.isnan(changed(train + other)), mean, changed(train + other))
-    expected = (rows - mean) / deviation if standardise else rows
+    largest = np.finfo(np.float32).max  # nothing infinite reaches a model
+    expected = np.clip((rows - mean) / deviation if standardise else rows, -largest, largest)
     out = features.transform(pa.table({"x": numbers(train + other)}))
     # Of the size of the numbers: a near-constant column is nearly all rounding.
     scale = np.abs(rows).max(initial=1.0) / (deviation if standardise else 1.0)

@@ -99,11 +99,11 @@ def test_features_are_fitted_on_the_training_part_only(folder, tmp_path):
     known = [row["x"] for row in train if row["x"] is not None]
     tag_code = {tag: place for place, tag in enumerate([1, 2], 2)}
 
-    rows = split_rows(prepared, "row_id", "c", "h", "tags", "x", "x:missing", "label")
+    rows = split_rows(prepared, "row_id", "c", "h", "tags", "x", "x:missing", "@label")
     seen = [row for split in SPLITS for row in rows[split].to_pylist()]
     assert [row["row_id"] for row in seen] == list(range(FILES * ROWS))
     for row, was in zip(seen, raw, strict=True):
-        assert row["label"] == was["label"]
+        assert row["@label"] == was["label"]
         assert row["c"] == code.get(was["c"], 1)
         expected = MISSING_ID if was["h"] is None else string_ids(pa.array([was["h"]]))[0]
         assert row["h"] == expected
@@ -145,10 +145,10 @@ def test_manifest(folder, tmp_path):
 
 def test_roles_become_columns_and_one_column_may_have_several(folder, tmp_path):
     data = declared(folder, user="c", time="t", weight="w", truth="p")
-    rows = split_rows(prepare(data, FEATURES, tmp_path), "user", "time", "weight", "truth", "c")["train"]
+    rows = split_rows(prepare(data, FEATURES, tmp_path), "@user", "@time", "@weight", "@truth", "c")["train"]
     first = log(0).to_pylist()
-    assert rows["user"].to_pylist()[:4] == [MISSING_ID, *string_ids(pa.array(["c0"] * 3))]
-    for role, column in (("time", "t"), ("weight", "w"), ("truth", "p")):
+    assert rows["@user"].to_pylist()[:4] == [MISSING_ID, *string_ids(pa.array(["c0"] * 3))]
+    for role, column in (("@time", "t"), ("@weight", "w"), ("@truth", "p")):
         assert rows[role].to_pylist()[:ROWS] == [row[column] for row in first]
 
 
@@ -197,8 +197,8 @@ def test_split_by_time_keeps_an_instant_together(tmp_path):
     )
     data = declared(tmp_path / "a.parquet", time="t", split={"by": "time"})
     features = [CategoricalConfig(kind="categorical", names=("c",))]
-    rows = split_rows(prepare(data, features, tmp_path), "row_id", "time")
-    times = [set(rows[split]["time"].to_pylist()) for split in SPLITS]
+    rows = split_rows(prepare(data, features, tmp_path), "row_id", "@time")
+    times = [set(rows[split]["@time"].to_pylist()) for split in SPLITS]
     assert max(times[0]) < min(times[1]) <= max(times[1]) < min(times[2])
     assert sum(len(t) for t in times) == len(set(stamps.tolist()))
     assert sorted(i for split in SPLITS for i in rows[split]["row_id"].to_pylist()) == [*range(300)]
@@ -503,6 +503,6 @@ def test_a_feature_declared_twice_is_refused_before_any_work(tmp_path):
 
 def test_unlabelled_rows_need_neither_label_nor_time():
     data = declared("a.csv", user="u", time="t", weight="w", truth="p")
-    assert set(column_specs(data, FEATURES, labelled=False)) == {"c", "h", "tags", "x", "user"}
-    roles = {"user", "label", "time", "weight", "truth"}
+    assert set(column_specs(data, FEATURES, labelled=False)) == {"c", "h", "tags", "x", "@user"}
+    roles = {"@user", "@label", "@time", "@weight", "@truth"}
     assert set(column_specs(data, FEATURES, labelled=True)) == {"c", "h", "tags", "x", *roles}
