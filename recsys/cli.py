@@ -100,7 +100,7 @@ def train(
                 f"validation AUC {entry['validation_auc']:.4f}  logloss {entry['validation_logloss']:.5f}"
             )
 
-        run = run_train(experiment, ready, runs, report)
+        run = run_train(experiment, ready, runs, report, show)
     if as_json:
         return _print_json({"path": str(run.path), **run.metrics})
     out.print(f"[bold]{run.path}[/bold]  {run.metrics['bytes']['total']:,} bytes of tables")

@@ -10,6 +10,7 @@ import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from recsys.comparing import Arm, Result
 from recsys.evaluation.metrics import reliability
@@ -85,6 +86,7 @@ def table_rows(result: Result) -> list[dict[str, Any]]:
 def verdict(result: Result) -> list[str]:
     """Say in sentences which arm is smaller, which better, and whether the difference is real."""
     lines = []
+    size = {arm.name: arm.bytes["total"] for arm in result.arms}
     for family, comparison in [("", result.overall), *result.by_budget.items()]:
         where = f"At {family}: " if family else ""
         for change in comparison.differences:
@@ -92,7 +94,8 @@ def verdict(result: Result) -> list[str]:
                 continue
             low, high = change.interval
             lines.append(
-                f"{where}{change.arm} is {_WORDS[change.verdict]} {change.baseline} in AUC: "
+                f"{where}{change.arm}, in {size[change.arm] / size[change.baseline]:.1%} of the bytes of "
+                f"{change.baseline}, is {_WORDS[change.verdict]} in AUC: "
                 f"{change.estimate:+.4f} ({comparison.level:.0%} interval {low:+.4f} to {high:+.4f}, "
                 f"Holm-adjusted p = {change.adjusted_p_value:.3g}; this comparison could have found "
                 f"±{change.minimum_detectable_effect:.4f})."
@@ -100,7 +103,7 @@ def verdict(result: Result) -> list[str]:
     return lines
 
 
-_WORDS = {"better": "better than", "worse": "worse than", "undecided": "not told apart from"}
+_WORDS = {"better": "better", "worse": "worse", "undecided": "not told apart from it"}
 
 
 def trial_counts(result: Result) -> str:
@@ -146,6 +149,9 @@ def _quality_picture(result: Result) -> str:
         axes.axhline(limit["auc"], color="black", linestyle=":", label="best possible")
     axes.axvline(result.arms[0].bytes["full_table"], color="grey", linewidth=0.8, linestyle="--")
     axes.set(xscale="log", xlabel="resident bytes in training (dashed: the full table)", ylabel="test AUC")
+    axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    axes.xaxis.set_minor_formatter(EngFormatter(unit="B"))
+    axes.tick_params(axis="x", which="both", labelsize=8)
     axes.set_title(f"mean over seeds with {result.overall.level:.0%} intervals over rows and seeds")
     axes.legend()
     axes.grid(alpha=0.3)
@@ -156,7 +162,10 @@ def _reliability_picture(arms: Sequence[Arm]) -> str:
     columns = min(4, len(arms))
     lines = -(-len(arms) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.6 * lines), layout="constrained")
-    for axes, arm in zip(figure.subplots(lines, columns, squeeze=False).flat, arms, strict=False):
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for unused in panels[len(arms) :]:
+        unused.set_axis_off()
+    for axes, arm in zip(panels, arms, strict=False):
         table = arm.runs[0].predictions()
         bins = reliability(table["label"].to_numpy(), table["prediction"].to_numpy(), bins=10)
         low, high = bins.low, bins.high

@@ -32,11 +32,12 @@ HOST_MEMORY = 1 << 40  # the planner assumes 128 GiB unless told; one rank has n
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """The process group that exists, or a one-rank gloo group for as long as the block runs."""
+    """The process group that exists, or a group of one rank for as long as the block runs."""
     if dist.is_initialized():
         yield
         return
-    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """The training loop: one model, one prepared set, early stopping on validation."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
 
-from recsys.config import ExperimentConfig
+from recsys.config import ExperimentConfig, TrainingConfig
 from recsys.evaluation.metrics import evaluate, recalibrate
 from recsys.models import ClickModel, build
 from recsys.tables import plan_of
@@ -21,6 +21,7 @@ from recsys_pipelines.features import Features
 from recsys_tables.engine import EmbeddingEngine, Field
 
 Report = Callable[[dict[str, Any]], None]  # one evaluation: epoch, rows, train_loss, validation metrics
+Progress = Callable[[str, int, int], None]  # (epoch's name, finished steps, of)
 
 
 @dataclass
@@ -58,7 +59,13 @@ def seed_everything(config: ExperimentConfig) -> None:
     random.seed(config.training.seed)
 
 
-def fit(config: ExperimentConfig, train: Rows, validation: Rows, report: Report = lambda _: None) -> Fitted:
+def fit(
+    config: ExperimentConfig,
+    train: Rows,
+    validation: Rows,
+    report: Report = lambda _: None,
+    progress: Progress = lambda *_: None,
+) -> Fitted:
     """Train until the monitored validation metric stops improving, and return the model at its best evaluation.
 
     Needs a process group (`distributed.process_group`). Raises NonFiniteLoss naming epoch and step.
@@ -75,54 +82,70 @@ def fit(config: ExperimentConfig, train: Rows, validation: Rows, report: Report 
     fitted = Fitted(model, {}, {})
     model.train()
     loss_function = nn.BCEWithLogitsLoss(reduction="none")
-    worse = 0
-    for epoch in range(settings.epochs):
-        steps = list(epoch_order(len(kept), settings.batch_size, settings.seed, epoch))
-        stops = {
-            len(steps) * (i + 1) // settings.evaluations_per_epoch
-            for i in range(settings.evaluations_per_epoch)
-        }
-        total = rows = 0.0
-        for step, index in enumerate(steps, start=1):
-            batch = to_device(train.batch(kept[index]), device)
-            optimizer.zero_grad()
-            logit, squared_norm = model(batch.dense, batch.ids)
-            losses = loss_function(logit, batch.label)
-            # a small last batch may hold no row of weight > 0
-            weight = batch.weight / batch.weight.sum().clamp(min=torch.finfo(torch.float32).tiny)
-            loss = (losses * weight).sum()
-            (loss + settings.table_decay / 2 * (squared_norm * weight).sum()).backward()
-            optimizer.step()
-            total, rows = total + float(loss.detach()) * len(index), rows + len(index)
-            fitted.rows_trained += len(index)
-            if not np.isfinite(total):
-                raise NonFiniteLoss(
-                    f"epoch {epoch}, step {step}: the training loss is {float(loss.detach())}; lower "
-                    "training.table_lr or training.dense_lr, or look for extreme values in numeric features"
-                )
-            if step not in stops:
-                continue
-            predictions = predict(model, validation, config)
-            model.train()
-            metrics = evaluate(
-                validation.label, predictions, groups=validation.user, weights=validation.weight
+    worse, total, rows = 0, 0.0, 0
+    for step in _schedule(len(kept), settings):
+        batch = to_device(train.batch(kept[step.index]), device)
+        optimizer.zero_grad()
+        logit, squared_norm = model(batch.dense, batch.ids)
+        losses = loss_function(logit, batch.label)
+        # a small last batch may hold no row of weight > 0
+        weight = batch.weight / batch.weight.sum().clamp(min=torch.finfo(torch.float32).tiny)
+        loss = (losses * weight).sum()
+        (loss + settings.table_decay / 2 * (squared_norm * weight).sum()).backward()
+        optimizer.step()
+        value = float(loss.detach())
+        if not np.isfinite(value):
+            raise NonFiniteLoss(
+                f"epoch {step.epoch}, step {step.number}: the training loss is {value}; lower "
+                "training.table_lr or training.dense_lr, or look for extreme values in numeric features"
             )
-            fitted.history.append(
-                {"epoch": epoch + step / len(steps), "rows": fitted.rows_trained, "train_loss": total / rows}
-                | {f"validation_{name}": value for name, value in metrics.items()}
-            )
-            report(fitted.history[-1])
-            total = rows = 0.0
-            if not fitted.best or settings.score(metrics) > settings.score(fitted.best):
-                fitted.best, fitted.state, worse = metrics, logical_state(model), 0
-            else:
-                worse += 1
-            if worse >= settings.patience:
-                break
+        total, rows = total + value * len(step.index), rows + len(step.index)
+        progress(f"epoch {step.epoch + 1}", step.number, step.of)
+        if not step.evaluate:
+            continue
+        predictions = predict(model, validation, config)
+        model.train()
+        metrics = evaluate(validation.label, predictions, groups=validation.user, weights=validation.weight)
+        fitted.rows_trained += rows
+        fitted.history.append(
+            {
+                "epoch": step.epoch + step.number / step.of,
+                "rows": fitted.rows_trained,
+                "train_loss": total / rows,
+            }
+            | {f"validation_{name}": value for name, value in metrics.items()}
+        )
+        report(fitted.history[-1])
+        total, rows = 0.0, 0
+        if not fitted.best or settings.score(metrics) > settings.score(fitted.best):
+            fitted.best, fitted.state, worse = metrics, logical_state(model), 0
+        else:
+            worse += 1
         if worse >= settings.patience:
             break
     restore(model, fitted.state)
     return fitted
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Batch `number` (from 1) `of` an epoch: which rows, and whether an evaluation follows."""
+
+    epoch: int
+    number: int
+    of: int
+    index: np.ndarray
+    evaluate: bool
+
+
+def _schedule(rows: int, settings: TrainingConfig) -> Iterator[_Step]:
+    """All steps of all epochs, with evaluations spread evenly and one at each epoch's end."""
+    for epoch in range(settings.epochs):
+        batches = list(epoch_order(rows, settings.batch_size, settings.seed, epoch))
+        parts = settings.evaluations_per_epoch
+        stops = {len(batches) * (part + 1) // parts for part in range(parts)}
+        for number, index in enumerate(batches, start=1):
+            yield _Step(epoch, number, len(batches), index, number in stops)
 
 
 @torch.no_grad()

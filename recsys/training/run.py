@@ -29,7 +29,7 @@ from recsys.evaluation.metrics import best_possible, evaluate
 from recsys.tables import plan_of
 from recsys.training import checkpoint
 from recsys.training.distributed import process_group
-from recsys.training.loop import Report, fit, predict
+from recsys.training.loop import Progress, Report, fit, predict
 from recsys_cython_ext import count_ids
 from recsys_pipelines.batches import Rows
 from recsys_pipelines.prepare import Prepared
@@ -74,7 +74,13 @@ def run_folder(config: ExperimentConfig, prepared: Prepared, runs: Path) -> Path
     return runs / f"{config.name}-{seedless}" / f"seed-{config.training.seed}"
 
 
-def train(config: ExperimentConfig, prepared: Prepared, runs: Path, report: Report = lambda _: None) -> Run:
+def train(
+    config: ExperimentConfig,
+    prepared: Prepared,
+    runs: Path,
+    report: Report = lambda _: None,
+    progress: Progress = lambda *_: None,
+) -> Run:
     """Train, evaluate on test and write the run's folder; a finished run is returned as it is."""
     out = run_folder(config, prepared, runs)
     if (out / "metrics.json").exists():
@@ -96,7 +102,7 @@ def train(config: ExperimentConfig, prepared: Prepared, runs: Path, report: Repo
                 board.add_scalar(name, value, entry["rows"])
             report(entry)
 
-        fitted = fit(config, train_rows, validation, log)
+        fitted = fit(config, train_rows, validation, log, progress)
         seconds = time.perf_counter() - started
         predictions = predict(fitted.model, test, config)
     train_rows.features.save(out / "features")
