@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console(width=None if sys.stdout.isatty() else 140)  # a pipe has no width, and 80 would cut tables
+out = Console(width=None if sys.stdout.isatty() else 170)  # a pipe has no width, and 80 would cut tables
 err = Console(stderr=True)
 
 ConfigArgument = Annotated[Path, typer.Argument(help="experiment as YAML", show_default=False)]
@@ -119,7 +121,7 @@ def evaluate(
     import numpy as np
 
     from recsys.evaluation.metrics import evaluate as measure
-    from recsys.scoring import score_file, score_split
+    from recsys.scoring import score_file, score_split, unknown_ids
     from recsys.training.run import Run
     from recsys_pipelines.quarantine import Quarantine
 
@@ -138,9 +140,12 @@ def evaluate(
         np.concatenate([part.label for part, _ in parts]),
         np.concatenate([predictions for _, predictions in parts]),
         groups=users,
-        weights=np.concatenate([part.weight for part, _ in parts]),
     )
     metrics["quarantined"] = quarantine.count
+    unknown: Counter[str] = Counter()
+    for part, _ in parts:
+        unknown.update(unknown_ids(part))
+    metrics["unknown_ids"] = sum(unknown.values())
     if as_json:
         return _print_json(metrics)
     _print_metrics({str(path or "test"): metrics})
@@ -164,7 +169,7 @@ def predict(
         return _print_json({"path": str(output), **counts})
     out.print(
         f"{output}: {counts['rows_in']:,} rows in = {counts['rows_scored']:,} scored "
-        f"+ {counts['quarantined']:,} quarantined"
+        f"+ {counts['quarantined']:,} quarantined; {sum(counts['unknown_ids'].values()):,} ids outside a vocabulary"
     )
 
 
@@ -248,9 +253,6 @@ def main() -> None:
     """Run the command line; mistakes in the input end as one clear message and exit status 2."""
     try:
         app()
-    except KeyboardInterrupt:
-        err.print("interrupted; what was finished is kept, and the same command goes on from there")
-        sys.exit(130)
     except (ValueError, OSError) as error:
         if os.environ.get("RECSYS_TRACEBACK"):
             raise
@@ -278,7 +280,16 @@ def _bars() -> Iterator[Callable[[str, int, int | None], None]]:
                 tasks[stage] = progress.add_task(stage, total=of)
             progress.update(tasks[stage], completed=finished, total=of)
 
-        yield show
+        try:
+            yield show
+        except KeyboardInterrupt:
+            err.print("interrupted; what was finished is kept, and the same command goes on from there")
+            raise
+        except BrokenProcessPool:
+            raise ValueError(
+                "a worker process was killed, most likely for want of memory; what was finished is kept: "
+                "run the same command again with --jobs 1"
+            ) from None
 
 
 def _finish(result: Any, report: Path, as_json: bool) -> None:
@@ -296,6 +307,7 @@ def _finish(result: Any, report: Path, as_json: bool) -> None:
         "AUC",
         "interval",
         "logloss",
+        "interval",
         *(["below best AUC"] if known else []),
         "ΔAUC",
     ]
@@ -309,11 +321,20 @@ def _finish(result: Any, report: Path, as_json: bool) -> None:
             f"{row['auc']:.4f}",
             "{:.4f}–{:.4f}".format(*row["auc_interval"]),
             f"{row['logloss']:.5f}",
+            "{:.5f}–{:.5f}".format(*row["logloss_interval"]),
             *([f"{row['auc_below_best']:.4f}"] if known else []),
             f"{change.estimate:+.4f}" if change else "",
             change.verdict if change else "baseline",
         )
     out.print(table)
+    kinds = Table("arm", "weights", "optimiser", "vocabularies", "bytes", "to serve", title="resident bytes")
+    for row in rows:
+        counts = row["bytes"]
+        order = ("parameters", "optimizer", "vocabulary", "total", "serving")
+        kinds.add_row(row["arm"], *(f"{counts[kind]:,}" for kind in order))
+    out.print(kinds)
+    for note in sorted({change.note for change in result.overall.differences if change.note}):
+        out.print(note, style="yellow")
     for reason in result.left_out.values():
         out.print(f"left out: {reason}", style="yellow", markup=False, highlight=False)
     out.print(f"report: [bold]{report.resolve()}[/bold]", soft_wrap=True)

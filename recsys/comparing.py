@@ -75,7 +75,9 @@ def with_budgets(configs: Sequence[ExperimentConfig], budgets: Sequence[str]) ->
     if not budgets:
         return list(configs)
     return [
-        config.replace({"name": f"{config.name}@{budget}", "tables.budget": budget}, where=config.name)
+        config.replace(
+            {"name": f"{config.name}@{budget.replace(' ', '')}", "tables.budget": budget}, where=config.name
+        )
         for budget in budgets
         for config in configs
     ]
@@ -95,6 +97,8 @@ def run_comparison(
     An arm none of whose settings fits its budget is left out and named in the result. Raises ConfigError
     when arms share a name or differ in their data, or when the first arm or all the others are left out.
     """
+    if len(configs) < 2:
+        raise ConfigError("a comparison needs at least two arms")
     _check_arms(configs)
 
     def prepared_for(config: ExperimentConfig) -> Prepared:
@@ -108,6 +112,7 @@ def run_comparison(
         except NothingFits as error:
             left_out[config.name] = str(error)
         progress("draw settings", number, len(configs))
+    _check_rows(drawn)
     if configs[0].name in left_out or len(drawn) < 2:
         raise ConfigError("too few arms are left to compare: " + "; ".join(left_out.values()))
     threads = max(config.training.num_threads for config in configs)
@@ -212,6 +217,36 @@ def _check_arms(configs: Sequence[ExperimentConfig]) -> None:
                 f"{config.name}: its data differs from {configs[0].name}'s in {', '.join(keys)}; "
                 "arms are compared on the same rows, so `data` must be the same"
             )
+        for key, mine, others in [
+            ("search.trials", config.search.trials, configs[0].search.trials),
+            ("search.training_seed", config.search.training_seed, configs[0].search.training_seed),
+            ("training.monitor", config.training.monitor, configs[0].training.monitor),
+            ("evaluation", config.evaluation, configs[0].evaluation),
+            (
+                "tables.budget_embedding_dim",
+                config.tables.budget_embedding_dim,
+                configs[0].tables.budget_embedding_dim,
+            ),
+        ]:
+            if mine != others:
+                raise ConfigError(
+                    f"{config.name}: {key} is {mine}, but {others} in {configs[0].name}; arms are treated alike, "
+                    "so make it the same"
+                )
+
+
+def _check_rows(drawn: Sequence[tuple[ExperimentConfig, list[Candidate]]]) -> None:
+    """Arms with other features may quarantine other rows; better said before training than after."""
+    first: dict[str, Any] = {}
+    for config, found in drawn:
+        for prepared in {candidate.prepared for candidate in found}:
+            splits = Prepared.open(prepared).manifest["splits"]
+            first = first or splits
+            if splits != first:
+                raise ConfigError(
+                    f"{config.name}: its features leave the rows {splits}, the first arm's {first}; rows that one "
+                    "arm can read and another cannot make a comparison unfair, so mend or drop them first"
+                )
 
 
 def _collect(what: str, futures: Sequence[Any], progress: Progress) -> list[Any]:

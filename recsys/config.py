@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig
+from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig, Strict
 from recsys_tables.config import TablesConfig
 
 
@@ -18,25 +18,21 @@ class ConfigError(ValueError):
     """A configuration file that cannot be used; the message names file, key, value and remedy."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 Width = Annotated[int, Field(ge=1)]
 
 
-class _Network(_Strict):
+class _Network(Strict):
     hidden: tuple[Width, ...] = Field((400, 400), min_length=1)
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
-class LRConfig(_Strict):
+class LRConfig(Strict):
     """Logistic regression: an id's weight is the mean of its vector."""
 
     name: Literal["lr"]
 
 
-class FMConfig(_Strict):
+class FMConfig(Strict):
     """Factorisation machine."""
 
     name: Literal["fm"]
@@ -67,7 +63,7 @@ ModelConfig = Annotated[
 ]
 
 
-class TrainingConfig(_Strict):
+class TrainingConfig(Strict):
     """One training run. Tables are trained by fused rowwise Adagrad, everything else by Adam."""
 
     batch_size: int = Field(1024, ge=64, multiple_of=64)
@@ -90,7 +86,7 @@ class TrainingConfig(_Strict):
         return metrics["auc"] if self.monitor == "auc" else -metrics["logloss"]
 
 
-class EvaluationConfig(_Strict):
+class EvaluationConfig(Strict):
     """How runs are judged and compared."""
 
     replicates: int = Field(
@@ -100,7 +96,7 @@ class EvaluationConfig(_Strict):
     batch_size: int = Field(8192, ge=1)
 
 
-class SearchConfig(_Strict):
+class SearchConfig(Strict):
     """Validation trials before the seeds: `trials` settings drawn from `space`, dotted keys -> values.
 
     The file's own settings are always the first trial. Settings whose tables do not fit the budget are
@@ -109,12 +105,12 @@ class SearchConfig(_Strict):
     """
 
     trials: int = Field(1, ge=1)
-    space: dict[str, tuple[Any, ...]] = {}
+    space: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     seed: int = Field(0, ge=0)
     training_seed: int = Field(1000, ge=0)
 
 
-class ExperimentConfig(_Strict):
+class ExperimentConfig(Strict):
     """One arm of a comparison: data, features, tables, model, training, evaluation, and its search."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._@%-]+$")
@@ -170,6 +166,9 @@ def load(path: Path, data: Path | None = None) -> ExperimentConfig:
             f"{path}: data.path: {config.data.path} does not exist{_near_file(config.data.path)}; "
             "correct it, or name the file with --data"
         )
+    for key, values in config.search.space.items():
+        for value in values:
+            config.replace({key: value}, where=f"{path}: search.space.{key}")
     return config
 
 

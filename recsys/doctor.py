@@ -43,7 +43,9 @@ def find_problems(versions: dict[str, str | None]) -> list[str]:
     """Every wrong or missing version among torch, torchrec and fbgemm, with the command that mends it."""
     torch = versions.get("torch")
     if torch is None:
-        return ["torch is not installed: pip install 'recsys-embedding-tables[cpu]' (or [gpu])"]
+        return [
+            "torch is not installed: run `make install` (`make install DEVICE=gpu` on a machine with a GPU)"
+        ]
     wanted = PAIRS.get(_minor(torch))
     if wanted is None:
         return [f"torch {torch} has no known torchrec and fbgemm; known: {', '.join(PAIRS)}"]

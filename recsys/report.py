@@ -42,7 +42,7 @@ def write_report(result: Result, path: Path) -> None:
         arms=result.arms,
         left_out=result.left_out,
         comparison=result.overall,
-        model=arm.config.model.model_dump(),
+        seeds=len(arm.runs),
         trials=trial_counts(result),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,8 +97,9 @@ def verdict(result: Result) -> list[str]:
                 f"{where}{change.arm}, in {size[change.arm] / size[change.baseline]:.1%} of the bytes of "
                 f"{change.baseline}, is {_WORDS[change.verdict]} in AUC: "
                 f"{change.estimate:+.4f} ({comparison.level:.0%} interval {low:+.4f} to {high:+.4f}, "
-                f"Holm-adjusted p = {change.adjusted_p_value:.3g}; this comparison could have found "
-                f"±{change.minimum_detectable_effect:.4f})."
+                f"Holm-adjusted p = {change.adjusted_p_value:.3g}; a single test finds "
+                f"±{change.minimum_detectable_effect:.4f} four times in five"
+                f"{'' if change.note is None else '; ' + change.note})."
             )
     return lines
 

@@ -1,7 +1,9 @@
 """Scoring rows of a file with a finished run: its own features, its checkpoint, bounded memory."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +14,9 @@ from recsys.training.distributed import default_device, process_group, shard
 from recsys.training.loop import make_model, predict, seed_everything
 from recsys.training.run import Run
 from recsys_pipelines.batches import Rows
-from recsys_pipelines.convert import typed
-from recsys_pipelines.features import Features
-from recsys_pipelines.prepare import Prepared, column_specs
+from recsys_pipelines.convert import text_ids, typed
+from recsys_pipelines.features import UNKNOWN_CODE, Features
+from recsys_pipelines.prepare import Prepared, column_specs, with_lone_users
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import open_source
 
@@ -25,7 +27,12 @@ class Scorer:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.features = Features.load(run.path / "features")
-        state, _ = checkpoint.load(run.path / "checkpoint.safetensors")
+        file = run.path / "checkpoint.safetensors"
+        state, about = checkpoint.load(file)
+        if about["config"] != run.config.digest(Path(run.metrics["prepared"])):
+            raise checkpoint.CheckpointError(
+                f"{file}: belongs to another configuration than config.yaml beside it"
+            )
         seed_everything(run.config)
         self._model, _ = shard(make_model(run.config, self.features), run.config.training, default_device())
         checkpoint.restore(self._model, state)
@@ -33,6 +40,15 @@ class Scorer:
     def score(self, rows: Rows) -> np.ndarray:
         """Click probabilities float64 [n]."""
         return predict(self._model, rows, self.run.config)
+
+
+def unknown_ids(rows: Rows) -> dict[str, int]:
+    """How many ids of each vocabulary feature are outside its vocabulary."""
+    return {
+        feature.name: int((rows.ids_of(feature.name) == UNKNOWN_CODE).sum())
+        for feature in rows.features.categorical
+        if feature.num_codes is not None
+    }
 
 
 def score_split(run: Run, split: str) -> tuple[Rows, np.ndarray]:
@@ -47,7 +63,8 @@ def score_file(
 ) -> Iterator[tuple[Rows, np.ndarray]]:
     """Score a file of the run's own source format, chunk by chunk; unreadable rows go to `quarantine`.
 
-    A run on a generated log reads Parquet, CSV or Arrow with the same columns.
+    A run on a generated log reads Parquet or Arrow with the same columns. Raises ValueError when ids are text
+    where training had integers, or the reverse.
     """
     data = run.config.data
     source = "table" if data.generator is not None else data.source
@@ -60,14 +77,15 @@ def score_file(
     with process_group():
         scorer = Scorer(run)
         for chunk in reader.chunks(sorted({spec.column for spec in specs.values()}), quarantine):
+            scorer.features.check_text(text_ids(chunk, specs), chunk.file)
             table = typed(chunk, specs, quarantine)
             if table.num_rows:
-                rows = Rows.from_table(scorer.features, scorer.features.transform(table))
+                rows = Rows.from_table(scorer.features, scorer.features.transform(with_lone_users(table)))
                 yield rows, scorer.score(rows)
 
 
-def predict_file(run: Run, path: Path, out: Path) -> dict[str, int]:
-    """Write (row_id, prediction) for every readable row of an unlabelled file as Parquet.
+def predict_file(run: Run, path: Path, out: Path) -> dict[str, Any]:
+    """Write (row_id, prediction) for every readable row of an unlabelled file as Parquet; return the counts.
 
     Rows in = rows scored + rows quarantined; quarantined rows are listed beside `out`.
     """
@@ -76,16 +94,23 @@ def predict_file(run: Run, path: Path, out: Path) -> dict[str, int]:
     partial = out.with_name(out.name + ".tmp")
     out.parent.mkdir(parents=True, exist_ok=True)
     scored = 0
+    unknown: Counter[str] = Counter()
     try:
         with pq.ParquetWriter(partial, schema) as writer:
             for rows, predictions in score_file(run, path, labelled=False, quarantine=quarantine):
                 columns = {"row_id": rows.row_id, "prediction": predictions}
                 writer.write_table(pa.table(columns, schema=schema))
                 scored += len(rows)
+                unknown.update(unknown_ids(rows))
         if quarantine.count:
             quarantine.write(out.parent / f"{out.stem}-quarantine")
         quarantine.check(scored + quarantine.count)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
-    return {"rows_in": scored + quarantine.count, "rows_scored": scored, "quarantined": quarantine.count}
+    return {
+        "rows_in": scored + quarantine.count,
+        "rows_scored": scored,
+        "quarantined": quarantine.count,
+        "unknown_ids": dict(unknown),
+    }

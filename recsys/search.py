@@ -14,7 +14,7 @@ from recsys.config import ConfigError, ExperimentConfig
 from recsys.tables import plan_of
 from recsys_pipelines.features import Features
 from recsys_pipelines.prepare import Prepared
-from recsys_pipelines.shards import write_json
+from recsys_pipelines.shards import locked, write_json
 from recsys_tables.plan import BudgetError
 
 Prepare = Callable[[ExperimentConfig], Prepared]
@@ -59,23 +59,37 @@ def candidates(config: ExperimentConfig, prepare: Prepare) -> list[Candidate]:
 
 
 def run_trial(config: ExperimentConfig, prepared: Path, runs: Path) -> dict[str, Any]:
-    """Train once and return the best validation metrics; a finished trial is read back."""
+    """Train once and return the best validation metrics; a finished trial is read back.
+
+    A trial whose loss is no longer a number returns {"diverged": why} and is never chosen.
+    """
     from recsys.training.distributed import process_group
-    from recsys.training.loop import fit
+    from recsys.training.loop import NonFiniteLoss, fit
     from recsys_pipelines.batches import Rows
 
     file = runs / "trials" / f"{config.digest(prepared)}.json"
-    if not file.exists():
-        with process_group():
-            fitted = fit(config, Rows.load(prepared, "train"), Rows.load(prepared, "validation"))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(fitted.best, file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with locked(file.with_suffix(".lock")):  # two arms may draw one trial
+        if not file.exists():
+            Prepared.open(prepared).verify()
+            try:
+                with process_group():
+                    fitted = fit(config, Rows.load(prepared, "train"), Rows.load(prepared, "validation"))
+                write_json(fitted.best, file)
+            except NonFiniteLoss as error:
+                write_json({"diverged": str(error)}, file)
     return json.loads(file.read_text())
 
 
 def best(config: ExperimentConfig, found: list[Candidate], metrics: list[dict[str, Any]]) -> Candidate:
-    """Return the candidate that did best on validation by `training.monitor`; the earlier one of equals."""
-    return found[int(np.argmax([config.training.score(values) for values in metrics]))]
+    """Return the candidate that did best on validation by `training.monitor`; the earlier one of equals.
+
+    Raises ConfigError when every trial diverged.
+    """
+    scores = [-np.inf if "diverged" in values else config.training.score(values) for values in metrics]
+    if np.isneginf(max(scores)):
+        raise ConfigError(f"{config.name}: every trial diverged: {metrics[0]['diverged']}")
+    return found[int(np.argmax(scores))]
 
 
 def _draws(config: ExperimentConfig) -> Iterator[dict[str, Any]]:

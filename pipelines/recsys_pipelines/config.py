@@ -63,8 +63,10 @@ class DataConfig(Strict):
     source: Literal["criteo", "avazu", "movielens_1m", "recbole", "table", "generated"]
     path: Path | None = None
     label: LabelConfig = LabelConfig()
-    weight: str | None = None  # column of sample weights
-    user: str | None = None  # column whose values are the clusters of tests and the groups of GAUC
+    weight: str | None = (
+        None  # column of sample weights of the training loss; evaluation counts every row once
+    )
+    user: str | None = None  # clusters of tests and groups of GAUC; a row without a user is a user of its own
     time: str | None = None  # column of integers (epoch seconds, YYMMDDHH, ...) that orders rows
     truth: str | None = None  # column with the true click probability, where a generator knows it
     split: SplitConfig = SplitConfig()

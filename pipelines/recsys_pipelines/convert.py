@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from recsys_cython_ext import hashing
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import Chunk, SourceError, require
-from recsys_pipelines.sources.text import split, utf8
+from recsys_pipelines.sources.text import is_text, split, utf8
 
 Kind = Literal["id", "ids", "squared_log", "number", "label", "weight", "integer"]
 EXACT = 2.0**53  # beyond it a float64 no longer holds every integer
@@ -89,6 +89,14 @@ def typed(chunk: Chunk, specs: Mapping[str, ColumnSpec], quarantine: Quarantine)
     outputs["row_id"] = pa.array(chunk.rows)
     table = pa.table(outputs)
     return table if good.all() else table.filter(pa.array(good))
+
+
+def text_ids(chunk: Chunk, specs: Mapping[str, ColumnSpec]) -> dict[str, bool]:
+    """For each id output of `specs`, whether its source column is text; columns of only nulls are left out."""
+    types = {
+        name: chunk.table.schema.field(s.column).type for name, s in specs.items() if s.kind in ("id", "ids")
+    }
+    return {name: is_text(kind) for name, kind in types.items() if not pt.is_null(kind)}
 
 
 def _converted(raw: pa.Array, spec: ColumnSpec) -> Converted:

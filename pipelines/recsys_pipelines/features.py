@@ -5,7 +5,8 @@ copied into every run, so that training and scoring share one transform.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,6 +56,7 @@ class Categorical:
     full_codes: int  # codes of a vocabulary that holds every id of training, whatever the minimum count
     ids: np.ndarray  # int64 [V]
     full_vocabulary_bytes: int
+    text: bool | None = None  # ids are hashes of text, or integers; None: training had only missing values
 
     def __post_init__(self) -> None:
         self._table = IdTable(self.ids)
@@ -95,6 +97,7 @@ class Categorical:
             "pooling": self.pooling,
             "full_codes": self.full_codes,
             "full_vocabulary_bytes": self.full_vocabulary_bytes,
+            "text": self.text,
         }
 
     def _encode(self, ids: np.ndarray) -> np.ndarray:
@@ -138,9 +141,13 @@ class Numeric:
 
 
 class FeatureFitter:
-    """Collects what the features need from the training rows, part by part in order."""
+    """Collects what the features need from the training rows, part by part in order.
 
-    def __init__(self, configs: Sequence[FeatureConfig]) -> None:
+    `text_ids` says of each categorical feature whether its ids are hashes of text (`convert.text_ids`).
+    """
+
+    def __init__(self, configs: Sequence[FeatureConfig], text_ids: Mapping[str, bool] | None = None) -> None:
+        self._text_ids = text_ids or {}
         self._configs = [(name, config) for config in configs for name in config.names]
         self._counters = {
             name: IdCounter() for name, config in self._configs if isinstance(config, CategoricalConfig)
@@ -184,6 +191,7 @@ class FeatureFitter:
             full_codes=FIRST_CODE + int(known.sum()),
             ids=kept if config.encoding == "vocabulary" else np.empty(0, np.int64),
             full_vocabulary_bytes=IdTable(ids[known]).nbytes,
+            text=self._text_ids.get(name),
         )
 
     def _numeric(self, name: str, config: NumericConfig) -> Numeric:
@@ -241,6 +249,17 @@ class Features:
         """The features that are looked up in tables."""
         return tuple(feature for feature in self.features if isinstance(feature, Categorical))
 
+    def check_text(self, text_ids: Mapping[str, bool], file: str) -> None:
+        """Raise ValueError when a file to score holds text where training had integers, or the reverse."""
+        for feature in self.categorical:
+            found = text_ids.get(feature.name)
+            if found is not None and feature.text is not None and found != feature.text:
+                had, has = ("text", "integers") if feature.text else ("integers", "text")
+                raise ValueError(
+                    f"{file}: feature {feature.name!r} holds {has}, but {had} in training; the two have different "
+                    "ids, so bring the rows in the kind of file the model was trained on"
+                )
+
     @property
     def numeric_columns(self) -> tuple[str, ...]:
         """Names of the float32 columns, in order."""
@@ -268,15 +287,20 @@ class Features:
 
     @classmethod
     def load(cls, folder: Path) -> "Features":
-        """Read what `save` wrote. Raises ValueError on another hash version."""
-        text = json.loads((folder / "features.json").read_text())
+        """Read what `save` wrote. Raises ValueError on damage or another hash version."""
+        try:
+            text = json.loads((folder / "features.json").read_text())
+            with np.load(folder / "vocabularies.npz", allow_pickle=False) as arrays:
+                vocabularies = [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{folder}: the fitted features are missing or damaged ({error}); train again"
+            ) from None
         if text["hash_version"] != HASH_VERSION:
             raise ValueError(
                 f"{folder}: fitted with hash version {text['hash_version']}, this is version {HASH_VERSION}; "
                 "its ids mean other rows here, so prepare and train again"
             )
-        with np.load(folder / "vocabularies.npz", allow_pickle=False) as arrays:
-            vocabularies = [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
         features: list[Feature] = []
         for entry in text["features"]:
             kind = entry.pop("kind")

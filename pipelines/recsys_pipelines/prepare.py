@@ -12,12 +12,10 @@ Files appear when whole, and what follows from others after them: staged rows, f
 A run that was killed goes on from the last of these that is complete.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +23,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from recsys_cython_ext import HASH_VERSION
+from recsys_cython_ext import HASH_VERSION, MISSING_ID, mix64
 from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig, SplitConfig
-from recsys_pipelines.convert import ColumnSpec, Kind, typed
+from recsys_pipelines.convert import ColumnSpec, Kind, text_ids, typed
 from recsys_pipelines.features import FeatureFitter, Features
 from recsys_pipelines.quarantine import Quarantine
-from recsys_pipelines.shards import read_shard, uniform, write_json, write_shard
+from recsys_pipelines.shards import locked, read_shard, uniform, write_json, write_shard
 from recsys_pipelines.sources import open_source
 from recsys_pipelines.sources.generated import generate
 
@@ -94,7 +92,7 @@ def prepare(
     out = root / f"{name}-{_key(readable, features)}"
     if not (out / "manifest.json").exists() or (out / "staged").exists():
         out.mkdir(exist_ok=True)
-        with _locked(out):
+        with locked(out / ".lock"):
             if not (out / "manifest.json").exists():
                 staged = _stage(readable, specs, out, report)
                 write_json(_finish(data, features, staged, out, report), out / "manifest.json")
@@ -146,14 +144,6 @@ def _written(data: DataConfig, root: Path, report: Progress) -> DataConfig:
     return data.model_copy(update={"source": "table", "path": path, "generator": None})
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time in `folder`: two would share temporary names. A lock dies with its process."""
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _key(data: DataConfig, features: Sequence[FeatureConfig]) -> str:
     assert data.path is not None
     # Sources read no subfolders, and <root> itself may be one.
@@ -193,9 +183,17 @@ def _read(data: DataConfig, specs: dict[str, ColumnSpec], out: Path, report: Pro
     quarantine = Quarantine(data.quarantine_limit)
     source = open_source(data)
     rows_out = parts = 0
+    text: dict[str, bool] = {}
     for chunk in source.chunks(sorted({spec.column for spec in specs.values()}), quarantine):
+        quarantined = quarantine.count
         table = typed(chunk, specs, quarantine)
+        if table.num_rows + quarantine.count - quarantined != chunk.table.num_rows:
+            raise AssertionError(
+                f"{chunk.file}: rows were lost between reading and preparing; please report this"
+            )
+        text.update(text_ids(chunk, specs))
         if table.num_rows:
+            table = with_lone_users(table)
             write_shard(table, _staged(out, parts))
             parts += 1
         rows_out += table.num_rows
@@ -206,7 +204,22 @@ def _read(data: DataConfig, specs: dict[str, ColumnSpec], out: Path, report: Pro
     quarantine.check(rows_in)
     if rows_out == 0:
         raise ValueError(f"{data.path}: holds no readable row")
-    return {"rows_in": rows_in, "rows_out": rows_out, "quarantined": quarantine.count, "parts": parts}
+    return {
+        "rows_in": rows_in,
+        "rows_out": rows_out,
+        "quarantined": quarantine.count,
+        "parts": parts,
+        "text_ids": text,
+    }
+
+
+def with_lone_users(table: pa.Table) -> pa.Table:
+    """Give each row without a user one of its own: rows of nobody in particular are not rows of one user."""
+    if "@user" not in table.column_names:
+        return table
+    users = table["@user"].to_numpy()
+    lone = np.where(users == MISSING_ID, mix64(table["row_id"].to_numpy() ^ MISSING_ID), users)
+    return table.set_column(table.column_names.index("@user"), "@user", pa.array(lone))
 
 
 def _finish(
@@ -215,7 +228,8 @@ def _finish(
     """Split, fit and write shards; return the manifest."""
     parts = [_staged(out, part) for part in range(staged["parts"])]
     bounds = _split_bounds(data.split, parts)
-    fitted = _fitted(features, data.split, bounds, out, parts, report)
+    fitter = FeatureFitter(features, staged["text_ids"])
+    fitted = _fitted(fitter, data.split, bounds, out, parts, report)
     shards = _transform(fitted, data.split, bounds, out, parts, report)
     return {
         "format_version": FORMAT_VERSION,
@@ -281,7 +295,7 @@ def _split_bounds(split: SplitConfig, parts: Sequence[Path]) -> np.ndarray:
 
 
 def _fitted(
-    features: Sequence[FeatureConfig],
+    fitter: FeatureFitter,
     split: SplitConfig,
     bounds: np.ndarray,
     out: Path,
@@ -292,7 +306,6 @@ def _fitted(
     folder = out / "features"
     if (folder / "features.json").exists():
         return Features.load(folder)
-    fitter = FeatureFitter(features)
     rows = 0
     for part in parts:
         table = read_shard(part)

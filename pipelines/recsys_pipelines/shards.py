@@ -1,6 +1,9 @@
 """Small things shards are made with: Arrow files, renamed when whole, and draws that are pure functions of ids."""
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +41,11 @@ def write_json(value: Any, path: Path) -> None:
     partial = path.with_name(path.name + ".tmp")
     partial.write_text(json.dumps(value, indent=1))
     partial.replace(path)
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """One process at a time holds `file`: two would share temporary names. A lock dies with its process."""
+    with file.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
@@ -99,11 +98,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def unwrap(model: nn.Module) -> ClickModel:
-    """Return the ClickModel inside DistributedModelParallel and, with several ranks, DistributedDataParallel."""
-    inner = model.module if isinstance(model, DistributedModelParallel) else model
-    inner = getattr(inner, "module", inner)
-    assert isinstance(inner, ClickModel)
-    return inner

@@ -105,7 +105,7 @@ def fit(
             continue
         predictions = predict(model, validation, config)
         model.train()
-        metrics = evaluate(validation.label, predictions, groups=validation.user, weights=validation.weight)
+        metrics = evaluate(validation.label, predictions, groups=validation.user)
         fitted.rows_trained += rows
         fitted.history.append(
             {

@@ -33,7 +33,7 @@ from recsys.training.loop import Progress, Report, fit, predict
 from recsys_cython_ext import count_ids
 from recsys_pipelines.batches import Rows
 from recsys_pipelines.prepare import Prepared
-from recsys_pipelines.shards import write_json
+from recsys_pipelines.shards import locked, write_json
 from recsys_tables.lookup import lookup
 from recsys_tables.scheme import Scheme
 
@@ -60,8 +60,13 @@ class Run:
         """Read a run. Raises ConfigError when the folder is no finished run."""
         if not (path / "metrics.json").exists():
             raise ConfigError(f"{path}: not a finished run (no metrics.json); train it first")
-        config = parse(yaml.safe_load((path / "config.yaml").read_text()), str(path / "config.yaml"))
-        return cls(path, config, json.loads((path / "metrics.json").read_text()))
+        try:
+            settings = yaml.safe_load((path / "config.yaml").read_text())
+            metrics = json.loads((path / "metrics.json").read_text())
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            why = " ".join(str(error).split())
+            raise ConfigError(f"{path}: damaged ({why}); delete the folder and train again") from None
+        return cls(path, parse(settings, str(path / "config.yaml")), metrics)
 
     def predictions(self) -> pa.Table:
         """Test predictions: row_id, label, prediction, and user_id and truth where known."""
@@ -83,11 +88,19 @@ def train(
 ) -> Run:
     """Train, evaluate on test and write the run's folder; a finished run is returned as it is."""
     out = run_folder(config, prepared, runs)
-    if (out / "metrics.json").exists():
-        return Run.open(out)
-    prepared.verify()
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(out.parent / f".{out.name}.lock"):
+        if not (out / "metrics.json").exists():
+            prepared.verify()
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+            _train_into(out, config, prepared, report, progress)
+    return Run.open(out)
+
+
+def _train_into(
+    out: Path, config: ExperimentConfig, prepared: Prepared, report: Report, progress: Progress
+) -> None:
     (out / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     train_rows, validation, test = (
         Rows.load(prepared.path, split) for split in ("train", "validation", "test")
@@ -117,19 +130,18 @@ def train(
     metrics = {
         "bytes": plan.bytes.to_dict() | {"full_table": plan.full_bytes},
         "validation": fitted.best,
-        "test": evaluate(test.label, predictions, groups=test.user, weights=test.weight),
+        "test": evaluate(test.label, predictions, groups=test.user),
         "best_possible": None
         if test.truth is None
-        else best_possible(test.label, test.truth, groups=test.user, weights=test.weight),
+        else best_possible(test.label, test.truth, groups=test.user),
         "fields": {scheme.feature: _diagnose(scheme, tables, train_rows) for scheme in plan.schemes},
         "history": fitted.history,
         "prepared": str(prepared.path.resolve()),
         "training_seconds": seconds,
         "rows_per_second": fitted.rows_trained / seconds,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "process_peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     write_json(metrics, out / "metrics.json")
-    return Run.open(out)
 
 
 def _write_predictions(out: Path, test: Rows, predictions: np.ndarray) -> None:

@@ -279,7 +279,7 @@ def test_ids_wants_arrow():
 
 def test_importing_the_package_does_not_import_torch():
     code = "import sys, recsys_cython_ext; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=120)
 
 
 def test_public_names():

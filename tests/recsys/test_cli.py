@@ -119,7 +119,7 @@ def test_a_mistake_is_one_line_and_status_2(
 
 
 def test_a_mistake_ends_the_real_process_without_a_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from recsys.cli import main; main()", "train", "none.yaml"]
+    command = [sys.executable, "-P", "-c", "from recsys.cli import main; main()", "train", "none.yaml"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.strip() == "error: none.yaml: no such file"
@@ -137,6 +137,6 @@ for command in ([], ["train"], ["compare"]):
         assert not end.code, end.code
 assert not {"torch", "torchrec", "scipy", "polars", "matplotlib"} & set(sys.modules)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     for command in ("prepare", "train", "evaluate", "predict", "compare", "demo", "doctor"):
         assert command in result.stdout

@@ -83,7 +83,8 @@ def test_an_unlabelled_file_is_scored_as_in_training(
     counts = predict_file(trained, file, out)
     scores = pq.read_table(out)
     rows = scores.num_rows
-    assert counts == {"rows_in": rows, "rows_scored": rows, "quarantined": 0}
+    assert counts["rows_in"] == counts["rows_scored"] == rows
+    assert counts["quarantined"] == 0
     assert scores["row_id"].to_pylist() == list(range(rows))
     expected = known(trained)
     found = scores["prediction"].to_numpy()
@@ -114,7 +115,8 @@ def test_bad_rows_are_quarantined_and_counted(csv_run: Run, tmp_path: Path) -> N
         lines[row + 1] = ",".join(cells)
     file, out = tmp_path / "bad.csv", tmp_path / "out.parquet"
     file.write_text("\n".join(lines[:101]) + "\n")
-    assert predict_file(csv_run, file, out) == {"rows_in": 100, "rows_scored": 98, "quarantined": 2}
+    counts = predict_file(csv_run, file, out)
+    assert counts == {"rows_in": 100, "rows_scored": 98, "quarantined": 2, "unknown_ids": {}}
     scores = pq.read_table(out)
     assert sorted(set(range(100)) - set(scores["row_id"].to_pylist())) == [3, 9]
     listed = pa.csv.read_csv(tmp_path / "out-quarantine" / "quarantine.csv").to_pylist()
@@ -179,3 +181,44 @@ def test_a_run_whose_prepared_data_is_gone_says_so(
     shutil.rmtree(copy.path)
     with pytest.raises(ValueError, match=r"no manifest\.json, so this is not a finished prepared folder"):
         score_split(found, "test")
+
+
+def test_text_in_place_of_integers_is_refused_and_not_scored_with_other_ids(
+    run: Run, log: Path, tmp_path: Path
+) -> None:
+    table = pq.read_table(log)
+    place = table.column_names.index("item_id")
+    text = table.set_column(place, "item_id", table["item_id"].cast(pa.string()))
+    pq.write_table(text, tmp_path / "text.parquet")
+    with pytest.raises(ValueError, match="feature 'item_id' holds text, but integers in training"):
+        predict_file(run, tmp_path / "text.parquet", tmp_path / "out.parquet")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_ids_outside_the_vocabulary_are_scored_and_counted(run: Run, log: Path, tmp_path: Path) -> None:
+    table = pq.read_table(log).slice(0, 100)
+    place = table.column_names.index("item_id")
+    pq.write_table(
+        table.set_column(place, "item_id", pa.array([2**60 + i for i in range(100)])),
+        tmp_path / "new.parquet",
+    )
+    counts = predict_file(run, tmp_path / "new.parquet", tmp_path / "out.parquet")
+    assert counts["unknown_ids"]["item_id"] == counts["rows_scored"] == 100
+    scores = pq.read_table(tmp_path / "out.parquet")["prediction"].to_numpy()
+    assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", "{"),
+        ("config.yaml", "a: [1"),
+        ("features/vocabularies.npz", "x"),
+        ("features/features.json", "{"),
+    ],
+)
+def test_a_damaged_run_is_named(run: Run, log: Path, tmp_path: Path, name: str, content: str) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(ValueError, match=r"damaged .*train again"):
+        predict_file(Run.open(tmp_path / "run"), log, tmp_path / "out.parquet")

@@ -83,7 +83,7 @@ def test_a_seed_decides_weights_predictions_and_metrics_to_the_bit(
     if scheme != "unified":
         return
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    command = [sys.executable, "-c", SCRIPT, __file__, str(tmp_path / "c.yaml"), str(prepared.path)]
+    command = [sys.executable, "-P", "-c", SCRIPT, __file__, str(tmp_path / "c.yaml"), str(prepared.path)]
     other = subprocess.run(command, capture_output=True, text=True, check=True)
     assert other.stdout.split()[-1] == found[0]
 
@@ -255,7 +255,7 @@ def test_a_run_folder_holds_all_of_a_run(run: Run, prepared: Prepared, configure
     assert run.config == configure() == parse(yaml.safe_load((run.path / "config.yaml").read_text()), "x")
     assert set(run.metrics) == {
         *("bytes", "validation", "test", "best_possible", "fields", "history", "prepared"),
-        *("training_seconds", "rows_per_second", "peak_memory_bytes"),
+        *("training_seconds", "rows_per_second", "process_peak_memory_bytes"),
     }
     assert run.metrics["bytes"]["total"] < run.metrics["bytes"]["full_table"], "width 8 of 16"
     assert set(run.metrics["fields"]) == {"user_id", "item_id", "tags"}

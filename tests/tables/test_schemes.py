@@ -254,5 +254,5 @@ for s in (t.Full("f", 9, 8), t.Hash("f", 9, 8), t.QuotientRemainder("f", 9, 3, 8
     lookup(s, {x.name: np.ones((x.num_embeddings, x.embedding_dim), np.float32) for x in s.tables()}, ids)
 print("torch" in sys.modules)
 """
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"

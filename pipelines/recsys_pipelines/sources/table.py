@@ -8,13 +8,13 @@ of Parquet is its own id. Data to be scored must therefore come in the kind of f
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.types as pt
 
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import Chunk, File, SourceError, existing_file, read_files, require
 from recsys_pipelines.sources.columnar import COLUMNAR
 from recsys_pipelines.sources.delimited import COMMA, DelimitedFile
+from recsys_pipelines.sources.text import is_text
 
 
 def csv_file(path: Path) -> DelimitedFile:
@@ -52,17 +52,11 @@ class Table:
 
 def _same_ids(name: str, first: File, other: File) -> None:
     a, b = first.schema.field(name).type, other.schema.field(name).type
-    if not pt.is_null(a) and not pt.is_null(b) and _is_text(a) != _is_text(b):
+    if not pt.is_null(a) and not pt.is_null(b) and is_text(a) != is_text(b):
         raise SourceError(
             f"{other.path}: column {name!r} is {b}, but {a} in {first.path}, and text and numbers have "
             "different ids: convert one of the files"
         )
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if hasattr(kind, "value_type"):  # of lists and dictionaries
-        return _is_text(kind.value_type)
-    return not pt.is_primitive(kind) and not pt.is_decimal(kind)
 
 
 def _suffix(path: Path) -> str:

@@ -3,7 +3,15 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.types as pt
 from numpy.typing import NDArray
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether ids of a column of this type are hashes of text; integers are their own ids."""
+    if hasattr(kind, "value_type"):  # of lists and dictionaries
+        return is_text(kind.value_type)
+    return not pt.is_primitive(kind) and not pt.is_decimal(kind)
 
 
 def utf8(column: pa.Array) -> tuple[pa.Array, NDArray[np.bool_]]:
