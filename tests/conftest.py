@@ -1,3 +1,5 @@
+"""Settings of every test."""
+
 from hypothesis import settings
 
 settings.register_profile("no-deadline", deadline=None)  # a busy machine is no defect
