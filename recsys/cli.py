@@ -293,11 +293,18 @@ def _bars() -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 def _finish(result: Any, report: Path, as_json: bool) -> None:
-    from recsys.report import table_rows, verdict, write_report
+    from recsys.report import summary, table_rows, verdict, write_report
 
     write_report(result, report)
     if as_json:
-        return _print_json({**result.to_dict(), "verdict": verdict(result), "report": str(report)})
+        return _print_json(
+            {
+                **result.to_dict(),
+                "summary": summary(result),
+                "verdict": verdict(result),
+                "report": str(report),
+            }
+        )
     rows = table_rows(result)
     known = rows[0]["auc_below_best"] is not None
     headers = [
@@ -337,6 +344,7 @@ def _finish(result: Any, report: Path, as_json: bool) -> None:
         out.print(note, style="yellow")
     for reason in result.left_out.values():
         out.print(f"left out: {reason}", style="yellow", markup=False, highlight=False)
+    out.print(summary(result), markup=False, highlight=False)
     out.print(f"report: [bold]{report.resolve()}[/bold]", soft_wrap=True)
 
 

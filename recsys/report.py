@@ -10,7 +10,7 @@ import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from recsys.comparing import Arm, Result
 from recsys.evaluation.metrics import reliability
@@ -29,6 +29,7 @@ def write_report(result: Result, path: Path) -> None:
     arm = result.arms[0]
     html = template.render(
         title=f"Comparison of {len(result.arms)} table schemes",
+        summary=summary(result),
         verdict=verdict(result),
         data=arm.config.data.model_dump(mode="json", exclude_none=True),
         splits=_manifest_counts(arm),
@@ -81,6 +82,20 @@ def table_rows(result: Result) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def summary(result: Result) -> str:
+    """Return the whole comparison in two sentences."""
+    changes = [change for change in result.overall.differences if change.metric == "auc"]
+    counts = {word: [c.arm for c in changes if c.verdict == word] for word in _WORDS}
+    held = {result.overall.baseline, *counts["better"], *counts["undecided"]}
+    smallest = min((arm for arm in result.arms if arm.name in held), key=lambda arm: arm.bytes["total"])
+    size = smallest.bytes["total"]
+    return (
+        f"Against {result.overall.baseline}, in AUC: {len(counts['better'])} arms are better, "
+        f"{len(counts['worse'])} worse, {len(counts['undecided'])} not told apart from it. The smallest arm not "
+        f"found worse is {smallest.name}: {size:,} bytes, {size / smallest.bytes['full_table']:.1%} of the full table."
+    )
 
 
 def verdict(result: Result) -> list[str]:
@@ -151,8 +166,8 @@ def _quality_picture(result: Result) -> str:
     axes.axvline(result.arms[0].bytes["full_table"], color="grey", linewidth=0.8, linestyle="--")
     axes.set(xscale="log", xlabel="resident bytes in training (dashed: the full table)", ylabel="test AUC")
     axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
-    axes.xaxis.set_minor_formatter(EngFormatter(unit="B"))
-    axes.tick_params(axis="x", which="both", labelsize=8)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(f"mean over seeds with {result.overall.level:.0%} intervals over rows and seeds")
     axes.legend()
     axes.grid(alpha=0.3)

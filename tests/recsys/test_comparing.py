@@ -8,7 +8,7 @@ import pytest
 
 from recsys.comparing import Result, run_comparison, with_budgets
 from recsys.config import ConfigError, ExperimentConfig, parse
-from recsys.report import table_rows, verdict, write_report
+from recsys.report import summary, table_rows, verdict, write_report
 from recsys.search import NothingFits, best, candidates, run_trial
 from recsys.tables import plan_of
 from recsys_pipelines.batches import Rows
@@ -91,6 +91,10 @@ def test_both_arms_are_trained_paired_and_judged(result: Result) -> None:
     assert rows[0]["auc_below_best"] > 0
     assert {d.arm for d in result.overall.differences} == {"unified"}
     assert len(verdict(result)) == 1
+    assert "0 arms are better" in summary(result)
+    assert (
+        f"{rows[1]['bytes']['total']:,} bytes" in summary(result) or rows[1]["auc_change"].verdict == "worse"
+    )
 
 
 def test_every_arm_gets_the_same_number_of_trials_and_the_best_on_validation_goes_on(result: Result) -> None:
