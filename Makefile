@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 DEVICE ?= cpu
 BIN := $(VENV)/bin
-WHAT := $(if $(WHEEL),'$(WHEEL)[$(DEVICE),dev]',-e '.[$(DEVICE),dev]')
+EXTRAS := [$(DEVICE),dev]
+WHAT := $(if $(WHEEL),'$(WHEEL)$(EXTRAS)',-e '.$(EXTRAS)')
 ALIAS := $(if $(filter cpu,$(DEVICE)),./packaging/fbgemm-gpu-cpu-alias)
 KERNELS := $(wildcard cython_ext/recsys_cython_ext/*.pyx cython_ext/recsys_cython_ext/*.pxd)
 

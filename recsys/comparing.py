@@ -5,6 +5,7 @@ Everything finished is kept under `runs` by its digest, so an interrupted compar
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -118,7 +119,8 @@ def run_comparison(
     threads = max(config.training.num_threads for config in configs)
     workers = jobs or max(1, (os.cpu_count() or 1) // threads)
     # spawned, not forked: a forked torch or Arrow thread pool can hang
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         arms = _train_arms(_choose(drawn, pool, runs, progress), seeds, pool, runs, progress)
     budgets = dict.fromkeys(arm.budget for arm in arms if arm.budget is not None)
     groups = {budget: [arm for arm in arms if arm.budget == budget] for budget in budgets}
@@ -201,6 +203,18 @@ def judge(arms: Sequence[Arm]) -> Comparison:
 def train_in_worker(config: ExperimentConfig, prepared: Path, runs: Path) -> Path:
     """Train one run; the folder is all that goes back to the parent."""
     return train(config, Prepared.open(prepared), runs).path
+
+
+def _end_with_parent() -> None:
+    """In a worker: a parent that was killed cannot end its workers, which would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _check_arms(configs: Sequence[ExperimentConfig]) -> None:

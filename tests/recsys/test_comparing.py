@@ -1,6 +1,11 @@
 """Comparisons from YAML-like settings to the report: tuned alike, resumable, honest about what did not fit."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +227,26 @@ def test_arms_that_cannot_be_compared_are_refused(work: Path) -> None:
     ]:
         with pytest.raises(ConfigError, match=message):
             run_comparison(arms, 1, work / "runs", work / "prepared")
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    code = """
+import multiprocessing, os, signal, sys
+from concurrent.futures import ProcessPoolExecutor
+from recsys.comparing import _end_with_parent
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent)
+    print(pool.submit(os.getpid).result(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    script = tmp_path / "parent.py"
+    script.write_text(code)
+    killed = subprocess.run([sys.executable, "-P", script], capture_output=True, text=True, check=False)
+    worker = int(killed.stdout)
+    for _ in range(200):
+        if not Path(f"/proc/{worker}").exists() or "Z" in Path(f"/proc/{worker}/stat").read_text().split()[2]:
+            return
+        time.sleep(0.05)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker outlived its parent")
