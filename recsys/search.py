@@ -50,7 +50,7 @@ def candidates(config: ExperimentConfig, prepare: Prepare) -> list[Candidate]:
         try:
             plan_of(drawn, _features(prepared))
         except BudgetError as error:
-            reason = reason or error
+            reason = error if reason is None or error.needed < reason.needed else reason
             continue
         found.append(Candidate(drawn, settings, prepared))
     if not found:

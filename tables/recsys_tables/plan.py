@@ -20,7 +20,11 @@ MAX_SHARE = 16.0  # hashed tables may be this many times larger than the number 
 
 
 class BudgetError(ValueError):
-    """The declared tables do not fit their budget."""
+    """The declared tables do not fit their budget; `needed` is the bytes of the smallest such tables."""
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message)
+        self.needed = needed
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,8 @@ def _largest_share(weigh: Callable[[float], ResidentBytes], budget: str, budget_
         raise BudgetError(
             f"the smallest such tables need {least.total:,} bytes ({least.vocabulary:,} of them vocabularies), "
             f"the budget {budget} is {budget_bytes:,}; take a smaller embedding_dim, a higher min_count, "
-            "or a scheme without a vocabulary"
+            "or a scheme without a vocabulary",
+            least.total,
         )
     for _ in range(60):
         middle = (low + high) / 2

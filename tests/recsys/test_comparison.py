@@ -275,7 +275,7 @@ def table(row_id, **columns):
 
 
 def test_pair_aligns_by_row_id():
-    first = table(["x", "y", "z"], user=["u", "v", "u"])
+    first = table(["x", "y", "z"], user_id=["u", "v", "u"])
     moved = first.take([2, 0, 1]).set_column(2, "prediction", pa.array([0.9, 0.7, 0.8], pa.float32()))
     paired = pair({"a": first, "b": [moved, first]})
     np.testing.assert_array_equal(paired.arms["a"], [[0, 0.1, 0.2]])
@@ -303,7 +303,7 @@ def test_pair_takes_chunks_dictionaries_and_other_widths():
         (table([1, 2, 3, 4, 5]), r"arm 'a', seed 0: lacks row ids 4, 5 of arm 'b', seed 0"),
         (table([1, 2, 2]), r"arm 'b', seed 0: duplicate row ids 2"),
         (table([1, 2, 3], label=[0, 0, 0]), r"label of row id 2 is 0, but 1 in arm 'a'"),
-        (table([1, 2, 3], user=[7, 8, 8]), r"user of row id 3 is 8, but 9 in arm 'a'"),
+        (table([1, 2, 3], user_id=[7, 8, 8]), r"user_id of row id 3 is 8, but 9 in arm 'a'"),
         (table([1, 2, None]), r"arm 'b', seed 0: row_id is missing at row 2"),
         (table([1, 2, 3], prediction=[0.1, None, 0.2]), r"arm 'b', seed 0: prediction is missing at row 1"),
         (table([1, 2, 3]).drop_columns("label"), r"needs one column 'label', has"),
@@ -312,7 +312,7 @@ def test_pair_takes_chunks_dictionaries_and_other_widths():
 )
 def test_pair_refuses(other, message):
     with pytest.raises(ValueError, match=message):
-        pair({"a": table([1, 2, 3], user=[7, 8, 9]), "b": other})
+        pair({"a": table([1, 2, 3], user_id=[7, 8, 9]), "b": other})
 
 
 def test_pair_refuses_duplicates_in_the_only_table_and_odd_labels():

@@ -27,7 +27,12 @@ def test_the_older_pairs(torch: str, others: str) -> None:
 @pytest.mark.parametrize(
     ("change", "problems"),
     [
-        ({"torch": None}, ["torch is not installed: pip install 'recsys-embedding-tables[cpu]' (or [gpu])"]),
+        (
+            {"torch": None},
+            [
+                "torch is not installed: run `make install` (`make install DEVICE=gpu` on a machine with a GPU)"
+            ],
+        ),
         (
             {"torch": "3.1.0"},
             ["torch 3.1.0 has no known torchrec and fbgemm; known: 2.9, 2.10, 2.11, 2.12, 2.13"],
