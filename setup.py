@@ -27,9 +27,25 @@ EXTENSIONS = [
         extra_compile_args=["-O3"],  # no -march: wheels are portable
     ),
     Extension(
+        "recsys_cython_ext._text",
+        ["cython_ext/recsys_cython_ext/_text.pyx"],
+        extra_compile_args=["-O3"],
+    ),
+    Extension(
         "recsys_cython_ext._vocabulary",
         ["cython_ext/recsys_cython_ext/_vocabulary.pyx"],
         extra_compile_args=["-O3"],
+    ),
+    Extension(
+        "recsys_cython_ext._lookup",
+        ["cython_ext/recsys_cython_ext/_lookup.pyx"],
+        extra_compile_args=[
+            "-O3",
+            "-ffp-contract=off",  # sums do not depend on whether the machine has FMA
+            "-fno-trapping-math",  # loops with a choice between floats are vectorised,
+            "-fno-tree-loop-distribute-patterns",  # as is setting 16 floats to zero,
+            "--param=max-completely-peel-times=4",  # and loops over 8 or 16 columns: 2 to 5 times as fast
+        ],
     ),
 ]
 

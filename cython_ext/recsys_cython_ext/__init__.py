@@ -1,9 +1,21 @@
 """Floor 1: compiled hashing and lookup loops, each with a Python face that validates and allocates.
 
-Importing this package never imports torch: `recsys_cython_ext.torch_hashing` is left out on purpose.
+Importing this package never imports torch: `torch_hashing` and `triton_hashing` are left out on purpose.
 """
 
-from recsys_cython_ext.hashing import HASH_VERSION, MISSING_ID, hash_rows, ids, mix64, salt, string_ids, xxh64
+from recsys_cython_ext.hashing import (
+    HASH_VERSION,
+    MISSING_ID,
+    hash_rows,
+    hash_rows_jagged,
+    ids,
+    mix64,
+    salt,
+    string_ids,
+    xxh64,
+)
+from recsys_cython_ext.lookup import advise_huge_pages, empty_huge, pooled
+from recsys_cython_ext.rowwise import QuantisedTable, dequantise, quantise
 from recsys_cython_ext.vocabulary import IdCounter, IdTable, count_ids
 
 __all__ = [
@@ -11,10 +23,17 @@ __all__ = [
     "MISSING_ID",
     "IdCounter",
     "IdTable",
+    "QuantisedTable",
+    "advise_huge_pages",
     "count_ids",
+    "dequantise",
+    "empty_huge",
     "hash_rows",
+    "hash_rows_jagged",
     "ids",
     "mix64",
+    "pooled",
+    "quantise",
     "salt",
     "string_ids",
     "xxh64",

@@ -1,13 +1,14 @@
-"""Bare open-addressing kernels; `vocabulary.py` validates, allocates and grows.
+"""Bare kernels of hash tables over 64-bit ids; `vocabulary.py` validates, allocates and grows.
 
-A key's home slot comes from the high half of mix64 (`reduce_high`); collisions probe the next slot, and every
-table keeps an empty one. A slot of `build` holds a position in its low ``bits`` and, above them, a tag of as
-many low bits of mix64 as fit: most unequal keys are told apart without a visit to ``keys``.
+Lookups take a perfect hash by hashing and displacing (Belazzougui, Botelho and Dietzfelbinger, "Hash, displace, and
+compress", ESA 2009): keys fall into small buckets, and a byte per bucket, its *pilot*, sends all keys of the bucket
+to slots of their own. A lookup is three loads and one comparison, with no probing and so no branch to mispredict:
+pilot, slot (a position), key. Counting, which inserts, probes linearly (Knuth 6.4, algorithm L).
 """
 
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-from .mix cimport mix64, reduce_high
+from .mix cimport clones_void, mix64, reduce_high
 
 cdef extern from *:
     """
@@ -22,79 +23,179 @@ cdef extern from *:
     void prefetch "RECSYS_PREFETCH"(const void* p) noexcept nogil
 
 cdef enum:
-    BLOCK = 64  # lookups in flight: enough to hide a cache miss, small enough for L1
+    BLOCK = 128  # lookups in flight: enough to hide a cache miss, small enough for L1
+    AHEAD = 64  # prefetch distance of the counting loops
+    LARGEST = 32  # keys in a bucket; with two a bucket on average, 1 in 10^26 exceeds it
 
 
-def build(const int64_t[::1] keys, int bits, uint32_t[::1] slots):
-    """Enter keys [N], N < 2^bits, into ``slots`` (all 2^32 - 1 before, more than N of them).
+cdef inline uint64_t slot_of(uint64_t h, uint64_t pilot, uint64_t n_slots) noexcept nogil:
+    """Slot of a key with hash h. The bucket used up the high bits of h; the product brings the others there."""
+    return reduce_high((h ^ (pilot * 0x9E3779B97F4A7C15ULL)) * 0xD6E8FEB86659FD93ULL, n_slots)
 
-    Returns the position of the first key seen before, or -1.
+
+cdef bint place(
+    const uint64_t* hashes, const int32_t* positions, int n, uint64_t pilot, uint32_t* slots, uint64_t n_slots
+) noexcept nogil:
+    """Put n positions into their slots under this pilot, or none of them if two meet or a slot is taken."""
+    cdef int k = 0
+    cdef uint64_t s
+    while k < n:
+        s = slot_of(hashes[k], pilot, n_slots)
+        if slots[s] != EMPTY:
+            break
+        slots[s] = <uint32_t> positions[k]
+        k += 1
+    if k == n:
+        return True
+    while k > 0:
+        k -= 1
+        slots[slot_of(hashes[k], pilot, n_slots)] = EMPTY
+    return False
+
+
+def build(
+    const int64_t[::1] keys, uint64_t seed, uint32_t[::1] slots, uint8_t[::1] pilots, int32_t[::1] ends,
+    int32_t[::1] members, int32_t[::1] order,
+):
+    """Find pilots [buckets] and slots, at least as many as keys [N], for unique keys; N > 0.
+
+    ends [buckets], members [N] and order [buckets] are scratch. Largest buckets come first, while slots are free.
+    Returns whether it worked; if not, two keys are equal or another seed is needed.
     """
-    cdef Py_ssize_t i, s, n_slots = slots.shape[0], duplicate = -1
-    cdef uint32_t low = (<uint32_t> 1 << bits) - 1, tag
-    cdef uint64_t h
+    cdef Py_ssize_t i, b, k, n_keys = keys.shape[0], n_buckets = pilots.shape[0], n_slots = slots.shape[0]
+    cdef Py_ssize_t[LARGEST + 2] first
+    cdef uint64_t[LARGEST] hashes
+    cdef uint64_t pilot
+    cdef Py_ssize_t size, start
     with nogil:
-        for i in range(keys.shape[0]):
-            h = mix64(<uint64_t> keys[i])
-            tag = <uint32_t> h & ~low
-            s = <Py_ssize_t> reduce_high(h, <uint64_t> n_slots)
-            while slots[s] != EMPTY:
-                if (slots[s] ^ tag) <= low and keys[slots[s] & low] == keys[i]:
-                    duplicate = i
-                    break
-                s = s + 1 if s + 1 < n_slots else 0
-            if duplicate >= 0:
-                break
-            slots[s] = tag | <uint32_t> i
-    return duplicate
+        for i in range(n_slots):
+            slots[i] = EMPTY
+        for b in range(n_buckets):
+            ends[b] = 0
+        for i in range(n_keys):
+            ends[<Py_ssize_t> reduce_high(mix64(<uint64_t> keys[i] ^ seed), <uint64_t> n_buckets)] += 1
+        for k in range(LARGEST + 2):
+            first[k] = 0
+        for b in range(n_buckets):
+            if ends[b] > LARGEST:
+                with gil:
+                    return False
+            first[LARGEST - ends[b] + 1] += 1
+        for k in range(LARGEST + 1):
+            first[k + 1] += first[k]
+        start = 0
+        for b in range(n_buckets):  # buckets by falling size; ends[b] becomes the start of bucket b
+            size = ends[b]
+            order[first[LARGEST - size]] = <int32_t> b
+            first[LARGEST - size] += 1
+            ends[b] = <int32_t> start
+            start += size
+        for i in range(n_keys):  # ... and here its end
+            b = <Py_ssize_t> reduce_high(mix64(<uint64_t> keys[i] ^ seed), <uint64_t> n_buckets)
+            members[ends[b]] = <int32_t> i
+            ends[b] += 1
+        for i in range(n_buckets):
+            b = order[i]
+            start = ends[b - 1] if b > 0 else 0
+            size = ends[b] - start
+            pilots[b] = 0
+            if size == 0:
+                continue
+            for k in range(size):
+                hashes[k] = mix64(<uint64_t> keys[members[start + k]] ^ seed)
+            pilot = 0
+            while pilot < 256 and not place(
+                hashes, &members[start], <int> size, pilot, &slots[0], <uint64_t> n_slots
+            ):
+                pilot += 1
+            if pilot == 256:
+                with gil:
+                    return False
+            pilots[b] = <uint8_t> pilot
+        for i in range(n_slots):  # any position will do: the key there is compared
+            if slots[i] == EMPTY:
+                slots[i] = 0
+    return True
+
+
+cdef clones_void hash_block(
+    const int64_t* ids, Py_ssize_t n, uint64_t seed, uint64_t n_buckets, uint64_t* hashes, uint32_t* buckets
+) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(n):
+        hashes[k] = mix64(<uint64_t> ids[k] ^ seed)
+        buckets[k] = <uint32_t> reduce_high(hashes[k], n_buckets)
+
+
+cdef clones_void slots_block(
+    const uint64_t* hashes, const uint8_t* pilots, Py_ssize_t n, uint64_t n_slots, uint32_t* at
+) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(n):
+        at[k] = <uint32_t> slot_of(hashes[k], pilots[k], n_slots)
+
+
+cdef clones_void positions_block(
+    const uint32_t* slots, const uint32_t* at, Py_ssize_t n, uint32_t* positions
+) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(n):
+        positions[k] = slots[at[k]]
+
+
+cdef clones_void compare_block(
+    const int64_t* keys, const uint32_t* positions, const int64_t* ids, Py_ssize_t n, int32_t default, int32_t* out
+) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef int32_t known  # all ones or 0: a mix of known and unknown ids would mispredict a branch
+    for k in range(n):
+        known = -<int32_t> (keys[positions[k]] == ids[k])
+        out[k] = (<int32_t> positions[k] & known) | (default & ~known)
 
 
 cdef void codes_block(
-    const int64_t* keys, int bits, const uint32_t* slots, Py_ssize_t n_slots,
-    const int64_t* ids, Py_ssize_t n, int32_t default, int32_t* out,
+    const int64_t* keys, uint64_t seed, const uint32_t* slots, Py_ssize_t n_slots, const uint8_t* pilots,
+    Py_ssize_t n_buckets, bint large, const int64_t* ids, Py_ssize_t n, int32_t default, int32_t* out,
 ) noexcept nogil:
-    """At most BLOCK lookups in three passes, so that their cache misses overlap."""
-    cdef Py_ssize_t[BLOCK] at
-    cdef uint32_t[BLOCK] tags
-    cdef uint32_t low = (<uint32_t> 1 << bits) - 1, tag, slot
-    cdef uint64_t h
-    cdef Py_ssize_t k, s
+    """At most BLOCK lookups, load by load, so that their cache misses overlap."""
+    cdef uint64_t[BLOCK] hashes
+    cdef uint32_t[BLOCK] at
+    cdef uint32_t[BLOCK] positions
+    cdef uint8_t[BLOCK] found
+    cdef Py_ssize_t k
+    hash_block(ids, n, seed, <uint64_t> n_buckets, hashes, at)
+    if large:
+        for k in range(n):
+            prefetch(pilots + at[k])
     for k in range(n):
-        h = mix64(<uint64_t> ids[k])
-        at[k] = <Py_ssize_t> reduce_high(h, <uint64_t> n_slots)
-        tags[k] = <uint32_t> h & ~low
-        prefetch(slots + at[k])
-    for k in range(n):  # to the first slot with this tag
-        s = at[k]
-        tag = tags[k]
-        slot = slots[s]
-        while slot != EMPTY and (slot ^ tag) > low:
-            s = s + 1 if s + 1 < n_slots else 0
-            slot = slots[s]
-        at[k] = s
-        if slot != EMPTY:
-            prefetch(keys + (slot & low))
-    for k in range(n):
-        s = at[k]
-        tag = tags[k]
-        slot = slots[s]
-        while slot != EMPTY and ((slot ^ tag) > low or keys[slot & low] != ids[k]):
-            s = s + 1 if s + 1 < n_slots else 0
-            slot = slots[s]
-        out[k] = default if slot == EMPTY else <int32_t> (slot & low)
+        found[k] = pilots[at[k]]
+    slots_block(hashes, found, n, <uint64_t> n_slots, at)
+    if large:
+        for k in range(n):
+            prefetch(slots + at[k])
+    positions_block(slots, at, n, positions)
+    if large:
+        for k in range(n):
+            prefetch(keys + positions[k])
+    compare_block(keys, positions, ids, n, default, out)
 
 
 def codes_into(
-    const int64_t[::1] keys, int bits, const uint32_t[::1] slots, const int64_t[::1] ids, int32_t default,
-    int32_t[::1] out,
+    const int64_t[::1] keys, uint64_t seed, const uint32_t[::1] slots, const uint8_t[::1] pilots, bint large,
+    const int64_t[::1] ids, int32_t default, int32_t[::1] out,
 ):
-    """``out[i]`` = position of ``ids[i]`` in keys, or ``default``; ids and out [L]."""
-    cdef Py_ssize_t done = 0, n, n_ids = ids.shape[0], n_slots = slots.shape[0]
-    cdef const int64_t* keys_ = &keys[0] if keys.shape[0] else NULL  # all slots are empty: never read
+    """``out[i]`` = position of ``ids[i]`` in keys, or ``default``; ids and out [L], keys not empty.
+
+    ``large`` tables do not lie in the cache of a core: their lines are asked for ahead of time.
+    """
+    cdef Py_ssize_t done = 0, n, n_ids = ids.shape[0]
     with nogil:
         while done < n_ids:
             n = n_ids - done if n_ids - done < BLOCK else BLOCK
-            codes_block(keys_, bits, &slots[0], n_slots, &ids[done], n, default, &out[done])
+            codes_block(
+                &keys[0], seed, &slots[0], slots.shape[0], &pilots[0], pilots.shape[0], large, &ids[done], n,
+                default, &out[done],
+            )
             done += n
 
 
@@ -110,8 +211,8 @@ def count_into(
     cdef int64_t* cells = &table[0, 0]
     with nogil:
         while i < n:
-            if i + BLOCK < n:
-                s = <Py_ssize_t> reduce_high(mix64(<uint64_t> ids[i + BLOCK]), <uint64_t> n_slots)
+            if i + AHEAD < n:
+                s = <Py_ssize_t> reduce_high(mix64(<uint64_t> ids[i + AHEAD]), <uint64_t> n_slots)
                 prefetch(cells + 2 * s)
             s = <Py_ssize_t> reduce_high(mix64(<uint64_t> ids[i]), <uint64_t> n_slots)
             while cells[2 * s + 1] > 0 and cells[2 * s] != ids[i]:
@@ -145,8 +246,8 @@ def counts_of(const int64_t[::1] ids, const int64_t[:, ::1] table, int64_t[::1] 
     cdef const int64_t* cells = &table[0, 0]
     with nogil:
         for i in range(n):
-            if i + BLOCK < n:
-                s = <Py_ssize_t> reduce_high(mix64(<uint64_t> ids[i + BLOCK]), <uint64_t> n_slots)
+            if i + AHEAD < n:
+                s = <Py_ssize_t> reduce_high(mix64(<uint64_t> ids[i + AHEAD]), <uint64_t> n_slots)
                 prefetch(cells + 2 * s)
             s = <Py_ssize_t> reduce_high(mix64(<uint64_t> ids[i]), <uint64_t> n_slots)
             while cells[2 * s] != ids[i] or cells[2 * s + 1] == 0:

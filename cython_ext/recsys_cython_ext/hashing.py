@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import operator
 import sys
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
 import recsys_cython_ext._hashing as _hashing  # this form spares mypy a stub
+from recsys_cython_ext.hash_threads import over_parts
 
 if TYPE_CHECKING:
     import torch
+
+PerFeature: TypeAlias = "Sequence[int] | np.ndarray | torch.Tensor"
 
 HASH_VERSION = 1
 MISSING_ID = -(2**63)
@@ -31,7 +36,7 @@ _OFFSETS = {
     pa.large_string(): np.int64,
     pa.large_binary(): np.int64,
 }
-_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+_VIEWS = (pa.string_view(), pa.binary_view())
 
 
 def mix64(ids: np.ndarray) -> np.ndarray:
@@ -52,6 +57,7 @@ def xxh64(data: bytes) -> int:
     return int(_hashing.xxh64(data))
 
 
+@cache  # asked for at every batch
 def salt(feature: str, lookup: int) -> int:
     """``mix64(XXH64(feature) + (lookup + 1) * 0x9E3779B97F4A7C15)`` as a signed 64-bit value.
 
@@ -66,87 +72,151 @@ def salt(feature: str, lookup: int) -> int:
 
 
 @overload
-def hash_rows(ids: np.ndarray, salt: int, num_embeddings: int) -> np.ndarray: ...
+def hash_rows(
+    ids: np.ndarray,
+    salt: int,
+    num_embeddings: int,
+    out: np.ndarray | None = None,
+    *,
+    threads: int | None = None,
+) -> np.ndarray: ...
 @overload
-def hash_rows(ids: torch.Tensor, salt: int, num_embeddings: int) -> torch.Tensor: ...
-def hash_rows(ids: Any, salt: int, num_embeddings: int) -> Any:
+def hash_rows(
+    ids: torch.Tensor,
+    salt: int,
+    num_embeddings: int,
+    out: torch.Tensor | None = None,
+    *,
+    threads: int | None = None,
+) -> torch.Tensor: ...
+def hash_rows(
+    ids: Any, salt: int, num_embeddings: int, out: Any = None, *, threads: int | None = None
+) -> Any:
     """Row numbers in [0, num_embeddings) of ``ids`` under ``salt``.
 
-    ids: int64 [L], an ndarray or a torch tensor on any device. Returns the same kind, int64 [L], same device.
+    ids: int64 [L], an ndarray or a torch tensor on any device. Returns the same kind, int64 [L], same device:
+    ``out`` where it is given (a fresh array costs page faults), in memory of its own.
     CPU tensors share memory with the kernel; others take `torch_hashing.hash_rows`, which agrees to the bit.
+    threads: at most so many, by default one for each available core; few ids stay on the calling thread.
 
-    Raises TypeError when ids are not int64 (they are never cast), and ValueError when they are not 1-D,
-    num_embeddings is outside [1, 2^31) or salt is not a signed 64-bit value.
+    Raises TypeError when ids or out are not int64 (they are never cast), and ValueError when they are not 1-D
+    and equally long, num_embeddings is outside [1, 2^31) or salt is not a signed 64-bit value.
     """
-    torch = sys.modules.get("torch")  # a tensor can only exist when torch has been imported
-    if torch is not None and isinstance(ids, torch.Tensor):
+    if _is_tensor(ids):
         if ids.device.type != "cpu":
             from recsys_cython_ext import torch_hashing
 
-            return torch_hashing.hash_rows(ids, salt, num_embeddings)
-        if ids.dtype != torch.int64:
-            raise TypeError(f"ids must be int64, got {ids.dtype}")
-        return torch.from_numpy(hash_rows(ids.numpy(), salt, num_embeddings))
+            return torch_hashing.hash_rows(ids, salt, num_embeddings, out)
+        return _as_tensor(hash_rows, ids, salt, num_embeddings, out=out, threads=threads)
     salt, num_embeddings = check_hash_arguments(salt, num_embeddings)
     ids = as_int64(ids)
-    out = np.empty_like(ids)
-    _hashing.rows_into(ids, salt, num_embeddings, out)
+    out = output(out, np.int64, len(ids), ids)
+
+    def part(start: int, stop: int) -> None:
+        _hashing.rows_into(ids[start:stop], salt, num_embeddings, out[start:stop])
+
+    over_parts(part, len(ids), threads)
     return out
 
 
-def string_ids(array: pa.Array | pa.ChunkedArray) -> np.ndarray:
+@overload
+def hash_rows_jagged(
+    ids: np.ndarray,
+    offsets: PerFeature,
+    salts: PerFeature,
+    num_embeddings: PerFeature,
+    out: np.ndarray | None = None,
+    *,
+    threads: int | None = None,
+) -> np.ndarray: ...
+@overload
+def hash_rows_jagged(
+    ids: torch.Tensor,
+    offsets: PerFeature,
+    salts: PerFeature,
+    num_embeddings: PerFeature,
+    out: torch.Tensor | None = None,
+    *,
+    threads: int | None = None,
+) -> torch.Tensor: ...
+def hash_rows_jagged(
+    ids: Any,
+    offsets: PerFeature,
+    salts: PerFeature,
+    num_embeddings: PerFeature,
+    out: Any = None,
+    *,
+    threads: int | None = None,
+) -> Any:
+    """Row numbers of all features of a KeyedJaggedTensor in one call.
+
+    ids: int64 [L], one feature after the other: ``ids[offsets[f]:offsets[f + 1]]`` belong to feature f.
+    offsets: [F + 1] (`KeyedJaggedTensor.offset_per_key()`); salts, num_embeddings: [F]; sequences of int,
+    integer arrays or tensors. The rest as in `hash_rows`, feature by feature.
+
+    Raises as `hash_rows` does, naming the feature's position, and ValueError when offsets do not run from 0
+    to L without falling.
+    """
+    if _is_tensor(ids):
+        if ids.device.type != "cpu":
+            from recsys_cython_ext import torch_hashing
+
+            return torch_hashing.hash_rows_jagged(ids, offsets, salts, num_embeddings, out)
+        return _as_tensor(hash_rows_jagged, ids, offsets, salts, num_embeddings, out=out, threads=threads)
+    ids = as_int64(ids)
+    offsets, salts, num_embeddings = check_jagged_arguments(len(ids), offsets, salts, num_embeddings)
+    out = output(out, np.int64, len(ids), ids)
+
+    def part(start: int, stop: int) -> None:
+        _hashing.rows_jagged_into(ids, offsets, salts, num_embeddings, start, stop, out)
+
+    over_parts(part, len(ids), threads)
+    return out
+
+
+def string_ids(
+    array: pa.Array | pa.ChunkedArray, out: np.ndarray | None = None, *, threads: int | None = None
+) -> np.ndarray:
     """XXH64 of every string or binary value, read straight from Arrow's buffers.
 
     array: (large_)string, (large_)binary, string_view, binary_view or a dictionary of these, [L]; slices and
     chunks are fine. Returns int64 [L]: the digest's bits as a signed word, `MISSING_ID` for a null.
     A digest equal to the reserved `MISSING_ID` becomes ``MISSING_ID + 1``: no string is taken for a null.
+    out, threads: as in `hash_rows`.
 
-    Raises TypeError on another type, ValueError when offsets point outside the data (a corrupt file).
+    Raises TypeError on another type, ValueError when a value lies outside the data (a corrupt file).
     """
-    if isinstance(array, pa.ChunkedArray):
-        return _over_chunks(string_ids, array)
     kind = _arrow_type(array)
-    if pt.is_dictionary(kind) and _is_stringlike(kind.value_type):
-        return _dictionary_ids(array)
-    if kind in _VIEWS:
-        return string_ids(array.cast(_VIEWS[kind]))
-    if kind not in _OFFSETS:
+    if not _is_stringlike(kind):
         raise TypeError(f"string_ids needs strings or binary, got {kind}")
-    out = np.empty(len(array), np.int64)
-    if len(array) == 0:
-        return out
-    _, offsets, data = array.buffers()
-    window = np.frombuffer(offsets, _OFFSETS[kind])[array.offset : array.offset + len(array) + 1]
-    bytes_ = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
-    bad = _hashing.strings_into(bytes_, window, MISSING_ID, out)
-    if bad >= 0:
-        raise ValueError(f"corrupt {kind} array: value {bad} lies outside its data buffer")
-    return _with_nulls(out, array)
+    return ids(array, out, threads=threads)
 
 
-def ids(array: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def ids(
+    array: pa.Array | pa.ChunkedArray, out: np.ndarray | None = None, *, threads: int | None = None
+) -> np.ndarray:
     """64-bit ids of a column: strings and binary by `string_ids`, integers and booleans by their own value.
 
     array: Arrow, [L]; a dictionary counts as its values and a column of type null is all missing.
-    Returns int64 [L], `MISSING_ID` for a null.
+    Returns int64 [L], `MISSING_ID` for a null. out, threads: as in `hash_rows`.
 
     Raises ValueError naming position and value for an integer >= 2^63 or equal to the reserved -2^63,
     TypeError naming the type for floats and everything else.
     """
-    if isinstance(array, pa.ChunkedArray):
-        return _over_chunks(ids, array)
     kind = _arrow_type(array)
-    if _is_stringlike(kind.value_type if pt.is_dictionary(kind) else kind):
-        return string_ids(array)
-    if pt.is_dictionary(kind):
-        return ids(array.dictionary_decode())
-    if pt.is_null(kind):
-        return np.full(len(array), MISSING_ID, np.int64)
-    if pt.is_boolean(kind):
-        return ids(array.cast(pa.uint8()))
-    if not pt.is_integer(kind):
+    if not (_is_stringlike(kind) or _is_integerlike(kind)):
         raise TypeError(f"ids come from strings, binary, integers or booleans, got {kind}")
-    return _integer_ids(array)
+    out = output(out, np.int64, len(array))
+    start = 0
+    for chunk in array.chunks if isinstance(array, pa.ChunkedArray) else [array]:
+        try:
+            _ids_into(chunk, out[start : start + len(chunk)], threads)
+        except ValueError as error:
+            if chunk is not array:
+                error.add_note(f"in the chunk that starts at position {start}")
+            raise
+        start += len(chunk)
+    return out
 
 
 def as_int64(ids: Any) -> np.ndarray:
@@ -170,64 +240,179 @@ def check_hash_arguments(salt: int, num_embeddings: int) -> tuple[int, int]:
     return salt, num_embeddings
 
 
+def check_jagged_arguments(
+    length: int, offsets: PerFeature, salts: PerFeature, num_embeddings: PerFeature
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The three as int64 arrays; raises as `hash_rows_jagged` does. length: number of ids."""
+    offsets = _per_feature("offset", offsets, 0, 2**63 - 1, "in [0, 2^63)")
+    salts = _per_feature("salt", salts, -(2**63), 2**63 - 1, "a signed 64-bit value")
+    num_embeddings = _per_feature("num_embeddings", num_embeddings, 1, 2**31 - 1, "in [1, 2^31)")
+    if not len(salts) == len(num_embeddings) == len(offsets) - 1:
+        raise ValueError(
+            f"F features need F + 1 offsets, F salts and F num_embeddings, "
+            f"got {len(offsets)}, {len(salts)} and {len(num_embeddings)}"
+        )
+    falls = np.flatnonzero(offsets[1:] < offsets[:-1])
+    if len(falls):
+        raise ValueError(f"offsets fall at feature {falls[0]}: {offsets[falls[0]]}, {offsets[falls[0] + 1]}")
+    if offsets[0] != 0 or offsets[-1] != length:
+        raise ValueError(f"offsets must run from 0 to {length}, got {offsets[0]} to {offsets[-1]}")
+    return offsets, salts, num_embeddings
+
+
+def output(out: Any, dtype: type, length: int, source: np.ndarray | None = None) -> np.ndarray:
+    """``out`` when it can take [length] values of dtype and shares no memory with source; a new array for None.
+
+    Raises TypeError on another dtype, ValueError otherwise.
+    """
+    if out is None:
+        return np.empty(length, dtype)
+    if not isinstance(out, np.ndarray) or out.dtype != dtype:
+        got = out.dtype if hasattr(out, "dtype") else type(out).__name__
+        raise TypeError(f"out must be an ndarray of {np.dtype(dtype)}, got {got}")
+    if out.shape != (length,) or not out.flags.c_contiguous or not out.flags.writeable:
+        raise ValueError(f"out must be contiguous, writable and of shape ({length},), got shape {out.shape}")
+    if source is not None and np.may_share_memory(out, source):
+        raise ValueError("out must not share memory with ids")
+    return out
+
+
 def _signed(word: int) -> int:
     return word - 2**64 if word >= 2**63 else word
 
 
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")  # a tensor can only exist when torch has been imported
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _as_tensor(function: Any, ids: Any, *arguments: Any, out: Any, threads: int | None) -> Any:
+    """``function`` of a CPU tensor through arrays that share its memory."""
+    if str(ids.dtype) != "torch.int64":  # NumPy has no bfloat16: it would fail with another error
+        raise TypeError(f"ids must be int64, got {ids.dtype}")
+    array = None
+    if out is not None:
+        if not _is_tensor(out) or out.dtype != ids.dtype or out.device != ids.device:
+            raise TypeError(f"out must be an int64 tensor on {ids.device}")
+        array = out.numpy()
+    rows = function(ids.numpy(), *arguments, out=array, threads=threads)
+    return sys.modules["torch"].from_numpy(rows) if out is None else out
+
+
+def _per_feature(name: str, values: Any, low: int, high: int, allowed: str) -> np.ndarray:
+    """Integers within [low, high], one for each feature, as int64."""
+    if _is_tensor(values):
+        values = values.cpu().numpy()
+    if not isinstance(values, np.ndarray):
+        values = np.array([operator.index(value) for value in values], object)  # exact beyond 64 bits
+    elif values.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got {values.dtype}")
+    if values.ndim != 1:
+        raise ValueError(f"{name} must be 1-D, got shape {values.shape}")
+    bad = np.flatnonzero((values < low) | (values > high))
+    if len(bad):
+        raise ValueError(f"{name} of feature {bad[0]} must be {allowed}, got {values[bad[0]]}")
+    return np.ascontiguousarray(values, np.int64)
+
+
 def _arrow_type(array: Any) -> pa.DataType:
-    if not isinstance(array, pa.Array):
+    if not isinstance(array, pa.Array | pa.ChunkedArray):
         raise TypeError(f"expected a pyarrow Array or ChunkedArray, got {type(array).__name__}")
     return array.type
 
 
 def _is_stringlike(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pt.is_dictionary(kind) else kind
     return kind in _OFFSETS or kind in _VIEWS
 
 
-def _over_chunks(function: Any, array: pa.ChunkedArray) -> np.ndarray:
-    if array.num_chunks == 0:
-        return function(pa.array([], array.type))
-    out = np.empty(len(array), np.int64)
-    start = 0
-    for chunk in array.chunks:
-        try:
-            out[start : start + len(chunk)] = function(chunk)
-        except ValueError as error:
-            error.add_note(f"in the chunk that starts at position {start}")
-            raise
-        start += len(chunk)
-    return out
+def _is_integerlike(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pt.is_dictionary(kind) else kind
+    return pt.is_integer(kind) or pt.is_boolean(kind) or pt.is_null(kind)
 
 
-def _dictionary_ids(array: pa.DictionaryArray) -> np.ndarray:
-    dictionary, indices = array.dictionary, array.indices
-    if dictionary.type in _VIEWS:  # Arrow cannot take from a view
-        dictionary = dictionary.cast(_VIEWS[dictionary.type])
-    if len(dictionary) > len(indices):  # a small slice of a large dictionary: hash only what is used
-        return string_ids(dictionary.take(indices))
-    if indices.null_count == len(indices):
-        return np.full(len(indices), MISSING_ID, np.int64)
-    codes = indices.fill_null(0).cast(pa.int64()).to_numpy()
-    return _with_nulls(string_ids(dictionary)[codes], indices)
-
-
-def _integer_ids(array: pa.Array) -> np.ndarray:
+def _ids_into(array: pa.Array, out: np.ndarray, threads: int | None) -> None:
+    kind = array.type
     if len(array) == 0:
-        return np.empty(0, np.int64)
+        return
+    if array.null_count == len(array):
+        out.fill(MISSING_ID)
+    elif pt.is_dictionary(kind):
+        _dictionary_into(array, out, threads)
+    elif pt.is_boolean(kind):
+        _integers_into(array.cast(pa.uint8()), out)
+    elif kind in _VIEWS:
+        _views_into(array, out, threads)
+    elif kind in _OFFSETS:
+        _strings_into(array, out, threads)
+    else:
+        _integers_into(array, out)
+
+
+def _dictionary_into(array: pa.DictionaryArray, out: np.ndarray, threads: int | None) -> None:
+    dictionary, indices = array.dictionary, array.indices
+    if not _is_stringlike(array.type):
+        _ids_into(array.dictionary_decode(), out, threads)  # an error names the position in the column
+    elif len(dictionary) > len(indices) and dictionary.type not in _VIEWS:  # Arrow cannot take from a view
+        _ids_into(dictionary.take(indices), out, threads)  # a small slice of many values: only what is used
+    else:
+        codes = indices.fill_null(0).cast(pa.int64()).to_numpy()
+        np.take(string_ids(dictionary, threads=threads), codes, out=out)
+        _fill_nulls(out, indices)
+
+
+def _strings_into(array: pa.Array, out: np.ndarray, threads: int | None) -> None:
+    _, offsets, data = array.buffers()
+    window = np.frombuffer(offsets, _OFFSETS[array.type])[array.offset : array.offset + len(array) + 1]
+    values = _bytes(data) if data is not None and data.size else np.zeros(1, np.uint8)
+
+    def part(start: int, stop: int) -> None:
+        bad = _hashing.strings_into(values, window[start : stop + 1], MISSING_ID, out[start:stop])
+        _refuse_corrupt(array, start, bad)
+
+    over_parts(part, len(array), threads)
+    _fill_nulls(out, array)
+
+
+def _views_into(array: pa.Array, out: np.ndarray, threads: int | None) -> None:
+    validity, views, *buffers = array.buffers()
+    window = _bytes(views)[16 * array.offset : 16 * (array.offset + len(array))]
+    addresses = np.array([buffer.address for buffer in buffers], np.int64)
+    sizes = np.array([buffer.size for buffer in buffers], np.int64)
+    valid = np.empty(0, np.uint8) if validity is None else _bytes(validity)
+
+    def part(start: int, stop: int) -> None:
+        views, first = window[16 * start : 16 * stop], array.offset + start
+        bad = _hashing.views_into(views, addresses, sizes, valid, first, MISSING_ID, out[start:stop])
+        _refuse_corrupt(array, start, bad)
+
+    over_parts(part, len(array), threads)
+    _fill_nulls(out, array)
+
+
+def _refuse_corrupt(array: pa.Array, start: int, bad: int) -> None:
+    if bad >= 0:
+        raise ValueError(f"corrupt {array.type} array: value {start + bad} lies outside its data buffer")
+
+
+def _integers_into(array: pa.Array, out: np.ndarray) -> None:
     dtype = array.type.to_pandas_dtype()
     values = np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array)]
     # A copy, not a cast of ours: uint64 wraps here and is refused below.
-    out = values.astype(np.int64)
+    np.copyto(out, values, casting="unsafe")
     bad = out < 0 if dtype == np.uint64 else out == MISSING_ID
     if bad.any():
         for position in np.flatnonzero(bad):
             if array[int(position)].is_valid:
                 reason = "is reserved for missing" if values[position] < 0 else "does not fit int64"
                 raise ValueError(f"value {values[position]} at position {position} {reason}")
-    return _with_nulls(out, array)
+    _fill_nulls(out, array)
 
 
-def _with_nulls(out: np.ndarray, array: pa.Array) -> np.ndarray:
+def _fill_nulls(out: np.ndarray, array: pa.Array) -> None:
     if array.null_count:
-        _hashing.fill_nulls(np.frombuffer(array.buffers()[0], np.uint8), array.offset, MISSING_ID, out)
-    return out
+        _hashing.fill_nulls(_bytes(array.buffers()[0]), array.offset, MISSING_ID, out)
+
+
+def _bytes(buffer: pa.Buffer) -> np.ndarray:
+    return np.frombuffer(buffer, np.uint8)

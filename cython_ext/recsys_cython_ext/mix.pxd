@@ -5,6 +5,19 @@ Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 
 
 from libc.stdint cimport uint64_t
 
+cdef extern from *:
+    """
+    /* A function of type `clones_void` is compiled for plain x86-64, AVX2 and AVX-512, and the dynamic linker
+       picks one (GCC manual, "target_clones"): SIMD in a portable wheel. It needs ifunc, so glibc;
+       elsewhere there is the one portable build. */
+    #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+    #define RECSYS_CLONES __attribute__((target_clones("default", "avx2", "arch=x86-64-v4")))
+    #else
+    #define RECSYS_CLONES
+    #endif
+    """
+    ctypedef void clones_void "RECSYS_CLONES void"
+
 
 cdef inline uint64_t mix64(uint64_t z) noexcept nogil:
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL

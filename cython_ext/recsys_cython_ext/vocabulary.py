@@ -6,17 +6,21 @@ import operator
 
 import numpy as np
 
+import recsys_cython_ext._hashing as _hashing  # this form spares mypy a stub
 import recsys_cython_ext._vocabulary as _vocabulary
-from recsys_cython_ext.hashing import as_int64
+from recsys_cython_ext.hash_threads import over_parts
+from recsys_cython_ext.hashing import as_int64, output
 
+_CACHE_BYTES = 2**23  # tables above this are looked up with prefetches
 _FIRST_SLOTS = 1024
+_SEEDS = 100
 
 
 class IdTable:
-    """Position of an id in ``keys``: open addressing, linear probing (Knuth 6.4, algorithm L).
+    """Position of an id in ``keys``, by a perfect hash (see `_vocabulary.pyx`).
 
-    keys: int64 [N], unique, N < 2^31; copied. Slots of 4 bytes hold positions, at a load of at most 0.7.
-    A pickle holds the keys only.
+    keys: int64 [N], unique, N < 2^31; copied. Beside them lie 4 bytes for each of ``N * 10 // 7 + 1`` entries:
+    slots with positions, and one byte, the pilot, for every two keys. A pickle holds the keys only.
 
     Raises ValueError on a duplicate key, naming it, and as `hashing.as_int64` does.
     """
@@ -24,13 +28,14 @@ class IdTable:
     def __init__(self, keys: np.ndarray) -> None:
         self.keys = as_int64(keys).copy()
         self.keys.flags.writeable = False
-        if len(keys) >= 2**31:
-            raise ValueError(f"an IdTable holds fewer than 2^31 keys, got {len(keys)}")
-        self._bits = len(keys).bit_length()  # of a slot, for the position
-        self._slots = np.full(len(keys) * 10 // 7 + 1, 2**32 - 1, np.uint32)
-        duplicate = _vocabulary.build(self.keys, self._bits, self._slots)
-        if duplicate >= 0:
-            raise ValueError(f"duplicate key {self.keys[duplicate]} at position {duplicate}")
+        n = len(keys)
+        if n >= 2**31:
+            raise ValueError(f"an IdTable holds fewer than 2^31 keys, got {n}")
+        index = np.empty(4 * (n * 10 // 7 + 1), np.uint8)
+        n_slots = (len(index) - max(1, n // 2)) // 4  # 1.3 to a key
+        self._slots = index[: 4 * n_slots].view(np.uint32)
+        self._pilots = index[4 * n_slots :]
+        self._seed = self._build() if n else 0
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -40,22 +45,62 @@ class IdTable:
 
     @property
     def nbytes(self) -> int:
-        """Resident bytes: keys and slots."""
-        return self.keys.nbytes + self._slots.nbytes
+        """Resident bytes: keys, slots and pilots."""
+        return self.keys.nbytes + self._slots.nbytes + self._pilots.nbytes
 
-    def codes(self, ids: np.ndarray, default: int) -> np.ndarray:
+    def codes(
+        self, ids: np.ndarray, default: int, out: np.ndarray | None = None, *, threads: int | None = None
+    ) -> np.ndarray:
         """Position of each id in ``keys``, or ``default``.
 
-        ids: int64 [L]. Returns int32 [L]. Raises TypeError when ids are not int64, ValueError when they are
-        not 1-D or default does not fit int32.
+        ids: int64 [L]. Returns int32 [L]: ``out`` where it is given (a fresh array costs page faults), in memory
+        of its own. threads: as in `hashing.hash_rows`. Raises TypeError when ids are not int64 or out not int32,
+        ValueError when ids are not 1-D, out does not fit them or default does not fit int32.
         """
         default = operator.index(default)
         if not -(2**31) <= default < 2**31:
             raise ValueError(f"default must fit int32, got {default}")
         ids = as_int64(ids)
-        out = np.empty(len(ids), np.int32)
-        _vocabulary.codes_into(self.keys, self._bits, self._slots, ids, default, out)
+        out = output(out, np.int32, len(ids), ids)
+        if not len(self):
+            out.fill(default)
+            return out
+        large = self.nbytes > _CACHE_BYTES
+
+        def part(start: int, stop: int) -> None:
+            _vocabulary.codes_into(
+                self.keys,
+                self._seed,
+                self._slots,
+                self._pilots,
+                large,
+                ids[start:stop],
+                default,
+                out[start:stop],
+            )
+
+        over_parts(part, len(ids), threads)
         return out
+
+    def _build(self) -> int:
+        """Fill slots and pilots; the seed it worked with (nearly always 0)."""
+        n_buckets = len(self._pilots)
+        ends, order = np.empty(n_buckets, np.int32), np.empty(n_buckets, np.int32)
+        members = np.empty(len(self), np.int32)
+        for attempt in range(_SEEDS):
+            seed = _hashing.mix64_one(attempt)  # 0 at first; small seeds would only permute small keys
+            if _vocabulary.build(self.keys, seed, self._slots, self._pilots, ends, members, order):
+                return seed
+            if attempt == 0:
+                self._refuse_duplicates()
+        raise RuntimeError(f"no perfect hash of {len(self)} keys with {_SEEDS} seeds")
+
+    def _refuse_duplicates(self) -> None:
+        order = np.argsort(self.keys, kind="stable")
+        repeats = order[1:][self.keys[order[1:]] == self.keys[order[:-1]]]
+        if len(repeats):
+            position = repeats.min()
+            raise ValueError(f"duplicate key {self.keys[position]} at position {position}")
 
 
 class IdCounter:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import recsys_cython_ext as ext
-from recsys_cython_ext import HASH_VERSION, MISSING_ID, hash_rows, ids, mix64, salt, string_ids, xxh64
+from recsys_cython_ext import (
+    HASH_VERSION,
+    MISSING_ID,
+    hash_rows,
+    hash_rows_jagged,
+    hash_threads,
+    ids,
+    mix64,
+    salt,
+    string_ids,
+    xxh64,
+)
 
 MASK = 2**64 - 1
 EXTREMES = [0, 1, -1, 2**31, 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63), -(2**63) + 1]
@@ -127,6 +139,148 @@ def test_ids_must_be_one_dimensional_arrays():
         hash_rows([1, 2], 0, 10)
 
 
+# Many ids: SIMD lanes and their remainders, outputs, threads
+
+
+@pytest.mark.parametrize("length", [*range(1, 35), 1000])
+def test_every_remainder_of_a_vector(length):
+    values = np.random.default_rng(length).integers(-(2**63), 2**63, length + 1)
+    expected = [oracle_row(v, -9, 2**31 - 1) for v in values.tolist()]
+    assert hash_rows(values, -9, 2**31 - 1).tolist() == expected
+    assert hash_rows(values[1:], -9, 2**31 - 1).tolist() == expected[1:]  # not aligned to a vector
+
+
+def test_out_is_filled_and_returned():
+    values, out = np.arange(10), np.empty(10, np.int64)
+    assert hash_rows(values, 5, 100, out) is out
+    assert out.tolist() == [oracle_row(v, 5, 100) for v in range(10)]
+    texts = pa.chunked_array([["a", None], ["b"]])
+    assert string_ids(texts, out[:3]).tolist() == ids(texts).tolist()
+    tensor = torch.empty(10, dtype=torch.int64)
+    assert hash_rows(torch.from_numpy(values), 5, 100, tensor) is tensor
+    assert tensor.tolist() == [oracle_row(v, 5, 100) for v in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        (np.empty(3, np.int32), TypeError, "int32"),
+        ([0, 0, 0], TypeError, "list"),
+        (torch.empty(3, dtype=torch.int64), TypeError, "int64"),
+        (np.empty(4, np.int64), ValueError, "shape"),
+        (np.empty(6, np.int64)[::2], ValueError, "contiguous"),
+        (np.frombuffer(bytes(24), np.int64), ValueError, "writable"),
+    ],
+    ids=["dtype", "list", "tensor", "length", "strides", "read-only"],
+)
+def test_unfit_outputs(out, error, message):
+    with pytest.raises(error, match=message):
+        hash_rows(np.arange(3), 0, 10, out)
+    with pytest.raises(error, match=message):
+        hash_rows_jagged(np.arange(3), [0, 3], [0], [10], out)
+    with pytest.raises(error, match=message):
+        ids(pa.array([1, 2, 3]), out)
+
+
+def test_an_output_over_the_input():
+    values = np.arange(5)
+    with pytest.raises(ValueError, match="share memory"):
+        hash_rows(values[1:], 0, 10, values[:-1])
+    with pytest.raises(TypeError, match="tensor on cpu"):
+        hash_rows(torch.arange(5), 0, 10, torch.empty(5, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("threads", [None, 1, 2, 3, 100])
+def test_threads_give_the_same(threads, monkeypatch):
+    monkeypatch.setattr(hash_threads, "VALUES_PER_THREAD", 100)
+    values = np.random.default_rng(0).integers(-(2**63), 2**63, 1001)
+    rows = [oracle_row(v, 7, 999) for v in values.tolist()]
+    assert hash_rows(values, 7, 999, threads=threads).tolist() == rows
+    offsets, sizes = [0, 350, 350, 1001], [999, 1, 999]
+    assert hash_rows_jagged(values, offsets, [7, 0, 7], sizes, threads=threads).tolist() == rows
+    texts = [None if v % 5 == 0 else str(v)[: v % 20] for v in values.tolist()]
+    for kind in (pa.string(), pa.string_view()):
+        array = pa.array(texts, kind)[1:]
+        assert string_ids(array, threads=threads).tolist() == oracle_string_ids(texts[1:])
+
+
+def test_a_corrupt_value_in_a_later_part(monkeypatch):
+    monkeypatch.setattr(hash_threads, "VALUES_PER_THREAD", 100)
+    offsets = np.arange(301, dtype=np.int32)
+    offsets[291] = 500
+    array = pa.Array.from_buffers(pa.string(), 300, [None, pa.py_buffer(offsets), pa.py_buffer(bytes(300))])
+    with pytest.raises(ValueError, match="value 290 lies outside"):
+        string_ids(array, threads=3)
+
+
+def test_number_of_threads():
+    assert hash_threads.available_cores() >= 1
+    with pytest.raises(ValueError, match="threads must be >= 1, got 0"):
+        hash_rows(np.arange(3), 0, 10, threads=0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_threads_after_a_fork():
+    code = """
+import os, sys, numpy as np
+from recsys_cython_ext import hash_rows, hash_threads
+hash_threads.VALUES_PER_THREAD = 10
+rows = hash_rows(np.arange(100), 1, 50, threads=2)
+child = os.fork()
+if child == 0:
+    os._exit(0 if (hash_rows(np.arange(100), 1, 50, threads=2) == rows).all() else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
+
+
+# Whole batches
+
+
+@given(st.lists(st.tuples(st.lists(INT64, max_size=20), INT64, st.integers(1, 2**31 - 1)), max_size=8))
+def test_jagged_rows_are_those_of_each_feature(features):
+    values = [v for bag, _, _ in features for v in bag]
+    offsets = [0, *np.cumsum([len(bag) for bag, _, _ in features], dtype=int).tolist()]
+    salts, sizes = [s for _, s, _ in features], [n for _, _, n in features]
+    expected = [oracle_row(v, s, n) for bag, s, n in features for v in bag]
+    array = np.array(values, np.int64)
+    assert hash_rows_jagged(array, offsets, salts, sizes).tolist() == expected
+    arrays = (np.array(offsets, np.int32), np.array(salts, np.int64), np.array(sizes, np.uint64))
+    assert hash_rows_jagged(array, *arrays).tolist() == expected
+    tensors = [torch.tensor(v, dtype=torch.int64) for v in (values, offsets, salts, sizes)]
+    rows = hash_rows_jagged(*tensors)
+    assert rows.dtype == torch.int64
+    assert rows.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"salts": [0, 2**63]}, ValueError, r"salt of feature 1 .* got 9223372036854775808"),
+        ({"salts": np.array([0, 2**63], np.uint64)}, ValueError, "salt of feature 1"),
+        ({"num_embeddings": [0, 5]}, ValueError, r"num_embeddings of feature 0 .* got 0"),
+        ({"num_embeddings": [1, 2**31]}, ValueError, "num_embeddings of feature 1"),
+        ({"num_embeddings": [1]}, ValueError, "got 3, 2 and 1"),
+        ({"offsets": [0, 3]}, ValueError, "got 2, 2 and 2"),
+        ({"offsets": []}, ValueError, "got 0, 2 and 2"),
+        ({"offsets": [0, -1, 3]}, ValueError, "offset of feature 1"),
+        ({"offsets": [0, 4, 3]}, ValueError, "fall at feature 1: 4, 3"),
+        ({"offsets": [0, 1, 2]}, ValueError, "from 0 to 3, got 0 to 2"),
+        ({"offsets": [1, 1, 3]}, ValueError, "from 0 to 3, got 1 to 3"),
+        ({"offsets": np.zeros((1, 3), np.int64)}, ValueError, "shape"),
+        ({"offsets": np.array([0.0, 1, 3])}, TypeError, "float64"),
+        ({"salts": [0.5, 1]}, TypeError, "float"),
+        ({"ids": np.zeros(3, np.int32)}, TypeError, "int32"),
+        ({"ids": torch.zeros(3, dtype=torch.bfloat16)}, TypeError, "bfloat16"),
+        ({"ids": torch.zeros(3, 1, dtype=torch.int64)}, ValueError, "shape"),
+    ],
+)
+def test_jagged_errors(change, error, message):
+    good = {"ids": np.arange(3), "offsets": [0, 1, 3], "salts": [0, 1], "num_embeddings": [5, 6]}
+    with pytest.raises(error, match=message):
+        hash_rows_jagged(**good | change)
+
+
 # Strings
 
 
@@ -199,6 +353,79 @@ def test_corrupt_offsets_are_refused(offsets):
         string_ids(pa.Array.from_buffers(pa.string(), 2, buffers))
 
 
+@pytest.mark.parametrize("kind", STRING_TYPES + BINARY_TYPES, ids=str)
+@pytest.mark.parametrize(
+    "lengths",
+    [[8], [0, 8], range(9), [1, 7, 9], [12, 13], range(40)],
+    ids=lambda lengths: f"{list(lengths)[:6]}",
+)
+def test_blocks_of_short_strings(kind, lengths):
+    # Whole blocks, mixed ones and the end of the buffer each go their own way in the kernel.
+    rng = np.random.default_rng(0)
+    values = [rng.integers(97, 123, length, np.uint8).tobytes() for length in rng.choice(list(lengths), 300)]
+    array = pa.array(values, pa.binary()).cast(kind)
+    expected = oracle_string_ids(values)
+    assert string_ids(array).tolist() == expected
+    for window in (slice(0, 64), slice(63, 129), slice(299, 300)):
+        assert string_ids(array[window]).tolist() == expected[window]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()], ids=str)
+@pytest.mark.parametrize("bad", [-1, 10**9, -(2**31)])
+@pytest.mark.parametrize("position", [1, 63, 64, 65, 199])
+def test_corrupt_offsets_in_a_block_are_refused(kind, bad, position):
+    offsets = np.arange(0, 201 * 8, 8, dtype=np.int32 if kind == pa.string() else np.int64)
+    offsets[position] = bad
+    array = pa.Array.from_buffers(kind, 200, [None, pa.py_buffer(offsets), pa.py_buffer(bytes(200 * 8))])
+    with pytest.raises(ValueError, match=f"corrupt {kind} array: value {position - 1} "):
+        string_ids(array)
+
+
+def test_offsets_that_wrap_around_are_refused():
+    # Every difference is positive modulo 2^64, and the last offset lies inside the data.
+    offsets = np.array([0, 2**62, 2**63 - 1, -(2**62), 8], np.int64)
+    array = pa.Array.from_buffers(
+        pa.large_string(), 4, [None, pa.py_buffer(offsets), pa.py_buffer(bytes(64))]
+    )
+    with pytest.raises(ValueError, match="value 0"):
+        string_ids(array)
+
+
+def view(length, buffer=0, offset=0):
+    return np.array([length, 0, buffer, offset], np.int32)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        view(-1),
+        view(13, 1),
+        view(13, -1),
+        view(13, 0, -1),
+        view(13, 0, 8),
+        view(21),
+        view(2**31 - 1, 0, 2**31 - 1),
+    ],
+    ids=lambda v: f"{v.tolist()}",
+)
+def test_corrupt_views(bad):
+    views = pa.py_buffer(np.concatenate([view(13, 0, 7), view(5), bad]))
+    text = pa.py_buffer(b"0123456789" * 2)
+    with pytest.raises(ValueError, match="corrupt string_view array: value 2 "):
+        string_ids(pa.Array.from_buffers(pa.string_view(), 3, [None, views, text]))
+    nulls = pa.Array.from_buffers(pa.string_view(), 3, [pa.py_buffer(b"\x03"), views, text])
+    expected = oracle_string_ids([b"7890123456789", bytes(5), None])
+    assert string_ids(nulls).tolist() == expected  # the view of a null may hold anything
+    assert string_ids(nulls[1:]).tolist() == expected[1:]
+
+
+def test_views_into_several_buffers():
+    texts = [f"{n} is longer than twelve bytes" for n in range(10)]
+    both = pa.concat_arrays([pa.array(texts[:5], pa.string_view()), pa.array(texts[5:], pa.string_view())])
+    assert len(both.buffers()) == 4
+    assert string_ids(both).tolist() == oracle_string_ids(texts)
+
+
 @pytest.mark.parametrize(
     "array", [pa.array([1]), pa.array([1.5]), pa.array([["a"]])], ids=lambda a: str(a.type)
 )
@@ -226,6 +453,13 @@ def test_integers_are_their_own_ids(bits, sign, data):
     if len(values):
         assert ids(array.dictionary_encode()[start:]).tolist() == expected[start:]
     assert ids(array).dtype == np.int64
+
+
+def test_a_refused_integer_is_named_by_its_position_in_a_dictionary_column():
+    column = pa.array([1, 1, -(2**63)]).dictionary_encode()
+    with pytest.raises(ValueError, match="at position 2"):
+        ids(column)
+    assert ids(column[:2]).tolist() == [1, 1]  # the dictionary still holds it
 
 
 def test_booleans_and_nulls():

@@ -1,3 +1,7 @@
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -57,3 +61,76 @@ def test_errors(hash_rows):
 def test_mix64_wants_int64():
     with pytest.raises(TypeError, match="float32"):
         torch_hashing.mix64(torch.zeros(2))
+
+
+# Whole batches
+
+
+@given(st.lists(st.tuples(st.lists(INT64, max_size=20), INT64, SIZES), max_size=8))
+def test_jagged_torch_agrees_with_the_kernel_to_the_bit(features):
+    values = np.array([v for bag, _, _ in features for v in bag], np.int64)
+    offsets = [0, *np.cumsum([len(bag) for bag, _, _ in features], dtype=int).tolist()]
+    arguments = (offsets, [salt for _, salt, _ in features], [n for _, _, n in features])
+    expected = hashing.hash_rows_jagged(values, *arguments)
+    tensor, out = torch.from_numpy(values), torch.zeros(len(values), dtype=torch.int64)
+    rows = torch_hashing.hash_rows_jagged(tensor, *arguments)
+    assert rows.dtype == torch.int64
+    assert rows.tolist() == expected.tolist()
+    assert torch_hashing.hash_rows_jagged(tensor, *arguments, out=out) is out
+    assert out.tolist() == expected.tolist()
+
+
+def test_jagged_batches_on_other_devices_are_dispatched_here():
+    values = torch.empty(4, dtype=torch.int64, device="meta")
+    assert hashing.hash_rows_jagged(values, [0, 1, 4], [1, 2], [3, 4]).device.type == "meta"
+
+
+@pytest.mark.parametrize("out", [torch.empty(3), torch.empty(2, dtype=torch.int64), [0, 0, 0]])
+def test_unfit_outputs(out):
+    values = torch.zeros(3, dtype=torch.int64)
+    for function, arguments in (
+        (torch_hashing.hash_rows, (0, 10)),
+        (torch_hashing.hash_rows_jagged, ([0, 3], [0], [10])),
+    ):
+        with pytest.raises((TypeError, ValueError), match="out must be"):
+            function(values, *arguments, out=out)
+
+
+def golden_batch():
+    """The golden file as one batch with a feature for every (name, lookup, number of rows), some empty."""
+    golden = json.loads(Path(__file__).with_name("golden_rows.json").read_text(encoding="utf-8"))
+    features = {}
+    for id_, name, j, n, row in golden["rows"]:
+        features.setdefault((name, j, n), []).append((id_, row))
+        features.setdefault((name, j, -n), [])
+    offsets = [0, *np.cumsum([len(pairs) for pairs in features.values()]).tolist()]
+    salts = [hashing.salt(name, j) for name, j, _ in features]
+    pairs = [pair for pairs in features.values() for pair in pairs]
+    return (
+        torch.tensor([id_ for id_, _ in pairs]),
+        offsets,
+        salts,
+        [abs(n) for _, _, n in features],
+        [row for _, row in pairs],
+    )
+
+
+@pytest.mark.parametrize("hash_rows_jagged", [hashing.hash_rows_jagged, torch_hashing.hash_rows_jagged])
+def test_the_golden_file_as_one_batch(hash_rows_jagged):
+    *batch, rows = golden_batch()
+    assert hash_rows_jagged(*batch).tolist() == rows
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("triton", [False, True])
+def test_the_golden_file_on_cuda(triton, monkeypatch):
+    if triton and find_spec("triton") is None:
+        pytest.skip("needs Triton")
+    if not triton:
+        monkeypatch.setattr(torch_hashing, "find_spec", lambda name: None)
+    values, offsets, salts, sizes, rows = golden_batch()
+    for repeats in (1, 50):  # one program and several, the last one partly filled
+        many, ends = values.repeat_interleave(repeats), [offset * repeats for offset in offsets]
+        out = hashing.hash_rows_jagged(many.cuda(), ends, salts, sizes)
+        assert out.device.type == "cuda"
+        assert out.tolist() == np.repeat(rows, repeats).tolist()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_cython_ext import MISSING_ID, IdCounter, IdTable, count_ids, mix64
+from recsys_cython_ext import MISSING_ID, IdCounter, IdTable, count_ids, hash_threads, mix64
 
 EXTREMES = [0, 1, -1, 2**53 + 1, -(2**53) - 1, 2**63 - 1, MISSING_ID, MISSING_ID + 1]
 INT64 = st.one_of(st.sampled_from(EXTREMES), st.integers(-5, 5), st.integers(-(2**63), 2**63 - 1))
@@ -47,8 +47,8 @@ def test_a_large_table():
 
 
 @pytest.mark.parametrize("high", [0, 2**32 - 1])
-def test_colliding_keys_wrap_around(high):
-    # All share a home slot, the first or the last; half of them share every bit a tag can hold.
+def test_keys_that_share_half_a_hash(high):
+    # All share a bucket of the table, and a home slot of the counter: the first or the last.
     words = [(high << 32) | low for low in (0, 1, 2**31, 2**31 + 1, 2**32 - 1, 2**32 - 2)]
     keys = int64([unmix64(word) for word in words])
     assert mix64(keys).view(np.uint64).tolist() == words
@@ -60,12 +60,53 @@ def test_colliding_keys_wrap_around(high):
     assert counts.tolist() == [3] * 6
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 3, 7, 8, 1000, 184_000])
-def test_load_and_bytes(n):
-    table = IdTable(np.arange(n))
-    slots = (table.nbytes - 8 * n) // 4
-    assert n <= 0.7 * slots
-    assert slots <= n / 0.7 + 1
+@pytest.mark.parametrize("n", [33, 200])
+def test_a_bucket_too_large_takes_another_seed(n):
+    keys = int64([unmix64(low) for low in range(n)])  # under the first seed all share bucket 0
+    table = IdTable(keys)
+    assert table.codes(keys, -1).tolist() == list(range(n))
+    with pytest.raises(ValueError, match=f"duplicate key {keys[3]} at position {n}"):
+        IdTable(np.append(keys, keys[3]))
+
+
+def test_the_first_of_many_duplicates_is_named():
+    keys = np.concatenate([np.arange(1000), np.arange(1000)[::-1]])
+    with pytest.raises(ValueError, match="duplicate key 999 at position 1000"):
+        IdTable(keys)
+    with pytest.raises(ValueError, match="duplicate key 4 at position 1"):
+        IdTable(np.full(10_000, 4))
+
+
+@pytest.mark.parametrize("n", [*range(20), 1000, 184_000, 700_000])
+def test_bytes_and_codes_of_every_size(n):
+    keys = np.arange(n) * 3 - 7
+    table = IdTable(keys)
+    assert table.nbytes == 8 * n + 4 * (n * 10 // 7 + 1)  # published byte budgets rest on it
+    np.testing.assert_array_equal(table.codes(keys, -1), np.arange(n))
+    assert (table.codes(keys + 1, -1) == -1).all()
+
+
+@pytest.mark.parametrize("length", [0, 1, 127, 128, 129, 300])
+def test_blocks_of_lookups(length):
+    keys = np.random.default_rng(0).permutation(1000)
+    ids = np.random.default_rng(1).integers(-500, 1500, length)
+    oracle = {key: code for code, key in enumerate(keys.tolist())}
+    expected = [oracle.get(id_, 7) for id_ in ids.tolist()]
+    assert IdTable(keys).codes(ids, 7).tolist() == expected
+
+
+@pytest.mark.parametrize("threads", [None, 1, 2, 100])
+def test_out_and_threads(threads, monkeypatch):
+    monkeypatch.setattr(hash_threads, "VALUES_PER_THREAD", 100)
+    table, ids, out = IdTable(np.arange(0, 2000, 2)), np.arange(1001), np.empty(1001, np.int32)
+    assert table.codes(ids, -1, out, threads=threads) is out
+    assert out.tolist() == [-1 if id_ % 2 else id_ // 2 for id_ in range(1001)]
+    with pytest.raises(TypeError, match="int64"):
+        table.codes(ids, -1, np.empty(1001, np.int64))
+    with pytest.raises(ValueError, match="shape"):
+        table.codes(ids, -1, out[1:])
+    with pytest.raises(ValueError, match="share memory"):
+        table.codes(ids, -1, ids.view(np.int32)[:1001])
 
 
 def test_strides_and_empty_ids():

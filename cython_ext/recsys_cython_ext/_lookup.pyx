@@ -1,0 +1,257 @@
+"""Bare gather-and-pool kernel; `lookup.py` validates, allocates and splits bags over threads.
+
+The inner loops are plain, of constant length, for the compiler to vectorise: see the flags in setup.py.
+Rows of int8 and int4 start with an fp16 scale and an fp16 bias. Little-endian machines only.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint64_t
+from libc.string cimport memcpy
+
+cdef extern from *:
+    """
+    #if defined(__GNUC__)
+    #define RECSYS_INLINE inline __attribute__((always_inline))
+    #define RECSYS_PREFETCH(p) __builtin_prefetch(p)
+    #else
+    #define RECSYS_INLINE inline
+    #define RECSYS_PREFETCH(p) ((void)0)
+    #endif
+
+    /* One binary for three instruction sets, chosen when it is loaded; glibc has the means (ifunc). */
+    #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
+    #define RECSYS_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+    #else
+    #define RECSYS_CLONES
+    #endif
+
+    /* Stores past the cache: a large output is not read before it is written. To a multiple of 16 bytes. */
+    #if defined(__SSE2__)
+    #include <emmintrin.h>
+    #define RECSYS_STREAM4(to, from) _mm_stream_ps(to, _mm_loadu_ps(from))
+    #define RECSYS_FENCE() _mm_sfence()
+    #else
+    #define RECSYS_STREAM4(to, from) memcpy(to, from, 16)
+    #define RECSYS_FENCE() ((void)0)
+    #endif
+    """
+    ctypedef void inlined "RECSYS_INLINE void"  # these two are no types, but Cython has no other place for them
+    ctypedef void clones "RECSYS_CLONES void"
+    void prefetch "RECSYS_PREFETCH"(const void* p) noexcept nogil
+    void stream4 "RECSYS_STREAM4"(float* to, const float* source) noexcept nogil
+    void fence "RECSYS_FENCE"() noexcept nogil
+
+cdef enum Kind:  # as in lookup.py
+    FP32
+    FP16
+    INT8
+    INT4
+
+cdef enum:
+    LINES_AHEAD = 128  # cache lines asked for ahead of use, 8 KiB of L1: the best of 16 to 512
+    BLOCK = 64  # columns summed at a time
+
+cdef struct Job:
+    const uint8_t* table  # [n_table, stride]
+    uint64_t stride, n_table
+    const int64_t* rows  # [n_rows]
+    int64_t n_rows
+    const int64_t* offsets  # [bags + 1], or NULL: bags of one
+    const float* weights  # [n_rows], or NULL: ones
+    float* out  # [bags, dim]
+    int64_t dim
+    int64_t first, last  # the bags to pool
+    bint stream
+    int64_t bad  # position of the first row or weight refused; -2 - b for the offsets of bag b; -1: none
+
+
+cdef union Words:  # written as bits, read as values
+    int32_t bits[BLOCK]
+    float values[BLOCK]
+
+
+cdef inlined from_halves(const uint16_t* p, const int n, float* out) noexcept nogil:
+    """fp16 to fp32 by integers and one product: right for subnormals and infinities, under DAZ too."""
+    cdef int i
+    cdef int32_t m
+    cdef float tiny, value
+    cdef Words words
+    for i in range(n):
+        m = p[i] & 0x7FFF
+        words.bits[i] = (m << 13) + (112 << 23) + ((112 << 23) if m >= 0x7C00 else 0)
+    for i in range(n):
+        m = p[i] & 0x7FFF
+        tiny = <float> m * <float> (1.0 / (1 << 24))
+        value = tiny if m < 0x400 else words.values[i]
+        out[i] = -value if p[i] & 0x8000 else value
+
+
+cdef inlined add_row(
+    float* acc, const uint8_t* row, const uint8_t* p, const int kind, const int width, float weight
+) noexcept nogil:
+    """``acc += weight * columns``, ``width`` of them, stored from ``p`` on.
+
+    int4: even columns come before odd ones in acc, which is put in order once a bag.
+    """
+    cdef int i
+    cdef uint16_t header[2]
+    cdef float line[2]  # scale, bias
+    cdef float values[BLOCK]
+    if kind == FP32:
+        for i in range(width):
+            acc[i] += weight * (<const float*> p)[i]
+        return
+    if kind == FP16:
+        from_halves(<const uint16_t*> p, width, values)
+        for i in range(width):
+            acc[i] += weight * values[i]
+        return
+    memcpy(header, row, sizeof(header))  # rows may begin at any byte
+    from_halves(header, 2, line)
+    if kind == INT8:
+        for i in range(width):
+            acc[i] += weight * (line[0] * <float> p[i] + line[1])
+    else:
+        for i in range(width // 2):
+            acc[i] += weight * (line[0] * <float> (p[i] & 15) + line[1])
+        for i in range(width // 2):
+            acc[width // 2 + i] += weight * (line[0] * <float> (p[i] >> 4) + line[1])
+
+
+cdef inlined write(float* out, const float* sums, const int width, bint stream) noexcept nogil:
+    cdef int i
+    if stream:
+        for i in range(0, width, 4):
+            stream4(out + i, sums + i)
+    else:
+        memcpy(out, sums, width * sizeof(float))
+
+
+cdef inlined sweep(Job* job, int64_t column, const int kind, const int width) noexcept nogil:
+    """Columns [column, column + width) of every bag; kind and width are literals after inlining."""
+    cdef int bits = 32 if kind == FP32 else 16 if kind == FP16 else 8 if kind == INT8 else 4
+    cdef int n_bytes = width * bits // 8, ahead = LINES_AHEAD // ((n_bytes + 63) // 64), i
+    cdef uint64_t start = (4 if kind >= INT8 else 0) + <uint64_t> column * bits // 8
+    cdef int64_t b, l = job.first, stop, later
+    cdef const uint8_t* row
+    cdef float* out
+    cdef float weight = 1
+    cdef float acc[BLOCK]
+    cdef float ordered[BLOCK]
+    if job.offsets != NULL:
+        l = job.offsets[job.first]
+        if l < 0 or l > job.n_rows:
+            job.bad = -2 - job.first
+            return
+    for b in range(job.first, job.last):
+        stop = b + 1 if job.offsets == NULL else job.offsets[b + 1]
+        if stop < l or stop > job.n_rows:
+            job.bad = -2 - b
+            return
+        for i in range(width):
+            acc[i] = 0
+        while l < stop:
+            later = l + ahead if l + ahead < job.n_rows else job.n_rows - 1
+            # Not yet checked: the address may lie outside the table, and a prefetch of any address is harmless.
+            row = job.table + <uint64_t> job.rows[later] * job.stride
+            if kind >= INT8:
+                prefetch(row)
+            for i in range(0, n_bytes, 64):
+                prefetch(row + start + i)
+            prefetch(row + start + n_bytes - 1)  # rows need not begin where a line does
+            if job.weights != NULL:
+                weight = job.weights[l]
+            if <uint64_t> job.rows[l] >= job.n_table or weight != weight:
+                job.bad = l
+                return
+            row = job.table + <uint64_t> job.rows[l] * job.stride
+            add_row(acc, row, row + start, kind, width, weight)
+            l += 1
+        out = job.out + b * job.dim + column
+        if kind == INT4:
+            for i in range(width // 2):
+                ordered[2 * i] = acc[i]
+                ordered[2 * i + 1] = acc[width // 2 + i]
+            write(out, ordered, width, job.stream)
+        else:
+            write(out, acc, width, job.stream)
+
+
+cdef inlined sweeps(Job* job, const int kind) noexcept nogil:
+    """All columns, in blocks of a constant width."""
+    cdef int64_t column = 0, left
+    while column < job.dim and job.bad == -1:
+        left = job.dim - column
+        if left >= 64:
+            sweep(job, column, kind, 64)
+            column += 64
+        elif left >= 32:
+            sweep(job, column, kind, 32)
+            column += 32
+        elif left >= 16:
+            sweep(job, column, kind, 16)
+            column += 16
+        elif left >= 8:
+            sweep(job, column, kind, 8)
+            column += 8
+        else:
+            sweep(job, column, kind, 4)
+            column += 4
+    if job.stream:
+        fence()
+
+
+cdef clones pool(Job* job, int kind) noexcept nogil:
+    if kind == FP32:
+        sweeps(job, FP32)
+    elif kind == FP16:
+        sweeps(job, FP16)
+    elif kind == INT8:
+        sweeps(job, INT8)
+    else:
+        sweeps(job, INT4)
+
+
+def pool_into(
+    const uint8_t[:, ::1] table,
+    int kind,
+    const int64_t[::1] rows,
+    const int64_t[::1] offsets,
+    const float[::1] weights,
+    float[:, ::1] out,
+    int64_t first,
+    int64_t last,
+    bint stream,
+):
+    """``out[b] = sum of weights[l] * table[rows[l]]`` over ``offsets[b] <= l < offsets[b + 1]``, first <= b < last.
+
+    table: the bytes of its rows [N, stride]; rows [L]; offsets [B + 1] or None; weights [L] or None; out [B, D],
+    D % 4 == 0; stream needs ``out`` on a multiple of 16 bytes. Returns -1, or the position of a row outside
+    [0, N) or of a weight NaN, or -2 - b where the offsets of bag b fall or leave [0, L]. Nothing is read there.
+    """
+    cdef Job job
+    if first == last:
+        return -1
+    job.table = NULL
+    job.rows = NULL
+    job.offsets = NULL
+    job.weights = NULL
+    if table.shape[0]:
+        job.table = &table[0, 0]
+    if rows.shape[0]:
+        job.rows = &rows[0]
+    if offsets is not None:
+        job.offsets = &offsets[0]
+    if weights is not None and weights.shape[0]:
+        job.weights = &weights[0]
+    job.stride = <uint64_t> table.shape[1]
+    job.n_table = <uint64_t> table.shape[0]
+    job.n_rows = rows.shape[0]
+    job.out = &out[0, 0]
+    job.dim = out.shape[1]
+    job.first = first
+    job.last = last
+    job.stream = stream
+    job.bad = -1
+    with nogil:
+        pool(&job, kind)
+    return job.bad

@@ -1,0 +1,256 @@
+import mmap
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys_cython_ext import advise_huge_pages, dequantise, empty_huge, lookup, pooled, quantise
+
+KINDS = ["fp32", "fp16", "int8", "int4"]
+
+
+def oracle(table, rows, offsets, weights):
+    """Sum of each bag in its order, in fp32."""
+    values, out = dequantise(table), np.zeros((len(offsets) - 1, table.shape[1]), np.float32)
+    for b in range(len(out)):
+        for at in range(offsets[b], offsets[b + 1]):
+            out[b] += weights[at] * values[rows[at]]
+    return out
+
+
+def random_table(n, d, kind="fp32", seed=0):
+    return quantise(np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32), kind)
+
+
+def unaligned(array):
+    """The same values, 4 bytes off every cache line."""
+    memory = np.empty(array.nbytes + 68, np.uint8)
+    start = -memory.ctypes.data % 64 + 4
+    out = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    out[...] = array
+    return out
+
+
+@pytest.fixture
+def many_threads(monkeypatch):
+    monkeypatch.setattr(lookup, "_ROWS_PER_THREAD", 1)
+
+
+# Against the oracle
+
+
+@given(
+    kind=st.sampled_from(KINDS),
+    d=st.integers(1, 36).map(lambda quarter: 4 * quarter),
+    lengths=st.lists(st.one_of(st.just(0), st.integers(0, 40)), max_size=12),
+    weighted=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_agrees_with_the_oracle_to_the_bit(kind, d, lengths, weighted, seed):
+    rng = np.random.default_rng(seed)
+    table = random_table(17, d, kind, seed)
+    offsets = np.cumsum([0, *lengths]).astype(np.int64)
+    rows = rng.integers(0, 17, offsets[-1])
+    weights = rng.standard_normal(len(rows)).astype(np.float32) if weighted else None
+    expected = oracle(table, rows, offsets, weights if weighted else np.ones(len(rows), np.float32))
+    assert np.array_equal(pooled(table, rows, offsets, weights), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("d", [4, 8, 12, 16, 32, 64, 100, 128])
+def test_bags_of_one_are_the_rows(kind, d):
+    table = random_table(300, d, kind)
+    rows = np.random.default_rng(1).permutation(300)
+    out = pooled(table, rows)
+    assert out.dtype == np.float32
+    assert np.array_equal(out, dequantise(table)[rows])
+    weights = np.full(300, 0.1, np.float32)
+    assert np.array_equal(pooled(table, rows, weights=weights), weights[0] * dequantise(table)[rows])
+
+
+def test_every_fp16_value_is_converted_like_numpy():
+    table = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(-1, 16)
+    out = pooled(table, np.arange(len(table)))
+    assert np.array_equal(out, table.astype(np.float32), equal_nan=True)
+
+
+def test_unaligned_memory():
+    table, rows = random_table(50, 20), np.arange(50)[::-1].copy()
+    out = unaligned(np.zeros((50, 20), np.float32))
+    assert pooled(unaligned(table), rows, out=out) is out
+    assert np.array_equal(out, table[::-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_threads_and_streaming_change_no_bit(kind, stream, many_threads, monkeypatch):
+    monkeypatch.setattr(lookup, "_STREAM_BYTES", 0 if stream else 2**60)
+    rng = np.random.default_rng(2)
+    table = random_table(1000, 36, kind)
+    offsets = np.append(np.sort(rng.integers(0, 5001, 200)), 5000)
+    offsets[:7] = 0
+    rows, weights = rng.integers(0, 1000, 5000), rng.random(5000, np.float32)
+    alone = pooled(table, rows, offsets, weights)
+    for threads in (2, 3, 7, 500):
+        assert np.array_equal(pooled(table, rows, offsets, weights, threads=threads), alone)
+        assert np.array_equal(pooled(table, rows, threads=threads), pooled(table, rows))
+    one_bag = np.array([0, 5000])
+    assert np.array_equal(pooled(table, rows, one_bag, threads=4), pooled(table, rows, one_bag))
+
+
+def test_parts_have_as_many_rows_each():
+    offsets = np.array([0, 1, 2, 3, 100, 101, 102, 200, 200])
+    assert lookup._cuts(offsets, 8, 200, 2) == [0, 4, 8]
+    assert lookup._cuts(None, 10, 10, 4) == [0, 2, 5, 7, 10]
+
+
+# Empty things
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_batch_and_empty_bags(kind, many_threads):
+    table, none = random_table(3, 8, kind), np.empty(0, np.int64)
+    assert pooled(table, none).shape == (0, 8)
+    assert pooled(table, none, np.zeros(1, np.int64)).shape == (0, 8)
+    assert np.array_equal(pooled(table, none, np.zeros(6, np.int64), threads=2), np.zeros((5, 8)))
+    assert np.array_equal(
+        pooled(table, none, np.zeros(2, np.int64), none.astype(np.float32)), np.zeros((1, 8))
+    )
+    stale = np.full((2, 8), np.nan, np.float32)
+    pooled(table, np.array([1]), np.array([0, 0, 1]), out=stale)
+    assert np.array_equal(stale, [np.zeros(8), dequantise(table)[1]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_table_without_rows(kind):
+    table = random_table(0, 8, kind)
+    assert pooled(table, np.empty(0, np.int64)).shape == (0, 8)
+    with pytest.raises(ValueError, match="row 0 at position 0 is outside the table's 0 rows"):
+        pooled(table, np.zeros(1, np.int64))
+
+
+# Errors
+
+
+@pytest.mark.parametrize("bad", [5, -1, 2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("d", [4, 64, 100])
+def test_row_out_of_range_names_position_and_value(bad, threads, d, many_threads):
+    rows = np.arange(100) % 5
+    rows[[70, 90]] = bad
+    with pytest.raises(ValueError, match=f"row {bad} at position 70 is outside the table's 5 rows"):
+        pooled(random_table(5, d), rows, np.arange(0, 101, 10), threads=threads)
+
+
+@pytest.mark.parametrize(
+    "offsets",
+    [[0, 3, 2, 4], [0, 5, 3, 4], [0, -1, 2, 4], [0, 2**62, 1, 4], [0, 4, -(2**63), 4], [0, 4, 4, 4, 0, 4]],
+)
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_offsets_that_fall_or_leave_the_rows(offsets, threads, many_threads):
+    with pytest.raises(ValueError, match="offsets of bag"):
+        pooled(random_table(5, 8), np.arange(4), np.array(offsets), threads=threads)
+
+
+@pytest.mark.parametrize("offsets", [[], [1, 4], [0, 3], [0, 5]])
+def test_offsets_with_wrong_ends(offsets):
+    with pytest.raises(ValueError, match="offsets must run from 0 to 4"):
+        pooled(random_table(5, 8), np.arange(4), np.array(offsets, np.int64))
+
+
+def test_weight_nan_is_named():
+    weights = np.array([1, np.inf, np.nan, 1], np.float32)
+    with pytest.raises(ValueError, match="the weight at position 2 is NaN"):
+        pooled(random_table(5, 8), np.arange(4), weights=weights)
+
+
+def test_wrong_dtypes():
+    table, rows = random_table(5, 8), np.arange(4)
+    for bad in (table.astype(np.float64), table.tolist(), table.astype(np.int8)):
+        with pytest.raises(TypeError, match="table must be"):
+            pooled(bad, rows)
+    for name, arguments in {
+        "rows": (rows.astype(np.int32),),
+        "offsets": (rows, np.array([0, 4], np.int32)),
+        "weights": (rows, None, np.ones(4)),
+        "out": (rows, None, None, np.empty((4, 8))),
+    }.items():
+        with pytest.raises(TypeError, match=f"{name} must be"):
+            pooled(table, *arguments)
+    with pytest.raises(TypeError):
+        pooled(table, rows, threads=1.5)
+
+
+def test_wrong_shapes_and_layouts():
+    table, rows = random_table(8, 8), np.arange(4)
+    wide = np.ones((4, 16), np.float32)
+    locked = np.empty((4, 8), np.float32)
+    locked.flags.writeable = False
+    for arguments in (
+        (table.T, rows),
+        (table[0], rows),
+        (np.ones((3, 6), np.float32), rows),
+        (np.ones((3, 0), np.float32), rows),
+        (table, rows[::2]),
+        (table, rows[None]),
+        (table, rows, None, np.ones(3, np.float32)),
+        (table, rows, None, None, wide),
+        (table, rows, None, None, wide[:, :8]),
+        (table, rows, None, None, wide[:3]),
+        (table, rows, None, None, locked),
+        (table, rows, None, None, None, 0),
+    ):
+        with pytest.raises(ValueError, match=r".+"):
+            pooled(*arguments)
+
+
+# Memory
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16"])
+def test_memory_mapped_table(kind, tmp_path):
+    table = random_table(2000, 32, kind)
+    np.save(tmp_path / "table.npy", table)
+    mapped = np.load(tmp_path / "table.npy", mmap_mode="r")
+    advise_huge_pages(mapped)
+    rows = np.random.default_rng(3).integers(0, 2000, 500)
+    assert np.array_equal(pooled(mapped, rows), pooled(table, rows))
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (3, 8), (100_000, 8)])
+def test_empty_huge(shape):
+    out = empty_huge(shape, np.float32)
+    assert (out.shape, out.dtype) == (shape, np.float32)
+    assert out.flags.c_contiguous
+    assert out.flags.writeable
+    out[:] = 1
+    if hasattr(mmap, "MADV_HUGEPAGE") and out.nbytes > 2**21:
+        assert out.ctypes.data % 2**21 == 0
+    assert empty_huge((700_000,), np.int64).dtype == np.int64
+
+
+def test_advice_on_anything_is_harmless():
+    for array in (np.empty(0), np.ones(3), np.ones((2000, 2000))[:, ::2], np.ones((2000, 2000))):
+        before = array.copy()
+        advise_huge_pages(array)
+        assert np.array_equal(array, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_threads_after_a_fork():
+    code = """
+import os, numpy as np
+from recsys_cython_ext import pooled
+table, rows = np.ones((10, 8), np.float32), np.zeros(100_000, np.int64)
+pooled(table, rows, threads=2)
+child = os.fork()
+if child == 0:
+    os._exit(int(pooled(table, rows, threads=2).sum()) != 800_000)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], timeout=120, check=False)
+    assert done.returncode == 0
