@@ -1,11 +1,11 @@
 """Declared data and features: strict, frozen, and free of torch."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from recsys_pipelines.sources.generated import GeneratorConfig
+from recsys_pipelines.sources.location import Location
 
 
 def _feature_name(name: str) -> str:
@@ -60,8 +60,26 @@ class SplitConfig(Strict):
 class DataConfig(Strict):
     """Where the rows come from and what they mean."""
 
-    source: Literal["criteo", "avazu", "movielens_1m", "recbole", "table", "generated"]
-    path: Path | None = None
+    source: Literal[
+        "criteo",
+        "avazu",
+        "criteo_1tb",
+        "criteo_x4",
+        "criteo_x1",
+        "taobao_ad",
+        "taobao_behavior",
+        "kdd12",
+        "open_bandit",
+        "movielens_1m",
+        "movielens_csv",
+        "amazon",
+        "kuairec",
+        "ngcf",
+        "recbole",
+        "table",
+        "generated",
+    ]
+    path: Location | None = None
     label: LabelConfig = LabelConfig()
     weight: str | None = (
         None  # column of sample weights of the training loss; evaluation counts every row once
@@ -87,6 +105,9 @@ class DataConfig(Strict):
 class CategoricalConfig(Strict):
     """Columns of ids. `vocabulary` numbers the ids seen in training; `hash` keeps the 64-bit id itself.
 
+    An id outside the vocabulary gets the one code of unknown ids, or with `unknown: hash` stays a 64-bit id of its
+    own, below 0 where no code is (for tables that give rare ids hashed rows).
+
     `buckets: squared_log` first turns an integer column into Criteo's buckets: floor(ln(x)^2) for
     x > 2, else int(x).
     """
@@ -95,6 +116,7 @@ class CategoricalConfig(Strict):
     names: tuple[FeatureName, ...] = Field(min_length=1)
     encoding: Literal["vocabulary", "hash"] = "vocabulary"
     min_count: int = Field(1, ge=1)
+    unknown: Literal["code", "hash"] = "code"
     buckets: Literal["squared_log"] | None = None
     multivalued: bool = False
     separator: str | None = Field(None, min_length=1)  # splits a text column into a list
@@ -104,6 +126,10 @@ class CategoricalConfig(Strict):
     def _consistent(self) -> "CategoricalConfig":
         if self.encoding == "hash" and self.min_count > 1:
             raise ValueError("`min_count` needs a vocabulary to count in: set `encoding: vocabulary`")
+        if self.encoding == "hash" and self.unknown == "hash":
+            raise ValueError(
+                "`unknown: hash` needs a vocabulary to be unknown to: set `encoding: vocabulary`"
+            )
         if self.separator is not None and not self.multivalued:
             raise ValueError("`separator` makes a list: set `multivalued: true`")
         if self.buckets is not None and self.multivalued:

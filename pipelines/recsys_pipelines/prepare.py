@@ -29,8 +29,9 @@ from recsys_pipelines.convert import ColumnSpec, Kind, text_ids, typed
 from recsys_pipelines.features import FeatureFitter, Features
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.shards import locked, read_shard, uniform, write_json, write_shard
-from recsys_pipelines.sources import open_source
+from recsys_pipelines.sources import BESIDE, open_source
 from recsys_pipelines.sources.generated import generate
+from recsys_pipelines.sources.location import file_prints
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation", "test")
@@ -81,8 +82,9 @@ def prepare(
 ) -> Prepared:
     """Prepare `data` under `root`, or return what is already there.
 
-    Rows in = rows out + rows quarantined. Raises SourceError for an unreadable file and TooManyBadRows
-    when the share of quarantined rows passes `data.quarantine_limit`.
+    Rows in + rows added (by sources that make two rows of one) = rows out + rows quarantined. Raises
+    SourceError for an unreadable file and TooManyBadRows when the share of quarantined rows passes
+    `data.quarantine_limit`.
     """
     report = progress or (lambda stage, rows: None)
     specs = column_specs(data, features, labelled=True)
@@ -146,16 +148,13 @@ def _written(data: DataConfig, root: Path, report: Progress) -> DataConfig:
 
 def _key(data: DataConfig, features: Sequence[FeatureConfig]) -> str:
     assert data.path is not None
-    # Sources read no subfolders, and <root> itself may be one.
-    files = sorted(p for p in data.path.iterdir() if p.is_file()) if data.path.is_dir() else [data.path]
-    prints = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists()]
     text = json.dumps(
         [
             FORMAT_VERSION,
             HASH_VERSION,
             data.model_dump(mode="json"),
             [feature.model_dump(mode="json") for feature in features],
-            prints,
+            file_prints(data.path, BESIDE.get(data.source, ())),
         ]
     )
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
@@ -182,7 +181,7 @@ def _stage(data: DataConfig, specs: dict[str, ColumnSpec], out: Path, report: Pr
 def _read(data: DataConfig, specs: dict[str, ColumnSpec], out: Path, report: Progress) -> dict[str, Any]:
     quarantine = Quarantine(data.quarantine_limit)
     source = open_source(data)
-    rows_out = parts = 0
+    rows_out = rows_added = parts = 0
     text: dict[str, bool] = {}
     for chunk in source.chunks(sorted({spec.column for spec in specs.values()}), quarantine):
         quarantined = quarantine.count
@@ -197,8 +196,9 @@ def _read(data: DataConfig, specs: dict[str, ColumnSpec], out: Path, report: Pro
             write_shard(table, _staged(out, parts))
             parts += 1
         rows_out += table.num_rows
+        rows_added += chunk.added
         report("read", rows_out)
-    rows_in = rows_out + quarantine.count
+    rows_in = rows_out + quarantine.count - rows_added
     if quarantine.count:
         quarantine.write(out / "quarantine")
     quarantine.check(rows_in)
@@ -206,6 +206,7 @@ def _read(data: DataConfig, specs: dict[str, ColumnSpec], out: Path, report: Pro
         raise ValueError(f"{data.path}: holds no readable row")
     return {
         "rows_in": rows_in,
+        "rows_added": rows_added,
         "rows_out": rows_out,
         "quarantined": quarantine.count,
         "parts": parts,
@@ -246,6 +247,7 @@ def _finish(
             for feature in fitted.categorical
         },
         "rows_in": staged["rows_in"],
+        "rows_added": staged["rows_added"],
         "rows_out": staged["rows_out"],
         "quarantined": staged["quarantined"],
         "splits": {

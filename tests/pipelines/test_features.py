@@ -74,6 +74,7 @@ def test_names_that_cannot_be_used_are_refused(name, kind):
     ("make", "message"),
     [
         (lambda: categorical(encoding="hash", min_count=2), "min_count"),
+        (lambda: categorical(encoding="hash", unknown="hash"), "needs a vocabulary to be unknown to"),
         (lambda: categorical(separator="|"), "multivalued"),
         (lambda: categorical(separator="", multivalued=True), "separator"),
         (lambda: categorical(buckets="squared_log", multivalued=True), "single-valued"),
@@ -115,6 +116,49 @@ def test_vocabulary_equals_a_slow_one_whatever_the_order_and_the_parts(train, ot
     (feature,) = features.categorical
     assert feature.num_codes == 2 + len(codes)
     assert feature.full_codes == 2 + len(set(train) - {MISSING_ID})
+
+
+@given(st.lists(IDS, max_size=40), st.lists(IDS, max_size=20), st.integers(1, 3))
+def test_with_unknown_hash_an_id_outside_the_vocabulary_keeps_an_identity(train, other, min_count):
+    """A 64-bit id below 0, the same for equal ids; codes, and the code of missing, are as ever."""
+    open_, closed = (
+        fit([categorical(min_count=min_count, unknown=unknown)], {"c": ids(train)})
+        for unknown in ("hash", "code")
+    )
+    rows = train + other
+    table = pa.table({"c": ids(rows)})
+    found, codes = open_.transform(table)["c"].to_pylist(), closed.transform(table)["c"].to_pylist()
+    outside = [code == UNKNOWN_CODE for code in codes]
+    assert [code for code, out in zip(found, outside, strict=True) if not out] == [
+        code for code, out in zip(codes, outside, strict=True) if not out
+    ]
+    by_id = {row: code for row, code, out in zip(rows, found, outside, strict=True) if out}
+    assert all(code < 0 for code in by_id.values())
+    assert len(set(by_id.values())) == len(by_id), "63 bits tell so few ids apart"
+    assert [by_id[row] for row, out in zip(rows, outside, strict=True) if out] == [
+        code for code, out in zip(found, outside, strict=True) if out
+    ]
+    (feature,) = open_.categorical
+    assert feature.is_unknown(np.array(found, np.int64)).tolist() == outside
+    assert feature.num_codes == closed.categorical[0].num_codes
+
+
+def test_unknown_hash_in_lists_and_after_loading(tmp_path):
+    config = categorical("tags", multivalued=True, min_count=2, unknown="hash")
+    lists = pa.array([[5, 5, 7], [], [9, MISSING_ID]], LISTS)
+    features = fit([config], {"tags": lists})
+    features.save(tmp_path)
+    table = pa.table({"tags": lists})
+    found = features.transform(table)["tags"].to_pylist()
+    assert Features.load(tmp_path).transform(table)["tags"].to_pylist() == found
+    (first, empty, last) = found
+    assert first[:2] == [2, 2]
+    assert empty == []
+    assert first[2] < 0
+    assert last[0] < 0
+    assert first[2] != last[0]
+    assert last[1] == MISSING_CODE
+    assert Features.load(tmp_path).categorical[0].unknown == "hash"
 
 
 @given(st.lists(st.lists(IDS, max_size=5), max_size=20), st.integers(1, 2), st.booleans())

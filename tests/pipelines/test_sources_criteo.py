@@ -109,6 +109,37 @@ def test_folder_of_days_is_read_in_order(tmp_path):
     assert [(e.row, e.line) for e in bad.examples] == [(0, 1), (2, 1), (4, 1)]
 
 
+HEADER = ",".join(["Label", *FEATURES]).upper().replace("LABEL", "Label")
+
+
+@pytest.mark.parametrize("name", ["criteo_x4", "criteo_x1"])
+def test_benchmark_splits(tmp_path, name):
+    header = HEADER if name == "criteo_x4" else HEADER.replace("Label", "label")
+    for part, i1 in (("test", "0.3"), ("train", ""), ("valid", "-2")):
+        text = header + "\n" + line("1", i1=i1).replace("\t", ",") + "\nbad\n"
+        (tmp_path / f"{part}.csv.gz").write_bytes(gzip.compress(text.encode()))
+    source = open_source(DataConfig(source=name, path=tmp_path))
+    assert source.columns == COLUMNS
+    table, rows, bad = read(source, ["i1", "label", "c26"])
+    assert table.to_pydict() == {"i1": [None, "-2", "0.3"], "label": ["1"] * 3, "c26": ["68fd1e26"] * 3}
+    assert rows.tolist() == [0, 2, 4]
+    assert [(e.line, e.reason) for e in bad.examples] == [(3, "1 columns instead of 40")] * 3
+    assert read(open_source(DataConfig(source=name, path=tmp_path / "valid.csv.gz")), ["i1"])[1].tolist() == [
+        0
+    ]
+
+
+def test_terabyte_days_compressed(tmp_path):
+    text = "".join(line(i1=str(k)) + "\n" for k in range(3)).encode()
+    (tmp_path / "day_0.gz").write_bytes(gzip.compress(text))
+    with pa.CompressedOutputStream(str(tmp_path / "day_10.zst"), "zstd") as stream:
+        stream.write(text)
+    (tmp_path / "day_9").write_bytes(text)
+    table, rows, _ = read(open_source(DataConfig(source="criteo_1tb", path=tmp_path)), ["i1"])
+    assert table["i1"].to_pylist() == ["0", "1", "2"] * 3
+    assert rows.tolist() == list(range(9))
+
+
 def test_bad_lines_go_to_quarantine_with_their_numbers(tmp_path):
     path = tmp_path / "train.txt"
     lines = [

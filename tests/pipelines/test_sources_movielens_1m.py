@@ -30,7 +30,7 @@ def test_joined(tmp_path):
     assert source.columns == (
         *("user_id", "item_id", "rating", "timestamp"),
         *("gender", "age", "occupation", "zip_code"),
-        *("title", "year", "genres"),
+        *("title", "genres", "year"),
     )
     table, bad = read(source, source.columns)
     assert table.slice(0, 2).to_pylist() == [

@@ -1,27 +1,50 @@
 """Readers of data sets: each streams raw columns and quarantines what its format cannot parse."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from recsys_pipelines.sources import kuairec, open_bandit
+from recsys_pipelines.sources.amazon import Amazon
 from recsys_pipelines.sources.avazu import Avazu
 from recsys_pipelines.sources.base import Chunk, Source, SourceError
-from recsys_pipelines.sources.criteo import Criteo
+from recsys_pipelines.sources.criteo import Criteo, CriteoCSV
+from recsys_pipelines.sources.kdd12 import Kdd12
+from recsys_pipelines.sources.kuairec import KuaiRec
 from recsys_pipelines.sources.movielens_1m import MovieLens1M
+from recsys_pipelines.sources.movielens_csv import MovieLensCSV
+from recsys_pipelines.sources.ngcf import Ngcf
+from recsys_pipelines.sources.open_bandit import OpenBandit
 from recsys_pipelines.sources.recbole import RecBole
 from recsys_pipelines.sources.table import Table
+from recsys_pipelines.sources.taobao_ad import TaobaoAd
+from recsys_pipelines.sources.taobao_behavior import TaobaoBehavior
 
 if TYPE_CHECKING:  # config imports sources.generated
     from recsys_pipelines.config import DataConfig
 
-__all__ = ["SOURCES", "Chunk", "Source", "SourceError", "open_source"]
+__all__ = ["BESIDE", "SOURCES", "Chunk", "Source", "SourceError", "open_source"]
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "criteo": Criteo,
+    "criteo_1tb": Criteo,
+    "criteo_x4": CriteoCSV,
+    "criteo_x1": CriteoCSV,
     "avazu": Avazu,
+    "taobao_ad": TaobaoAd,
+    "taobao_behavior": TaobaoBehavior,
+    "kdd12": Kdd12,
+    "open_bandit": OpenBandit,
     "movielens_1m": MovieLens1M,
+    "movielens_csv": MovieLensCSV,
+    "amazon": Amazon,
+    "kuairec": KuaiRec,
+    "ngcf": Ngcf,
     "recbole": RecBole,
     "table": Table,
 }
+
+# Names of the files that a source reads beside the file it is given.
+BESIDE: dict[str, Iterable[str]] = {"kuairec": kuairec.BESIDE, "open_bandit": open_bandit.BESIDE}
 
 
 def open_source(data: "DataConfig", *, labelled: bool = True) -> Source:

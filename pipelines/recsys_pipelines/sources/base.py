@@ -3,15 +3,18 @@
 import difflib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.types as pt
 from numpy.typing import NDArray
 
 from recsys_pipelines.quarantine import Quarantine
+from recsys_pipelines.sources.location import Place, Url, located
+from recsys_pipelines.sources.text import is_text
 
 
 class SourceError(ValueError):
@@ -22,25 +25,32 @@ class SourceError(ValueError):
 class Chunk:
     """Some consecutive rows of one file, as read.
 
-    table: [B] rows; columns of text formats are strings, or lists of strings, with null for an empty field;
-    those of Parquet and Arrow keep their types. rows: int64 [B], 0-based numbers in the whole source,
-    where unreadable rows count too. lines: int64 [B], 1-based, or None where the format has no lines.
+    table: [B] rows; columns of text formats are strings, or lists of strings, with null for an empty field,
+    unless the source says otherwise; those of Parquet and Arrow keep their types. rows: int64 [B], rising
+    numbers in the whole source, from 0 and without gaps where unreadable rows count too, unless the source says
+    otherwise. lines: int64 [B], 1-based, or None where the format has no lines. added: how many of the rows
+    the reader made beyond those of the file.
     """
 
     table: pa.Table
     rows: NDArray[np.int64]
     file: str
     lines: NDArray[np.int64] | None = None
+    added: int = 0
 
     def keep(self, good: NDArray[np.bool_]) -> "Chunk":
         """The rows where `good` [B] is true."""
         if good.all():
             return self
         lines = None if self.lines is None else self.lines[good]
-        return Chunk(self.table.filter(pa.array(good)), self.rows[good], self.file, lines)
+        return replace(self, table=self.table.filter(pa.array(good)), rows=self.rows[good], lines=lines)
+
+    def with_table(self, table: pa.Table) -> "Chunk":
+        """The same rows with other columns."""
+        return replace(self, table=table)
 
     def report(
-        self, bad: NDArray[np.bool_], field: str, values: Any, reason: str, quarantine: Quarantine
+        self, bad: NDArray[np.bool_], field: str | None, values: Any, reason: str, quarantine: Quarantine
     ) -> None:
         """Put the rows where `bad` [B] is true into quarantine. values: Arrow array [B]."""
         if bad.any():
@@ -66,7 +76,7 @@ class File(Protocol):
     bad ones included; `first_row` is the number of its first row in the whole source.
     """
 
-    path: Path
+    path: Path | Url
     schema: pa.Schema
 
     def chunks(
@@ -86,7 +96,7 @@ def read_files(files: Iterable[File], columns: Sequence[str], quarantine: Quaran
         raise SourceError(f"{path}: there are no rows: check that this is the right file")
 
 
-def require(columns: Iterable[str], available: Sequence[str], file: str | Path) -> None:
+def require(columns: Iterable[str], available: Sequence[str], file: Place) -> None:
     """Raise SourceError for the first of `columns` that is not `available`, naming the nearest one."""
     for name in columns:
         if name not in available:
@@ -95,37 +105,62 @@ def require(columns: Iterable[str], available: Sequence[str], file: str | Path) 
             raise SourceError(f"{file}: there is no column {name!r}{hint}; it has {_some(available)}")
 
 
-def refuse_duplicates(names: Sequence[str], file: str | Path) -> None:
+def refuse_duplicates(names: Sequence[str], file: Place) -> None:
     """Raise SourceError for a name that stands twice."""
     for place, name in enumerate(names):
         if name in names[:place]:
             raise SourceError(f"{file}: two columns are called {name!r}: rename one of them")
 
 
-def existing_file(path: str | Path) -> Path:
+def same_ids(name: str, first: File, other: File) -> None:
+    """Raise SourceError when column `name` is text in one file and numbers in the other."""
+    a, b = first.schema.field(name).type, other.schema.field(name).type
+    if not pt.is_null(a) and not pt.is_null(b) and is_text(a) != is_text(b):
+        raise SourceError(
+            f"{other.path}: column {name!r} is {b}, but {a} in {first.path}, and text and numbers have "
+            "different ids: convert one of the files"
+        )
+
+
+def plain_name(name: str) -> str:
+    """A column's name as a feature can have it: torch's modules have no "." in theirs."""
+    return name.replace(".", "_")
+
+
+def existing(path: Place, kind: str = "file or folder") -> Path | Url:
+    """`path`, if there is something; SourceError otherwise."""
+    path = located(path)
+    try:
+        found = path.exists()
+    except OSError as error:
+        raise SourceError(
+            f"{path}: cannot be reached ({error}): check the address and your access to it"
+        ) from error
+    if not found:
+        raise SourceError(f"{path}: there is no such {kind}: check `data.path`")
+    return path
+
+
+def existing_file(path: Place) -> Path | Url:
     """`path`, if it is a file with something in it; SourceError otherwise."""
-    path = Path(path)
-    if not path.exists():
-        raise SourceError(f"{path}: there is no such file: check `data.path`")
+    path = existing(path, "file")
     if path.is_dir():
         raise SourceError(f"{path}: this is a folder, and a file is needed: name the file in it")
-    if path.stat().st_size == 0:
+    if (path.info()["size"] if isinstance(path, Url) else path.stat().st_size) == 0:
         raise SourceError(f"{path}: the file is empty: copy or export it again")
     return path
 
 
-def existing_folder(path: str | Path) -> Path:
+def existing_folder(path: Place) -> Path | Url:
     """`path`, if it is a folder; SourceError otherwise."""
-    path = Path(path)
-    if not path.exists():
-        raise SourceError(f"{path}: there is no such folder: check `data.path`")
+    path = existing(path, "folder")
     if not path.is_dir():
         raise SourceError(f"{path}: this is a file, and a folder is needed: name the folder it is in")
     return path
 
 
 @contextmanager
-def reading(path: Path, kind: str) -> Iterator[None]:
+def reading(path: Path | Url, kind: str) -> Iterator[None]:
     """Turn what libraries raise on a damaged file into SourceError."""
     try:
         yield

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import Chunk, existing_file, reading, refuse_duplicates, require
+from recsys_pipelines.sources.location import Place
 
 ROWS = 65_536  # of a chunk
 
@@ -19,7 +20,7 @@ class ColumnarFile:
 
     kind: str
 
-    def __init__(self, path: str | Path, rename: Callable[[str], str] = str) -> None:
+    def __init__(self, path: Place, rename: Callable[[str], str] = str) -> None:
         self.path = existing_file(path)
         with reading(self.path, self.kind):
             schema = self._read_schema()
@@ -55,32 +56,37 @@ class ParquetFile(ColumnarFile):
     kind = "Parquet"
 
     def _read_schema(self) -> pa.Schema:
-        with pq.ParquetFile(self.path) as file:
+        with self.path.open("rb") as stream, pq.ParquetFile(stream) as file:
             return file.schema_arrow
 
     def _batches(self, columns: list[str]) -> Generator[pa.RecordBatch, None, None]:
-        with pq.ParquetFile(self.path) as file:
+        with self.path.open("rb") as stream, pq.ParquetFile(stream) as file:
             yield from file.iter_batches(batch_size=ROWS, columns=columns, use_threads=False)
 
 
 class ArrowFile(ColumnarFile):
-    """Feather version 2 is the same format. The file is mapped, not read, into memory."""
+    """Feather version 2 is the same format. A local file is mapped, not read, into memory."""
 
     kind = "Arrow IPC"
 
     def _read_schema(self) -> pa.Schema:
-        with pa.memory_map(str(self.path)) as stream:
+        with self._stream() as stream:
             return pa.ipc.open_file(stream).schema
 
     def _batches(self, columns: list[str]) -> Generator[pa.RecordBatch, None, None]:
         places = [self._read_schema().names.index(name) for name in columns]
-        with pa.memory_map(str(self.path)) as stream:
+        with self._stream() as stream:
             reader = pa.ipc.open_file(stream, options=pa.ipc.IpcReadOptions(included_fields=places))
             for index in range(reader.num_record_batches):
                 batch = reader.get_batch(index)
                 batch.validate(full=True)  # Arrow trusts offsets, and a damaged one ends the process
                 for start in range(0, batch.num_rows, ROWS):
                     yield batch.slice(start, ROWS)
+
+    def _stream(self) -> pa.NativeFile:
+        if isinstance(self.path, Path):
+            return pa.memory_map(str(self.path))
+        return pa.PythonFile(self.path.open(), mode="r")
 
 
 COLUMNAR: dict[str, type[ColumnarFile]] = {

@@ -1,7 +1,12 @@
-"""Criteo's click logs: Kaggle's train.txt and test.txt, and day_0 … day_23 of the terabyte set.
+"""Criteo's click logs, by whatever name of source: all have a label, 13 counts i1…i13 and 26 ids c1…c26.
 
-Tab, no header: label, 13 counts i1…i13, 26 hexadecimal ids c1…c26; an empty field is missing. Plain, .gz or
-.zst; or Parquet or Arrow with these column names in any case. A folder stands for its day_* files in order.
+criteo        Kaggle's train.txt and test.txt (no label): tab, no header, an empty field is missing; 45,840,617
+              rows in the order of time.
+criteo_1tb    the same columns; a folder stands for its files day_0 … day_23 in the order of the numbers.
+criteo_x4     the benchmark's train.csv, valid.csv and test.csv, comma, header Label,I1,…,C26; a folder stands
+criteo_x1     for the three in this order. x1 has a header in lower case and its counts are scaled already.
+
+Text may be .gz or .zst. Parquet and Arrow files with these column names in any case are read too.
 """
 
 import re
@@ -9,12 +14,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from recsys_pipelines.quarantine import Quarantine
-from recsys_pipelines.sources.base import Chunk, File, SourceError, existing_file, read_files, require
+from recsys_pipelines.sources.base import (
+    Chunk,
+    File,
+    SourceError,
+    existing,
+    existing_file,
+    read_files,
+    require,
+)
 from recsys_pipelines.sources.columnar import COLUMNAR
-from recsys_pipelines.sources.delimited import TAB, DelimitedFile
+from recsys_pipelines.sources.delimited import COMMA, TAB, DelimitedFile, first_bytes
+from recsys_pipelines.sources.location import Place, Url, entries
 
 FEATURES = (*(f"i{i}" for i in range(1, 14)), *(f"c{i}" for i in range(1, 27)))
 COLUMNS = ("label", *FEATURES)
+PARTS = ("train", "valid", "test")  # of x4 and x1
 
 
 class Criteo:
@@ -22,8 +37,8 @@ class Criteo:
 
     columns: tuple[str, ...]
 
-    def __init__(self, path: str | Path, *, labelled: bool = True) -> None:
-        self._files = [_open(file, labelled) for file in _paths(Path(path))]
+    def __init__(self, path: Place, *, labelled: bool = True) -> None:
+        self._files = [self._open(file, labelled) for file in _paths(existing(path))]
         for file in self._files:
             require(COLUMNS if labelled else FEATURES, file.schema.names, file.path)
         everywhere = all("label" in file.schema.names for file in self._files)
@@ -33,20 +48,32 @@ class Criteo:
         """As `Source.chunks`."""
         return read_files(self._files, columns, quarantine)
 
+    def _open(self, path: Path | Url, labelled: bool) -> File:
+        columnar = COLUMNAR.get(path.suffix.lower())
+        return self._text(path, labelled) if columnar is None else columnar(path, rename=str.lower)
 
-def _open(path: Path, labelled: bool) -> File:
-    columnar = COLUMNAR.get(path.suffix.lower())
-    if columnar is not None:
-        return columnar(path, rename=str.lower)
-    # A file to be scored may still have its labels: the first line tells.
-    unlabelled = not labelled and len(DelimitedFile(path, TAB, COLUMNS).first_line()) == len(FEATURES)
-    return DelimitedFile(path, TAB, FEATURES if unlabelled else COLUMNS)
+    def _text(self, path: Path | Url, labelled: bool) -> File:
+        # A file to be scored may still have its labels: the first line tells.
+        unlabelled = not labelled and first_bytes(path).count(b"\t") == len(FEATURES) - 1
+        return DelimitedFile(path, TAB, FEATURES if unlabelled else COLUMNS)
 
 
-def _paths(path: Path) -> list[Path]:
+class CriteoCSV(Criteo):
+    """criteo_x4 and criteo_x1."""
+
+    def _text(self, path: Path | Url, labelled: bool) -> File:
+        return DelimitedFile(path, COMMA, rename=str.lower)
+
+
+def _paths(path: Path | Url) -> list[Path | Url]:
     if not path.is_dir():
         return [existing_file(path)]
-    days = {int(match[1]): file for file in path.iterdir() if (match := re.match(r"day_(\d+)", file.name))}
-    if not days:
-        raise SourceError(f"{path}: there are no day_* files in this folder: name one file instead")
-    return [days[day] for day in sorted(days)]
+    files = entries(path)
+    days = {int(match[1]): file for file in files if (match := re.match(r"day_(\d+)", file.name))}
+    parts = {name: file for name in PARTS for file in files if file.name.startswith(f"{name}.csv")}
+    found = [days[day] for day in sorted(days)] or list(parts.values())
+    if not found:
+        raise SourceError(
+            f"{path}: there are no day_* files and no train.csv in this folder: name one file instead"
+        )
+    return [existing_file(file) for file in found]

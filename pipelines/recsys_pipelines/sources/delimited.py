@@ -6,6 +6,7 @@ would let one stray quote swallow the rows that follow, so such lines go to quar
 
 import csv
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +24,12 @@ from recsys_pipelines.sources.base import (
     refuse_duplicates,
     require,
 )
+from recsys_pipelines.sources.location import Place, Url
 from recsys_pipelines.sources.text import utf8
 
 BLOCK = 4 << 20  # bytes read at once
 LONGEST_LINE = 64 << 20
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}  # by the end of a name
 UNIT_SEPARATOR = b"\x1f"  # stands for a delimiter of several bytes, which Arrow does not know
 _WIDTH = "{} columns instead of {}"
 
@@ -98,7 +101,7 @@ class DelimitedFile:
 
     def __init__(
         self,
-        path: str | Path,
+        path: Place,
         dialect: Dialect,
         names: Sequence[str] | None = None,
         rename: Callable[[str], str] = str,
@@ -112,7 +115,7 @@ class DelimitedFile:
 
     def first_line(self) -> list[str]:
         """The fields of the first line, without surrounding spaces."""
-        line = next(_blocks(self.path), b"").split(b"\n", 1)[0].removesuffix(b"\r")
+        line = first_bytes(self.path)
         if not line:
             raise SourceError(f"{self.path}: the first line is empty: copy or export the file again")
         try:
@@ -127,7 +130,7 @@ class DelimitedFile:
         columns = list(dict.fromkeys(columns))
         require(columns, self.names, self.path)
         line = 1
-        for block in _blocks(self.path):
+        for block in blocks(self.path):
             if line == 1 and self._header_lines:
                 block, line = block.partition(b"\n")[2], 2
             count = block.count(b"\n") + (block[-1:] not in (b"", b"\n"))
@@ -214,9 +217,29 @@ def _decoded(chunk: Chunk, quarantine: Quarantine) -> Chunk:
     return Chunk(pa.table(strings), chunk.rows, chunk.file, chunk.lines).keep(good)
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
+def first_bytes(path: Path | Url) -> bytes:
+    """The first line without its end, whatever is in it."""
+    with closing(blocks(path)) as pieces:
+        return next(pieces, b"").split(b"\n", 1)[0].removesuffix(b"\r")
+
+
+def numbered_lines(path: Path | Url) -> Iterator[tuple[int, list[bytes]]]:
+    """Blocks of lines without their ends, each with the 1-based number of its first line."""
+    line = 1
+    for block in blocks(path):
+        lines = [text.removesuffix(b"\r") for text in block.removesuffix(b"\n").split(b"\n")]
+        yield line, lines
+        line += len(lines)
+
+
+def blocks(path: Path | Url) -> Generator[bytes, None, None]:
     """The bytes of a file in pieces of whole lines; only the last may lack its line end."""
-    with reading(path, "text or compressed text"), pa.input_stream(str(path)) as stream:
+    compression = COMPRESSIONS.get(path.suffix.lower())
+    with (
+        reading(path, "text or compressed text"),
+        path.open("rb") as raw,
+        pa.input_stream(raw, compression=compression) as stream,
+    ):
         rest = b""
         piece = stream.read(BLOCK).removeprefix(b"\xef\xbb\xbf")  # the mark some editors put first
         while piece:

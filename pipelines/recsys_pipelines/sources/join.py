@@ -1,43 +1,93 @@
 """Attributes of users and items, joined to the rows that name them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from recsys_cython_ext import IdTable, ids
 from recsys_pipelines.quarantine import Quarantine
-from recsys_pipelines.sources.base import Chunk, File
+from recsys_pipelines.sources.base import Chunk, File, read_files, refuse_duplicates, require, same_ids
 
 
-def attributes(file: File, key: str, columns: Sequence[str], quarantine: Quarantine) -> pa.Table:
-    """`key` and `columns` of all rows of `file`, held in memory: one row a key.
+class Joined:
+    """The rows of `file` with what `sides`, pairs of a column and a file with that column, say of it.
+
+    A row whose user or item has no line in its side keeps nulls. Sides are read when they are asked for, and
+    are then held in memory. `columns` are those of `file`, then those each side adds; columns without
+    a name (the index that pandas writes) are left out.
+    """
+
+    columns: tuple[str, ...]
+
+    def __init__(self, file: File, sides: Sequence[tuple[str, File]] = ()) -> None:
+        self._file = file
+        self._sides = sides
+        self._own = [name for name in file.schema.names if name]
+        columns = self._own
+        for key, side in sides:
+            require([key], self._own, file.path)
+            columns = columns + _added(key, side)
+            same_ids(key, file, side)
+            refuse_duplicates(columns, side.path)
+        self.columns = tuple(columns)
+
+    def chunks(self, columns: Sequence[str], quarantine: Quarantine) -> Iterator[Chunk]:
+        """As `Source.chunks`."""
+        require(columns, self.columns, self._file.path)
+        return self._joined(list(dict.fromkeys(columns)), quarantine)
+
+    def _joined(self, columns: list[str], quarantine: Quarantine) -> Iterator[Chunk]:
+        sides = []
+        for key, file in self._sides:
+            if asked := [name for name in _added(key, file) if name in columns]:
+                sides.append(Attributes(file, key, asked, quarantine))
+        keys = [side.key for side in sides]
+        own = [name for name in self._own if name in columns or name in keys]
+        for chunk in read_files([self._file], own, quarantine):
+            for side in sides:
+                chunk = side.join(chunk)
+            yield chunk.with_table(chunk.table.select(columns))
+
+
+class Attributes:
+    """`columns` [N] of `file` by its column `key`, held in memory.
 
     Rows without a key, and all but the first row of a key, go to quarantine.
     """
-    parts = list(file.chunks([key, *columns], quarantine))
-    if not parts:
-        return pa.table({name: pa.array([], pa.string()) for name in (key, *columns)})
-    whole = Chunk(
-        pa.concat_tables([part.table for part in parts]),
-        np.concatenate([part.rows for part in parts]),
-        parts[0].file,
-        np.concatenate([part.lines for part in parts if part.lines is not None]),
-    )
-    keys = whole.table[key].combine_chunks()
-    missing = np.asarray(keys.is_null())
-    repeated = ~missing & ~pl.Series(pl.from_arrow(keys)).is_first_distinct().to_numpy()
-    whole.report(missing, key, keys, "no key", quarantine)
-    whole.report(repeated, key, keys, "repeated key: the first row of it is used", quarantine)
-    return whole.keep(~missing & ~repeated).table
+
+    def __init__(self, file: File, key: str, columns: Sequence[str], quarantine: Quarantine) -> None:
+        self.key = key
+        parts = list(file.chunks([key, *columns], quarantine))
+        nothing = pa.schema([file.schema.field(name) for name in (key, *columns)]).empty_table()
+        whole = Chunk(
+            pa.concat_tables([nothing, *(part.table for part in parts)]).combine_chunks(),
+            np.concatenate([np.empty(0, np.int64), *(part.rows for part in parts)]),
+            str(file.path),
+            np.concatenate(
+                [np.empty(0, np.int64), *(part.lines for part in parts if part.lines is not None)]
+            ),
+        )
+        keys = whole.table[key].combine_chunks()
+        found = ids(keys)
+        missing = np.asarray(keys.is_null())
+        repeated = ~missing & ~pl.Series(found).is_first_distinct().to_numpy()
+        whole.report(missing, key, keys, "no key", quarantine)
+        whole.report(repeated, key, keys, "repeated key: the first row of it is used", quarantine)
+        good = ~missing & ~repeated
+        self._table = whole.keep(good).table.drop_columns(key).combine_chunks()
+        self._places = IdTable(found[good])
+
+    def join(self, chunk: Chunk) -> Chunk:
+        """`chunk` with `columns`, null where no row here has its key."""
+        places = self._places.codes(ids(chunk.table[self.key]), -1)
+        rows = self._table.take(pa.array(places, mask=places < 0))
+        for name, column in zip(rows.column_names, rows.columns, strict=True):
+            chunk = chunk.with_table(chunk.table.append_column(name, column))
+        return chunk
 
 
-def join(chunk: Chunk, key: str, side: pa.Table) -> Chunk:
-    """`chunk` with the columns of `side` [N] whose `key` is the row's; null where `side` has no such key."""
-    places = pc.index_in(chunk.table[key], value_set=side[key])
-    table = chunk.table
-    for name in side.column_names:
-        if name != key:
-            table = table.append_column(name, side[name].take(places))
-    return Chunk(table, chunk.rows, chunk.file, chunk.lines)
+def _added(key: str, side: File) -> list[str]:
+    require([key], side.schema.names, side.path)
+    return [name for name in side.schema.names if name and name != key]

@@ -5,63 +5,49 @@ year stays whole, with a null year. `genres` is a list. Ratings of a user or mov
 its own keep null attributes. Unreadable lines of all three files go to quarantine.
 """
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_pipelines.quarantine import Quarantine
-from recsys_pipelines.sources.base import Chunk, existing_folder, read_files, require
+from recsys_pipelines.sources.base import existing_folder
 from recsys_pipelines.sources.delimited import DelimitedFile, Dialect
-from recsys_pipelines.sources.join import attributes, join
+from recsys_pipelines.sources.derived import Derivation, Derived
+from recsys_pipelines.sources.join import Joined
+from recsys_pipelines.sources.location import Place
 from recsys_pipelines.sources.text import split
 
 DIALECT = Dialect(b"::", encoding="latin-1")
 RATINGS = ("user_id", "item_id", "rating", "timestamp")
 USERS = ("gender", "age", "occupation", "zip_code")
-MOVIES = ("title", "year", "genres")
-YEAR = r"^(?P<title>.*\S)\s*\((?P<year>\d{4})\)\s*$"
+TITLE = r"^(?P<title>.*\S)\s*\((?P<year>\d{4})\)\s*$"
 
 
-class MovieLens1M:
+def _title(title: pa.Array) -> pa.Array:
+    return pc.coalesce(pc.struct_field(pc.extract_regex(title, TITLE), "title"), title)
+
+
+def _year(title: pa.Array) -> pa.Array:
+    return pc.struct_field(pc.extract_regex(title, TITLE), "year")
+
+
+def _genres(genres: pa.Array) -> pa.Array:
+    return split(pc.replace_substring(genres, "(no genres listed)", ""), "|")
+
+
+MOVIES = {
+    "title": Derivation("title", _title),
+    "year": Derivation("title", _year),
+    "genres": Derivation("genres", _genres),
+}
+
+
+class MovieLens1M(Joined):
     """`path` is the folder of the three files."""
 
-    columns: tuple[str, ...] = (*RATINGS, *USERS, *MOVIES)
+    columns: tuple[str, ...] = (*RATINGS, *USERS, "title", "genres", "year")
 
-    def __init__(self, path: str | Path, *, labelled: bool = True) -> None:
+    def __init__(self, path: Place, *, labelled: bool = True) -> None:
         folder = existing_folder(path)
-        self._ratings = DelimitedFile(folder / "ratings.dat", DIALECT, RATINGS)
-        self._users = DelimitedFile(folder / "users.dat", DIALECT, ("user_id", *USERS))
-        self._movies = DelimitedFile(folder / "movies.dat", DIALECT, ("item_id", "title", "genres"))
-
-    def chunks(self, columns: Sequence[str], quarantine: Quarantine) -> Iterator[Chunk]:
-        """As `Source.chunks`; users and movies are held in memory."""
-        require(columns, self.columns, self._ratings.path)
-        return self._joined(list(columns), quarantine)
-
-    def _joined(self, columns: list[str], quarantine: Quarantine) -> Iterator[Chunk]:
-        sides = {}
-        if any(name in USERS for name in columns):
-            sides["user_id"] = attributes(self._users, "user_id", USERS, quarantine)
-        if any(name in MOVIES for name in columns):
-            movies = attributes(self._movies, "item_id", ("title", "genres"), quarantine)
-            sides["item_id"] = _parsed(movies)
-        for chunk in read_files([self._ratings], RATINGS, quarantine):
-            for key, side in sides.items():
-                chunk = join(chunk, key, side)
-            yield Chunk(chunk.table.select(columns), chunk.rows, chunk.file, chunk.lines)
-
-
-def _parsed(movies: pa.Table) -> pa.Table:
-    """Item, title without its year, year and list of genres [N]."""
-    title = movies["title"].combine_chunks()
-    parts = pc.extract_regex(title, YEAR)
-    return pa.table(
-        {
-            "item_id": movies["item_id"],
-            "title": pc.coalesce(pc.struct_field(parts, "title"), title),
-            "year": pc.struct_field(parts, "year"),
-            "genres": split(movies["genres"].combine_chunks(), "|"),
-        }
-    )
+        ratings = DelimitedFile(folder / "ratings.dat", DIALECT, RATINGS)
+        movies = DelimitedFile(folder / "movies.dat", DIALECT, ("item_id", "title", "genres"))
+        users = DelimitedFile(folder / "users.dat", DIALECT, ("user_id", *USERS))
+        super().__init__(ratings, [("user_id", users), ("item_id", Derived(movies, MOVIES))])

@@ -3,26 +3,44 @@
 CSV: comma, a header, .gz or .zst allowed. Its columns are all strings and are never guessed to be numbers,
 so an id never depends on what else is in the file: `123` in a CSV is hashed as text, while an integer column
 of Parquet is its own id. Data to be scored must therefore come in the kind of file the model was trained on.
+A "." in a column's name is read as "_".
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import pyarrow.types as pt
-
 from recsys_pipelines.quarantine import Quarantine
-from recsys_pipelines.sources.base import Chunk, File, SourceError, existing_file, read_files, require
+from recsys_pipelines.sources.base import (
+    Chunk,
+    File,
+    SourceError,
+    existing,
+    existing_file,
+    plain_name,
+    read_files,
+    require,
+    same_ids,
+)
 from recsys_pipelines.sources.columnar import COLUMNAR
 from recsys_pipelines.sources.delimited import COMMA, DelimitedFile
-from recsys_pipelines.sources.text import is_text
+from recsys_pipelines.sources.location import Place, Url, entries
 
 
-def csv_file(path: Path) -> DelimitedFile:
+def csv_file(path: Place, rename: Callable[[str], str] = str) -> DelimitedFile:
     """A CSV file with a header."""
-    return DelimitedFile(path, COMMA)
+    return DelimitedFile(path, COMMA, rename=rename)
 
 
-FORMATS: dict[str, Callable[[Path], File]] = {**COLUMNAR, ".csv": csv_file}
+FORMATS: dict[str, Callable[..., File]] = {**COLUMNAR, ".csv": csv_file}
+
+
+def open_file(path: Path | Url) -> File:
+    """The file in the format that its name ends with."""
+    if _suffix(path) not in FORMATS:
+        raise SourceError(
+            f"{path}: the ending of a name tells the format, and must be one of {', '.join(FORMATS)}"
+        )
+    return FORMATS[_suffix(path)](path, rename=plain_name)
 
 
 class Table:
@@ -30,15 +48,14 @@ class Table:
 
     columns: tuple[str, ...]
 
-    def __init__(self, path: str | Path, *, labelled: bool = True) -> None:
-        paths = _paths(Path(path))
-        kinds = {FORMATS[_suffix(file)] for file in paths}
-        if len(kinds) > 1:
+    def __init__(self, path: Place, *, labelled: bool = True) -> None:
+        paths = _paths(existing(path))
+        self._files = [open_file(file) for file in paths]
+        if len({type(file) for file in self._files}) > 1:
             raise SourceError(
                 f"{path}: this folder mixes {' and '.join(sorted({_suffix(file) for file in paths}))}, and "
                 "one id could become two: leave one kind of file in it"
             )
-        self._files = [FORMATS[_suffix(file)](file) for file in paths]
         self.columns = tuple(self._files[0].schema.names)
 
     def chunks(self, columns: Sequence[str], quarantine: Quarantine) -> Iterator[Chunk]:
@@ -46,33 +63,23 @@ class Table:
         for file in self._files:
             require(columns, file.schema.names, file.path)
             for name in columns:
-                _same_ids(name, self._files[0], file)
+                same_ids(name, self._files[0], file)
         return read_files(self._files, columns, quarantine)
 
 
-def _same_ids(name: str, first: File, other: File) -> None:
-    a, b = first.schema.field(name).type, other.schema.field(name).type
-    if not pt.is_null(a) and not pt.is_null(b) and is_text(a) != is_text(b):
-        raise SourceError(
-            f"{other.path}: column {name!r} is {b}, but {a} in {first.path}, and text and numbers have "
-            "different ids: convert one of the files"
-        )
-
-
-def _suffix(path: Path) -> str:
+def _suffix(path: Path | Url) -> str:
     stem = path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path
     return stem.suffix.lower()
 
 
-def _paths(path: Path) -> list[Path]:
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if _readable(file))
-    else:
-        files = [file for file in [existing_file(path)] if _suffix(file) in FORMATS]
+def _paths(path: Path | Url) -> list[Path | Url]:
+    if not path.is_dir():
+        return [existing_file(path)]
+    files = [file for file in entries(path) if _readable(file)]
     if not files:
-        raise SourceError(f"{path}: the table source reads {', '.join(FORMATS)}, and there is none here")
+        raise SourceError(f"{path}: none of the files in this folder ends with {', '.join(FORMATS)}")
     return files
 
 
-def _readable(path: Path) -> bool:
+def _readable(path: Path | Url) -> bool:
     return path.is_file() and not path.name.startswith((".", "_")) and _suffix(path) in FORMATS

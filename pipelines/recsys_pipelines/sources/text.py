@@ -1,6 +1,7 @@
 """Text columns: bytes to strings, and strings to lists."""
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
@@ -28,6 +29,15 @@ def split(column: pa.Array, separator: str) -> pa.ListArray:
     """Lists of strings. An empty or missing text is a null list, an empty piece ("a||b") a missing value."""
     lists = pc.split_pattern(_null_if_empty(column), separator)
     return pa.ListArray.from_arrays(lists.offsets, _null_if_empty(lists.values), mask=lists.is_null())
+
+
+def bracketed(column: pa.Array) -> pa.ListArray:
+    """Lists of the integers in texts such as "[1, 2]", as strings; null where a text is no such list."""
+    texts = pl.DataFrame({"text": pl.Series(pl.from_arrow(column), dtype=pl.String)})
+    integers = pl.col("text").str.extract_all(r"-?\d+")
+    whole = pl.col("text").str.contains(r"^\s*\[\s*(-?\d+\s*(,\s*-?\d+\s*)*)?\]\s*$")
+    lists = texts.select(pl.when(whole).then(integers)).to_series()
+    return pc.cast(lists.to_arrow(), pa.list_(pa.string()))
 
 
 def _null_if_empty(strings: pa.Array) -> pa.Array:

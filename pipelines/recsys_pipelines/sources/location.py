@@ -1,0 +1,136 @@
+"""Where data lie: a path, or the URL of anything fsspec opens (s3://, gs://, https://, memory:// …).
+
+A URL's file system comes from fsspec, and most of them from a package of their own (s3fs, gcsfs, aiohttp),
+which also finds the credentials; what is missing is named when the URL is first used.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Annotated, Any
+
+from pydantic import PlainSerializer, PlainValidator
+
+
+@dataclass(frozen=True, order=True)
+class Url:
+    """The part of `pathlib.Path` that readers use, for a URL. All that goes wrong is an OSError."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str) -> "Url":
+        return Url(f"{self.url.rstrip('/')}/{name}")
+
+    @property
+    def name(self) -> str:
+        """The last piece, without a query ("?…")."""
+        return self.url.partition("?")[0].rstrip("/").rpartition("/")[2]
+
+    @property
+    def suffix(self) -> str:
+        """As `Path.suffix`."""
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def stem(self) -> str:
+        """As `Path.stem`."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def parent(self) -> "Url":
+        """The folder this is in."""
+        return Url(self.url.rstrip("/").rpartition("/")[0])
+
+    def with_suffix(self, suffix: str) -> "Url":
+        """As `Path.with_suffix`."""
+        return self.parent / PurePosixPath(self.name).with_suffix(suffix).name
+
+    def resolve(self) -> "Url":
+        """A URL is absolute."""
+        return self
+
+    def exists(self) -> bool:
+        """Whether it is a file or a folder."""
+        try:
+            return bool(self.info())
+        except FileNotFoundError:
+            return False
+
+    def is_dir(self) -> bool:
+        """Whether it is a folder; a page on the web never is."""
+        return self.exists() and self.info()["type"] == "directory"
+
+    def is_file(self) -> bool:
+        """Whether it is a file."""
+        return self.exists() and self.info()["type"] == "file"
+
+    def iterdir(self) -> Iterator["Url"]:
+        """What the folder holds."""
+        with self._file_system() as (files, key):
+            entries = files.ls(key, detail=False)
+        return (self / entry.rstrip("/").rpartition("/")[2] for entry in entries)
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        """A stream of bytes, read as they are asked for."""
+        with self._file_system() as (files, key):
+            return files.open(key, mode)
+
+    def info(self) -> dict[str, Any]:
+        """What the store says of it: `type`, `size` (None if unknown), and often a time or an ETag."""
+        with self._file_system() as (files, key):
+            return files.info(key)
+
+    @contextmanager
+    def _file_system(self) -> Iterator[tuple[Any, str]]:
+        try:
+            from fsspec.core import url_to_fs
+
+            yield url_to_fs(self.url)
+        except OSError:
+            raise
+        except Exception as error:  # file systems are plug-ins, and each has exceptions of its own
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+Place = str | os.PathLike[str] | Url  # what a user may name
+
+
+def located(place: Place) -> Path | Url:
+    """`place` as a URL where it holds "://", as a path otherwise."""
+    if isinstance(place, Url):
+        return place
+    if not isinstance(place, str | os.PathLike):
+        raise ValueError("must be a path or a URL")
+    return Url(os.fspath(place)) if "://" in os.fspath(place) else Path(place)
+
+
+def entries(folder: Path | Url) -> list[Path | Url]:
+    """What the folder holds, in the order of the names."""
+    found: list[Path | Url] = [*folder.iterdir()]
+    return sorted(found, key=str)
+
+
+def file_prints(place: Path | Url, beside: Iterable[str] = ()) -> list[tuple[Any, ...]]:
+    """What tells whether a file has changed (name, size, time or what a store has): of a folder each file, for
+    sources read no subfolders, of a file also those of the names `beside` it.
+    """
+    if place.is_dir():
+        files = [entry for entry in entries(place) if entry.is_file()]
+    else:
+        files = [place, *(place.parent / name for name in beside)]
+    return [(str(file), *_print(file)) for file in files if file.exists()]
+
+
+def _print(file: Path | Url) -> tuple[Any, ...]:
+    if isinstance(file, Url):
+        return (repr(sorted(file.info().items())),)
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+Location = Annotated[Path | Url, PlainValidator(located), PlainSerializer(str, when_used="json")]
