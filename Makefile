@@ -39,6 +39,9 @@ format: install
 
 bench: install
 	$(BIN)/python benchmarks/hashing.py
+	$(BIN)/python benchmarks/lookup.py
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/sharding_agreement.py
 
 clean:
 	rm -rf build dist *.egg-info $(VENV)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -35,7 +35,7 @@ ConfigArgument = Annotated[Path, typer.Argument(help="experiment as YAML", show_
 ConfigsArgument = Annotated[list[Path], typer.Argument(help="experiments as YAML; the first is the baseline")]
 RunArgument = Annotated[Path, typer.Argument(help="folder of a finished run", show_default=False)]
 DataOption = Annotated[
-    Path | None, typer.Option("--data", help="read this instead of the config's data.path")
+    str | None, typer.Option("--data", help="path or URL to read instead of the config's data.path")
 ]
 PreparedOption = Annotated[Path, typer.Option("--prepared", help="where prepared data is kept")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="where runs are kept")]
@@ -72,6 +72,41 @@ def prepare(
     for name, counts in manifest["splits"].items():
         table.add_row(name, f"{counts['rows']:,}", f"{counts['positives']:,}")
     out.print(table)
+
+
+@app.command()
+def tables(
+    config: ConfigArgument,
+    data: DataOption = None,
+    ranks: Annotated[int, typer.Option(min=1, help="processes the tables are sharded over")] = 1,
+    sharding: Annotated[
+        Literal["auto", "table_wise", "row_wise", "column_wise"],
+        typer.Option(help="how TorchRec places them"),
+    ] = "auto",
+    optimizer: Annotated[
+        Literal["rowwise_adagrad", "adagrad", "sgd"],
+        typer.Option(help="whose state is counted; column_wise needs an elementwise one"),
+    ] = "rowwise_adagrad",
+    prepared: PreparedOption = PREPARED,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the planned tables: rows and bytes by feature, collisions of training's ids, bytes by rank."""
+    from recsys.config import load
+    from recsys.table_report import grids, report_tables
+    from recsys_pipelines.batches import Rows
+    from recsys_pipelines.prepare import prepare as run_prepare
+
+    experiment = load(config, data)
+    with _bars() as show:
+        ready = run_prepare(
+            experiment.data, experiment.features, prepared, lambda stage, n: show(stage, n, None)
+        )
+    ready.verify()
+    report = report_tables(experiment, Rows.load(ready.path, "train"), ranks, sharding, optimizer)
+    if as_json:
+        return _print_json(report.to_dict())
+    for grid in grids(report):
+        out.print(grid)
 
 
 @app.command()
@@ -113,7 +148,7 @@ def train(
 def evaluate(
     run: RunArgument,
     path: Annotated[
-        Path | None, typer.Option("--data", help="a labelled file; default: the run's own test rows")
+        str | None, typer.Option("--data", help="a labelled file or URL; default: the run's own test rows")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -154,7 +189,9 @@ def evaluate(
 @app.command()
 def predict(
     run: RunArgument,
-    path: Annotated[Path, typer.Argument(help="file of the run's source format; labels are not needed")],
+    path: Annotated[
+        str, typer.Argument(help="file or URL of the run's source format; labels are not needed")
+    ],
     output: Annotated[Path, typer.Option("--out", help="Parquet file with row_id and prediction")] = Path(
         "predictions.parquet"
     ),
@@ -334,10 +371,12 @@ def _finish(result: Any, report: Path, as_json: bool) -> None:
             change.verdict if change else "baseline",
         )
     out.print(table)
-    kinds = Table("arm", "weights", "optimiser", "vocabularies", "bytes", "to serve", title="resident bytes")
+    kinds = Table(
+        "arm", "weights", "networks", "optimiser", "vocabularies", "bytes", "to serve", title="resident bytes"
+    )
     for row in rows:
         counts = row["bytes"]
-        order = ("parameters", "optimizer", "vocabulary", "total", "serving")
+        order = ("parameters", "dense", "optimizer", "vocabulary", "total", "serving")
         kinds.add_row(row["arm"], *(f"{counts[kind]:,}" for kind in order))
     out.print(kinds)
     for note in sorted({change.note for change in result.overall.differences if change.note}):

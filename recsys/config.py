@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig, Strict
+from recsys_pipelines.sources.location import Place, located
 from recsys_tables.config import TablesConfig
 
 
@@ -150,7 +151,7 @@ class ExperimentConfig(Strict):
         return parse(raw, where)
 
 
-def load(path: Path, data: Path | None = None) -> ExperimentConfig:
+def load(path: Path, data: Place | None = None) -> ExperimentConfig:
     """Read one experiment. `extends: other.yaml` starts from another file, and keys here replace its keys;
     `set` then replaces dotted keys, as `ExperimentConfig.replace` does.
 
@@ -159,9 +160,9 @@ def load(path: Path, data: Path | None = None) -> ExperimentConfig:
     raw = _read(path, ())
     section = raw.get("data")
     if data is not None and isinstance(section, dict):
-        section["path"] = str(data.resolve())
+        section["path"] = str(located(data).resolve())
     config = parse(raw, str(path))
-    if config.data.path is not None and not config.data.path.exists():
+    if isinstance(config.data.path, Path) and not config.data.path.exists():  # readers look for a URL
         raise ConfigError(
             f"{path}: data.path: {config.data.path} does not exist{_near_file(config.data.path)}; "
             "correct it, or name the file with --data"
@@ -198,7 +199,7 @@ def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         )
     settings = raw.pop("set", {})
     for section, key in ((raw.get("data"), "path"), (settings, "data.path")):
-        if isinstance(section, dict) and isinstance(section.get(key), str):
+        if isinstance(section, dict) and isinstance(section.get(key), str) and "://" not in section[key]:
             section[key] = str((path.parent / Path(section[key]).expanduser()).resolve())
     if (parent := raw.pop("extends", None)) is not None:
         raw = _merge(_read(path.parent / str(parent), (*chain, path.resolve())), raw)
@@ -265,7 +266,7 @@ def _explain(where: str, error: Any) -> str:
         valid = [str(_tag_of(model)) for model in models]
         key, tag = error["ctx"]["discriminator"].strip("'"), error["ctx"].get("tag")
         found = "required, but not given" if tag is None else f"{tag!r} is not known"
-        near = difflib.get_close_matches(str(tag), valid, 1, 0.4)
+        near = [] if tag is None else difflib.get_close_matches(str(tag), valid, 1, 0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"{where}: {path}.{key}: {found}; {hint}valid: {', '.join(valid)}"
     message = error["msg"].removeprefix("Value error, ")

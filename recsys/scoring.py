@@ -9,16 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.training import checkpoint
-from recsys.training.distributed import default_device, process_group, shard
+from recsys.training.distributed import default_device, process_group, shard_model
 from recsys.training.loop import make_model, predict, seed_everything
 from recsys.training.run import Run
 from recsys_pipelines.batches import Rows
 from recsys_pipelines.convert import text_ids, typed
-from recsys_pipelines.features import UNKNOWN_CODE, Features
+from recsys_pipelines.features import Features
 from recsys_pipelines.prepare import Prepared, column_specs, with_lone_users
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import open_source
+from recsys_pipelines.sources.location import Place, located
+from recsys_tables.checkpoint import Checkpoint, CheckpointError
 
 
 class Scorer:
@@ -27,15 +28,15 @@ class Scorer:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.features = Features.load(run.path / "features")
-        file = run.path / "checkpoint.safetensors"
-        state, about = checkpoint.load(file)
-        if about["config"] != run.config.digest(Path(run.metrics["prepared"])):
-            raise checkpoint.CheckpointError(
-                f"{file}: belongs to another configuration than config.yaml beside it"
+        saved = Checkpoint(run.path / "checkpoint")
+        if saved.about["config"] != run.config.digest(Path(run.metrics["prepared"])):
+            raise CheckpointError(
+                f"{saved.folder}: belongs to another configuration than config.yaml beside it"
             )
         seed_everything(run.config)
-        self._model, _ = shard(make_model(run.config, self.features), run.config.training, default_device())
-        checkpoint.restore(self._model, state)
+        model = make_model(run.config, self.features)
+        self._model, _ = shard_model(model, run.config.training, default_device())
+        saved.load_into(self._model)
 
     def score(self, rows: Rows) -> np.ndarray:
         """Click probabilities float64 [n]."""
@@ -45,7 +46,7 @@ class Scorer:
 def unknown_ids(rows: Rows) -> dict[str, int]:
     """How many ids of each vocabulary feature are outside its vocabulary."""
     return {
-        feature.name: int((rows.ids_of(feature.name) == UNKNOWN_CODE).sum())
+        feature.name: int(feature.is_unknown(rows.ids_of(feature.name)).sum())
         for feature in rows.features.categorical
         if feature.num_codes is not None
     }
@@ -59,7 +60,7 @@ def score_split(run: Run, split: str) -> tuple[Rows, np.ndarray]:
 
 
 def score_file(
-    run: Run, path: Path, *, labelled: bool, quarantine: Quarantine
+    run: Run, path: Place, *, labelled: bool, quarantine: Quarantine
 ) -> Iterator[tuple[Rows, np.ndarray]]:
     """Score a file of the run's own source format, chunk by chunk; unreadable rows go to `quarantine`.
 
@@ -69,7 +70,7 @@ def score_file(
     data = run.config.data
     source = "table" if data.generator is not None else data.source
     needless = {"time": None} if labelled else {"time": None, "user": None}
-    data = data.model_copy(update={"path": path, "source": source, "generator": None, **needless})
+    data = data.model_copy(update={"path": located(path), "source": source, "generator": None, **needless})
     reader = open_source(data, labelled=labelled)
     if data.truth not in reader.columns:
         data = data.model_copy(update={"truth": None})
@@ -84,7 +85,7 @@ def score_file(
                 yield rows, scorer.score(rows)
 
 
-def predict_file(run: Run, path: Path, out: Path) -> dict[str, Any]:
+def predict_file(run: Run, path: Place, out: Path) -> dict[str, Any]:
     """Write (row_id, prediction) for every readable row of an unlabelled file as Parquet; return the counts.
 
     Rows in = rows scored + rows quarantined; quarantined rows are listed beside `out`.

@@ -1,11 +1,19 @@
 """The tables of an experiment: its declared scheme, planned for its fitted features."""
 
+import numpy as np
+
 from recsys.config import ExperimentConfig
+from recsys.evaluation.diagnostics import CollisionRate, collision_rate
 from recsys_pipelines.features import Features
+from recsys_tables.bytes import OptimizerName
+from recsys_tables.field import Field
 from recsys_tables.plan import FeatureSize, TablePlan, plan_tables
+from recsys_tables.scheme import Scheme
 
 
-def plan_of(config: ExperimentConfig, features: Features) -> TablePlan:
+def plan_of(
+    config: ExperimentConfig, features: Features, optimizer: OptimizerName = "rowwise_adagrad"
+) -> TablePlan:
     """Schemes, bytes, and the full table's bytes. Raises BudgetError when they do not fit."""
     sizes = [
         FeatureSize(
@@ -14,7 +22,27 @@ def plan_of(config: ExperimentConfig, features: Features) -> TablePlan:
             feature.full_codes,
             feature.vocabulary_bytes,
             feature.full_vocabulary_bytes,
+            open=feature.unknown == "hash",
         )
         for feature in features.categorical
     ]
-    return plan_tables(config.tables, sizes)
+    return plan_tables(config.tables, sizes, optimizer)
+
+
+def observed_collisions(scheme: Scheme, ids: np.ndarray, impressions: np.ndarray) -> CollisionRate:
+    """Collisions of a feature's distinct ids [n], weighted by impressions [n]."""
+    # lookup j of one id never meets lookup i of another: they fill different places of the vector
+    rows = np.concatenate([item.rows + (j << 40) for j, item in enumerate(scheme.rows(ids))], axis=1)
+    aux = scheme.aux(ids)
+    whole = rows if aux is None else np.concatenate([rows, -1 - aux], axis=1)  # below 0, apart from rows
+    return CollisionRate(
+        collision_rate(whole, impressions).all_rows, collision_rate(rows, impressions).any_row
+    )
+
+
+def fields_of(plan: TablePlan, features: Features) -> list[Field]:
+    """The engine's fields: each feature's planned scheme and its declared pooling."""
+    return [
+        Field(scheme, pooling=feature.pooling, multivalued=feature.multivalued)  # type: ignore[arg-type]
+        for scheme, feature in zip(plan.schemes, features.categorical, strict=True)
+    ]

@@ -56,13 +56,15 @@ def test_models_know_no_data_and_evaluation_no_models() -> None:
             assert not bad, f"{path} imports {bad}"
 
 
-def test_only_the_engine_knows_torchrec_among_tables() -> None:
+def test_schemes_know_no_torchrec() -> None:
+    """What touches TorchRec: the engine, how its tables lie on ranks, and how they are saved."""
     users = {
         path.name
         for path in FOLDERS["recsys_tables"].rglob("*.py")
         if any(name.split(".")[0] in ("torchrec", "fbgemm_gpu") for name in imported(path))
     }
-    assert users == {"engine.py"}
+    assert users <= {"bags.py", "engine.py", "sharding.py", "checkpoint.py", "deep_hash.py"}
+    assert "engine.py" in users
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,13 @@ import numpy as np
 import pyarrow as pa
 
 from recsys_cython_ext import HASH_VERSION, MISSING_ID, IdCounter, IdTable
+from recsys_cython_ext.hashing import mix64
 from recsys_pipelines.config import CategoricalConfig, FeatureConfig, NumericConfig
 from recsys_pipelines.shards import write_json
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 MISSING_CODE, UNKNOWN_CODE, FIRST_CODE = 0, 1, 2  # codes of a vocabulary
+SIGN_BIT = np.int64(-(2**63))
 
 
 class Feature(Protocol):
@@ -46,7 +48,8 @@ class Categorical:
     """Ids of a feature: kept (`hash`), or numbered by falling count in training (`vocabulary`).
 
     `ids` holds the vocabulary in code order: ids[0] has code FIRST_CODE. Missing has code 0; an id that
-    is not in the vocabulary (rarer than min_count, or new) has code 1.
+    is not in the vocabulary (rarer than min_count, or new) has code 1, or where `unknown` is "hash" the
+    64-bit hash of itself with the sign bit set.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Categorical:
     full_codes: int  # codes of a vocabulary that holds every id of training, whatever the minimum count
     ids: np.ndarray  # int64 [V]
     full_vocabulary_bytes: int
+    unknown: str = "code"
     text: bool | None = None  # ids are hashes of text, or integers; None: training had only missing values
 
     def __post_init__(self) -> None:
@@ -87,6 +91,10 @@ class Categorical:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         return {self.name: pa.ListArray.from_arrays(pa.array(offsets), values)}
 
+    def is_unknown(self, encoded: np.ndarray) -> np.ndarray:
+        """Which encoded ids are outside the vocabulary: bool, as `encoded`."""
+        return encoded < 0 if self.unknown == "hash" else encoded == UNKNOWN_CODE
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but the ids, which are saved as an array."""
         return {
@@ -95,6 +103,7 @@ class Categorical:
             "encoding": self.encoding,
             "multivalued": self.multivalued,
             "pooling": self.pooling,
+            "unknown": self.unknown,
             "full_codes": self.full_codes,
             "full_vocabulary_bytes": self.full_vocabulary_bytes,
             "text": self.text,
@@ -104,6 +113,9 @@ class Categorical:
         if self.encoding == "hash":
             return ids
         codes = self._table.codes(ids, UNKNOWN_CODE - FIRST_CODE).astype(np.int64) + FIRST_CODE
+        if self.unknown == "hash":
+            outside = codes == UNKNOWN_CODE
+            codes[outside] = mix64(ids[outside]) | SIGN_BIT
         codes[ids == MISSING_ID] = MISSING_CODE
         return codes
 
@@ -188,6 +200,7 @@ class FeatureFitter:
             encoding=config.encoding,
             multivalued=config.multivalued,
             pooling=config.pooling,
+            unknown=config.unknown,
             full_codes=FIRST_CODE + int(known.sum()),
             ids=kept if config.encoding == "vocabulary" else np.empty(0, np.int64),
             full_vocabulary_bytes=IdTable(ids[known]).nbytes,

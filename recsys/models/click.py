@@ -17,9 +17,8 @@ class ClickModel(nn.Module):
         super().__init__()
         self.engine = engine
         self.network = network
-        self.shape = (len(engine.features), engine.embedding_dims[0])
 
     def forward(self, dense: Tensor, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        vectors = self.engine(ids).values().view(-1, *self.shape)
+        vectors = self.engine(ids).stacked()
         return self.network(dense, vectors), vectors.square().sum(dim=(1, 2))

@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchrec.distributed import DistributedModelParallel
 
 from recsys.config import ExperimentConfig, TrainingConfig
 from recsys.evaluation.metrics import evaluate, recalibrate
 from recsys.models import ClickModel, build
-from recsys.tables import plan_of
-from recsys.training.checkpoint import logical_state, restore
-from recsys.training.distributed import default_device, shard
+from recsys.tables import fields_of, plan_of
+from recsys.training.distributed import default_device, shard_model
 from recsys_pipelines.batches import Batch, Rows, epoch_order
 from recsys_pipelines.features import Features
-from recsys_tables.engine import EmbeddingEngine, Field
+from recsys_tables.checkpoint import restore, snapshot
+from recsys_tables.engine import EmbeddingEngine
 
 Report = Callable[[dict[str, Any]], None]  # one evaluation: epoch, rows, train_loss, validation metrics
 Progress = Callable[[str, int, int], None]  # (epoch's name, finished steps, of)
@@ -29,7 +29,6 @@ class Fitted:
     """A trained model at its best evaluation, and how it got there."""
 
     model: DistributedModelParallel
-    state: dict[str, Tensor]  # the best evaluation's, logical
     best: dict[str, Any]  # validation metrics there
     history: list[dict[str, Any]] = field(default_factory=list)
     rows_trained: int = 0
@@ -41,11 +40,7 @@ class NonFiniteLoss(ValueError):
 
 def make_model(config: ExperimentConfig, features: Features) -> ClickModel:
     """Build the model on the CPU, its tables on the meta device."""
-    schemes = plan_of(config, features).schemes
-    fields = [
-        Field(scheme, pooling=feature.pooling, multivalued=feature.multivalued)  # type: ignore[arg-type]
-        for scheme, feature in zip(schemes, features.categorical, strict=True)
-    ]
+    fields = fields_of(plan_of(config, features), features)
     engine = EmbeddingEngine(fields, device=torch.device("meta"))
     network = build(config.model, len(features.numeric_columns), len(fields), engine.embedding_dims[0])
     return ClickModel(engine, network)
@@ -73,13 +68,14 @@ def fit(
     seed_everything(config)
     settings = config.training
     device = default_device()
-    model, optimizer = shard(make_model(config, train.features), settings, device)
+    model, optimizer = shard_model(make_model(config, train.features), settings, device)
     kept = train.keep_negatives(settings.negative_rate, settings.seed)
     if len(kept) == 0:
         raise ValueError(
             f"training.negative_rate {settings.negative_rate} leaves no row to train on, for none is positive"
         )
-    fitted = Fitted(model, {}, {})
+    fitted = Fitted(model, {})
+    best = snapshot(model)
     model.train()
     loss_function = nn.BCEWithLogitsLoss(reduction="none")
     worse, total, rows = 0, 0.0, 0
@@ -118,12 +114,12 @@ def fit(
         report(fitted.history[-1])
         total, rows = 0.0, 0
         if not fitted.best or settings.score(metrics) > settings.score(fitted.best):
-            fitted.best, fitted.state, worse = metrics, logical_state(model), 0
+            fitted.best, best, worse = metrics, snapshot(model), 0
         else:
             worse += 1
         if worse >= settings.patience:
             break
-    restore(model, fitted.state)
+    restore(model, best)
     return fitted
 
 

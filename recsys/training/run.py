@@ -3,7 +3,7 @@
 <runs>/<name>-<digest>/seed-<k>/
     config.yaml                 the settings as they were used
     features/                   fitted features, so that the run scores new rows by itself
-    checkpoint.safetensors      the best evaluation
+    checkpoint/                 the best evaluation
     predictions.parquet         test rows: row_id, label, prediction, user_id and truth where known
     metrics.json                written last: a folder without it is unfinished
     events.out.tfevents.*       TensorBoard
@@ -24,17 +24,17 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from recsys.config import ConfigError, ExperimentConfig, parse
-from recsys.evaluation.diagnostics import collision_rate, effective_rank, information_abundance, rows_touched
+from recsys.evaluation.diagnostics import effective_rank, information_abundance, rows_touched
 from recsys.evaluation.metrics import best_possible, evaluate
-from recsys.tables import plan_of
-from recsys.training import checkpoint
+from recsys.tables import observed_collisions, plan_of
 from recsys.training.distributed import process_group
 from recsys.training.loop import Progress, Report, fit, predict
 from recsys_cython_ext import count_ids
 from recsys_pipelines.batches import Rows
 from recsys_pipelines.prepare import Prepared
 from recsys_pipelines.shards import locked, write_json
-from recsys_tables.lookup import lookup
+from recsys_tables import checkpoint
+from recsys_tables.engine import EmbeddingEngine, engine_of
 from recsys_tables.scheme import Scheme
 
 DIAGNOSED_IDS = 10_000  # ids per field whose vectors the singular values are taken of, the most frequent
@@ -118,15 +118,12 @@ def _train_into(
         fitted = fit(config, train_rows, validation, log, progress)
         seconds = time.perf_counter() - started
         predictions = predict(fitted.model, test, config)
+        checkpoint.save(out / "checkpoint", fitted.model, {"config": config.digest(prepared.path)})
     train_rows.features.save(out / "features")
-    checkpoint.save(out / "checkpoint.safetensors", fitted.state, {"config": config.digest(prepared.path)})
     _write_predictions(out, test, predictions)
     plan = plan_of(config, train_rows.features)
-    tables = {
-        name.removeprefix("table/"): value.cpu().numpy()
-        for name, value in fitted.state.items()
-        if name.startswith("table/")
-    }
+    tables = checkpoint.Checkpoint(out / "checkpoint").tables()
+    engine = engine_of(fitted.model)
     metrics = {
         "bytes": plan.bytes.to_dict() | {"full_table": plan.full_bytes},
         "validation": fitted.best,
@@ -134,7 +131,7 @@ def _train_into(
         "best_possible": None
         if test.truth is None
         else best_possible(test.label, test.truth, groups=test.user),
-        "fields": {scheme.feature: _diagnose(scheme, tables, train_rows) for scheme in plan.schemes},
+        "fields": {scheme.feature: _diagnose(scheme, engine, tables, train_rows) for scheme in plan.schemes},
         "history": fitted.history,
         "prepared": str(prepared.path.resolve()),
         "training_seconds": seconds,
@@ -154,18 +151,17 @@ def _write_predictions(out: Path, test: Rows, predictions: np.ndarray) -> None:
     (out / "predictions.parquet.tmp").replace(out / "predictions.parquet")
 
 
-def _diagnose(scheme: Scheme, tables: dict[str, np.ndarray], train: Rows) -> dict[str, float]:
+def _diagnose(
+    scheme: Scheme, engine: EmbeddingEngine, tables: dict[str, np.ndarray], train: Rows
+) -> dict[str, float]:
     """Rank and collisions of one field over the ids of training, collisions weighted by impressions."""
     ids, impressions = count_ids(train.ids_of(scheme.feature))
     if len(ids) == 0:  # lists that are all empty in training
         return {"ids": 0, **dict.fromkeys(DIAGNOSES, 0.0)}
     most = np.argsort(-impressions, kind="stable")[:DIAGNOSED_IDS]
-    vectors = lookup(scheme, tables, ids[most])
-    lookups = scheme.rows(ids)
-    # lookup j of one id never meets lookup i of another: they fill different places of the vector
-    rows = np.concatenate([item.rows + (j << 40) for j, item in enumerate(lookups)], axis=1)
-    touched = [rows_touched(item.rows, len(tables[item.table])) for item in lookups]
-    collisions = collision_rate(rows, impressions)
+    vectors = engine.vectors_of(scheme.feature, ids[most], tables)
+    touched = [rows_touched(item.rows, len(tables[item.table])) for item in scheme.rows(ids)]
+    collisions = observed_collisions(scheme, ids, impressions)
     return {
         "ids": len(ids),
         "effective_rank": effective_rank(vectors),

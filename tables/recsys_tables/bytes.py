@@ -1,41 +1,87 @@
 """Bytes that must be resident, by kind: the measure every comparison of schemes uses."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from typing import Literal
 
-from recsys_tables.scheme import Scheme, unique_tables
+from recsys_tables.combine import ParameterFree
+from recsys_tables.scheme import Scheme, Table, unique_tables
 
-OPTIMIZER_BYTES_PER_ROW = 4  # rowwise Adagrad keeps one fp32 number a row
+OptimizerName = Literal["rowwise_adagrad", "adagrad", "sgd"]
+
+ADAM_BYTES = 8  # two fp32 moments for each parameter of a combine: dense parameters are trained by Adam
 
 
 @dataclass(frozen=True)
 class ResidentBytes:
-    """Bytes of the tables of a model and of what is needed to address them."""
+    """Bytes of the tables of a model and of what is needed to address and to combine them."""
 
-    parameters: int  # fp32 weights, padding included
-    optimizer: int  # state of the table optimiser; training only
-    vocabulary: int  # id -> code tables; a hashed feature has none
+    parameters: int = 0  # fp32 weights of tables, padding included
+    optimizer: int = 0  # state of the optimisers; training only
+    vocabulary: int = 0  # id -> code tables; a hashed feature has none
+    remaps: int = 0  # code -> row tables
+    pointers: int = 0  # row -> place tables
+    dense: int = 0  # what a scheme's combine holds: projections, MLPs
+
+    def __add__(self, other: "ResidentBytes") -> "ResidentBytes":
+        return ResidentBytes(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     @property
     def total(self) -> int:
         """Resident in training: everything."""
-        return self.parameters + self.optimizer + self.vocabulary
+        return self.serving + self.optimizer
 
     @property
     def serving(self) -> int:
-        """Resident in serving: everything but the optimiser's state."""
-        return self.parameters + self.vocabulary
+        """Resident in serving: everything but the optimisers' state."""
+        return self.parameters + self.vocabulary + self.remaps + self.pointers + self.dense
 
     def to_dict(self) -> dict[str, int]:
         """By kind, with both totals."""
         return {**asdict(self), "total": self.total, "serving": self.serving}
 
 
-def resident_bytes(schemes: Sequence[Scheme], vocabulary_bytes: int) -> ResidentBytes:
-    """Count the schemes' physical tables, shared ones once, and `vocabulary_bytes` of id -> code tables."""
-    tables = unique_tables(schemes)
+def resident_bytes(
+    schemes: Sequence[Scheme], vocabulary_bytes: int, optimizer: OptimizerName = "rowwise_adagrad"
+) -> ResidentBytes:
+    """Count the schemes' physical tables, shared ones once, their combines, and `vocabulary_bytes` of id -> code tables."""
+    tables = table_bytes(unique_tables(schemes), optimizer)
+    return sum(
+        (combine_bytes(scheme) for scheme in schemes), tables + ResidentBytes(vocabulary=vocabulary_bytes)
+    )
+
+
+def table_bytes(tables: Iterable[Table], optimizer: OptimizerName) -> ResidentBytes:
+    """Weights of physical tables and the state their optimiser keeps beside them."""
+    tables = tuple(tables)
     return ResidentBytes(
         parameters=sum(table.parameter_bytes for table in tables),
-        optimizer=OPTIMIZER_BYTES_PER_ROW * sum(table.num_embeddings for table in tables),
-        vocabulary=vocabulary_bytes,
+        optimizer=sum(
+            table.num_embeddings * optimizer_row_bytes(table.embedding_dim, optimizer) for table in tables
+        ),
     )
+
+
+def optimizer_row_bytes(embedding_dim: int, optimizer: OptimizerName) -> int:
+    """State of one row: rowwise Adagrad keeps one fp32 number, Adagrad one for each weight, SGD none."""
+    return {"rowwise_adagrad": 4, "adagrad": 4 * embedding_dim, "sgd": 0}[optimizer]
+
+
+def combine_bytes(scheme: Scheme) -> ResidentBytes:
+    """Parameters and buffers of a scheme's combine, and Adam's state of the parameters.
+
+    The module is built without storage and counted, so that nothing it holds can be forgotten.
+    """
+    return ResidentBytes() if isinstance(scheme, ParameterFree) else _module_bytes(scheme)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=4096)  # a bisection asks for the same schemes again and again
+def _module_bytes(scheme: Scheme) -> ResidentBytes:
+    import torch
+
+    with torch.device("meta"):
+        module = scheme.combine()
+    trained = sum(parameter.numel() for parameter in module.parameters())
+    held = sum(value.nbytes for value in [*module.parameters(), *module.buffers()])
+    return ResidentBytes(optimizer=ADAM_BYTES * trained, dense=held)

@@ -1,210 +1,298 @@
-"""The engine: the one module that knows TorchRec.
+"""The engine: the one module that knows TorchRec's collections.
 
-    ids: KeyedJaggedTensor ──to_rows──▶ row numbers ──EmbeddingBagCollection──▶ vectors ──combine──▶ KeyedTensor
+    ids: KeyedJaggedTensor ──to_rows──▶ row numbers ──EmbeddingBagCollection──▶ vectors ──combine──▶ Embeddings
 
 It is an ordinary nn.Module. Wrapped in `DistributedModelParallel` its collections are sharded like any
 other TorchRec collection; used alone they are plain FBGEMM-free tables with dense gradients.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, KeyedTensor, PoolingType
-from torchrec.distributed.types import Awaitable
+from torchrec import (
+    EmbeddingBagCollection,
+    EmbeddingBagConfig,
+    JaggedTensor,
+    KeyedJaggedTensor,
+    KeyedTensor,
+    PoolingType,
+)
+from torchrec.distributed.types import Awaitable, ShardedModule
 
-from recsys_tables.scheme import Lookup, Scheme, Table, check_ids, unique_tables
-
-SHARED = ""  # the collection of every field that needs no bags of its own; no feature has this name
+from recsys_tables.bags import Bag, average, numpy_on_cpu, pool, split
+from recsys_tables.combine_torch import Concat
+from recsys_tables.field import Field
+from recsys_tables.groups import Group, group_fields
+from recsys_tables.lookup import pooled
+from recsys_tables.scheme import Lookup, Scheme, Table, unique_tables
 
 
 @dataclass(frozen=True)
-class Field:
-    """A feature of the model: its scheme, and how a bag of its ids becomes one vector.
+class Embeddings:
+    """Vectors of a batch of B samples, in the order of the engine's fields.
 
-    `multivalued=False` promises exactly one id per sample, which is checked.
+    dims: D_f of each pooled feature.
+    concatenated: their vectors, [B, Σ D_f].
+    sequences: a JaggedTensor of values [L, D_f] and lengths [B] per feature with `pooling="none"`.
     """
 
-    scheme: Scheme
-    pooling: Literal["sum", "mean"] = "sum"
-    multivalued: bool = False
+    dims: dict[str, int]
+    concatenated: Tensor
+    sequences: dict[str, JaggedTensor]
+
+    @classmethod
+    def of(cls, fields: Sequence[Field], bags: Sequence[Bag], vectors: Sequence[Tensor]) -> "Embeddings":
+        """From the vectors of each field, pooled or not."""
+        pooled, sequences, dims = [], {}, {}
+        for field, bag, own in zip(fields, bags, vectors, strict=True):
+            if field.pooling == "none":
+                sequences[field.feature] = JaggedTensor(own, lengths=bag.lengths)
+            else:
+                pooled.append(own)
+                dims[field.feature] = own.shape[1]
+        empty = torch.empty(len(bags[0].lengths), 0, device=bags[0].ids.device)
+        return cls(dims, torch.cat(pooled, dim=1) if pooled else empty, sequences)
+
+    def __getitem__(self, feature: str) -> Tensor:
+        """[B, D_f] of a pooled feature."""
+        start = 0
+        for name, dim in self.dims.items():
+            if name == feature:
+                return self.concatenated[:, start : start + dim]
+            start += dim
+        raise KeyError(f"{feature!r} is none of the pooled features {self.keys()}")
+
+    def keys(self) -> list[str]:
+        """The pooled features."""
+        return list(self.dims)
+
+    def values(self) -> Tensor:
+        """Concatenated, [B, Σ D_f]."""
+        return self.concatenated
+
+    def stacked(self) -> Tensor:
+        """[B, F, D]. Raises ValueError when the features' widths differ."""
+        if len(set(self.dims.values())) != 1:
+            raise ValueError(f"features of different widths cannot be stacked: {self.dims}; use values()")
+        return self.concatenated.view(-1, len(self.dims), next(iter(self.dims.values())))
+
+    def keyed_tensor(self) -> KeyedTensor:
+        """TorchRec's own form of `values`."""
+        return KeyedTensor(self.keys(), list(self.dims.values()), self.concatenated)
 
 
 class EmbeddingEngine(nn.Module):
     """Vectors of `fields` for a batch of ids.
 
     Linear schemes are looked up pooled: the n rows of an id join its bag, so combining is free. In a
-    non-linear scheme (a product) every id gets a bag of its own, is combined, and then summed by the
-    bag's true length. Every physical table is SUM; MEAN divides by the true length here, because n
-    lookups per id would put TorchRec's MEAN off by n.
+    non-linear scheme (a product), and in a sequence, every id gets a bag of its own; it is combined, weighted,
+    and then summed by the bag's true length. Every physical table is SUM; MEAN divides here, because n lookups
+    per id would put TorchRec's MEAN off by n (and FBGEMM's weighted mean ignores the weights' sum).
 
     Args:
         fields: one per feature; features of one shared table name the same table.
         device: where tables are made; `meta` when DistributedModelParallel will materialise them.
 
     Call:
-        ids: KeyedJaggedTensor of int64 ids with exactly the fields' features as keys, B samples.
-        Returns a KeyedTensor with the features as keys, in the fields' order, values [B, Σ D].
+        ids: KeyedJaggedTensor of int64 ids with exactly the fields' features as keys, B samples, and weights
+            if and only if some field is `weighted`. Returns `Embeddings`.
 
         features    values           lengths       e.g. B = 2, "genre" multi-valued:
         user        [7, 9]           [1, 1]        sample 0: user 7, genres {1, 4}
         genre       [1, 4, 4]        [2, 1]        sample 1: user 9, genres {4}
 
     Raises ValueError, naming feature, position and value, on missing or extra keys, ids outside a
-    scheme's id space, bags of a single-valued feature that do not hold one id, and weighted bags.
+    scheme's id space, bags of a single-valued feature that do not hold one id, lengths that do not add up,
+    and weights that are missing, unexpected or not finite.
+
+    On several ranks the batches may differ in size: ranks agree on the largest and pad with empty bags, which
+    is exact, because row-wise sharding needs equally many everywhere. That is one all-reduce of a few integers.
     """
 
     def __init__(self, fields: Sequence[Field], device: torch.device | None = None) -> None:
         super().__init__()
         self.fields = tuple(fields)
-        self.features = tuple(field.scheme.feature for field in fields)
+        self.features = tuple(field.feature for field in fields)
         if len(set(self.features)) != len(self.features):
             raise ValueError(f"features are declared twice: {self.features}")
         self.embedding_dims = [field.scheme.embedding_dim for field in fields]
-        tables = {table.name: table for table in unique_tables([field.scheme for field in fields])}
         self.combines = nn.ModuleList(field.scheme.combine() for field in fields)
-        self._keys = [self._lookup_keys(field.scheme) for field in fields]
-        self._group = [SHARED if _needs_no_bags(field) else field.scheme.feature for field in fields]
-        self.collections = nn.ModuleDict()
-        owner: dict[str, str] = {}
-        for group in dict.fromkeys(self._group):
-            features_of: dict[str, list[str]] = {}
-            for keys, field_group in zip(self._keys, self._group, strict=True):
-                for key, table in keys if field_group == group else []:
-                    features_of.setdefault(table, []).append(key)
-            for table in features_of:
-                if owner.setdefault(table, group) != group:
-                    raise ValueError(f"table {table!r} is shared by pooled and by unpooled features")
-            self.collections[f"{group}/tables"] = EmbeddingBagCollection(
-                tables=[_bag_config(tables[name], keys) for name, keys in features_of.items()],
-                device=device,
+        for field in fields:
+            if not field.scheme.tables():
+                raise ValueError(
+                    f"feature {field.feature!r}: {type(field.scheme).__name__} has no tables: use DeepHashEmbedding"
+                )
+            if field.scheme.linear and field.scheme.aux(np.empty(0, np.int64)) is not None:
+                raise ValueError(
+                    f"feature {field.feature!r}: {type(field.scheme).__name__} says it is linear, but `aux` is of "
+                    "single ids, which a pooled bag no longer shows"
+                )
+        self.tables: tuple[Table, ...] = unique_tables([field.scheme for field in fields])
+        self._keys = [_lookup_keys(field.scheme) for field in fields]
+        self.groups = group_fields(fields)
+        self._pooled_dims = {f.feature: f.scheme.embedding_dim for f in fields if f.pooling != "none"}
+        # looked-up vectors that only have to be put side by side already are
+        self._as_looked_up = (
+            len(self.groups) == 1
+            and not self.groups[0].bag_per_id
+            and all(
+                isinstance(combine, Concat) and not field.averages and field.weighted == field.weighs_rows
+                for combine, field in zip(self.combines, fields, strict=True)
             )
-
-    @property
-    def tables(self) -> tuple[Table, ...]:
-        """The physical tables, each once."""
-        return unique_tables([field.scheme for field in self.fields])
-
-    def forward(self, ids: KeyedJaggedTensor) -> KeyedTensor:
-        """Look up, combine and pool; see the class."""
-        self._check_keys(ids)
-        batch_size = ids.stride()
-        bags = self._bags(ids)
-        lookups = [_lookups(field, bag) for field, bag in zip(self.fields, bags, strict=True)]
-        looked_up = {
-            group: _by_key(self.collections[f"{group}/tables"](self._to_rows(group, bags, lookups)))
-            for group in dict.fromkeys(self._group)
-        }
-        vectors = []
-        for position, field in enumerate(self.fields):
-            group = self._group[position]
-            keyed = looked_up[group]
-            vector = self.combines[position]([keyed[key] for key, _ in self._keys[position]])
-            ids_of_field, lengths = bags[position].values, bags[position].lengths
-            if group != SHARED:
-                vector = torch.segment_reduce(vector[: len(ids_of_field)], "sum", lengths=lengths, initial=0)
-            if field.pooling == "mean" and field.multivalued:
-                vector = vector / lengths.clamp(min=1).to(vector.dtype)[:, None]
-            vectors.append(vector)
-        values = torch.cat(vectors, dim=1)[:batch_size]
-        return KeyedTensor(keys=list(self.features), length_per_key=self.embedding_dims, values=values)
-
-    def _bags(self, ids: KeyedJaggedTensor) -> "list[_Bag]":
-        """Split a batch by feature. An empty batch becomes one empty bag, so that every rank looks up."""
-        lengths = ids.lengths().view(len(ids.keys()), -1)
-        key_of = {key: position for position, key in enumerate(ids.keys())}
-        order = [key_of[feature] for feature in self.features]
-        _check_single_valued(self.fields, lengths[order])
-        if ids.stride() == 0:
-            lengths = lengths.new_zeros(len(ids.keys()), 1)
-        offsets = ids.offset_per_key()
-        return [_Bag(ids.values()[offsets[key] : offsets[key + 1]], lengths[key]) for key in order]
-
-    def _lookup_keys(self, scheme: Scheme) -> list[tuple[str, str]]:
-        """(key, table) of each lookup: TorchRec sees every lookup as a feature of its own."""
-        structure = scheme.rows(np.empty(0, np.int64))
-        return [(f"{scheme.feature}/{j}", lookup.table) for j, lookup in enumerate(structure)]
-
-    def _to_rows(
-        self, group: str, bags: "Sequence[_Bag]", lookups: Sequence[tuple[Lookup, ...]]
-    ) -> KeyedJaggedTensor:
-        """Row numbers of one collection: n rows of an id are neighbours in its bag."""
-        keys, values, lengths = [], [], []
-        for position, field_group in enumerate(self._group):
-            if field_group != group:
-                continue
-            bag = bags[position]
-            for (key, _), lookup in zip(self._keys[position], lookups[position], strict=True):
-                per_id = lookup.rows.shape[1]
-                rows = torch.as_tensor(lookup.rows)
-                keys.append(key)
-                values.append(rows.reshape(-1))
-                lengths.append(bag.lengths * per_id if group == SHARED else _own_bags(bag, per_id))
-        return KeyedJaggedTensor.from_lengths_sync(
-            keys=keys, values=torch.cat(values), lengths=torch.cat(lengths)
+        )
+        self.collections = nn.ModuleDict(
+            {group.name: self._collection(group, device) for group in self.groups}
         )
 
-    def _check_keys(self, ids: KeyedJaggedTensor) -> None:
-        given = set(ids.keys())
-        missing = [feature for feature in self.features if feature not in given]
-        extra = sorted(given.difference(self.features))
-        if missing or extra:
-            raise ValueError(f"the batch lacks features {missing} and has unknown features {extra}")
-        if ids.weights_or_none() is not None:
-            raise ValueError("the bags carry weights, which this engine does not take; remove them")
+    def rows_per_sample(self, bag_lengths: dict[str, float]) -> dict[str, list[float]]:
+        """Rows that each key of each table looks up for a sample, for `bag_lengths` ids of a feature (1 unless given)."""
+        found: dict[str, list[float]] = {}
+        for field, keys in zip(self.fields, self._keys, strict=True):
+            structure = field.scheme.rows(np.empty(0, np.int64))
+            for (_, table), lookup in zip(keys, structure, strict=True):
+                found.setdefault(table, []).append(bag_lengths.get(field.feature, 1.0) * lookup.rows.shape[1])
+        return found
+
+    def vectors_of(self, feature: str, ids: np.ndarray, tables: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Vectors [L, D] of int64 ids [L] of a feature, one by one, from whole physical tables by name."""
+        position = self.features.index(feature)
+        scheme = self.fields[position].scheme
+        device = next(self.combines[position].parameters(), torch.empty(0)).device
+        aux = scheme.aux(ids)
+        more = () if aux is None else (torch.from_numpy(aux).to(device),)
+        found = [torch.from_numpy(pooled(tables[item.table], item)).to(device) for item in scheme.rows(ids)]
+        with torch.no_grad():
+            return self.combines[position](found, *more).cpu().numpy()
+
+    def forward(self, ids: KeyedJaggedTensor) -> Embeddings:
+        """Look up, combine and pool; see the class."""
+        bags = split(self.fields, ids)
+        lookups = [
+            field.scheme.rows(numpy_on_cpu(bag.ids)) for field, bag in zip(self.fields, bags, strict=True)
+        ]
+        vectors: dict[int, Tensor] = {}
+        for group, num_bags in zip(self.groups, self._num_bags(ids.stride(), bags), strict=True):
+            looked_up = _wait(self.collections[group.name](self._to_rows(group, bags, lookups, num_bags)))
+            if self._as_looked_up and looked_up.keys() == [key for keys in self._keys for key, _ in keys]:
+                return Embeddings(self._pooled_dims, _first(looked_up.values(), ids.stride()), {})
+            by_key = _by_key(looked_up)
+            for position in group.fields:
+                found = [by_key[key] for key, _ in self._keys[position]]
+                vectors[position] = self._vector(position, bags[position], found, group)
+        return Embeddings.of(self.fields, bags, [vectors[position] for position in range(len(self.fields))])
+
+    def _collection(self, group: Group, device: torch.device | None) -> EmbeddingBagCollection:
+        keys_of: dict[str, list[str]] = {}
+        for position in group.fields:
+            for key, table in self._keys[position]:
+                keys_of.setdefault(table, []).append(key)
+        tables = [_bag_config(table, keys_of[table.name]) for table in self.tables if table.name in keys_of]
+        return EmbeddingBagCollection(tables=tables, is_weighted=group.weighted, device=device)
+
+    def _vector(self, position: int, bag: Bag, found: list[Tensor], group: Group) -> Tensor:
+        """From the looked-up vectors of a feature's keys, padding included, to its own."""
+        field = self.fields[position]
+        used = len(bag.ids) if group.bag_per_id else len(bag.lengths)
+        aux = field.scheme.aux(bag.ids)
+        more = () if aux is None else (aux,)
+        vector = self.combines[position]([_first(vector, used) for vector in found], *more)
+        if group.bag_per_id:
+            return pool(field, bag, vector)
+        if bag.weights is not None and not field.weighs_rows:
+            vector = vector * bag.weights[:, None]
+        return average(field, bag, vector)
+
+    def _num_bags(self, batch_size: int, bags: Sequence[Bag]) -> list[int]:
+        """Bags of every key of each group: at least one (TorchRec takes no batch of 0), the same on all ranks."""
+        wanted = [
+            max([len(bags[position].ids) for position in group.fields] if group.bag_per_id else [batch_size])
+            for group in self.groups
+        ]
+        wanted = [max(1, number) for number in wanted]
+        if any(isinstance(collection, ShardedModule) for collection in self.collections.values()):
+            device = bags[0].ids.device
+            if dist.get_world_size() > 1:
+                agreed = torch.tensor(wanted, device=device)
+                dist.all_reduce(agreed, dist.ReduceOp.MAX)
+                return agreed.tolist()
+        return wanted
+
+    def _to_rows(
+        self, group: Group, bags: Sequence[Bag], lookups: Sequence[tuple[Lookup, ...]], num_bags: int
+    ) -> KeyedJaggedTensor:
+        """Row numbers of one collection: n rows of an id are neighbours in its bag, empty bags come last."""
+        keys, rows, rows_per_id, weights = [], [], [], []
+        for position in group.fields:
+            for (key, _), lookup in zip(self._keys[position], lookups[position], strict=True):
+                keys.append(key)
+                rows.append(torch.as_tensor(lookup.rows).reshape(-1))
+                rows_per_id.append(lookup.rows.shape[1])
+                if group.weighted:
+                    # elsewhere they multiply what `combine` makes of the rows: a product would square them
+                    applies = self.fields[position].weighs_rows and not group.bag_per_id
+                    weights.append(_row_weights(lookup, bags[position].weights if applies else None))
+        lengths = [
+            _padded(torch.ones_like(bag.ids) if group.bag_per_id else bag.lengths, num_bags)
+            for bag in (bags[position] for position in group.fields)
+        ]
+        keys_per_field = torch.tensor([len(self._keys[position]) for position in group.fields])
+        per_key = torch.stack(lengths).repeat_interleave(keys_per_field.to(lengths[0].device), dim=0)
+        if max(rows_per_id) > 1:
+            per_key = per_key * torch.tensor(rows_per_id, device=per_key.device)[:, None]
+        return KeyedJaggedTensor.from_lengths_sync(
+            keys=keys,
+            values=torch.cat(rows),
+            lengths=per_key.reshape(-1),
+            weights=torch.cat(weights) if group.weighted else None,
+        )
 
 
-@dataclass(frozen=True)
-class _Bag:
-    """One feature of a batch: ids [L], and how many of them each sample holds, lengths [B]."""
-
-    values: Tensor
-    lengths: Tensor
-
-
-def _check_single_valued(fields: Sequence[Field], lengths: Tensor) -> None:
-    """Raise ValueError naming the first single-valued feature whose lengths [F, B] are not all 1."""
-    wrong = (lengths != 1) & ~torch.tensor([f.multivalued for f in fields], device=lengths.device)[:, None]
-    if not bool(wrong.any()):
-        return
-    field, sample = wrong.nonzero()[0].tolist()
-    raise ValueError(
-        f"feature {fields[field].scheme.feature!r} is single-valued, but sample {sample} holds "
-        f"{int(lengths[field, sample])} ids; declare it multivalued, or give the missing id"
-    )
+def engine_of(module: nn.Module) -> EmbeddingEngine:
+    """Return the one engine in a model, sharded or not. Raises ValueError when there is none, or more."""
+    engines = [child for child in module.modules() if isinstance(child, EmbeddingEngine)]
+    if len(engines) != 1:
+        raise ValueError(f"the model holds {len(engines)} embedding engines, not one")
+    return engines[0]
 
 
-def _lookups(field: Field, bag: _Bag) -> tuple[Lookup, ...]:
-    """Check the ids of a feature and turn them into row numbers."""
-    feature = field.scheme.feature
-    if bag.values.dtype != torch.int64:
-        raise ValueError(f"feature {feature!r}: ids are {bag.values.dtype}, not torch.int64")
-    ids = bag.values.numpy() if bag.values.device.type == "cpu" else bag.values
-    check_ids(field.scheme, ids)
-    return field.scheme.rows(ids)
+def _first(values: Tensor, length: int) -> Tensor:
+    """Without the padding; a slice of everything would still copy its gradient."""
+    return values if len(values) == length else values[:length]
 
 
-def _own_bags(bag: _Bag, per_id: int) -> Tensor:
-    """Lengths that give each id its own bag, and one empty bag more: TorchRec takes no batch of 0 bags."""
-    lengths = bag.lengths.new_full((len(bag.values) + 1,), per_id)
-    lengths[-1] = 0
-    return lengths
+def _padded(lengths: Tensor, num_bags: int) -> Tensor:
+    """With empty bags at the end, [num_bags]."""
+    missing = num_bags - len(lengths)
+    return nn.functional.pad(lengths, (0, missing)) if missing else lengths
 
 
-def _needs_no_bags(field: Field) -> bool:
-    """Bags of exactly one id are already unpooled, so a single-valued field joins the shared collection."""
-    return field.scheme.linear or not field.multivalued
+def _row_weights(lookup: Lookup, factor: Tensor | None) -> Tensor:
+    """Weights of a lookup's rows, [L · n]: the scheme's constants times the batch's, 1 where there are none."""
+    ones = torch.ones(lookup.rows.shape, device=torch.as_tensor(lookup.rows).device)
+    weights = ones if lookup.weights is None else torch.as_tensor(lookup.weights)
+    return (weights if factor is None else weights * factor[:, None]).reshape(-1)
 
 
-def _by_key(output: KeyedTensor | Awaitable) -> dict[str, Tensor]:
-    """Vectors of each lookup. A sharded collection answers with an awaitable.
+def _lookup_keys(scheme: Scheme) -> list[tuple[str, str]]:
+    """(key, table) of each lookup: TorchRec sees every lookup as a feature of its own."""
+    structure = scheme.rows(np.empty(0, np.int64))
+    return [(f"{scheme.feature}/{j}", lookup.table) for j, lookup in enumerate(structure)]
+
+
+def _wait(output: KeyedTensor | Awaitable) -> KeyedTensor:
+    """A sharded collection answers with an awaitable."""
+    return output.wait() if isinstance(output, Awaitable) else output
+
+
+def _by_key(keyed: KeyedTensor) -> dict[str, Tensor]:
+    """Vectors of each lookup.
 
     One split, whose backward is one concatenation: indexing by key would add F gradients of full width.
     """
-    keyed = output.wait() if isinstance(output, Awaitable) else output
     return dict(zip(keyed.keys(), keyed.values().split(keyed.length_per_key(), dim=1), strict=True))
 
 

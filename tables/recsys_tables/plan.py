@@ -1,20 +1,32 @@
 """From declared tables and a byte budget to one scheme per feature."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from recsys_tables.bytes import OPTIMIZER_BYTES_PER_ROW, ResidentBytes, resident_bytes
+from recsys_tables import allocation_codes, allocation_hashed
+from recsys_tables.allocation import Builder, FeatureSize, largest_options
+from recsys_tables.bytes import OptimizerName, ResidentBytes, optimizer_row_bytes, resident_bytes
 from recsys_tables.config import (
+    ChineseRemainderTables,
+    FrequencySplitTables,
     FullTables,
+    HashEmbeddingTables,
     HashTables,
+    MEmComTables,
+    MixedDimensionTables,
+    MixedRadixTables,
+    MultiHashTables,
+    PathBasedTables,
     QuotientRemainderTables,
+    RobeTables,
     TablesConfig,
+    TensorTrainTables,
     UnifiedTables,
     budget_bytes,
 )
-from recsys_tables.scheme import MAX_ROWS, Scheme
-from recsys_tables.schemes import Full, Hash, QuotientRemainder, Unified
+from recsys_tables.scheme import Scheme
+
+__all__ = ["BudgetError", "FeatureSize", "TablePlan", "full_table_bytes", "plan_tables"]
 
 MAX_SHARE = 16.0  # hashed tables may be this many times larger than the number of ids
 
@@ -28,22 +40,6 @@ class BudgetError(ValueError):
 
 
 @dataclass(frozen=True)
-class FeatureSize:
-    """What a feature's ids need.
-
-    `num_codes` counts the codes of its vocabulary, reserved ones included, None when ids are hashed;
-    `full_codes` those of a vocabulary that holds every id of training, whatever the minimum count.
-    `vocabulary_bytes` and `full_vocabulary_bytes` are the resident sizes of the two.
-    """
-
-    name: str
-    num_codes: int | None
-    full_codes: int
-    vocabulary_bytes: int
-    full_vocabulary_bytes: int
-
-
-@dataclass(frozen=True)
 class TablePlan:
     """The schemes of all features and what they weigh beside the full table."""
 
@@ -52,87 +48,64 @@ class TablePlan:
     full_bytes: int
 
 
-def plan_tables(config: TablesConfig, features: Sequence[FeatureSize]) -> TablePlan:
-    """One scheme per feature, the largest that fit the budget.
+def plan_tables(
+    config: TablesConfig, features: Sequence[FeatureSize], optimizer: OptimizerName = "rowwise_adagrad"
+) -> TablePlan:
+    """One scheme per feature, the largest that fit the budget when `optimizer` trains the tables.
 
     Raises BudgetError when the budget cannot hold the tables, ValueError when a scheme that needs
     vocabulary codes meets a hashed feature.
     """
     vocabulary = sum(feature.vocabulary_bytes for feature in features)
-    full_bytes = full_table_bytes(config.budget_embedding_dim, features)
-    build = _BUILDERS[type(config)](config, features)
+    full_bytes = full_table_bytes(config.budget_embedding_dim, features, optimizer)
+    build = _builder(config, features, optimizer)
 
     def weigh(share: float) -> ResidentBytes:
-        return resident_bytes(build(share), vocabulary)
+        return resident_bytes(build(share), vocabulary, optimizer)
 
     budget = config.budget
     share = 1.0 if budget is None else _largest_share(weigh, budget, budget_bytes(budget, full_bytes))
     return TablePlan(build(share), weigh(share), full_bytes)
 
 
-def full_table_bytes(embedding_dim: int, features: Sequence[FeatureSize]) -> int:
+def full_table_bytes(
+    embedding_dim: int, features: Sequence[FeatureSize], optimizer: OptimizerName = "rowwise_adagrad"
+) -> int:
     """Resident bytes of the full table over every id seen in training: what a budget of '100%' means."""
-    row = 4 * embedding_dim + OPTIMIZER_BYTES_PER_ROW
+    row = 4 * embedding_dim + optimizer_row_bytes(embedding_dim, optimizer)
     return sum(feature.full_codes * row + feature.full_vocabulary_bytes for feature in features)
 
 
-Builder = Callable[[float], tuple[Scheme, ...]]  # rows per id -> schemes
-
-
-def _full(config: FullTables, features: Sequence[FeatureSize]) -> Builder:
-    schemes = tuple(
-        Full(feature.name, _codes(feature, "full"), config.embedding_dim, config.init_bound)
-        for feature in features
-    )
-    return lambda share: schemes
-
-
-def _hash(config: HashTables, features: Sequence[FeatureSize]) -> Builder:
-    def build(share: float) -> tuple[Scheme, ...]:
-        return tuple(
-            Hash(feature.name, _rows(share * _ids(feature)), config.embedding_dim, config.init_bound)
-            for feature in features
-        )
-
-    return build
-
-
-def _quotient_remainder(config: QuotientRemainderTables, features: Sequence[FeatureSize]) -> Builder:
-    def build(share: float) -> tuple[Scheme, ...]:
-        schemes = []
-        for feature in features:
-            codes = _codes(feature, "quotient_remainder")
-            divisor = _divisor(codes, share)
-            schemes.append(
-                QuotientRemainder(
-                    feature.name, codes, divisor, config.embedding_dim, config.operation, config.init_bound
-                )
-            )
-        return tuple(schemes)
-
-    return build
-
-
-def _unified(config: UnifiedTables, features: Sequence[FeatureSize]) -> Builder:
-    ids = sum(_ids(feature) for feature in features)
-    chunks = config.embedding_dim // config.chunk_dim
-
-    def build(share: float) -> tuple[Scheme, ...]:
-        rows = _rows(share * ids * chunks)
-        return tuple(
-            Unified(feature.name, rows, config.embedding_dim, config.chunk_dim, init_bound=config.init_bound)
-            for feature in features
-        )
-
-    return build
-
-
 _BUILDERS: dict[type, Callable[..., Builder]] = {
-    FullTables: _full,
-    HashTables: _hash,
-    QuotientRemainderTables: _quotient_remainder,
-    UnifiedTables: _unified,
+    FullTables: allocation_codes.full,
+    HashTables: allocation_hashed.hash_,
+    MultiHashTables: allocation_hashed.multi_hash,
+    HashEmbeddingTables: allocation_hashed.hash_embedding,
+    MEmComTables: allocation_hashed.mem_com,
+    FrequencySplitTables: allocation_hashed.frequency_split,
+    UnifiedTables: allocation_hashed.unified,
+    RobeTables: allocation_hashed.robe,
+    QuotientRemainderTables: allocation_codes.quotient_remainder,
+    MixedDimensionTables: allocation_codes.mixed_dimension,
 }
+_MENUS: dict[type, Callable[..., allocation_codes.Menu]] = {
+    MixedRadixTables: allocation_codes.mixed_radix,
+    ChineseRemainderTables: allocation_codes.chinese_remainder,
+    PathBasedTables: allocation_codes.path_based,
+    TensorTrainTables: allocation_codes.tensor_train,
+}
+
+
+def _builder(config: TablesConfig, features: Sequence[FeatureSize], optimizer: OptimizerName) -> Builder:
+    if type(config) in _BUILDERS:
+        return _BUILDERS[type(config)](config, features)
+    menu = _MENUS[type(config)]
+    row = 4 * config.embedding_dim + optimizer_row_bytes(config.embedding_dim, optimizer)
+    return largest_options(
+        [menu(config, feature) for feature in features],
+        [feature.num_ids * row for feature in features],
+        lambda scheme: resident_bytes([scheme], 0, optimizer).total,
+    )
 
 
 def _largest_share(weigh: Callable[[float], ResidentBytes], budget: str, budget_bytes: int) -> float:
@@ -149,30 +122,3 @@ def _largest_share(weigh: Callable[[float], ResidentBytes], budget: str, budget_
         middle = (low + high) / 2
         low, high = (middle, high) if weigh(middle).total <= budget_bytes else (low, middle)
     return low
-
-
-def _rows(wanted: float) -> int:
-    """At least one row, and no more than a table can number."""
-    return max(1, min(int(wanted), MAX_ROWS - 1))
-
-
-def _ids(feature: FeatureSize) -> int:
-    return feature.full_codes if feature.num_codes is None else feature.num_codes
-
-
-def _codes(feature: FeatureSize, scheme: str) -> int:
-    if feature.num_codes is None:
-        raise ValueError(
-            f"feature {feature.name!r} is hashed, but the scheme {scheme!r} needs vocabulary codes; "
-            "set `encoding: vocabulary` for it"
-        )
-    return feature.num_codes
-
-
-def _divisor(ids: int, share: float) -> int:
-    """Smallest m whose ⌈ids/m⌉ + m rows are at most share · ids, else the m of fewest rows, ⌈√ids⌉."""
-    rows = share * ids
-    fewest = math.isqrt(ids - 1) + 1 if ids > 1 else 1
-    if rows * rows < 4 * ids:
-        return fewest
-    return min(fewest, max(1, math.ceil((rows - math.sqrt(rows * rows - 4 * ids)) / 2)))

@@ -3,17 +3,21 @@
 A scheme is a frozen, picklable dataclass with three parts, always in this order:
 
     tables()    -> the physical tables it needs
-    rows(ids)   -> for each lookup: which table, which row numbers
+    rows(ids)   -> for each lookup: which table, which row numbers, constant weights or none
     combine()   -> the module that turns the looked-up vectors into the field's vector
 
     ids [L] ──rows──▶ k lookups, each row numbers [L, n] ──tables──▶ k vectors [L, D_j] ──combine──▶ [L, D]
 
-`rows` takes NumPy arrays or torch tensors and imports no torch, so that serving can use it.
+`rows` takes NumPy arrays or torch tensors and imports no torch, so that serving can use it. What `combine`
+must know of an id beside its vectors (which path, which slot of a packed row) is `aux(ids)`, small integers
+that stay on the rank.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,14 +62,25 @@ class Table:
 
 @dataclass(frozen=True)
 class Lookup:
-    """Rows [L, n] of one table, summed over n for each of the L ids."""
+    """Rows [L, n] of one table, summed over n for each of the L ids.
+
+    `weights` [L, n] float32 multiply the rows first. They are constants of the id, such as a random sign;
+    what is learned belongs in `combine` or in a table, for no gradient flows through TorchRec's weights.
+    """
 
     table: str
     rows: Any
+    weights: Any = None
 
 
 class Scheme(Protocol):
-    """The interface every scheme implements; see the module's docstring."""
+    """The interface every scheme implements; see the module's docstring.
+
+    `grows` names the one field that may become larger without moving the rows of known ids, None where
+    there is no such field: a checkpoint is read into tables that have grown so.
+    """
+
+    grows: ClassVar[str | None]
 
     @property
     def feature(self) -> str:
@@ -95,32 +110,52 @@ class Scheme(Protocol):
         """Return the lookups of int64 ids [L]; for an empty array, just their structure."""
         ...
 
+    def aux(self, ids: Array) -> Array | None:
+        """Small integers [L, a] of each id for `combine`, or None."""
+        ...
+
     def combine(self) -> "nn.Module":
-        """Return a module: list of looked-up vectors [..., D_j] -> [..., D]."""
-        ...
-
-    def combine_numpy(self, vectors: Sequence[Any]) -> Any:
-        """Do what `combine` does, in NumPy, for serving."""
+        """Return a module: list of looked-up vectors [L, D_j] (and aux [L, a], if any) -> [L, D]."""
         ...
 
 
-def check_ids(scheme: Scheme, ids: Any) -> None:
-    """Raise ValueError naming feature, position and value if an id is outside the scheme's id space.
+class ServableScheme(Scheme, Protocol):
+    """A scheme whose `combine` has no parameters, and so a NumPy form for serving."""
 
-    Without this check FBGEMM would rewrite the row to 0 in silence.
+    def combine_numpy(self, vectors: Sequence[Any], aux: Any = None) -> Any:
+        """Do what `combine` does, in NumPy."""
+        ...
+
+
+def stack_columns(columns: Sequence[Any]) -> Any:
+    """k arrays (or tensors) [L] -> one [L, k]."""
+    if isinstance(columns[0], np.ndarray):
+        return np.stack(columns, axis=1)
+    import torch  # the columns are tensors, so it is loaded already
+
+    return torch.stack(list(columns), dim=1)
+
+
+def describe(scheme: Scheme) -> dict[str, Any]:
+    """The class and every field of a scheme, JSON-able: what a checkpoint remembers."""
+    values = {f.name: getattr(scheme, f.name) for f in fields(scheme)}  # type: ignore[arg-type]
+    return {"scheme": type(scheme).__name__} | {
+        name: list(value) if isinstance(value, tuple) else value  # as JSON gives it back
+        for name, value in values.items()
+    }
+
+
+def difference(saved: Mapping[str, Any], scheme: Scheme) -> str | None:
+    """What keeps the tables of a `describe`d scheme from being read into `scheme`; None if nothing does.
+
+    Only the field named by `scheme.grows` may differ, and only by having become larger.
     """
-    if scheme.num_ids is None or len(ids) == 0:
-        return
-    low, high = int(ids.min()), int(ids.max())
-    if low >= 0 and high < scheme.num_ids:
-        return
-    bad = (ids < 0) | (ids >= scheme.num_ids)
-    position = int(bad.nonzero()[0][0]) if isinstance(bad.nonzero(), tuple) else int(bad.nonzero()[0, 0])
-    raise ValueError(
-        f"feature {scheme.feature!r}: id {int(ids[position])} at position {position} is outside "
-        f"0..{scheme.num_ids - 1}, the ids of its {type(scheme).__name__} scheme; "
-        "encode it with the vocabulary the table was built for"
-    )
+    mine = describe(scheme)
+    for name in [*mine, *(saved.keys() - mine.keys())]:
+        was, now = saved.get(name), mine.get(name)
+        if was != now and not (name == scheme.grows and was is not None and was < now):
+            return f"feature {scheme.feature!r}: {name} was {was!r}, and is {now!r} here"
+    return None
 
 
 def unique_tables(schemes: Sequence[Scheme]) -> tuple[Table, ...]:

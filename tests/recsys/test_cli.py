@@ -66,6 +66,71 @@ def test_without_json_there_are_tables(run: Run) -> None:
         json.loads(result.stdout)
 
 
+def test_tables_as_json(config: Path) -> None:
+    found = as_json("tables", config, "--ranks", 2, "--sharding", "row_wise")
+    kinds = ("parameters", "optimizer", "vocabulary", "remaps", "pointers", "dense")
+    assert sum(found["bytes"][kind] for kind in kinds) == found["bytes"]["total"] < found["full_bytes"]
+    assert [entry["feature"] for entry in found["features"]] == ["user_id", "item_id"]
+    assert [entry["ids"] for entry in found["features"]] == [60, 40]
+    assert [len(rank["shards"]) for rank in found["ranks"]] == [2, 2]
+    assert sum(rank["parameters"] for rank in found["ranks"]) == found["bytes"]["parameters"]
+    assert found["features"][0]["observed"] == {"all_rows": 0.0, "any_row": 0.0, "other_features": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ("tables: {budget: 9B}", [], "the smallest such tables need"),
+        (
+            "name: b",
+            ["--sharding", "column_wise"],
+            "column_wise sharding needs an elementwise table optimiser",
+        ),
+        (
+            "set: {features.encoding: hash}",
+            [],
+            "'user_id' is hashed, but the scheme 'full' needs vocabulary codes",
+        ),
+    ],
+)
+def test_tables_that_cannot_be(
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    options: Any,
+    said: str,
+) -> None:
+    """Said after the progress of preparing."""
+    config.with_name("wrong.yaml").write_text(f"extends: cli.yaml\n{text}\n")
+    monkeypatch.delenv("RECSYS_TRACEBACK", raising=False)
+    monkeypatch.setattr(sys, "argv", ["recsys", "tables", "wrong.yaml", *options])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert f"error: {said}" in capsys.readouterr().err.replace("feature ", "")
+
+
+def test_tables_of_a_generated_log_are_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = Path(__file__).parents[2] / "configs" / "generated" / "unified.yaml"
+    text = f"extends: {recipe}\nset: {{data.generator.rows: 3000}}\ntables: {{scheme: unified, own_rows_up_to: 9}}\n"
+    (tmp_path / "small.yaml").write_text(text)
+    result = CliRunner().invoke(cli.app, ["tables", "small.yaml", "--ranks", "2"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    for said in (
+        "unified/shared, of 11 features",
+        "advertiser",
+        "optimiser",
+        "a row of another feature",
+        "row_wise",
+    ):
+        assert said in result.stdout
+    (total,) = [line for line in result.stdout.splitlines() if "of the full table's" in line]
+    assert "bytes, 20.0% of" in total or "bytes, 19.9% of" in total
+    assert (tmp_path / "prepared").is_dir()
+
+
 def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     from recsys import doctor
 
@@ -87,7 +152,7 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
             "wrong.yaml: training.epoch: unknown key (value 1); did you mean 'epochs'?",
         ),
         (["prepare", "cli.yaml", "--data", "none.parquet"], "none.parquet does not exist"),
-        (["prepare", "cli.yaml", "--data", "cli.yaml"], "the table source reads"),
+        (["prepare", "cli.yaml", "--data", "cli.yaml"], "must be one of .parquet"),
         (["evaluate", "nowhere"], "nowhere: not a finished run (no metrics.json); train it first"),
         (["predict", "nowhere", "log.csv"], "nowhere: not a finished run"),
         (["compare", "cli.yaml", "cli.yaml"], "arms need different names, but cli stands twice"),
@@ -129,7 +194,7 @@ def test_help_imports_no_torch() -> None:
     code = """
 import sys
 from recsys.cli import main
-for command in ([], ["train"], ["compare"]):
+for command in ([], ["train"], ["tables"], ["compare"]):
     sys.argv = ["recsys", *command, "--help"]
     try:
         main()
@@ -138,5 +203,5 @@ for command in ([], ["train"], ["compare"]):
 assert not {"torch", "torchrec", "scipy", "polars", "matplotlib"} & set(sys.modules)
 """
     result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    for command in ("prepare", "train", "evaluate", "predict", "compare", "demo", "doctor"):
+    for command in ("prepare", "tables", "train", "evaluate", "predict", "compare", "demo", "doctor"):
         assert command in result.stdout

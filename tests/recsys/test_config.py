@@ -11,7 +11,17 @@ import yaml
 
 from recsys.comparing import with_budgets
 from recsys.config import ConfigError, ExperimentConfig, load, parse
-from recsys_pipelines.sources import avazu, criteo, movielens_1m
+from recsys_pipelines.sources import (
+    amazon,
+    avazu,
+    criteo,
+    kdd12,
+    kuairec,
+    movielens_1m,
+    movielens_csv,
+    open_bandit,
+    taobao_ad,
+)
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RAW: dict[str, Any] = {
@@ -36,6 +46,20 @@ PUBLISHED = {
         *("device_conn_type", *(f"C{i}" for i in range(14, 22)), *avazu.DERIVED),
     ),
     "movielens_1m": movielens_1m.MovieLens1M.columns,
+    "movielens_csv": movielens_csv.MovieLensCSV.columns,
+    "taobao_ad": taobao_ad.TaobaoAd.columns,
+    "kdd12": kdd12.Kdd12.columns,
+    "amazon": amazon.Amazon.columns,
+    "open_bandit": (
+        *open_bandit.NAMES,
+        *(f"user_feature_{k}" for k in range(4)),
+        *(f"item_feature_{k}" for k in range(4)),
+    ),
+    "kuairec": (
+        *(*kuairec.MATRIX, *kuairec.LISTS, "user_active_degree", "is_lowactive_period", "is_live_streamer"),
+        *("is_video_author", "follow_user_num_range", "fans_user_num_range", "friend_user_num_range"),
+        *("register_days_range", *(f"onehot_feat{k}" for k in range(18))),
+    ),
     "recbole": (
         *("user_id", "item_id", "rating", "timestamp", "age", "gender", "occupation", "zip_code"),
         *("movie_title", "release_year", "class"),
@@ -65,9 +89,14 @@ def test_every_recipe_loads(path: Path, tmp_path: Path) -> None:
     assert config.data.path == (None if generated else data)
     if not generated:
         columns = PUBLISHED[config.data.source]
-        asked = {config.data.label.column, config.data.user, config.data.time} - {None}
+        asked = {config.data.label.column, config.data.user, config.data.time, config.data.weight} - {None}
         assert asked | {name for feature in config.features for name in feature.names} <= set(columns)
     assert parse(config.model_dump(mode="json"), "again") == config
+
+
+def test_a_url_is_no_path_beside_the_recipe(write: Callable[..., Path]) -> None:
+    path = write("a.yaml", RAW | {"data": {"source": "table", "path": "s3://bucket/log.csv"}})
+    assert str(load(path).data.path) == "s3://bucket/log.csv"
 
 
 def load_raw_source(path: Path) -> str:

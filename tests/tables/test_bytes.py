@@ -1,6 +1,12 @@
 """Bytes are counted by kind, shared tables once."""
 
+from typing import get_args
+
+import pytest
+
 from recsys_tables import Full, QuotientRemainder, Unified, resident_bytes
+from recsys_tables.bytes import OptimizerName, ResidentBytes, combine_bytes, optimizer_row_bytes
+from recsys_tables.schemes import MixedDimension, PathBased, TensorTrain
 
 
 def test_bytes_by_kind() -> None:
@@ -13,6 +19,9 @@ def test_bytes_by_kind() -> None:
         "parameters": 4 * 8 * rows,
         "optimizer": 4 * rows,
         "vocabulary": 50,
+        "remaps": 0,
+        "pointers": 0,
+        "dense": 0,
         "total": found.total,
         "serving": found.serving,
     }
@@ -24,24 +33,53 @@ def test_a_shared_table_counts_once() -> None:
     assert resident_bytes(both, 0).parameters == 100 * 4 * 4
 
 
-def test_the_optimiser_keeps_what_is_counted() -> None:
-    """Rowwise Adagrad's state as FBGEMM really allocates it."""
+def test_every_kind_is_resident_and_only_the_optimiser_stays_behind() -> None:
+    one = ResidentBytes(1, 10, 100, 1000, 10_000, 100_000)
+    assert (one.total, one.serving) == (111_111, 111_101)
+    assert one + one == ResidentBytes(2, 20, 200, 2000, 20_000, 200_000)
+
+
+def test_what_a_combine_holds_is_counted_with_the_state_of_adam() -> None:
+    projection = MixedDimension("a", 100, 4, 16)
+    assert combine_bytes(projection) == ResidentBytes(dense=4 * 64, optimizer=8 * 64)
+    numbers = 3 * (2 * 16 * 5 + 5 + 16)
+    assert combine_bytes(PathBased("a", 9, 3, 16, 5)) == ResidentBytes(
+        dense=4 * numbers, optimizer=8 * numbers
+    )
+    for scheme in (Full("a", 9, 8), TensorTrain("a", 27, (3, 3), 8, 2), MixedDimension("a", 9, 8, 8)):
+        assert combine_bytes(scheme) == ResidentBytes()
+    found = resident_bytes([projection, Full("b", 10, 16)], 7)
+    assert (found.parameters, found.vocabulary) == (4 * (400 + 160), 7)
+    assert (found.optimizer, found.dense) == (4 * 110 + 8 * 64, 4 * 64)
+
+
+def test_counting_a_combine_draws_no_random_number() -> None:
     import torch
 
-    from recsys.config import LRConfig, TrainingConfig
-    from recsys.models import LR, ClickModel
-    from recsys.training.checkpoint import logical_state
-    from recsys.training.distributed import process_group, shard
-    from recsys_tables.engine import EmbeddingEngine, Field
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    combine_bytes(MixedDimension("fresh", 12, 4, 8))
+    combine_bytes(PathBased("fresh", 12, 3, 8))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("optimizer", get_args(OptimizerName))
+def test_the_optimiser_keeps_what_is_counted(optimizer: OptimizerName) -> None:
+    """Its state as FBGEMM really allocates it."""
+    import torch
+
+    from recsys.training.distributed import process_group
+    from recsys_tables.engine import EmbeddingEngine
+    from recsys_tables.field import Field
+    from recsys_tables.sharding import TableOptimizer, local_shards, shard
 
     schemes = [Unified("a", 100, 8, 4), QuotientRemainder("b", 100, 7, 8)]
     with process_group():
         engine = EmbeddingEngine([Field(scheme) for scheme in schemes], torch.device("meta"))
-        model, _ = shard(
-            ClickModel(engine, LR(LRConfig(name="lr"), 0, 2, 8)), TrainingConfig(), torch.device("cpu")
-        )
-        state = logical_state(model)
-    counted = resident_bytes(schemes, 0)
-    for kind, expected in (("table/", counted.parameters), ("optimizer/", counted.optimizer)):
-        held = sum(value.nbytes for name, value in state.items() if name.startswith(kind))
-        assert held == expected
+        model = shard(engine, TableOptimizer(optimizer), torch.device("cpu"), seed=0)
+        pieces = local_shards(model)
+        held = sum(piece.weight.nbytes for piece in pieces)
+        state = sum(value.nbytes for piece in pieces for value in piece.states.values())
+    counted = resident_bytes(schemes, 0, optimizer)
+    assert (held, state) == (counted.parameters, counted.optimizer)
+    assert optimizer_row_bytes(8, optimizer) == {"rowwise_adagrad": 4, "adagrad": 32, "sgd": 0}[optimizer]

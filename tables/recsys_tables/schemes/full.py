@@ -1,7 +1,7 @@
 """Full table: one row per id."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from recsys_tables.combine import ParameterFree
 from recsys_tables.scheme import Lookup, Table
@@ -15,6 +15,7 @@ class Full(ParameterFree):
     num_ids: int
     embedding_dim: int
     init_bound: float = 0.05
+    grows: ClassVar[str | None] = "num_ids"
 
     def tables(self) -> tuple[Table, ...]:
         """One table of num_ids rows."""

@@ -1,10 +1,9 @@
 """Quotient-remainder: two small tables whose pair of rows is unique for every id."""
 
-import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from recsys_tables.combine import Operation, ParameterFree, operand_dim
+from recsys_tables.combine import Operation, ParameterFree, operand_bound, operand_dim
 from recsys_tables.scheme import Lookup, Table
 
 
@@ -21,6 +20,7 @@ class QuotientRemainder(ParameterFree):
     embedding_dim: int
     operation: Operation = "product"
     init_bound: float = 0.05
+    grows: ClassVar[str | None] = "num_ids"
 
     def __post_init__(self) -> None:
         if not 1 <= self.divisor <= self.num_ids:
@@ -30,8 +30,8 @@ class QuotientRemainder(ParameterFree):
 
     def tables(self) -> tuple[Table, ...]:
         """⌈num_ids / divisor⌉ quotient rows and `divisor` remainder rows."""
-        dim = operand_dim(self.operation, self.embedding_dim, 2)
-        bound = self._operand_bound()
+        dim = operand_dim(self.feature, self.operation, self.embedding_dim, 2)
+        bound = operand_bound(self.operation, self.init_bound, 2)
         return (
             Table(f"{self.feature}/quotient", -(-self.num_ids // self.divisor), dim, bound),
             Table(f"{self.feature}/remainder", self.divisor, dim, bound),
@@ -43,10 +43,3 @@ class QuotientRemainder(ParameterFree):
             Lookup(f"{self.feature}/quotient", (ids // self.divisor)[:, None]),
             Lookup(f"{self.feature}/remainder", (ids % self.divisor)[:, None]),
         )
-
-    def _operand_bound(self) -> float:
-        """Bound of the factors' uniform so that the composed vector has the variance of U(±init_bound)."""
-        variance = self.init_bound**2 / 3
-        if self.operation == "product":
-            return math.sqrt(3 * math.sqrt(variance))
-        return math.sqrt(3 * variance / 2) if self.operation == "sum" else self.init_bound

@@ -1,0 +1,157 @@
+"""A batch taken apart: the bags of each field, checked, and the sums over them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchrec import KeyedJaggedTensor
+
+from recsys_tables.field import Field
+from recsys_tables.out_of_range import in_range
+
+
+@dataclass(frozen=True)
+class Bag:
+    """One feature of a batch: ids [L], how many of them each sample holds, lengths [B], and weights [L] or None."""
+
+    ids: Tensor
+    lengths: Tensor
+    weights: Tensor | None
+
+    def divisor(self) -> Tensor:
+        """What a mean divides by, [B]: the number of ids, or their total weight; a total of 0 makes a mean of 0."""
+        if self.weights is None:
+            return self.lengths.clamp(min=1)
+        total = sum_bags(self.weights, self.lengths)
+        return torch.where(total == 0, torch.inf, total)
+
+
+def split(fields: Sequence[Field], ids: KeyedJaggedTensor) -> list[Bag]:
+    """Check a batch and split it by field; see `EmbeddingEngine` for what is refused."""
+    _check_batch(fields, ids)
+    lengths = ids.lengths().view(len(ids.keys()), -1)
+    key_of = {key: position for position, key in enumerate(ids.keys())}
+    order = [key_of[field.feature] for field in fields]
+    _check_single_valued(fields, lengths, order)
+    offsets = ids.offset_per_key()
+    weights = ids.weights_or_none()
+    return [
+        Bag(
+            _ids_in_range(field, ids.values()[offsets[key] : offsets[key + 1]]),
+            lengths[key],
+            weights[offsets[key] : offsets[key + 1]].detach().float()
+            if weights is not None and field.weighted
+            else None,
+        )
+        for field, key in zip(fields, order, strict=True)
+    ]
+
+
+def pool(field: Field, bag: Bag, vectors: Tensor) -> Tensor:
+    """From vectors of single ids [L, D] to the field's: weigh, sum and divide; a sequence is not summed."""
+    if bag.weights is not None:
+        vectors = vectors * bag.weights[:, None]
+    if field.pooling == "none":
+        return vectors
+    return average(field, bag, sum_bags(vectors, bag.lengths))
+
+
+def average(field: Field, bag: Bag, sums: Tensor) -> Tensor:
+    """Divide the sums of bags [B, D], if the field's mean is wanted."""
+    return sums / bag.divisor().to(sums.dtype)[:, None] if field.averages else sums
+
+
+def sum_bags(values: Tensor, lengths: Tensor) -> Tensor:
+    """Sum [L, …] over bags of `lengths` [B] -> [B, …]."""
+    if len(lengths) == 0:
+        return values[
+            :0
+        ]  # segment_reduce takes no batch of 0; a slice keeps the graph that other ranks wait for
+    return torch.segment_reduce(values, "sum", lengths=lengths, initial=0)
+
+
+def numpy_on_cpu(ids: Tensor) -> Any:
+    """The Cython kernels read CPU ids; on other devices the torch forms run."""
+    return ids.numpy() if ids.device.type == "cpu" else ids
+
+
+def _check_batch(fields: Sequence[Field], ids: KeyedJaggedTensor) -> None:
+    features = [field.feature for field in fields]
+    given = set(ids.keys())
+    missing = [feature for feature in features if feature not in given]
+    extra = sorted(given.difference(features))
+    if missing or extra:
+        raise ValueError(f"the batch lacks features {missing} and has unknown features {extra}")
+    if len(given) != len(ids.keys()):
+        raise ValueError(f"the batch names a feature twice: {ids.keys()}")
+    weights = ids.weights_or_none()
+    _check_lengths(ids, weights)
+    weighted = [field.feature for field in fields if field.weighted]
+    if (weights is None) != (not weighted):
+        raise ValueError(
+            "the bags carry weights, but no field is declared weighted"
+            if weights is not None
+            else f"features {weighted} are declared weighted, but the batch carries no weights"
+        )
+    if weights is not None:
+        _check_weights(fields, ids, weights)
+
+
+def _check_lengths(ids: KeyedJaggedTensor, weights: Tensor | None) -> None:
+    """Raise ValueError unless lengths are F × B, not negative, and add up to the ids and to the weights."""
+    lengths, features = ids.lengths(), len(ids.keys())
+    if ids.variable_stride_per_key() or len(lengths) % features:
+        raise ValueError(
+            f"the batch's {len(lengths)} lengths are not as many for each of {features} features"
+        )
+    if bool((lengths < 0).any()):
+        feature, sample = divmod(int((lengths < 0).nonzero()[0, 0]), len(lengths) // features)
+        length = int(lengths.view(features, -1)[feature, sample])
+        raise ValueError(f"feature {ids.keys()[feature]!r}: sample {sample} has length {length}")
+    total = int(lengths.sum())
+    for values, name in ((ids.values(), "ids"), (weights, "weights")):
+        if values is not None and values.shape != (total,):
+            held = len(values) if values.ndim == 1 else f"an array {list(values.shape)} of"
+            raise ValueError(f"the batch's lengths add up to {total}, but it holds {held} {name}")
+
+
+def _check_single_valued(fields: Sequence[Field], lengths: Tensor, order: Sequence[int]) -> None:
+    """Raise ValueError naming the first single-valued feature, row `order` of lengths [F, B], that is not all 1."""
+    if bool((lengths == 1).all()):
+        return
+    for field, row in zip(fields, order, strict=True):
+        if field.multivalued or bool((lengths[row] == 1).all()):
+            continue
+        sample = int((lengths[row] != 1).nonzero()[0, 0])
+        raise ValueError(
+            f"feature {field.feature!r} is single-valued, but sample {sample} holds "
+            f"{int(lengths[row, sample])} ids; declare it multivalued, or give the missing id"
+        )
+
+
+def _check_weights(fields: Sequence[Field], ids: KeyedJaggedTensor, weights: Tensor) -> None:
+    """Raise ValueError naming the first weight that is not finite, or not 1 where none is declared."""
+    weighted = {field.feature: field.weighted for field in fields}
+    offsets = ids.offset_per_key()
+    for position, feature in enumerate(ids.keys()):
+        own = weights[offsets[position] : offsets[position + 1]]
+        bad = ~torch.isfinite(own) if weighted[feature] else own != 1
+        if bool(bad.any()):
+            at = int(bad.nonzero()[0, 0])
+            why = (
+                "must be finite"
+                if weighted[feature]
+                else "must be 1, for the feature is not declared weighted"
+            )
+            raise ValueError(f"feature {feature!r}: weight {float(own[at])} at position {at} {why}")
+
+
+def _ids_in_range(field: Field, ids: Tensor) -> Tensor:
+    """Check the ids of a feature, and apply its policy to those outside its scheme's space."""
+    if ids.dtype != torch.int64:
+        raise ValueError(f"feature {field.feature!r}: ids are {ids.dtype}, not torch.int64")
+    if field.scheme.num_ids is None:
+        return ids
+    return torch.as_tensor(in_range(field.scheme, numpy_on_cpu(ids), field.out_of_range, field.oov_id))

@@ -1,0 +1,68 @@
+"""Chinese remainder: k small tables, one for each of several coprime moduli."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from recsys_tables.combine import Operation, ParameterFree, operand_bound, operand_dim
+from recsys_tables.scheme import Lookup, Table
+
+
+@dataclass(frozen=True)
+class ChineseRemainder(ParameterFree):
+    """e(i) = T_0[i mod m_0] ∘ T_1[i mod m_1] ∘ …, ∘ in {sum, concat, product} (Shi et al., KDD 2020, §3.1 (4)).
+
+    Moduli without a common factor, whose product is at least num_ids, tell all ids apart.
+    """
+
+    feature: str
+    num_ids: int
+    moduli: tuple[int, ...]
+    embedding_dim: int
+    operation: Operation = "product"
+    init_bound: float = 0.05
+    grows: ClassVar[str | None] = "num_ids"
+
+    def __post_init__(self) -> None:
+        where = f"feature {self.feature!r}: moduli {self.moduli}"
+        if not self.moduli or min(self.moduli) < 1:
+            raise ValueError(f"{where} are not one or more numbers of at least 1")
+        for a, b in itertools.combinations(self.moduli, 2):
+            if math.gcd(a, b) != 1:
+                raise ValueError(f"{where}: {a} and {b} share the factor {math.gcd(a, b)}")
+        if math.prod(self.moduli) < self.num_ids:
+            raise ValueError(f"{where} tell only {math.prod(self.moduli)} of {self.num_ids} ids apart")
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for every remainder of each modulus."""
+        dim = operand_dim(self.feature, self.operation, self.embedding_dim, len(self.moduli))
+        bound = operand_bound(self.operation, self.init_bound, len(self.moduli))
+        return tuple(
+            Table(f"{self.feature}/remainder_{j}", modulus, dim, bound)
+            for j, modulus in enumerate(self.moduli)
+        )
+
+    def rows(self, ids: Any) -> tuple[Lookup, ...]:
+        """A remainder is a row."""
+        return tuple(
+            Lookup(f"{self.feature}/remainder_{j}", (ids % modulus)[:, None])
+            for j, modulus in enumerate(self.moduli)
+        )
+
+
+def coprime_moduli(num_ids: int, count: int, smallest: int = 1) -> tuple[int, ...]:
+    """Return `count` pairwise coprime moduli of about equal size, none below `smallest`, that tell num_ids ids apart."""
+    start = max(
+        smallest, int(num_ids ** (1 / count)) - 4 * count, 1
+    )  # the first that will do is near the root
+    while True:
+        moduli: list[int] = []
+        candidate = start
+        while len(moduli) < count:
+            if all(math.gcd(candidate, modulus) == 1 for modulus in moduli):
+                moduli.append(candidate)
+            candidate += 1
+        if math.prod(moduli) >= num_ids:
+            return tuple(moduli)
+        start += 1

@@ -1,0 +1,63 @@
+"""Mixed radix: k small tables, one for each digit of the id."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from recsys_tables.combine import Operation, ParameterFree, operand_bound, operand_dim
+from recsys_tables.scheme import Lookup, Table
+
+
+@dataclass(frozen=True)
+class MixedRadix(ParameterFree):
+    """e(i) = T_0[d_0] ∘ T_1[d_1] ∘ …, the digits of i in the given radices (Shi et al., KDD 2020, §3.1 (3)).
+
+    d_{k-1} = i mod m_{k-1}, d_{k-2} = i div m_{k-1} mod m_{k-2}, …; d_0 is what is left, so its table grows
+    with num_ids. ∘ in {sum, concat, product}. One radix makes `QuotientRemainder`.
+    """
+
+    feature: str
+    num_ids: int
+    radices: tuple[int, ...]
+    embedding_dim: int
+    operation: Operation = "product"
+    init_bound: float = 0.05
+    grows: ClassVar[str | None] = "num_ids"
+
+    def __post_init__(self) -> None:
+        check_radices(self.feature, self.radices)
+
+    def tables(self) -> tuple[Table, ...]:
+        """A row for every value of each digit."""
+        sizes = digit_sizes(self.num_ids, self.radices)
+        dim = operand_dim(self.feature, self.operation, self.embedding_dim, len(sizes))
+        bound = operand_bound(self.operation, self.init_bound, len(sizes))
+        return tuple(Table(f"{self.feature}/digit_{j}", size, dim, bound) for j, size in enumerate(sizes))
+
+    def rows(self, ids: Any) -> tuple[Lookup, ...]:
+        """A digit is a row."""
+        return tuple(
+            Lookup(f"{self.feature}/digit_{j}", digit[:, None])
+            for j, digit in enumerate(digits(ids, self.radices))
+        )
+
+
+def check_radices(feature: str, radices: Sequence[int]) -> None:
+    """Raise ValueError unless there is a radix, and every one is at least 1."""
+    if not radices or min(radices) < 1:
+        raise ValueError(f"feature {feature!r}: radices {radices} are not one or more numbers of at least 1")
+
+
+def digit_sizes(num_ids: int, radices: Sequence[int]) -> tuple[int, ...]:
+    """How many values each digit takes; the first as many as ids 0..num_ids-1 need."""
+    return (-(-num_ids // math.prod(radices)), *radices)
+
+
+def digits(ids: Any, radices: Sequence[int]) -> list[Any]:
+    """Digits of ids [L], most significant first; integer arithmetic only, for floats alias ids from 2^24 on."""
+    found = []
+    for radix in reversed(radices):
+        found.append(ids % radix)
+        ids = ids // radix
+    return [ids, *reversed(found)]

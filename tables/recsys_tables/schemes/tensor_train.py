@@ -1,0 +1,79 @@
+"""Tensor train: the table as a product of three small cores."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from recsys_tables.combine import Formula
+from recsys_tables.scheme import Lookup, Table
+from recsys_tables.schemes.mixed_radix import check_radices, digit_sizes, digits
+
+
+@dataclass(frozen=True)
+class TensorTrain(Formula):
+    """e(i)[a, b, c] = Σ over x, y < R of G_0[d_0][a, x] · G_1[d_1][x, b, y] · G_2[d_2][y, c].
+
+    TT-Rec (Yin et al., MLSys 2021, eq. 3). d_0, d_1, d_2 are the digits of i in two `radices` (as in
+    `MixedRadix`), embedding_dim = A · B · C is factored as evenly as it goes, and R = `rank`.
+    Row d_j of core j holds its matrix, padded to a multiple of 4.
+    """
+
+    feature: str
+    num_ids: int
+    radices: tuple[int, int]
+    embedding_dim: int
+    rank: int
+    init_bound: float = 0.05
+    grows: ClassVar[str | None] = "num_ids"
+
+    def __post_init__(self) -> None:
+        check_radices(self.feature, self.radices)
+        if len(self.radices) != 2:
+            raise ValueError(f"feature {self.feature!r}: radices {self.radices} are not two, for three cores")
+        if self.rank < 1:
+            raise ValueError(f"feature {self.feature!r}: rank {self.rank} is not at least 1")
+
+    def tables(self) -> tuple[Table, ...]:
+        """Three cores; a sum of R² products of three has the variance b²/3 of U(±init_bound) if each has (b²/3R²)^⅓."""
+        variance = (self.init_bound**2 / 3 / self.rank**2) ** (1 / 3)
+        return tuple(
+            Table(f"{self.feature}/core_{j}", size, -(-width // 4) * 4, (3 * variance) ** 0.5)
+            for j, (size, width) in enumerate(
+                zip(digit_sizes(self.num_ids, self.radices), self._widths, strict=True)
+            )
+        )
+
+    def rows(self, ids: Any) -> tuple[Lookup, ...]:
+        """A digit is a row of its core."""
+        return tuple(
+            Lookup(f"{self.feature}/core_{j}", digit[:, None])
+            for j, digit in enumerate(digits(ids, self.radices))
+        )
+
+    def combine_numpy(self, vectors: Sequence[Any], aux: None = None) -> Any:
+        """Two batched matrix products, left to right."""
+        a, b, c = _three_factors(self.embedding_dim)
+        first, second, third = (v[:, :width] for v, width in zip(vectors, self._widths, strict=True))
+        length, rank = len(first), self.rank
+        left = first.reshape(length, a, rank) @ second.reshape(length, rank, b * rank)
+        return (left.reshape(length, a * b, rank) @ third.reshape(length, rank, c)).reshape(length, a * b * c)
+
+    @property
+    def _widths(self) -> tuple[int, int, int]:
+        """Numbers in a row of each core, without padding."""
+        a, b, c = _three_factors(self.embedding_dim)
+        return a * self.rank, self.rank * b * self.rank, self.rank * c
+
+
+@functools.cache
+def _three_factors(number: int) -> tuple[int, int, int]:
+    """The factors a <= b <= c of a number whose sum is least: 16 -> 2, 2, 4."""
+    triples = [
+        (a, b, number // (a * b))
+        for a in range(1, number + 1)
+        if number % a == 0
+        for b in range(a, number // a + 1)
+        if number // a % b == 0 and b <= number // (a * b)
+    ]
+    return min(triples, key=sum)
