@@ -30,4 +30,5 @@ def scan(block: bytes, special: bytes = b"\0") -> TextScan:
         raise ValueError(f"special must be one byte, got {special!r}")
     found = np.zeros(7, np.int64)
     _text.scan_into(block, special[0], found)
-    return TextScan(*(int(count) for count in found[:6]), ascii=not found[6])
+    lines, returns, pairs, blank, quotes, specials, high = found.tolist()
+    return TextScan(lines, returns, pairs, blank, quotes, specials, not high)

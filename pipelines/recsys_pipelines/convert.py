@@ -214,12 +214,22 @@ def _plain(column: pa.Array) -> Converted:
         column = column.storage
     if pt.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if pt.is_string(column.type) and _is_valid(column):
+        return column, []
     if _is_any(column.type, pt.is_string, pt.is_large_string, pt.is_string_view):
         column = column.cast(pa.large_binary())  # Parquet files may call bytes a string without looking
     if _is_any(column.type, pt.is_binary, pt.is_large_binary, pt.is_fixed_size_binary, pt.is_binary_view):
         column, bad = utf8(column)
         return column, [_Problem(bad, "not UTF-8 text")]
     return column, []
+
+
+def _is_valid(column: pa.Array) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _parsed(column: pa.Array, dtype: type[pl.DataType]) -> pa.Array:

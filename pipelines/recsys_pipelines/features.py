@@ -17,6 +17,7 @@ import pyarrow as pa
 from recsys_cython_ext import HASH_VERSION, MISSING_ID, IdCounter, IdTable
 from recsys_cython_ext.hashing import mix64
 from recsys_pipelines.config import CategoricalConfig, FeatureConfig, NumericConfig
+from recsys_pipelines.ordered import ordered
 from recsys_pipelines.shards import write_json
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -169,8 +170,10 @@ class FeatureFitter:
         }
 
     def add(self, table: pa.Table) -> None:
-        """Count one part of typed training rows."""
-        for name, config in self._configs:
+        """Count one part of typed training rows; columns are counted at once, each on its own."""
+
+        def count(named: tuple[str, FeatureConfig]) -> None:
+            name, config = named
             column = table[name]
             if isinstance(config, CategoricalConfig):
                 for chunk in column.chunks:
@@ -178,6 +181,9 @@ class FeatureFitter:
                     self._counters[name].add(values.to_numpy(zero_copy_only=False))
             else:
                 self._moments[name].add(_transformed(column, config.transform))
+
+        for _ in ordered(count, self._configs):
+            pass
 
     def fit(self) -> "Features":
         """Return the fitted features, in the order of their declaration."""

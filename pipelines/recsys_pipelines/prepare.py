@@ -27,9 +27,10 @@ from recsys_cython_ext import HASH_VERSION, MISSING_ID, mix64
 from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig, SplitConfig
 from recsys_pipelines.convert import ColumnSpec, Kind, text_ids, typed
 from recsys_pipelines.features import FeatureFitter, Features
+from recsys_pipelines.ordered import ordered
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.shards import locked, read_shard, uniform, write_json, write_shard
-from recsys_pipelines.sources import BESIDE, open_source
+from recsys_pipelines.sources import BESIDE, Chunk, open_source
 from recsys_pipelines.sources.generated import generate
 from recsys_pipelines.sources.location import file_prints
 
@@ -181,21 +182,30 @@ def _stage(data: DataConfig, specs: dict[str, ColumnSpec], out: Path, report: Pr
 def _read(data: DataConfig, specs: dict[str, ColumnSpec], out: Path, report: Progress) -> dict[str, Any]:
     quarantine = Quarantine(data.quarantine_limit)
     source = open_source(data)
-    rows_out = rows_added = parts = 0
+    rows_out = rows_added = 0
+    parts: list[int] = []
     text: dict[str, bool] = {}
-    for chunk in source.chunks(sorted({spec.column for spec in specs.values()}), quarantine):
-        quarantined = quarantine.count
-        table = typed(chunk, specs, quarantine)
-        if table.num_rows + quarantine.count - quarantined != chunk.table.num_rows:
+
+    def staged(numbered: tuple[int, Chunk]) -> tuple[int, Chunk, int, Quarantine]:
+        """Type the rows of a chunk, and write them as the part of its number."""
+        part, chunk = numbered
+        bad = Quarantine()
+        table = typed(chunk, specs, bad)
+        if table.num_rows + bad.count != chunk.table.num_rows:
             raise AssertionError(
                 f"{chunk.file}: rows were lost between reading and preparing; please report this"
             )
-        text.update(text_ids(chunk, specs))
         if table.num_rows:
-            table = with_lone_users(table)
-            write_shard(table, _staged(out, parts))
-            parts += 1
-        rows_out += table.num_rows
+            write_shard(with_lone_users(table), _staged(out, part))
+        return part, chunk, table.num_rows, bad
+
+    chunks = source.chunks(sorted({spec.column for spec in specs.values()}), quarantine)
+    for part, chunk, rows, bad in ordered(staged, enumerate(chunks)):
+        quarantine.merge(bad)
+        text.update(text_ids(chunk, specs))
+        if rows:
+            parts.append(part)
+        rows_out += rows
         rows_added += chunk.added
         report("read", rows_out)
     rows_in = rows_out + quarantine.count - rows_added
@@ -227,7 +237,7 @@ def _finish(
     data: DataConfig, features: Sequence[FeatureConfig], staged: dict[str, Any], out: Path, report: Progress
 ) -> dict[str, Any]:
     """Split, fit and write shards; return the manifest."""
-    parts = [_staged(out, part) for part in range(staged["parts"])]
+    parts = [_staged(out, part) for part in staged["parts"]]
     bounds = _split_bounds(data.split, parts)
     fitter = FeatureFitter(features, staged["text_ids"])
     fitted = _fitted(fitter, data.split, bounds, out, parts, report)
@@ -332,9 +342,12 @@ def _transform(
     rows = 0
     for name in SPLITS:
         (out / name).mkdir(exist_ok=True)
-    for part in parts:
+
+    def written(part: Path) -> dict[str, dict[str, Any]]:
+        """Shards of one part."""
         table = read_shard(part)
         split_of = _split_of(_positions(table, split), bounds)
+        found = {}
         for number, name in enumerate(SPLITS):
             chosen = table.filter(pa.array(split_of == number))
             if chosen.num_rows == 0:
@@ -342,13 +355,17 @@ def _transform(
             path = out / name / part.name
             if not path.exists():
                 write_shard(fitted.transform(chosen), path)
-            shards[f"{name}/{path.name}"] = {
+            found[f"{name}/{path.name}"] = {
                 "split": name,
                 "rows": chosen.num_rows,
                 "positives": int(chosen["@label"].to_numpy().sum()),
                 "blake2b": _digest(path),
             }
-        rows += table.num_rows
+        return found
+
+    for found in ordered(written, parts):
+        shards |= found
+        rows += sum(shard["rows"] for shard in found.values())
         report("write", rows)
     return shards
 

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
 
+from recsys_cython_ext.text import TextScan, scan
+from recsys_pipelines.ordered import ordered
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import (
     Chunk,
@@ -27,7 +29,7 @@ from recsys_pipelines.sources.base import (
 from recsys_pipelines.sources.location import Place, Url
 from recsys_pipelines.sources.text import utf8
 
-BLOCK = 4 << 20  # bytes read at once
+BLOCK = 8 << 20  # bytes read at once
 LONGEST_LINE = 64 << 20
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}  # by the end of a name
 UNIT_SEPARATOR = b"\x1f"  # stands for a delimiter of several bytes, which Arrow does not know
@@ -67,16 +69,16 @@ class Dialect:
             return None if found == width else _WIDTH.format(found, width)
         return None
 
-    def suspicious(self, block: bytes) -> bool:
+    def suspicious(self, block: bytes, seen: TextScan) -> bool:
         """Whether any line of `block` could have a fault: a quick look that lets most blocks pass whole."""
-        return (
+        return bool(
             block.startswith((b"\n", b"\r\n"))
-            or b"\n\n" in block
-            or b"\n\r\n" in block
-            or block.count(b"\r") != block.count(b"\r\n")
-            or (self.byte != self.delimiter and self.byte in block)
-            or (self.quoted and b'"' in block)
-            or not self._decodes(block)
+            or seen.double_line_ends
+            or seen.carriage_returns != seen.returns_before_line_end
+            or (seen.carriage_returns and b"\n\r\n" in block)
+            or (self.byte != self.delimiter and seen.special)
+            or (self.quoted and seen.quotes)
+            or not (seen.ascii or self._decodes(block))
         )
 
     def fields(self, line: str) -> list[str]:
@@ -129,27 +131,50 @@ class DelimitedFile:
         """As `File.chunks`; a block of lines is a chunk."""
         columns = list(dict.fromkeys(columns))
         require(columns, self.names, self.path)
+        row_of_line = first_row - 1 - self._header_lines
+        end = 1 + self._header_lines
+
+        def parsed(block: _Block) -> tuple[Chunk | None, Quarantine]:
+            bad = Quarantine()
+            text, lines = self._without_faults(block, row_of_line, bad)
+            if not len(lines):
+                return None, bad
+            # blocks that pass the quick look are text; the others may hold fields that are none
+            kind = pa.string() if text is block.text else pa.binary()
+            return self._parsed(text, lines, columns, kind, row_of_line, bad), bad
+
+        def counted() -> Iterator[_Block]:
+            nonlocal end
+            for block in self._numbered_blocks():
+                end = block.line + block.count
+                yield block
+
+        for chunk, bad in ordered(parsed, counted()):
+            quarantine.merge(bad)
+            if chunk is not None:
+                yield chunk
+        return end - 1 - self._header_lines
+
+    def _numbered_blocks(self) -> Iterator["_Block"]:
+        """Blocks of rows, without the header."""
         line = 1
-        for block in blocks(self.path):
+        for text in blocks(self.path):
             if line == 1 and self._header_lines:
-                block, line = block.partition(b"\n")[2], 2
-            count = block.count(b"\n") + (block[-1:] not in (b"", b"\n"))
-            lines = np.arange(line, line + count)
-            row_of_line = first_row - 1 - self._header_lines
-            block, lines = self._without_faults(block, lines, row_of_line, quarantine)
-            if len(lines):
-                yield self._parsed(block, lines, columns, row_of_line, quarantine)
-            line += count
-        return line - 1 - self._header_lines
+                text, line = text.partition(b"\n")[2], 2
+            seen = scan(text, self._dialect.byte)
+            block = _Block(text, line, seen.line_ends + (text[-1:] not in (b"", b"\n")), seen)
+            yield block
+            line += block.count
 
     def _without_faults(
-        self, block: bytes, lines: NDArray[np.int64], row_of_line: int, quarantine: Quarantine
+        self, block: "_Block", row_of_line: int, quarantine: Quarantine
     ) -> tuple[bytes, NDArray[np.int64]]:
         """The lines that can be split, and their numbers [B]."""
-        if not self._dialect.suspicious(block):
-            return block, lines
+        lines = np.arange(block.line, block.line + block.count)
+        if not self._dialect.suspicious(block.text, block.seen):
+            return block.text, lines
         good, kept = [], []
-        for number, text in zip(lines.tolist(), block.split(b"\n"), strict=False):
+        for number, text in zip(lines.tolist(), block.text.split(b"\n"), strict=False):
             fault = self._dialect.fault(text.removesuffix(b"\r"), len(self.names))
             if fault is None:
                 good.append(text)
@@ -163,6 +188,7 @@ class DelimitedFile:
         block: bytes,
         lines: NDArray[np.int64],
         columns: list[str],
+        kind: pa.DataType,
         row_of_line: int,
         quarantine: Quarantine,
     ) -> Chunk:
@@ -193,7 +219,8 @@ class DelimitedFile:
                 ),
                 pa_csv.ConvertOptions(
                     include_columns=columns,
-                    column_types={name: pa.binary() for name in columns},
+                    column_types=dict.fromkeys(columns, kind),
+                    check_utf8=False,
                     null_values=[""],
                     strings_can_be_null=True,
                 ),
@@ -202,7 +229,17 @@ class DelimitedFile:
         if table.num_rows != len(lines):
             raise SourceError(f"{self.path}: lines {lines[0]} to {lines[-1]} do not split into rows")
         raw = Chunk(table, lines + row_of_line, str(self.path), lines)
-        return _decoded(raw, quarantine)
+        return _decoded(raw, quarantine) if kind == pa.binary() else raw
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Whole lines of a file: the first one's number, how many there are, and what a quick look saw."""
+
+    text: bytes
+    line: int
+    count: int
+    seen: TextScan
 
 
 def _decoded(chunk: Chunk, quarantine: Quarantine) -> Chunk:
