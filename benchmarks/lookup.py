@@ -31,7 +31,7 @@ VALUES = 1 << 28
 KINDS = ("fp32", "fp16", "int8", "int4")
 AHEAD = (16, 32, 64, 128, 256)
 COPIES = 64  # a table repeats a block of random rows: drawing a gigabyte takes longer than the benchmark
-PAUSE = 0.02  # seconds before a call: torch's threads keep a core busy for a while after their work
+PAUSE = 0.005  # seconds before a call: torch's threads keep a core busy for a while after their work
 Call = Callable[[np.ndarray], Any]
 
 

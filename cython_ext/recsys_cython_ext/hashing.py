@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 import recsys_cython_ext._hashing as _hashing  # this form spares mypy a stub
-from recsys_cython_ext.hash_threads import over_parts
+from recsys_cython_ext.threads import over_parts
 
 if TYPE_CHECKING:
     import torch

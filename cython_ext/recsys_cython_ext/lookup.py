@@ -11,18 +11,17 @@ import functools
 import math
 import mmap
 import operator
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 import recsys_cython_ext._lookup as _lookup
 from recsys_cython_ext.rowwise import QuantisedTable
+from recsys_cython_ext.threads import pool
 
 _KINDS = {"float32": 0, "float16": 1, "int8": 2, "int4": 3}  # the enum in _lookup.pyx
 _ROWS_PER_THREAD = 8192  # fewer are done before another thread wakes up
-_STREAM_BYTES = 32 << 20  # an output that no cache keeps for its reader is written past the caches
+_STREAM_BYTES = 32 << 20  # a larger output no cache keeps for its reader: it is written past them
 _HUGE_PAGE = 2 << 20
 
 
@@ -67,10 +66,11 @@ def pooled(
     threads = operator.index(threads)
     if threads < 1:
         raise ValueError(f"threads must be >= 1, got {threads}")
-    stream = out.nbytes > _STREAM_BYTES and out.ctypes.data % 16 == 0
+    large = out.nbytes > _STREAM_BYTES and out.ctypes.data % 16 == 0
+    stream = large and kind == _KINDS["float32"]  # narrower rows lose by it
     run = functools.partial(_lookup.pool_into, stored, kind, rows, offsets, weights, out)
     cuts = _cuts(offsets, n_bags, len(rows), min(threads, 1 + len(rows) // _ROWS_PER_THREAD))
-    others = [_pool().submit(run, cuts[i], cuts[i + 1], stream) for i in range(1, len(cuts) - 1)]
+    others = [pool().submit(run, cuts[i], cuts[i + 1], stream) for i in range(1, len(cuts) - 1)]
     for bad in [run(cuts[0], cuts[1], stream), *(other.result() for other in others)]:
         if bad != -1:
             raise ValueError(_reason(bad, len(stored), rows, offsets, weights))
@@ -151,13 +151,3 @@ def _reason(
     if not 0 <= rows[bad] < n:
         return f"row {rows[bad]} at position {bad} is outside the table's {n} rows"
     return f"the weight at position {bad} is NaN"
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    """The threads that all lookups share; the caller's own thread works too."""
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="recsys-lookup")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork

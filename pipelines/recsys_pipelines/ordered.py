@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from recsys_cython_ext.hash_threads import available_cores
+from recsys_cython_ext.threads import available_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -18,13 +18,13 @@ from recsys_cython_ext import (
     MISSING_ID,
     hash_rows,
     hash_rows_jagged,
-    hash_threads,
     ids,
     mix64,
     salt,
     string_ids,
     xxh64,
 )
+from recsys_cython_ext import threads as kernel_threads
 
 MASK = 2**64 - 1
 EXTREMES = [0, 1, -1, 2**31, 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63), -(2**63) + 1]
@@ -192,7 +192,7 @@ def test_an_output_over_the_input():
 
 @pytest.mark.parametrize("threads", [None, 1, 2, 3, 100])
 def test_threads_give_the_same(threads, monkeypatch):
-    monkeypatch.setattr(hash_threads, "VALUES_PER_THREAD", 100)
+    monkeypatch.setattr(kernel_threads, "VALUES_PER_THREAD", 100)
     values = np.random.default_rng(0).integers(-(2**63), 2**63, 1001)
     rows = [oracle_row(v, 7, 999) for v in values.tolist()]
     assert hash_rows(values, 7, 999, threads=threads).tolist() == rows
@@ -205,7 +205,7 @@ def test_threads_give_the_same(threads, monkeypatch):
 
 
 def test_a_corrupt_value_in_a_later_part(monkeypatch):
-    monkeypatch.setattr(hash_threads, "VALUES_PER_THREAD", 100)
+    monkeypatch.setattr(kernel_threads, "VALUES_PER_THREAD", 100)
     offsets = np.arange(301, dtype=np.int32)
     offsets[291] = 500
     array = pa.Array.from_buffers(pa.string(), 300, [None, pa.py_buffer(offsets), pa.py_buffer(bytes(300))])
@@ -214,7 +214,7 @@ def test_a_corrupt_value_in_a_later_part(monkeypatch):
 
 
 def test_number_of_threads():
-    assert hash_threads.available_cores() >= 1
+    assert kernel_threads.available_cores() >= 1
     with pytest.raises(ValueError, match="threads must be >= 1, got 0"):
         hash_rows(np.arange(3), 0, 10, threads=0)
 
@@ -223,8 +223,9 @@ def test_number_of_threads():
 def test_threads_after_a_fork():
     code = """
 import os, sys, numpy as np
-from recsys_cython_ext import hash_rows, hash_threads
-hash_threads.VALUES_PER_THREAD = 10
+from recsys_cython_ext import hash_rows
+from recsys_cython_ext import threads as kernel_threads
+kernel_threads.VALUES_PER_THREAD = 10
 rows = hash_rows(np.arange(100), 1, 50, threads=2)
 child = os.fork()
 if child == 0:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_cython_ext import MISSING_ID, IdCounter, IdTable, count_ids, hash_threads, mix64
+from recsys_cython_ext import MISSING_ID, IdCounter, IdTable, count_ids, mix64
+from recsys_cython_ext import threads as kernel_threads
 
 EXTREMES = [0, 1, -1, 2**53 + 1, -(2**53) - 1, 2**63 - 1, MISSING_ID, MISSING_ID + 1]
 INT64 = st.one_of(st.sampled_from(EXTREMES), st.integers(-5, 5), st.integers(-(2**63), 2**63 - 1))
@@ -97,7 +98,7 @@ def test_blocks_of_lookups(length):
 
 @pytest.mark.parametrize("threads", [None, 1, 2, 100])
 def test_out_and_threads(threads, monkeypatch):
-    monkeypatch.setattr(hash_threads, "VALUES_PER_THREAD", 100)
+    monkeypatch.setattr(kernel_threads, "VALUES_PER_THREAD", 100)
     table, ids, out = IdTable(np.arange(0, 2000, 2)), np.arange(1001), np.empty(1001, np.int32)
     assert table.codes(ids, -1, out, threads=threads) is out
     assert out.tolist() == [-1 if id_ % 2 else id_ // 2 for id_ in range(1001)]

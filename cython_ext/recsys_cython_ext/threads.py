@@ -38,14 +38,15 @@ def over_parts(work: Callable[[int, int], Result], length: int, threads: int | N
     if parts <= 1:
         return [work(0, length)]
     ends = [length * part // parts for part in range(1, parts + 1)]
-    waiting = [_pool().submit(work, start, stop) for start, stop in pairwise(ends)]
+    waiting = [pool().submit(work, start, stop) for start, stop in pairwise(ends)]
     return [work(0, ends[0]), *(future.result() for future in waiting)]
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(available_cores(), thread_name_prefix="recsys-hash")
+def pool() -> ThreadPoolExecutor:
+    """The threads that all kernels share; the caller's own thread works too. Work handed over must not wait for more."""
+    return ThreadPoolExecutor(available_cores(), thread_name_prefix="recsys-kernel")
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+    os.register_at_fork(after_in_child=pool.cache_clear)  # threads do not survive a fork
