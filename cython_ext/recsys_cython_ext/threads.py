@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
 from typing import TypeVar
@@ -39,7 +39,11 @@ def over_parts(work: Callable[[int, int], Result], length: int, threads: int | N
         return [work(0, length)]
     ends = [length * part // parts for part in range(1, parts + 1)]
     waiting = [pool().submit(work, start, stop) for start, stop in pairwise(ends)]
-    return [work(0, ends[0]), *(future.result() for future in waiting)]
+    try:
+        first = work(0, ends[0])
+    finally:
+        wait(waiting)  # also after an error: no part goes on writing behind the caller's back
+    return [first, *(future.result() for future in waiting)]
 
 
 @cache

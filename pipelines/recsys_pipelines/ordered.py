@@ -26,12 +26,21 @@ def ordered(
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="recsys-ordered") as pool:
         try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
+            source, failure = iter(items), None
+            while True:
+                try:
+                    waiting.append(pool.submit(work, next(source)))
+                except StopIteration:
+                    break
+                except Exception as error:  # comes out after the results before it
+                    failure = error
+                    break
                 if len(waiting) > threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+            if failure is not None:
+                raise failure
         finally:
             for future in waiting:
                 future.cancel()

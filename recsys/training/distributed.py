@@ -31,6 +31,15 @@ def process_group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def require_one_rank() -> None:
+    """Raise ValueError in a group of several: every rank would train on every row."""
+    if dist.get_world_size() > 1:
+        raise ValueError(
+            f"the trainer runs on one rank, not {dist.get_world_size()}; shard a model of your own with "
+            "recsys_tables.sharding.shard"
+        )
+
+
 def default_device() -> torch.device:
     """The first CUDA device if there is one, else the CPU."""
     return (

@@ -14,10 +14,10 @@ from recsys.config import ExperimentConfig, TrainingConfig
 from recsys.evaluation.metrics import evaluate, recalibrate
 from recsys.models import ClickModel, build
 from recsys.tables import fields_of, plan_of
-from recsys.training.distributed import default_device, shard_model
+from recsys.training.distributed import default_device, require_one_rank, shard_model
 from recsys_pipelines.batches import Batch, Rows, epoch_order
 from recsys_pipelines.features import Features
-from recsys_tables.checkpoint import restore, snapshot
+from recsys_tables.checkpoint import refresh, restore, snapshot
 from recsys_tables.engine import EmbeddingEngine
 
 Report = Callable[[dict[str, Any]], None]  # one evaluation: epoch, rows, train_loss, validation metrics
@@ -63,8 +63,9 @@ def fit(
 ) -> Fitted:
     """Train until the monitored validation metric stops improving, and return the model at its best evaluation.
 
-    Needs a process group (`distributed.process_group`). Raises NonFiniteLoss naming epoch and step.
+    Needs a process group (`distributed.process_group`) of one rank. Raises NonFiniteLoss naming epoch and step.
     """
+    require_one_rank()
     seed_everything(config)
     settings = config.training
     device = default_device()
@@ -75,7 +76,7 @@ def fit(
             f"training.negative_rate {settings.negative_rate} leaves no row to train on, for none is positive"
         )
     fitted = Fitted(model, {})
-    best = snapshot(model)
+    best = snapshot(model)  # the first evaluation, and every better one, is copied over it
     model.train()
     loss_function = nn.BCEWithLogitsLoss(reduction="none")
     worse, total, rows = 0, 0.0, 0
@@ -114,7 +115,8 @@ def fit(
         report(fitted.history[-1])
         total, rows = 0.0, 0
         if not fitted.best or settings.score(metrics) > settings.score(fitted.best):
-            fitted.best, best, worse = metrics, snapshot(model), 0
+            fitted.best, worse = metrics, 0
+            refresh(best, model)
         else:
             worse += 1
         if worse >= settings.patience:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch.distributed as dist
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
@@ -27,7 +28,7 @@ from recsys.config import ConfigError, ExperimentConfig, parse
 from recsys.evaluation.diagnostics import effective_rank, information_abundance, rows_touched
 from recsys.evaluation.metrics import best_possible, evaluate
 from recsys.tables import observed_collisions, plan_of
-from recsys.training.distributed import process_group
+from recsys.training.distributed import process_group, require_one_rank
 from recsys.training.loop import Progress, Report, fit, predict
 from recsys_cython_ext import count_ids
 from recsys_pipelines.batches import Rows
@@ -87,6 +88,8 @@ def train(
     progress: Progress = lambda *_: None,
 ) -> Run:
     """Train, evaluate on test and write the run's folder; a finished run is returned as it is."""
+    if dist.is_initialized():  # before the lock, which other ranks would wait for
+        require_one_rank()
     out = run_folder(config, prepared, runs)
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(out.parent / f".{out.name}.lock"):

@@ -136,7 +136,7 @@ def _check_weights(fields: Sequence[Field], ids: KeyedJaggedTensor, weights: Ten
     weighted = {field.feature: field.weighted for field in fields}
     offsets = ids.offset_per_key()
     for position, feature in enumerate(ids.keys()):
-        own = weights[offsets[position] : offsets[position + 1]]
+        own = weights[offsets[position] : offsets[position + 1]].float()  # as they are used: 1e39 is infinite
         bad = ~torch.isfinite(own) if weighted[feature] else own != 1
         if bool(bad.any()):
             at = int(bad.nonzero()[0, 0])

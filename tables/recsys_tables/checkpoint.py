@@ -17,25 +17,29 @@ and otherwise a state that no unsharded training would have had.
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
 
 from recsys_cython_ext import HASH_VERSION
-from recsys_tables.engine import engine_of
+from recsys_tables.deep_hash import DeepHashEmbedding
+from recsys_tables.engine import EmbeddingEngine
+from recsys_tables.field import Field
 from recsys_tables.scheme import describe, difference
 from recsys_tables.sharding import local_shards, table_of
 
 FORMAT_VERSION = 2
+
+Result = TypeVar("Result")
 _BLOCK = 1 << 20  # values read at a time: what is read, and its pages of the file, stay small beside a shard
 
 
@@ -83,6 +87,12 @@ def snapshot(model: DistributedModelParallel) -> list[Piece]:
     return [Piece(p.name, p.first_row, p.first_column, p.columns, p.values.clone()) for p in pieces(model)]
 
 
+def refresh(state: Sequence[Piece], model: DistributedModelParallel) -> None:
+    """Copy what this rank holds now over a `snapshot` of the same sharded model: no third copy of the tables."""
+    for saved, live in zip(state, pieces(model), strict=True):
+        saved.values.copy_(live.values)
+
+
 def restore(model: DistributedModelParallel, state: Sequence[Piece]) -> None:
     """Copy a `snapshot` of the same sharded model back. Raises CheckpointError when it is of another."""
     held = pieces(model)
@@ -104,19 +114,22 @@ def save(
 
     Every rank calls it. The folder is written under a temporary name first. Raises CheckpointError if it exists.
     """
-    if folder.exists():
-        raise CheckpointError(f"{folder}: exists already; save under another name")
+    partial = folder.with_name(folder.name + ".tmp")
+
+    def start() -> None:
+        if folder.exists():
+            raise CheckpointError(f"{folder}: exists already; save under another name")
+        if dist.get_rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+
+    _agree(start)
     held = list(pieces(model) if state is None else state)
     rank = dist.get_rank()
     if rank > 0:
         held = [piece for piece in held if not piece.name.startswith("dense/")]
-    partial = folder.with_name(folder.name + ".tmp")
-    if rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier()
     file = partial / f"rank-{rank}.safetensors"
-    save_file({str(i): _to_write(piece) for i, piece in enumerate(held)}, file)
+    _agree(lambda: save_file({str(i): _to_write(piece) for i, piece in enumerate(held)}, file))
     mine = {
         "file": file.name,
         "blake2b": _digest(file),
@@ -133,23 +146,57 @@ def save(
     }
     files: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(files, mine)
-    if rank == 0:
-        engine = engine_of(model)
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "hash_version": HASH_VERSION,
-            "schemes": {field.feature: describe(field.scheme) for field in engine.fields},
-            "about": dict(about),
-            "files": files,
-        }
-        text = json.dumps(manifest, indent=1)
-        (partial / "manifest.json").write_text(
-            json.dumps(
-                {"blake2b": hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), "manifest": text}
-            )
-        )
-        partial.replace(folder)
-    dist.barrier()
+    _agree(lambda: _finish(folder, partial, model, about, files) if rank == 0 else None)
+
+
+def _finish(
+    folder: Path, partial: Path, model: nn.Module, about: Mapping[str, Any], files: Sequence[Any]
+) -> None:
+    """Write the manifest, and give the folder its name."""
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "hash_version": HASH_VERSION,
+        "schemes": {field.feature: describe(field.scheme) for field in _fields(model)},
+        "about": dict(about),
+        "files": files,
+    }
+    text = json.dumps(manifest, indent=1)
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    (partial / "manifest.json").write_text(json.dumps({"blake2b": digest, "manifest": text}))
+    partial.replace(folder)
+
+
+def _fields(model: nn.Module) -> list[Field]:
+    """Of every engine of a model, those without tables too, in their order."""
+    engines = [m for m in model.modules() if isinstance(m, EmbeddingEngine | DeepHashEmbedding)]
+    return [field for engine in engines for field in engine.fields]
+
+
+def _agree(work: Callable[[], Result]) -> Result:
+    """Do `work` on every rank, and let all of them fail where one does: the others would wait for it.
+
+    Raises the rank's own CheckpointError or OSError, or on the others a CheckpointError that quotes it.
+    """
+    failure: Exception | None = None
+    try:
+        result = work()
+    except (CheckpointError, OSError, SafetensorError) as error:
+        failure = error
+    said: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(said, None if failure is None else str(failure))
+    if failure is not None:
+        raise failure
+    for rank, text in enumerate(said):
+        if text is not None:
+            raise CheckpointError(f"rank {rank}: {text}")
+    return result
+
+
+def load(folder: Path, model: DistributedModelParallel) -> "Checkpoint":
+    """Open a checkpoint on every rank and `load_into` the model; where one rank cannot, none is changed."""
+    checkpoint = _agree(lambda: Checkpoint(folder))
+    checkpoint.load_into(model)
+    return checkpoint
 
 
 class Checkpoint:
@@ -180,10 +227,11 @@ class Checkpoint:
         """Fill the shards of this rank, and the dense part, from whatever ranks and sharding wrote them.
 
         Every rank calls it. Tables may have grown since (`Scheme.grows`): rows that the checkpoint lacks keep their
-        first values. Raises CheckpointError naming the scheme's field, tensor or shape that differs; the model is
+        first values. A vocabulary must have grown at its end; one fitted anew numbers its ids otherwise, which
+        cannot be seen here. Raises CheckpointError naming the scheme's field, tensor or shape that differs; the model is
         then as before, on every rank.
         """
-        self._check_on_all_ranks(model)
+        _agree(lambda: self._check(model))
         with torch.no_grad():
             for target in pieces(model):
                 if target.values.ndim == 0 or target.name.startswith("dense/"):
@@ -213,22 +261,8 @@ class Checkpoint:
             if name.startswith("table/")
         }
 
-    def _check_on_all_ranks(self, model: DistributedModelParallel) -> None:
-        """A rank sees the optimiser of the tables it holds only, and none may be filled when another refuses."""
-        found: CheckpointError | None = None
-        try:
-            self._check(model)
-        except CheckpointError as error:
-            found = error
-        refused = torch.tensor(int(found is not None), device=model.device)
-        dist.all_reduce(refused, dist.ReduceOp.MAX)
-        if found is not None:
-            raise found
-        if refused:
-            raise CheckpointError(f"{self.folder}: refused by another rank, which says why")
-
     def _check(self, model: DistributedModelParallel) -> None:
-        fields = {field.feature: field.scheme for field in engine_of(model).fields}
+        fields = {field.feature: field.scheme for field in _fields(model)}
         for feature in [*self.schemes, *fields]:
             if feature not in fields:
                 raise CheckpointError(f"{self.folder}: feature {feature!r} is not in this model")
@@ -236,6 +270,11 @@ class Checkpoint:
                 raise CheckpointError(f"{self.folder}: lacks feature {feature!r} of this model")
             if why := difference(self.schemes[feature], fields[feature]):
                 raise CheckpointError(f"{self.folder}: written by another scheme: {why}")
+        for was, now in zip(self.schemes, fields, strict=True):
+            if was != now:  # what lies on top of the tables reads their vectors side by side
+                raise CheckpointError(
+                    f"{self.folder}: its features come in another order: {was!r} where this model has {now!r}"
+                )
         targets = {piece.name: piece for piece in pieces(model)}
         dense = {name for name in self._pieces if name.startswith("dense/")}
         for name in sorted(dense ^ {name for name in targets if name.startswith("dense/")}):

@@ -17,7 +17,7 @@ class DeepHashEmbedding(nn.Module):
     """Vectors of `fields`, each with a `DeepHash` scheme, for a batch of ids: called, and answering, as the engine is.
 
     There are no tables: every parameter is dense, the same on all ranks, and trained by the dense optimiser.
-    A feature's distinct ids pass its network once a batch; with k hashes they take 12 · k bytes each.
+    A feature's distinct ids pass its network once a batch; with k hashes they take 16 · k bytes each.
 
     Raises ValueError as the engine does, and for a scheme that is not a `DeepHash`.
     """

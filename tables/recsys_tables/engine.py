@@ -28,6 +28,7 @@ from recsys_tables.combine_torch import Concat
 from recsys_tables.field import Field
 from recsys_tables.groups import Group, group_fields
 from recsys_tables.lookup import pooled
+from recsys_tables.out_of_range import in_range
 from recsys_tables.scheme import Lookup, Scheme, Table, unique_tables
 
 
@@ -83,6 +84,9 @@ class Embeddings:
     def keyed_tensor(self) -> KeyedTensor:
         """TorchRec's own form of `values`."""
         return KeyedTensor(self.keys(), list(self.dims.values()), self.concatenated)
+
+
+_REFUSED = 2**62  # what a rank that cannot use its batch tells the others in place of a number of bags
 
 
 class EmbeddingEngine(nn.Module):
@@ -158,9 +162,14 @@ class EmbeddingEngine(nn.Module):
         return found
 
     def vectors_of(self, feature: str, ids: np.ndarray, tables: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Vectors [L, D] of int64 ids [L] of a feature, one by one, from whole physical tables by name."""
+        """Vectors [L, D] of int64 ids [L] of a feature, one by one, from whole physical tables by name.
+
+        Ids outside the scheme's space are treated as in a batch.
+        """
         position = self.features.index(feature)
-        scheme = self.fields[position].scheme
+        field = self.fields[position]
+        scheme = field.scheme
+        ids = in_range(scheme, ids, field.out_of_range, field.oov_id)
         device = next(self.combines[position].parameters(), torch.empty(0)).device
         aux = scheme.aux(ids)
         more = () if aux is None else (torch.from_numpy(aux).to(device),)
@@ -170,7 +179,13 @@ class EmbeddingEngine(nn.Module):
 
     def forward(self, ids: KeyedJaggedTensor) -> Embeddings:
         """Look up, combine and pool; see the class."""
-        bags = split(self.fields, ids)
+        try:
+            bags = split(self.fields, ids)
+        except ValueError:
+            self._agreed(
+                [_REFUSED] * len(self.groups), ids.values().device
+            )  # the other ranks wait for this one
+            raise
         lookups = [
             field.scheme.rows(numpy_on_cpu(bag.ids)) for field, bag in zip(self.fields, bags, strict=True)
         ]
@@ -212,14 +227,19 @@ class EmbeddingEngine(nn.Module):
             max([len(bags[position].ids) for position in group.fields] if group.bag_per_id else [batch_size])
             for group in self.groups
         ]
-        wanted = [max(1, number) for number in wanted]
-        if any(isinstance(collection, ShardedModule) for collection in self.collections.values()):
-            device = bags[0].ids.device
-            if dist.get_world_size() > 1:
-                agreed = torch.tensor(wanted, device=device)
-                dist.all_reduce(agreed, dist.ReduceOp.MAX)
-                return agreed.tolist()
+        wanted = self._agreed([max(1, number) for number in wanted], bags[0].ids.device)
+        if _REFUSED in wanted:
+            raise ValueError("another rank refused its part of the batch; its own error says why")
         return wanted
+
+    def _agreed(self, numbers: list[int], device: torch.device) -> list[int]:
+        """The largest of all ranks, where there are several."""
+        sharded = any(isinstance(collection, ShardedModule) for collection in self.collections.values())
+        if not sharded or dist.get_world_size() == 1:
+            return numbers
+        agreed = torch.tensor(numbers, device=device)
+        dist.all_reduce(agreed, dist.ReduceOp.MAX)
+        return agreed.tolist()
 
     def _to_rows(
         self, group: Group, bags: Sequence[Bag], lookups: Sequence[tuple[Lookup, ...]], num_bags: int

@@ -4,16 +4,22 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from recsys_tables.out_of_range import in_range
+from recsys_tables.out_of_range import Policy, in_range
 from recsys_tables.scheme import Lookup, ServableScheme
 
 
-def lookup(scheme: ServableScheme, tables: Mapping[str, np.ndarray], ids: np.ndarray) -> np.ndarray:
+def lookup(
+    scheme: ServableScheme,
+    tables: Mapping[str, np.ndarray],
+    ids: np.ndarray,
+    out_of_range: Policy = "error",
+    oov_id: int | None = None,
+) -> np.ndarray:
     """Return float32 [L, D] for int64 ids [L]; `tables` maps a physical table's name to its weights.
 
-    Raises ValueError when an id is outside the scheme's id space.
+    An id outside the scheme's id space is treated as the field's `out_of_range` says; by default ValueError is raised.
     """
-    ids = in_range(scheme, ids, "error", None)
+    ids = in_range(scheme, ids, out_of_range, oov_id)
     vectors = [pooled(tables[item.table], item) for item in scheme.rows(ids)]
     return scheme.combine_numpy(vectors, scheme.aux(ids))
 

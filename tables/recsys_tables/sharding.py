@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -105,22 +105,38 @@ def shard(
     """Shard `module`, whose engine was built on the meta device, over the ranks of the process group.
 
     Each rank makes its own shards only; their first values depend on (seed, table, row, column) alone, so they
-    are the same on any number of ranks. Raises ValueError for a negative seed, and as `plan_sharding` does.
+    are the same on any number of ranks. A `plan` of the caller's own is taken as it is.
+
+    Raises ValueError for a negative seed, and as `plan_sharding` does.
     """
     if seed < 0:
         raise ValueError(f"seed {seed} is negative")
     optimizer.attach(module)
-    world_size = dist.get_world_size()
-    plans = [plan or plan_sharding(module, sharding, optimizer, world_size, device)]
-    if world_size > 1:  # one plan for all: machines of unequal memory would choose differently
-        dist.broadcast_object_list(plans, src=0, device=device)
+    plan = plan or _one_plan(module, sharding, optimizer, device)
     with quiet():
-        model = DistributedModelParallel(module, device=device, plan=plans[0], sharders=[_Sharder()])  # type: ignore[list-item]
+        model = DistributedModelParallel(module, device=device, plan=plan, sharders=[_Sharder()])  # type: ignore[list-item]
     tables = {table.name: table for table in engine_of(module).tables}
     for piece in local_shards(model):
         table = tables[piece.table]
         _uniform(piece, table.embedding_dim, salt(piece.table, seed), table.init_bound)
     return model
+
+
+def _one_plan(
+    module: nn.Module, sharding: Sharding, optimizer: TableOptimizer, device: torch.device
+) -> ShardingPlan:
+    """Rank 0's plan, or its ValueError, on every rank: machines of unequal memory would plan differently."""
+    answer: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            answer = [plan_sharding(module, sharding, optimizer, dist.get_world_size(), device)]
+        except ValueError as error:
+            answer = [str(error)]
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(answer, src=0, device=device)
+    if isinstance(answer[0], str):
+        raise ValueError(answer[0])
+    return answer[0]
 
 
 @dataclass(frozen=True)
@@ -260,7 +276,8 @@ def _memory_per_rank(device: torch.device, world_size: int) -> int:
     """Of the rank's own GPU, or its share of the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // world_size
+    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # launchers of several machines say
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // on_this_machine
 
 
 def _uniform(piece: TableShard, embedding_dim: int, key: int, bound: float) -> None:

@@ -46,3 +46,16 @@ def test_an_error_comes_out_in_its_place_and_leaves_no_thread(threads: int) -> N
     with pytest.raises(ValueError, match="five"):
         next(results)
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_an_error_of_the_items_comes_after_the_results_before_it(threads: int) -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise OSError("disk")
+
+    found = []
+    with pytest.raises(OSError, match="disk"):
+        found.extend(ordered(lambda i: i, items(), threads))  # extend keeps what came before the error
+    assert found == [1, 2]

@@ -340,3 +340,12 @@ def test_a_generated_log_knows_its_best_and_may_have_lists_that_stay_empty(tmp_p
     assert best["auc"] > found.metrics["test"]["auc"]
     assert best["gauc"] is not None, "measured as the model is"
     assert "truth" in pq.read_schema(found.path / "predictions.parquet").names
+
+
+def test_a_group_of_several_ranks_is_refused(
+    configure: Configure, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda *_: 2)
+    with pytest.raises(ValueError, match="the trainer runs on one rank, not 2"):
+        train(configure({"training.seed": 7}), prepared, tmp_path)
+    assert list(tmp_path.iterdir()) == []

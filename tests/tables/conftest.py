@@ -9,6 +9,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -48,7 +49,7 @@ def in_ranks(world_size: int, work: Callable[..., None], *args: Any, check: bool
 
     Returns their exit codes, negative for a signal; with `check`, every one must be 0.
     """
-    store = f"/tmp/ranks-{os.getpid()}-{time.monotonic_ns()}"
+    store = os.path.join(tempfile.gettempdir(), f"ranks-{os.getpid()}-{time.monotonic_ns()}")
     running = {_fork(rank, world_size, store, work, args): rank for rank in range(world_size)}
     codes = [0] * world_size
     while running:

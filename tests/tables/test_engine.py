@@ -322,6 +322,19 @@ def test_vectors_of_ids_are_those_of_a_batch(scheme: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
 
 
+def test_vectors_of_ids_outside_the_space_follow_the_policy() -> None:
+    tables = {"user/full": np.arange(40, dtype=np.float32).reshape(5, 8)}
+    with pytest.raises(ValueError, match=r"feature 'user': id -1 at position 1 is outside 0\.\.4"):
+        EmbeddingEngine([Field(Full("user", 5, D))]).vectors_of("user", np.array([2, -1]), tables)
+    known = EmbeddingEngine([Field(Full("user", 5, D), out_of_range="oov", oov_id=3)])
+    assert np.array_equal(known.vectors_of("user", np.array([2, -1]), tables), tables["user/full"][[2, 3]])
+
+
+def test_a_weight_that_float32_cannot_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match="feature 'user': weight inf at position 1 must be finite"):
+        engine_for(weighted=True)(raw([1, 1, 1, 1], 4, torch.tensor([1, 1e39, 1, 1], dtype=torch.float64)))
+
+
 def test_no_gradient_flows_into_weights() -> None:
     for pooling in ("sum", "none"):
         engine = EmbeddingEngine([Field(Full("a", IDS, D), pooling, multivalued=True, weighted=True)])  # type: ignore[arg-type]

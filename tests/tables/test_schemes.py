@@ -322,7 +322,7 @@ def vector_by_formula(scheme: Any, tables: Tensors, dense: Tensors, i: int) -> T
             )
             return torch.einsum("ax,xby,yc->abc", *cores).flatten()
         case MEmCom():
-            return (1 + t["multipliers"].flatten()[i]) * t["shared"][h(0, scheme.num_embeddings)]
+            return (1 + t["multipliers"].flatten()[i]) * t["hashed"][h(0, scheme.num_embeddings)]
         case DeepHash():
             shares = torch.tensor([(h(j, 2**23) + 0.5) / 2**23 for j in range(scheme.num_hashes)]).double()
             x = torch.special.ndtri(shares) if scheme.encoding == "normal" else 2 * shares - 1

@@ -217,6 +217,36 @@ def test_planning_leaves_the_model_as_it_was() -> None:
     assert all(parameter.is_meta for parameter in engine.parameters())
 
 
+# ---- a rank that cannot go on
+
+
+def refusals(folder: Path, in_ranks: InRanks) -> None:
+    in_ranks(2, refuse_one_batch, folder)
+
+
+def refuse_one_batch(rank: int, folder: Path) -> None:
+    model = shard(nn.ModuleList([meta(Full("a", 10, 8))]), TableOptimizer(), CPU, 0, "row_wise")
+    said = []
+    for last in (3, 99 if rank == 1 else 3, 5):
+        ids = KeyedJaggedTensor.from_lengths_sync(["a"], torch.tensor([1, last]), torch.tensor([1, 1]))
+        try:
+            model.module[0](ids)
+            said.append("")
+        except ValueError as error:
+            said.append(str(error))
+    (folder / f"{rank}.json").write_text(json.dumps(said))
+
+
+def test_a_batch_that_one_rank_refuses_is_refused_by_all_and_the_next_one_runs(
+    run_ranks: Any, tmp_path: Path
+) -> None:
+    run_ranks(__file__, "refusals", tmp_path)
+    said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert [[text == "" for text in texts] for texts in said] == [[True, False, True]] * 2
+    assert "another rank refused its part of the batch" in said[0][1]
+    assert "feature 'a': id 99 at position 1 is outside 0..9" in said[1][1]
+
+
 # ---- first values
 
 FIRST = (Full("a", 1001, 20), Full("b", 1001, 20), QuotientRemainder("c", 500, 9, 8), Unified("d", 3, 8, 4))

@@ -136,11 +136,12 @@ class DelimitedFile:
 
         def parsed(block: _Block) -> tuple[Chunk | None, Quarantine]:
             bad = Quarantine()
-            text, lines = self._without_faults(block, row_of_line, bad)
+            text, lines, kind = block.text, block.lines, pa.string()
+            if self._dialect.suspicious(text, block.seen):  # it may hold fields that are no text
+                text, lines = self._without_faults(block, row_of_line, bad)
+                kind = pa.binary()
             if not len(lines):
                 return None, bad
-            # blocks that pass the quick look are text; the others may hold fields that are none
-            kind = pa.string() if text is block.text else pa.binary()
             return self._parsed(text, lines, columns, kind, row_of_line, bad), bad
 
         def counted() -> Iterator[_Block]:
@@ -170,11 +171,8 @@ class DelimitedFile:
         self, block: "_Block", row_of_line: int, quarantine: Quarantine
     ) -> tuple[bytes, NDArray[np.int64]]:
         """The lines that can be split, and their numbers [B]."""
-        lines = np.arange(block.line, block.line + block.count)
-        if not self._dialect.suspicious(block.text, block.seen):
-            return block.text, lines
         good, kept = [], []
-        for number, text in zip(lines.tolist(), block.text.split(b"\n"), strict=False):
+        for number, text in zip(block.lines.tolist(), block.text.split(b"\n"), strict=False):
             fault = self._dialect.fault(text.removesuffix(b"\r"), len(self.names))
             if fault is None:
                 good.append(text)
@@ -240,6 +238,11 @@ class _Block:
     line: int
     count: int
     seen: TextScan
+
+    @property
+    def lines(self) -> NDArray[np.int64]:
+        """Their numbers."""
+        return np.arange(self.line, self.line + self.count)
 
 
 def _decoded(chunk: Chunk, quarantine: Quarantine) -> Chunk:

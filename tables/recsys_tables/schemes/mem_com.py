@@ -28,7 +28,7 @@ class MEmCom(Formula):
     def tables(self) -> tuple[Table, ...]:
         """The shared rows, and ⌈num_ids / 4⌉ rows of multipliers."""
         return (
-            Table(f"{self.feature}/shared", self.num_embeddings, self.embedding_dim, self.init_bound),
+            Table(f"{self.feature}/hashed", self.num_embeddings, self.embedding_dim, self.init_bound),
             Table(f"{self.feature}/multipliers", -(-self.num_ids // 4), 4, 0.0),
         )
 
@@ -36,7 +36,7 @@ class MEmCom(Formula):
         """The hashed row, and the row that holds the id's multiplier."""
         return (
             Lookup(
-                f"{self.feature}/shared", hash_rows(ids, salt(self.feature, 0), self.num_embeddings)[:, None]
+                f"{self.feature}/hashed", hash_rows(ids, salt(self.feature, 0), self.num_embeddings)[:, None]
             ),
             Lookup(f"{self.feature}/multipliers", (ids // 4)[:, None]),
         )
