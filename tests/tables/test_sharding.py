@@ -368,7 +368,7 @@ def test_names_of_parameters_tell_tables_from_the_rest() -> None:
 # ---- memory
 
 BIG = Full("item", 1_600_000, 64)  # 410 MB
-SMALLER = Full("item", 800_000, 64)
+SMALLER = Full("item", 1_200_000, 64)
 
 
 def two_ranks(folder: Path, in_ranks: InRanks) -> None:
@@ -425,4 +425,4 @@ def test_no_rank_holds_as_much_as_the_table_it_helps_to_hold(
         shown = ", ".join(f"{stage} {peak / 1e6:.0f}" for stage, peak in grown.items())
         print(f"rank {rank} of {ranks}, table of {size / 1e6:.0f} MB: {shown}")
         share = size / ranks * (1 + 1 / 64)
-        assert share <= grown["shard"] <= grown["load"] < share + 90e6 < size
+        assert share <= grown["shard"] <= grown["load"] < share + 130e6 < size
