@@ -31,15 +31,9 @@ def write(source: Path, target: Path, rows: int, seed: int = 0) -> None:
                 .alias(f"c{i}")
                 for i in range(1, 27)
             ]
-            chunk = chunk.with_columns(fresh).with_columns(
-                pl.Series(f"c{i}", hexadecimal(chunk_column))
-                for i, chunk_column in ids(chunk.with_columns(fresh))
-            )
+            chunk = chunk.with_columns(fresh)
+            chunk = chunk.with_columns(hexadecimal(chunk[f"c{i}"]).alias(f"c{i}") for i in range(1, 27))
             chunk.write_csv(out, separator="\t", include_header=False)
-
-
-def ids(chunk: pl.DataFrame) -> list[tuple[int, pl.Series]]:
-    return [(i, chunk[f"c{i}"]) for i in range(1, 27)]
 
 
 def hexadecimal(column: pl.Series) -> pl.Series:

@@ -224,10 +224,12 @@ class EmbeddingEngine(nn.Module):
     def _num_bags(self, batch_size: int, bags: Sequence[Bag]) -> list[int]:
         """Bags of every key of each group: at least one (TorchRec takes no batch of 0), the same on all ranks."""
         wanted = [
-            max([len(bags[position].ids) for position in group.fields] if group.bag_per_id else [batch_size])
+            max(
+                1, *(len(bags[position].ids) if group.bag_per_id else batch_size for position in group.fields)
+            )
             for group in self.groups
         ]
-        wanted = self._agreed([max(1, number) for number in wanted], bags[0].ids.device)
+        wanted = self._agreed(wanted, bags[0].ids.device)
         if _REFUSED in wanted:
             raise ValueError("another rank refused its part of the batch; its own error says why")
         return wanted
