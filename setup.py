@@ -32,6 +32,16 @@ EXTENSIONS = [
         extra_compile_args=["-O3"],
     ),
     Extension(
+        "recsys_cython_ext._sums",
+        ["cython_ext/recsys_cython_ext/_sums.pyx"],
+        extra_compile_args=["-O3"],
+    ),
+    Extension(
+        "recsys_cython_ext._gather",
+        ["cython_ext/recsys_cython_ext/_gather.pyx"],
+        extra_compile_args=["-O3"],
+    ),
+    Extension(
         "recsys_cython_ext._vocabulary",
         ["cython_ext/recsys_cython_ext/_vocabulary.pyx"],
         extra_compile_args=["-O3"],

@@ -16,11 +16,13 @@ from recsys_cython_ext.hashing import (
 )
 from recsys_cython_ext.lookup import advise_huge_pages, empty_huge, pooled
 from recsys_cython_ext.rowwise import QuantisedTable, dequantise, quantise
+from recsys_cython_ext.sums import ExactSum
 from recsys_cython_ext.vocabulary import IdCounter, IdTable, count_ids
 
 __all__ = [
     "HASH_VERSION",
     "MISSING_ID",
+    "ExactSum",
     "IdCounter",
     "IdTable",
     "QuantisedTable",

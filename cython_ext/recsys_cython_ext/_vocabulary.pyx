@@ -24,7 +24,7 @@ cdef extern from *:
 
 cdef enum:
     BLOCK = 128  # lookups in flight: enough to hide a cache miss, small enough for L1
-    AHEAD = 64  # prefetch distance of the counting loops
+    AHEAD = 64  # prefetch distance where slots are not computed by the block
     LARGEST = 32  # keys in a bucket; with two a bucket on average, 1 in 10^26 exceeds it
 
 
@@ -199,31 +199,51 @@ def codes_into(
             done += n
 
 
+cdef clones_void home_block(const int64_t* ids, Py_ssize_t n, uint64_t n_slots, uint32_t* homes) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(n):
+        homes[k] = <uint32_t> reduce_high(mix64(<uint64_t> ids[k]), n_slots)
+
+
 def count_into(
-    const int64_t[::1] ids, Py_ssize_t start, int64_t[:, ::1] table, Py_ssize_t used, Py_ssize_t limit
+    const int64_t[::1] ids, const int64_t[::1] counts, Py_ssize_t start, int64_t[:, ::1] table, Py_ssize_t used,
+    Py_ssize_t limit,
 ):
     """Count ``ids[start:]`` into ``table`` [slots, 2] of (id, count); a count of 0 marks an empty slot.
 
-    Stops before a new id would be the one after ``limit`` of them (limit < slots).
-    Returns (the position it stopped at, the number of ids in the table).
+    ids: not empty; counts: of each id, or empty: once each. Stops before a new id would be the one after ``limit``
+    of them (limit < slots < 2^32). Returns (the position it stopped at, the number of ids in the table).
     """
-    cdef Py_ssize_t i = start, s, n_slots = table.shape[0], n = ids.shape[0]
+    cdef Py_ssize_t i = start, k, s, now, then, n_slots = table.shape[0], n = ids.shape[0]
     cdef int64_t* cells = &table[0, 0]
+    cdef uint32_t[2][BLOCK] homes  # of this block of ids, and of the next, whose cells are asked for meanwhile
+    cdef int turn = 0
+    cdef int64_t id_, once = 1
+    cdef const int64_t* times = &counts[0] if counts.shape[0] else &once
+    cdef Py_ssize_t step = 1 if counts.shape[0] else 0
     with nogil:
-        while i < n:
-            if i + AHEAD < n:
-                s = <Py_ssize_t> reduce_high(mix64(<uint64_t> ids[i + AHEAD]), <uint64_t> n_slots)
-                prefetch(cells + 2 * s)
-            s = <Py_ssize_t> reduce_high(mix64(<uint64_t> ids[i]), <uint64_t> n_slots)
-            while cells[2 * s + 1] > 0 and cells[2 * s] != ids[i]:
-                s = s + 1 if s + 1 < n_slots else 0
-            if cells[2 * s + 1] == 0:
-                if used == limit:
-                    break
-                cells[2 * s] = ids[i]
-                used += 1
-            cells[2 * s + 1] += 1
-            i += 1
+        now = n - i if n - i < BLOCK else BLOCK
+        home_block(&ids[0] + i, now, <uint64_t> n_slots, homes[0])
+        while now:
+            then = n - i - now if n - i - now < BLOCK else BLOCK
+            home_block(&ids[0] + i + now, then, <uint64_t> n_slots, homes[1 - turn])
+            for k in range(now):
+                if k < then:
+                    prefetch(cells + 2 * <Py_ssize_t> homes[1 - turn][k])
+                id_ = ids[i]
+                s = <Py_ssize_t> homes[turn][k]
+                while cells[2 * s + 1] > 0 and cells[2 * s] != id_:
+                    s = s + 1 if s + 1 < n_slots else 0
+                if cells[2 * s + 1] == 0:
+                    if used == limit:
+                        then = 0
+                        break
+                    cells[2 * s] = id_
+                    used += 1
+                cells[2 * s + 1] += times[i * step]
+                i += 1
+            now = then
+            turn = 1 - turn
     return i, used
 
 

@@ -16,6 +16,11 @@ _FIRST_SLOTS = 1024
 _SEEDS = 100
 
 
+def table_bytes(num_keys: int) -> int:
+    """Resident bytes of an `IdTable` of so many keys."""
+    return 8 * num_keys + 4 * (num_keys * 10 // 7 + 1)
+
+
 class IdTable:
     """Position of an id in ``keys``, by a perfect hash (see `_vocabulary.pyx`).
 
@@ -109,17 +114,39 @@ class IdCounter:
     def __init__(self) -> None:
         self._table = np.zeros((_FIRST_SLOTS, 2), np.int64)  # (id, count), count 0: empty
         self._used = 0
+        self._total = 0
 
     def __len__(self) -> int:
         return self._used
 
     def add(self, ids: np.ndarray) -> None:
         """Count ids: int64 [L]; `MISSING_ID` counts like any other. Raises as `hashing.as_int64` does."""
-        ids = as_int64(ids)
+        self._add(as_int64(ids), np.empty(0, np.int64), len(ids))
+
+    def add_counts(self, ids: np.ndarray, counts: np.ndarray) -> None:
+        """Merge what another counter's `result` returned, or any exact counts.
+
+        ids: int64 [U], repeated or not. counts: int64 [U]. Raises as `hashing.as_int64` does for either, and
+        ValueError when they differ in length, a count is < 1 or all counts so far reach 2^62.
+        """
+        ids, counts = as_int64(ids), as_int64(counts)
+        if len(ids) != len(counts):
+            raise ValueError(f"ids and counts must be of one length, got {len(ids)} and {len(counts)}")
+        bad = np.flatnonzero(counts < 1)
+        if len(bad):
+            raise ValueError(f"count {counts[bad[0]]} at position {bad[0]} must be >= 1")
+        if self._total + counts.sum(dtype=np.float64) >= 2**62:  # far from where int64 or this sum would err
+            raise ValueError("counts must add up to less than 2^62")
+        self._add(ids, counts, int(counts.sum()))
+
+    def _add(self, ids: np.ndarray, counts: np.ndarray, total: int) -> None:
+        self._total += total
         position = 0
         while position < len(ids):
             limit = len(self._table) * 7 // 10
-            position, self._used = _vocabulary.count_into(ids, position, self._table, self._used, limit)
+            position, self._used = _vocabulary.count_into(
+                ids, counts, position, self._table, self._used, limit
+            )
             if position < len(ids):
                 larger = np.zeros((2 * len(self._table), 2), np.int64)
                 _vocabulary.move_into(self._table, larger)

@@ -180,3 +180,53 @@ def test_counting_at_the_edge_of_growth(n):
     unique, counts = count_ids(ids)
     assert unique.tolist() == list(range(n))
     assert counts.tolist() == [2] * n
+
+
+@pytest.mark.parametrize("n", [0, 1, 127, 128, 129, 255, 256, 257, 385])
+@pytest.mark.parametrize("limit_at", [0, 716, 10_000])
+def test_blocks_of_counts(n, limit_at):
+    counter = IdCounter()
+    counter.add(np.arange(limit_at))  # the next new id lets the table grow, or not
+    ids = np.concatenate([np.arange(n) + limit_at - n // 2, np.arange(n) % 3])
+    counter.add(ids)
+    oracle = sorted(Counter([*range(limit_at), *ids.tolist()]).items())
+    assert list(zip(*map(np.ndarray.tolist, counter.result()), strict=True)) == oracle
+
+
+@given(st.lists(st.tuples(INT64, st.integers(1, 2**40))), st.lists(INT64))
+def test_added_counts_agree_with_a_counter(pairs, values):
+    counter, oracle = IdCounter(), Counter(values)
+    for id_, count in pairs:
+        oracle[id_] += count
+    counter.add(int64(values))
+    counter.add_counts(int64([id_ for id_, _ in pairs]), int64([count for _, count in pairs]))
+    unique, counts = counter.result()
+    assert list(zip(unique.tolist(), counts.tolist(), strict=True)) == sorted(oracle.items())
+    assert len(counter) == len(oracle)
+
+
+def test_counters_merge():
+    rng = np.random.default_rng(0)
+    ids = mix64(rng.zipf(1.1, 60_000) % 20_000)
+    merged = IdCounter()
+    for part in np.array_split(ids, 3):
+        merged.add_counts(*count_ids(part))
+    for got, expected in zip(merged.result(), count_ids(ids), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_counts_that_are_refused():
+    counter = IdCounter()
+    counter.add(int64([5]))
+    for ids, counts, error, message in [
+        (int64([1, 2]), int64([1, 0]), ValueError, "count 0 at position 1"),
+        (int64([1, 2]), int64([-3, 1]), ValueError, "count -3 at position 0"),
+        (int64([1, 2]), int64([1]), ValueError, "one length, got 2 and 1"),
+        (int64([1, 2]), int64([2**61, 2**61]), ValueError, "less than 2\\^62"),
+        (int64([1, 2]), int64([2**63 - 1, 2**63 - 1]), ValueError, "less than 2\\^62"),
+        (int64([1]), np.ones(1), TypeError, "int64"),
+        (np.ones(1), int64([1]), TypeError, "int64"),
+    ]:
+        with pytest.raises(error, match=message):
+            counter.add_counts(ids, counts)
+    assert [array.tolist() for array in counter.result()] == [[5], [1]]
