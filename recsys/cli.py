@@ -3,12 +3,13 @@
 import json
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import typer
 from rich.console import Console
@@ -45,21 +46,41 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JS
 PREPARED, RUNS = Path("prepared"), Path("runs")
 
 
+class Show(Protocol):
+    """Progress of a stage: finished, of how many if known, and a remark."""
+
+    def __call__(self, stage: str, finished: int, of: int | None, detail: str = "", /) -> None:
+        """Show it."""
+
+
+PrepareProgress = Callable[[str, int, int | None, int | None], None]  # recsys_pipelines.runner.Progress
+
+
 @app.command()
 def prepare(
     config: ConfigArgument,
     data: DataOption = None,
+    append: Annotated[
+        Path | None,
+        typer.Option(help="prepared folder to append the rows to: its codes stay, and its vocabularies grow"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="prepare on Ray, with so many tasks at once")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster; default: started on this machine")] = None,
     prepared: PreparedOption = PREPARED,
     as_json: JsonOption = False,
 ) -> None:
     """Read the source, fit the features and write shards; does nothing when nothing changed."""
     from recsys.config import load
+    from recsys_pipelines.prepare import Prepared
     from recsys_pipelines.prepare import prepare as run_prepare
 
     experiment = load(config, data)
-    with _bars() as show:
+    base = None if append is None else Prepared.open(append)
+    with _bars() as show, _runner(workers, address) as runner:
         finished = run_prepare(
-            experiment.data, experiment.features, prepared, lambda stage, n: show(stage, n, None)
+            experiment.data, experiment.features, prepared, _preparing(show), runner=runner, base=base
         )
     manifest = finished.manifest
     if as_json:
@@ -98,9 +119,7 @@ def tables(
 
     experiment = load(config, data)
     with _bars() as show:
-        ready = run_prepare(
-            experiment.data, experiment.features, prepared, lambda stage, n: show(stage, n, None)
-        )
+        ready = run_prepare(experiment.data, experiment.features, prepared, _preparing(show))
     ready.verify()
     report = report_tables(experiment, Rows.load(ready.path, "train"), ranks, sharding, optimizer)
     if as_json:
@@ -127,9 +146,7 @@ def train(
     if seed is not None:
         experiment = experiment.replace({"training.seed": seed})
     with _bars() as show:
-        ready = run_prepare(
-            experiment.data, experiment.features, prepared, lambda stage, n: show(stage, n, None)
-        )
+        ready = run_prepare(experiment.data, experiment.features, prepared, _preparing(show))
 
         def report(entry: dict[str, Any]) -> None:
             err.print(
@@ -232,9 +249,7 @@ def compare(
     wanted = [budget.strip() for budget in budgets.split(",") if budget.strip()]
     arms = with_budgets([load(config, data) for config in configs], wanted)
     with _bars() as show:
-        result = run_comparison(
-            arms, seeds, runs, prepared, jobs, show, prepare_progress=lambda stage, n: show(stage, n, None)
-        )
+        result = run_comparison(arms, seeds, runs, prepared, jobs, show, prepare_progress=_preparing(show))
     _finish(result, report, as_json)
 
 
@@ -286,6 +301,50 @@ def doctor(as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def inspect(
+    prepared: Annotated[Path, typer.Argument(help="folder of prepared data", show_default=False)],
+    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("inspect-report.html"),
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a prepared set holds, feature by feature: ids, skew, missing and unknown values, label rates."""
+    from recsys.data_report import inspection_sheets, inspection_summary, write_inspection
+    from recsys_pipelines.inspection import inspect as run_inspection
+    from recsys_pipelines.prepare import Prepared
+
+    ready = Prepared.open(prepared)
+    ready.verify()
+    with _bars() as show:
+        found = run_inspection(ready, lambda rows, of: show("inspect", rows, of))
+    write_inspection(found, report)
+    if as_json:
+        return _print_json({**found.to_dict(), "report": str(report)})
+    _print_sheets(inspection_summary(found), inspection_sheets(found), report)
+
+
+@app.command()
+def drift(
+    a: Annotated[Path, typer.Argument(help="prepared folder of reference", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="prepared folder to compare with it", show_default=False)],
+    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("drift-report.html"),
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the training rows of two prepared sets: population stability, new and vanished ids, label rates."""
+    from recsys.data_report import drift_sheets, drift_summary, write_drift
+    from recsys_pipelines.drift import compare_sets
+    from recsys_pipelines.prepare import Prepared
+
+    sets = Prepared.open(a), Prepared.open(b)
+    for ready in sets:
+        ready.verify()
+    with _bars() as show:
+        found = compare_sets(*sets, lambda rows, of: show("compare", rows, of))
+    write_drift(found, report)
+    if as_json:
+        return _print_json({**found.to_dict(), "summary": drift_summary(found), "report": str(report)})
+    _print_sheets(drift_summary(found), drift_sheets(found), report)
+
+
 def main() -> None:
     """Run the command line; mistakes in the input end as one clear message and exit status 2."""
     try:
@@ -300,22 +359,53 @@ def main() -> None:
 
 
 @contextmanager
-def _bars() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Progress on standard error: one line per stage, `show(stage, finished, of)`."""
+def _runner(workers: int | None, address: str | None) -> Iterator[Any]:
+    """Where a preparation runs: threads, or Ray when a number of workers or a cluster is given."""
+    if workers is None and address is None:
+        yield None
+        return
+    try:
+        from recsys_pipelines.cluster import RayData, ray_session
+    except ImportError:
+        raise ValueError(
+            "--workers and --address need Ray: pip install 'recsys-embedding-tables[ray]'"
+        ) from None
+    with ray_session(workers or 1, address):
+        yield RayData(workers or 1)
+
+
+def _preparing(show: Show) -> PrepareProgress:
+    """Progress of a preparation: rows a second, and bytes where they are known."""
+    started: dict[str, float] = {}
+    last = time.monotonic()
+
+    def report(stage: str, rows: int, of: int | None, size: int | None) -> None:
+        nonlocal last
+        start, last = started.setdefault(stage, last), time.monotonic()
+        rate = f"{rows / max(last - start, 1e-9):,.0f} rows/s"
+        show(stage, rows, of, rate if size is None else f"{rate}, {size / 1e6:,.0f} MB")
+
+    return report
+
+
+@contextmanager
+def _bars() -> Iterator[Show]:
+    """Progress on standard error: one line per stage, `show(stage, finished, of, detail)`."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[detail]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=err) as progress:
         tasks: dict[str, Any] = {}
 
-        def show(stage: str, finished: int, of: int | None) -> None:
+        def show(stage: str, finished: int, of: int | None, detail: str = "") -> None:
             if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=of)
-            progress.update(tasks[stage], completed=finished, total=of)
+                tasks[stage] = progress.add_task(stage, total=of, detail=detail)
+            progress.update(tasks[stage], completed=finished, total=of, detail=detail)
 
         try:
             yield show
@@ -393,6 +483,13 @@ def _print_metrics(columns: dict[str, dict[str, Any]]) -> None:
         values = [column.get(name) for column in columns.values()]
         table.add_row(name, *("–" if v is None else f"{v:.6g}" for v in values))
     out.print(table)
+
+
+def _print_sheets(summary: str, sheets: Any, report: Path) -> None:
+    for sheet in sheets:
+        out.print(sheet.grid())
+    out.print(summary, markup=False, highlight=False)
+    out.print(f"report: [bold]{report.resolve()}[/bold]", soft_wrap=True)
 
 
 def _print_json(value: Any) -> None:

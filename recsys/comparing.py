@@ -17,7 +17,7 @@ from recsys.evaluation.comparison import Comparison, compare, pair
 from recsys.search import Candidate, NothingFits, best, candidates, run_trial
 from recsys.training.run import Run, train
 from recsys_pipelines.prepare import Prepared, prepare
-from recsys_pipelines.prepare import Progress as PrepareProgress
+from recsys_pipelines.runner import Progress as PrepareProgress
 
 Progress = Callable[[str, int, int], None]  # (what, finished, of)
 

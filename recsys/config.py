@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig, Strict
+from recsys_pipelines.config import DataConfig, FeatureConfig, Strict
 from recsys_pipelines.sources.location import Place, located
 from recsys_tables.config import TablesConfig
 
@@ -129,7 +129,7 @@ class ExperimentConfig(Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"features declared twice: {', '.join(twice)}")
-        if not any(isinstance(feature, CategoricalConfig) for feature in self.features):
+        if not any(feature.categorical for feature in self.features):
             raise ValueError("an experiment needs at least one categorical feature")
         return self
 
@@ -155,7 +155,8 @@ def load(path: Path, data: Place | None = None) -> ExperimentConfig:
     """Read one experiment. `extends: other.yaml` starts from another file, and keys here replace its keys;
     `set` then replaces dotted keys, as `ExperimentConfig.replace` does.
 
-    A relative `data.path` is relative to the file that names it; `data` replaces it. Raises ConfigError.
+    A relative path (`data.path`, `vocabulary` of a feature) is relative to the file that names it; `data` replaces
+    `data.path`. Raises ConfigError.
     """
     raw = _read(path, ())
     section = raw.get("data")
@@ -198,7 +199,9 @@ def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
             f"{path}: holds {type(raw).__name__}, not keys such as data, features, tables, model"
         )
     settings = raw.pop("set", {})
-    for section, key in ((raw.get("data"), "path"), (settings, "data.path")):
+    features = raw.get("features")
+    vocabularies = [(feature, "vocabulary") for feature in features] if isinstance(features, list) else []
+    for section, key in ((raw.get("data"), "path"), (settings, "data.path"), *vocabularies):
         if isinstance(section, dict) and isinstance(section.get(key), str) and "://" not in section[key]:
             section[key] = str((path.parent / Path(section[key]).expanduser()).resolve())
     if (parent := raw.pop("extends", None)) is not None:

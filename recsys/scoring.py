@@ -13,12 +13,13 @@ from recsys.training.distributed import default_device, process_group, shard_mod
 from recsys.training.loop import make_model, predict, seed_everything
 from recsys.training.run import Run
 from recsys_pipelines.batches import Rows
-from recsys_pipelines.convert import text_ids, typed
-from recsys_pipelines.features import Features
-from recsys_pipelines.prepare import Prepared, column_specs, with_lone_users
+from recsys_pipelines.convert import columns_of, text_ids, typed
+from recsys_pipelines.features import Features, sequences_of, serving_specs_of
+from recsys_pipelines.prepare import Prepared
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import open_source
 from recsys_pipelines.sources.location import Place, located
+from recsys_pipelines.steps import column_specs, with_lone_users
 from recsys_tables.checkpoint import Checkpoint, CheckpointError
 
 
@@ -75,13 +76,20 @@ def score_file(
     if data.truth not in reader.columns:
         data = data.model_copy(update={"truth": None})
     specs = column_specs(data, run.config.features, labelled=labelled)
+    specs |= serving_specs_of(run.config.features)
+    for sequence in sequences_of(run.config.features):
+        if sequence.name not in reader.columns:
+            raise ValueError(
+                f"{path}: feature {sequence.name!r} is a user's earlier events, and rows to score bring them, oldest "
+                "first, as a list in a column of that name"
+            )
     with process_group():
         scorer = Scorer(run)
-        for chunk in reader.chunks(sorted({spec.column for spec in specs.values()}), quarantine):
+        for chunk in reader.chunks(columns_of(specs), quarantine):
             scorer.features.check_text(text_ids(chunk, specs), chunk.file)
             table = typed(chunk, specs, quarantine)
             if table.num_rows:
-                rows = Rows.from_table(scorer.features, scorer.features.transform(with_lone_users(table)))
+                rows = Rows.from_table(scorer.features, scorer.features.encode(with_lone_users(table)))
                 yield rows, scorer.score(rows)
 
 

@@ -210,7 +210,8 @@ def _ranks(
     engine = EmbeddingEngine(fields_of(plan, train.features), device=torch.device("meta"))
     trained_by = TableOptimizer(optimizer, lr=config.training.table_lr)
     trained_by.attach(engine)
-    lengths = {name: len(values) / len(train) for name, (_, values) in train.lists.items()}
+    lists = [feature.name for feature in train.features.categorical if feature.multivalued]
+    lengths = {name: len(train.ids_of(name)) / len(train) for name in lists}
     sharded = plan_sharding(engine, sharding, trained_by, ranks, default_device(), lengths)
     dense = sum((combine_bytes(scheme) for scheme in plan.schemes), ResidentBytes())
     shards = placements(sharded)

@@ -41,8 +41,13 @@ def observed_collisions(scheme: Scheme, ids: np.ndarray, impressions: np.ndarray
 
 
 def fields_of(plan: TablePlan, features: Features) -> list[Field]:
-    """The engine's fields: each feature's planned scheme and its declared pooling."""
+    """The engine's fields: each feature's planned scheme, its declared pooling, and whether its bags have weights."""
     return [
-        Field(scheme, pooling=feature.pooling, multivalued=feature.multivalued)  # type: ignore[arg-type]
+        Field(
+            scheme,
+            pooling=feature.pooling,  # type: ignore[arg-type]
+            multivalued=feature.multivalued,
+            weighted=feature.weighted,
+        )
         for scheme, feature in zip(plan.schemes, features.categorical, strict=True)
     ]

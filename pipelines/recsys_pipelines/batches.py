@@ -1,128 +1,128 @@
-"""Batches as a pure function of (prepared data, seed, epoch, number).
+"""Batches as a pure function of (prepared data, seed, epoch, number), gathered straight from mapped shards."""
 
-An epoch is LANES fixed lanes of rows, each shuffled by itself; batch k takes the k-th share of every
-lane. Workers can later own lanes (their number divides LANES) and read nothing else.
-"""
-
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torchrec import KeyedJaggedTensor
 
+from recsys_cython_ext.gather import TableGather
 from recsys_pipelines.features import Features
+from recsys_pipelines.order import WINDOW, epoch_order, num_batches
+from recsys_pipelines.prefetch import prefetched
 from recsys_pipelines.shards import read_shard, uniform
 
-LANES = 64
+PADDING = -1  # the position of no row
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows: dense [B, n] float32, ids with one key per categorical feature, label and weight [B] float32."""
+    """B rows: dense [B, n] float32, ids with one key per categorical feature, label and weight [B] float32.
+
+    Those that are padding have empty bags, weight 0, label 0 and numbers 0; `rows` are none. ids have weights where
+    a feature is weighted. log_q: float32 [B], log of the probability that the item of a row is sampled.
+    """
 
     dense: torch.Tensor
     ids: KeyedJaggedTensor
     label: torch.Tensor
     weight: torch.Tensor
+    rows: int
+    log_q: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a prepared split in memory.
+    """Rows of a prepared split. label and weight [n] are in memory, features stay in the table's buffers.
 
-    single: int64 [n, F] ids of the single-valued features, row by row so that gathering a batch reads
-    each row once; lists: for each multi-valued feature its (offsets [n + 1], values).
+    table: transformed columns; its chunks may be mapped files, together larger than memory.
     """
 
     features: Features
-    row_id: np.ndarray
+    table: pa.Table
     label: np.ndarray
     weight: np.ndarray
-    user: np.ndarray | None
-    truth: np.ndarray | None
-    dense: np.ndarray
-    single: np.ndarray
-    lists: dict[str, tuple[np.ndarray, np.ndarray]]
 
     def __len__(self) -> int:
-        return len(self.row_id)
+        return self.table.num_rows
 
     @classmethod
     def load(cls, prepared: Path, split: str) -> "Rows":
-        """Read all shards of `split` of a prepared folder."""
+        """Map all shards of `split` of a prepared folder."""
         features = Features.load(prepared / "features")
-        tables = [read_shard(path) for path in sorted((prepared / split).glob("part-*.arrow"))]
+        tables = [read_shard(path) for path in sorted((prepared / split).glob("*.arrow"))]
         return cls.from_table(features, pa.concat_tables(tables))
 
     @classmethod
     def from_table(cls, features: Features, table: pa.Table) -> "Rows":
         """Rows of one table of transformed columns; without labels all are 0, without weights all are 1."""
-        n = table.num_rows
-
-        def column(name: str) -> np.ndarray | None:
-            return table[name].to_numpy() if name in table.column_names else None
 
         def floats(name: str, default: float) -> np.ndarray:
-            found = column(name)
-            return np.full(n, default, np.float32) if found is None else found.astype(np.float32)
+            if name not in table.column_names:
+                return np.full(table.num_rows, default, np.float32)
+            return table[name].to_numpy().astype(np.float32)
 
-        single = [f.name for f in features.categorical if not f.multivalued]
-        lists = {}
-        for feature in features.categorical:
-            if feature.multivalued:
-                array = table[feature.name].combine_chunks()
-                lists[feature.name] = (array.offsets.to_numpy(), array.values.to_numpy())
-        return cls(
-            features=features,
-            row_id=table["row_id"].to_numpy(),
-            label=floats("@label", 0.0),
-            weight=floats("@weight", 1.0),
-            user=column("@user"),
-            truth=column("@truth"),
-            dense=_matrix([table[name].to_numpy() for name in features.numeric_columns], n, np.float32),
-            single=_matrix([table[name].to_numpy() for name in single], n, np.int64),
-            lists=lists,
-        )
+        return cls(features, table, floats("@label", 0.0), floats("@weight", 1.0))
 
-    def batch(self, index: np.ndarray) -> Batch:
-        """Return the rows of `index` [B] as a batch."""
-        single = self.single[index].T  # [F, B]: a KeyedJaggedTensor stores feature after feature
-        column = 0
-        keys, values, lengths = [], [], []
-        for feature in self.features.categorical:
-            keys.append(feature.name)
-            if feature.multivalued:
-                offsets, flat = self.lists[feature.name]
-                counts = offsets[index + 1] - offsets[index]
-                starts = np.repeat(offsets[index] - (np.cumsum(counts) - counts), counts)
-                values.append(flat[starts + np.arange(len(starts))])
-                lengths.append(counts.astype(np.int32))
-            else:
-                values.append(single[column])
-                lengths.append(np.ones(len(index), np.int32))
-                column += 1
-        ids = KeyedJaggedTensor.from_lengths_sync(
-            keys=keys,
-            values=torch.from_numpy(np.concatenate(values) if values else np.empty(0, np.int64)),
-            lengths=torch.from_numpy(np.concatenate(lengths) if lengths else np.empty(0, np.int32)),
+    @cached_property
+    def row_id(self) -> np.ndarray:
+        """Number of each row in the log, int64 [n]."""
+        return self.table["row_id"].to_numpy()
+
+    @cached_property
+    def user(self) -> np.ndarray | None:
+        """User of each row, int64 [n], where known."""
+        return self._column("@user")
+
+    @cached_property
+    def truth(self) -> np.ndarray | None:
+        """True click probability of each row, float64 [n], where known."""
+        return self._column("@truth")
+
+    def batch(
+        self, index: np.ndarray, donors: np.ndarray | None = None, donated: Collection[str] = ()
+    ) -> Batch:
+        """Return the rows of `index` [B] as a batch, with the features `donated` of the rows `donors` [B] instead.
+
+        Position PADDING stands for a row of padding. Raises IndexError for another position outside [0, n).
+        """
+        index = np.asarray(index)
+        real = index != PADDING
+        columns = {
+            column
+            for feature in self.features.features
+            if feature.name in donated
+            for column in feature.columns
+        }
+        chosen = index[real]
+        got = self._gather(chosen, None if donors is None else np.asarray(donors)[real], columns)
+        lengths = _spread(got.lengths.T, real).T  # [F, B]
+        ids = KeyedJaggedTensor(  # with all that `sync` would compute
+            keys=[feature.name for feature in self.features.categorical],
+            values=torch.from_numpy(got.values),
+            weights=None if got.weights is None else torch.from_numpy(got.weights),
+            lengths=torch.from_numpy(lengths.reshape(-1)),
+            stride=len(index),
+            length_per_key=got.totals.tolist(),
+            offset_per_key=np.cumsum([0, *got.totals]).tolist(),
         )
         return Batch(
-            dense=torch.from_numpy(self.dense[index]),
+            dense=torch.from_numpy(_spread(got.numbers, real)),
             ids=ids,
-            label=torch.from_numpy(self.label[index]),
-            weight=torch.from_numpy(self.weight[index]),
+            label=torch.from_numpy(_spread(self.label[chosen], real)),
+            weight=torch.from_numpy(_spread(self.weight[chosen], real)),
+            rows=len(chosen),
         )
 
     def ids_of(self, feature: str) -> np.ndarray:
         """Every id of a categorical feature, int64, bags one after the other."""
-        if feature in self.lists:
-            offsets, values = self.lists[feature]
-            return values[offsets[0] : offsets[-1]]
-        single = [f.name for f in self.features.categorical if not f.multivalued]
-        return np.ascontiguousarray(self.single[:, single.index(feature)])
+        chunks = [c.flatten() if pa.types.is_list(c.type) else c for c in self.table[feature].chunks]
+        return np.concatenate([np.empty(0, np.int64), *(chunk.to_numpy() for chunk in chunks)])
 
     def keep_negatives(self, rate: float, seed: int) -> np.ndarray:
         """Row numbers [m] of all positives and of a share `rate` of negatives, chosen by (seed, row id)."""
@@ -130,28 +130,69 @@ class Rows:
             return np.arange(len(self))
         return np.flatnonzero((self.label > 0) | (uniform(self.row_id, seed, "negatives") < rate))
 
-
-def epoch_order(rows: int, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    """Positions [B] of each batch of an epoch; every one of `rows` positions comes exactly once.
-
-    Raises ValueError unless `batch_size` is a multiple of LANES.
-    """
-    if batch_size < LANES or batch_size % LANES:
-        raise ValueError(
-            f"batch_size {batch_size} is not a multiple of {LANES}, the number of lanes of an epoch"
+    @cached_property
+    def _gather(self) -> TableGather:
+        categorical = self.features.categorical
+        return TableGather(
+            self.table,
+            [feature.name for feature in categorical],
+            self.features.numeric_columns,
+            {f.name: f"{f.name}:weights" for f in categorical if f.weighted},
         )
-    bounds = np.arange(LANES + 1) * rows // LANES
-    lanes = []
-    for lane in range(LANES):
-        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, lane])))
-        lanes.append(bounds[lane] + generator.permutation(bounds[lane + 1] - bounds[lane]))
-    share = batch_size // LANES
-    for start in range(0, int(np.diff(bounds).max(initial=0)), share):
-        yield np.concatenate([lane[start : start + share] for lane in lanes])
+
+    def _column(self, name: str) -> np.ndarray | None:
+        return self.table[name].to_numpy() if name in self.table.column_names else None
 
 
-def _matrix(columns: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
-    out: np.ndarray = np.empty((rows, len(columns)), dtype)
-    for position, column in enumerate(columns):
-        out[:, position] = column
+class Negatives(Protocol):
+    """What makes larger batches of the rows it is given, or says more of them: see `negatives`."""
+
+    def batch(self, index: np.ndarray, epoch: int) -> Batch:
+        """Return a batch for the rows of `index` [B], some of them padding."""
+        ...
+
+
+class Loader:
+    """The batches of a rank, each made while the one before is used: `epoch_order` of `rows`.
+
+    subset: positions [m] of the rows to load, all unless given; batches, lanes and windows then count these.
+    negatives: makes the batch of the chosen rows, which is `Rows.batch` unless given.
+    Raises ValueError as `epoch_order` does.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        batch_size: int,
+        seed: int,
+        *,
+        window: int = WINDOW,
+        rank: int = 0,
+        ranks: int = 1,
+        subset: np.ndarray | None = None,
+        negatives: Negatives | None = None,
+    ) -> None:
+        self._rows, self._subset, self._negatives = rows, subset, negatives
+        n = len(rows) if subset is None else len(subset)
+        self._order = partial(epoch_order, n, batch_size, seed, window=window, rank=rank, ranks=ranks)
+        self._order(0)  # what is wrong with the arguments shows now
+        self.num_batches = num_batches(n, batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of an epoch from number `start` on, as `prefetched` makes them."""
+        return prefetched(self._batch(index, epoch) for index in self._order(epoch, start=start))
+
+    def _batch(self, index: np.ndarray, epoch: int) -> Batch:
+        if self._subset is not None:
+            real = index != PADDING
+            index = np.where(real, self._subset[np.where(real, index, 0)], PADDING)
+        return self._rows.batch(index) if self._negatives is None else self._negatives.batch(index, epoch)
+
+
+def _spread(values: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Put values [m, ...] where `real` [B] is true, m times; zeros elsewhere."""
+    if len(values) == len(real):
+        return values
+    out = np.zeros((len(real), *values.shape[1:]), values.dtype)
+    out[real] = values
     return out

@@ -3,41 +3,45 @@
     <root>/<name>-<key>/
         manifest.json                        written last: a folder without one is unfinished
         staged/                              typed rows of all splits, while unfinished
-        features/                            fitted features
+        history/                             sequences of all rows, while unfinished
+        features/                            fitted features, and what they were fitted from
         train/ validation/ test/ part-*.arrow
         quarantine/quarantine.csv            rows that could not be read, with file, row, field, value, reason
 
 `<key>` is a digest of everything the result depends on, so preparing twice does nothing the second time.
 Files appear when whole, and what follows from others after them: staged rows, features, shards, manifest.
-A run that was killed goes on from the last of these that is complete.
+A run that was killed does again only what has no file yet. `steps` says what is done to a part, `Runner` where:
+on threads of this process, or on Ray (`cluster`), with the same shards to the byte.
 """
 
-import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from recsys_cython_ext import HASH_VERSION, MISSING_ID, mix64
-from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig, SplitConfig
-from recsys_pipelines.convert import ColumnSpec, Kind, text_ids, typed
-from recsys_pipelines.features import FeatureFitter, Features
-from recsys_pipelines.ordered import ordered
-from recsys_pipelines.quarantine import Quarantine
-from recsys_pipelines.shards import locked, read_shard, uniform, write_json, write_shard
-from recsys_pipelines.sources import BESIDE, Chunk, open_source
+from recsys_cython_ext import HASH_VERSION
+from recsys_pipelines.config import DataConfig, FeatureConfig
+from recsys_pipelines.features import FeatureFitter, Features, sequences_of
+from recsys_pipelines.runner import Progress, Runner, Threads
+from recsys_pipelines.shards import (
+    file_digest,
+    link,
+    locked,
+    read_arrays,
+    text_digest,
+    write_arrays,
+    write_json,
+)
+from recsys_pipelines.sources import BESIDE
 from recsys_pipelines.sources.generated import generate
-from recsys_pipelines.sources.location import file_prints
+from recsys_pipelines.sources.location import file_prints, located
+from recsys_pipelines.split import SPLITS
+from recsys_pipelines.steps import Job, column_specs
 
-FORMAT_VERSION = 1
-SPLITS = ("train", "validation", "test")
-
-Progress = Callable[[str, int], None]  # (stage, rows finished)
+FORMAT_VERSION = 2
+COUNTS = "counts.npz"  # beside the features: what they were fitted from
 
 
 class ManifestError(ValueError):
@@ -71,84 +75,88 @@ class Prepared:
 
     def verify(self) -> None:
         """Compare shards and features with their checksums. Raises ManifestError naming the damaged file."""
-        shards = {name: shard["blake2b"] for name, shard in self.manifest["shards"].items()}
+        shards = {name: shard["xxh64"] for name, shard in self.manifest["shards"].items()}
         for name, digest in {**shards, **self.manifest["feature_files"]}.items():
             file = self.path / name
-            if not file.exists() or _digest(file) != digest:
+            if not file.exists() or file_digest(file) != digest:
                 raise ManifestError(f"{file}: missing or damaged; delete {self.path} and prepare again")
+
+    def features(self) -> Features:
+        """The fitted features."""
+        return Features.load(self.path / "features")
+
+    def counts(self) -> FeatureFitter:
+        """What the features were fitted from."""
+        features = self.features()
+        fitter = FeatureFitter(features.configs, features.text)
+        fitter.merge(read_arrays(self.path / "features" / COUNTS))
+        return fitter
 
 
 def prepare(
-    data: DataConfig, features: Sequence[FeatureConfig], root: Path, progress: Progress | None = None
+    data: DataConfig,
+    features: Sequence[FeatureConfig],
+    root: Path,
+    progress: Progress | None = None,
+    *,
+    runner: Runner | None = None,
+    base: Prepared | None = None,
 ) -> Prepared:
     """Prepare `data` under `root`, or return what is already there.
 
-    Rows in + rows added (by sources that make two rows of one) = rows out + rows quarantined. Raises
-    SourceError for an unreadable file and TooManyBadRows when the share of quarantined rows passes
-    `data.quarantine_limit`.
+    runner: where the work is done; threads of this process unless given. base: an earlier set of the same features,
+    to which the rows of `data` are appended: its shards stay as they are, vocabularies grow without renumbering
+    its ids, and every other feature stays as it was fitted.
+
+    Rows in + rows added (by sources that make two rows of one) = rows out + rows quarantined.
+
+    Raises:
+        SourceError: an unreadable file.
+        TooManyBadRows: the share of quarantined rows passes `data.quarantine_limit`.
+        ManifestError: `base` has other features.
+        ValueError: a feature declared twice, or a sequence without `data.user` and `data.time`.
     """
-    report = progress or (lambda stage, rows: None)
-    specs = column_specs(data, features, labelled=True)
+    runner = runner or Threads()
+    report = progress or (lambda *_: None)
+    column_specs(data, features, labelled=True)  # raises for what cannot be
+    if (sequences := sequences_of(features)) and (data.user is None or data.time is None):
+        raise ValueError(
+            f"feature {sequences[0].name!r} is a user's earlier events: name the columns in data.user and data.time"
+        )
     root.mkdir(parents=True, exist_ok=True)
     readable = _written(data, root, report)
+    if base is not None:
+        _require_same_features(base, features)
     name = (readable.path or Path("data")).stem
-    out = root / f"{name}-{_key(readable, features)}"
+    out = root / f"{name}-{_key(readable, features, base)}"
     if not (out / "manifest.json").exists() or (out / "staged").exists():
         out.mkdir(exist_ok=True)
         with locked(out / ".lock"):
             if not (out / "manifest.json").exists():
-                staged = _stage(readable, specs, out, report)
-                write_json(_finish(data, features, staged, out, report), out / "manifest.json")
-            shutil.rmtree(out / "staged", ignore_errors=True)
+                manifest = _make(Job(readable, tuple(features), out, _next_row(base)), base, runner, report)
+                # as declared: a generated log is read from the file that was written of it
+                write_json(manifest | {"data": data.model_dump(mode="json")}, out / "manifest.json")
+            for done in ("staged", "history"):
+                shutil.rmtree(out / done, ignore_errors=True)
     return Prepared.open(out)
-
-
-def column_specs(
-    data: DataConfig, features: Sequence[FeatureConfig], *, labelled: bool
-) -> dict[str, ColumnSpec]:
-    """Return the typed columns an experiment reads: each feature's, and @label, @weight, @user, @time, @truth.
-
-    The marks keep a feature called `user` or `time` apart from the column that plays that part.
-    """
-    specs: dict[str, ColumnSpec] = {}
-    for config in features:
-        for name in config.names:
-            if name in specs:
-                raise ValueError(f"feature {name!r} is declared twice")
-            if not isinstance(config, CategoricalConfig):
-                specs[name] = ColumnSpec(name, "number")
-            elif config.multivalued:
-                specs[name] = ColumnSpec(name, "ids", separator=config.separator)
-            else:
-                specs[name] = ColumnSpec(name, config.buckets or "id")
-    if data.user is not None:
-        specs["@user"] = ColumnSpec(data.user, "id")
-    if labelled:
-        specs["@label"] = ColumnSpec(data.label.column, "label", threshold=data.label.threshold)
-        roles: tuple[tuple[str, str | None, Kind], ...] = (
-            ("@weight", data.weight, "weight"),
-            ("@time", data.time, "integer"),
-            ("@truth", data.truth, "number"),
-        )
-        for role, column, kind in roles:
-            if column is not None:
-                specs[role] = ColumnSpec(column, kind)
-    return specs
 
 
 def _written(data: DataConfig, root: Path, report: Progress) -> DataConfig:
     """Write a generated log once; every other source is already a file."""
     if data.generator is None:
         return data
-    digest = hashlib.blake2b(data.generator.model_dump_json().encode(), digest_size=6).hexdigest()
-    path = root / f"generated-{digest}.parquet"
+    path = root / f"generated-{text_digest(data.generator.model_dump_json())}.parquet"
     if not path.exists():
-        generate(data.generator, path, progress=lambda rows: report("generate", rows))
+        rows = data.generator.rows
+        generate(data.generator, path, progress=lambda done: report("generate", done, rows, None))
     return data.model_copy(update={"source": "table", "path": path, "generator": None})
 
 
-def _key(data: DataConfig, features: Sequence[FeatureConfig]) -> str:
+def _key(data: DataConfig, features: Sequence[FeatureConfig], base: Prepared | None) -> str:
     assert data.path is not None
+    vocabularies = [
+        file_prints(located(path)) for f in features if (path := getattr(f, "vocabulary", None)) is not None
+    ]
     text = json.dumps(
         [
             FORMAT_VERSION,
@@ -156,97 +164,60 @@ def _key(data: DataConfig, features: Sequence[FeatureConfig]) -> str:
             data.model_dump(mode="json"),
             [feature.model_dump(mode="json") for feature in features],
             file_prints(data.path, BESIDE.get(data.source, ())),
+            vocabularies,
+            None if base is None else base.path.name,
         ]
     )
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return text_digest(text)
 
 
-def _stage(data: DataConfig, specs: dict[str, ColumnSpec], out: Path, report: Progress) -> dict[str, Any]:
-    """Read the source once into typed shards: ids as 64-bit integers, numbers as float64."""
-    folder = out / "staged"
-    done = folder / "staged.json"
-    if done.exists():
-        return json.loads(done.read_text())
-    for name in ("staged", "quarantine", "features", *SPLITS):  # made from other staged rows, if at all
-        shutil.rmtree(out / name, ignore_errors=True)
-    folder.mkdir()
+def _require_same_features(base: Prepared, features: Sequence[FeatureConfig]) -> None:
+    if base.manifest["features"] != [feature.model_dump(mode="json") for feature in features]:
+        raise ManifestError(
+            f"{base.path}: its features are declared differently from these, and rows of both would not mean the "
+            "same: append with the configuration it was prepared with"
+        )
+
+
+def _next_row(base: Prepared | None) -> int:
+    return 0 if base is None else base.manifest["next_row"]
+
+
+def _make(job: Job, base: Prepared | None, runner: Runner, report: Progress) -> dict[str, Any]:
+    """Stage, split, fit and write shards; return the manifest."""
+    if not (job.out / "staged").exists():  # what is there was made from other staged rows, if at all
+        for name in ("history", "quarantine", "features", *SPLITS):
+            shutil.rmtree(job.out / name, ignore_errors=True)
+        (job.out / "staged").mkdir()
     try:
-        staged = _read(data, specs, out, report)
-    except BaseException:
-        shutil.rmtree(folder)  # half of it is of no use to anyone
+        staged = runner.stage(job, report)
+    except ValueError:  # the log is at fault: nobody will go on from its rows
+        shutil.rmtree(job.out / "staged")
         raise
-    write_json(staged, done)
-    return staged
-
-
-def _read(data: DataConfig, specs: dict[str, ColumnSpec], out: Path, report: Progress) -> dict[str, Any]:
-    quarantine = Quarantine(data.quarantine_limit)
-    source = open_source(data)
-    rows_out = rows_added = 0
-    parts: list[int] = []
-    text: dict[str, bool] = {}
-
-    def staged(numbered: tuple[int, Chunk]) -> tuple[int, Chunk, int, Quarantine]:
-        """Type the rows of a chunk, and write them as the part of its number."""
-        part, chunk = numbered
-        bad = Quarantine()
-        table = typed(chunk, specs, bad)
-        if table.num_rows + bad.count != chunk.table.num_rows:
-            raise AssertionError(
-                f"{chunk.file}: rows were lost between reading and preparing; please report this"
-            )
-        if table.num_rows:
-            write_shard(with_lone_users(table), _staged(out, part))
-        return part, chunk, table.num_rows, bad
-
-    chunks = source.chunks(sorted({spec.column for spec in specs.values()}), quarantine)
-    for part, chunk, rows, bad in ordered(staged, enumerate(chunks)):
-        quarantine.merge(bad)
-        text.update(text_ids(chunk, specs))
-        if rows:
-            parts.append(part)
-        rows_out += rows
-        rows_added += chunk.added
-        report("read", rows_out)
-    rows_in = rows_out + quarantine.count - rows_added
-    if quarantine.count:
-        quarantine.write(out / "quarantine")
-    quarantine.check(rows_in)
-    if rows_out == 0:
-        raise ValueError(f"{data.path}: holds no readable row")
-    return {
-        "rows_in": rows_in,
-        "rows_added": rows_added,
-        "rows_out": rows_out,
-        "quarantined": quarantine.count,
-        "parts": parts,
-        "text_ids": text,
+    job.decide_split(staged)
+    if sequences_of(job.features):
+        runner.write_histories(job, staged, report)
+    folder = job.out / "features"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "features.json").exists():
+        fitter = runner.fit(job, staged, report)
+        if base is not None:
+            fitter.merge(read_arrays(base.path / "features" / COUNTS))
+        write_arrays(fitter.arrays(), folder / COUNTS)
+        fitter.fit(None if base is None else base.features()).save(folder)
+    fitted = Features.load(folder)
+    shards = {} if base is None else _linked(base, job.out)
+    shards |= runner.encode(job, staged, report)
+    before = {} if base is None else base.manifest
+    totals = {
+        name: before.get(name, 0) + getattr(staged, name)
+        for name in ("rows_in", "rows_added", "rows_out", "quarantined")
     }
-
-
-def with_lone_users(table: pa.Table) -> pa.Table:
-    """Give each row without a user one of its own: rows of nobody in particular are not rows of one user."""
-    if "@user" not in table.column_names:
-        return table
-    users = table["@user"].to_numpy()
-    lone = np.where(users == MISSING_ID, mix64(table["row_id"].to_numpy() ^ MISSING_ID), users)
-    return table.set_column(table.column_names.index("@user"), "@user", pa.array(lone))
-
-
-def _finish(
-    data: DataConfig, features: Sequence[FeatureConfig], staged: dict[str, Any], out: Path, report: Progress
-) -> dict[str, Any]:
-    """Split, fit and write shards; return the manifest."""
-    parts = [_staged(out, part) for part in staged["parts"]]
-    bounds = _split_bounds(data.split, parts)
-    fitter = FeatureFitter(features, staged["text_ids"])
-    fitted = _fitted(fitter, data.split, bounds, out, parts, report)
-    shards = _transform(fitted, data.split, bounds, out, parts, report)
     return {
         "format_version": FORMAT_VERSION,
         "hash_version": HASH_VERSION,
-        "data": data.model_dump(mode="json"),
-        "features": [feature.model_dump(mode="json") for feature in features],
+        "features": [feature.model_dump(mode="json") for feature in job.features],
+        "appended_to": None if base is None else base.path.name,
         "columns": {name: str(kind) for f in fitted.features for name, kind in f.columns.items()},
         "vocabularies": {
             feature.name: {
@@ -256,10 +227,8 @@ def _finish(
             }
             for feature in fitted.categorical
         },
-        "rows_in": staged["rows_in"],
-        "rows_added": staged["rows_added"],
-        "rows_out": staged["rows_out"],
-        "quarantined": staged["quarantined"],
+        **totals,
+        "next_row": staged.next_row,
         "splits": {
             name: {
                 count: sum(shard[count] for shard in shards.values() if shard["split"] == name)
@@ -269,111 +238,21 @@ def _finish(
         },
         "shards": shards,
         "feature_files": {
-            f"features/{file.name}": _digest(file) for file in sorted((out / "features").iterdir())
+            f"features/{file.name}": file_digest(file) for file in sorted((job.out / "features").iterdir())
         },
     }
 
 
-def _positions(table: pa.Table, split: SplitConfig) -> np.ndarray:
-    """What rows [n] are cut by: time, row number, or a draw in [0, 1)."""
-    if split.by == "random":
-        return uniform(table["row_id"].to_numpy(), split.seed, "split")
-    return table["@time" if split.by == "time" else "row_id"].to_numpy()
+def _linked(base: Prepared, out: Path) -> dict[str, dict[str, Any]]:
+    """The shards of `base` under names of its own folder, without copying them where the disk allows."""
+    found = {}
+    for name, shard in base.manifest["shards"].items():
+        split, _, file = name.partition("/")
+        target = f"{split}/base-{file}"
+        (out / split).mkdir(parents=True, exist_ok=True)
+        link(base.path / name, out / target)
+        found[target] = shard
+    return found
 
 
-def _split_of(positions: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """0, 1 or 2 for each row [n]: training, validation, test."""
-    return np.searchsorted(bounds, positions, side="right")
-
-
-def _split_bounds(split: SplitConfig, parts: Sequence[Path]) -> np.ndarray:
-    """Positions [2] at which validation and test begin. Takes 8 bytes a row of the whole log."""
-    shares = np.array([split.train, split.train + split.validation])
-    positions = np.concatenate([_positions(read_shard(part), split) for part in parts])
-    bounds = shares
-    if split.by != "random":
-        ranks = np.minimum(np.rint(shares * len(positions)).astype(np.int64), len(positions) - 1)
-        positions.partition(ranks)
-        bounds = positions[ranks]
-    counts = np.bincount(_split_of(positions, bounds), minlength=len(SPLITS))
-    for name, count in zip(SPLITS, counts, strict=True):
-        if count == 0:
-            reason = "; rows of one time stay together" if split.by == "time" else ""
-            raise ValueError(
-                f"data.split: by {split.by}, the {name} part gets none of {len(positions):,} rows{reason}; "
-                "change the shares or bring more rows"
-            )
-    return bounds
-
-
-def _fitted(
-    fitter: FeatureFitter,
-    split: SplitConfig,
-    bounds: np.ndarray,
-    out: Path,
-    parts: Sequence[Path],
-    report: Progress,
-) -> Features:
-    """Features fitted on the training rows, or those that an interrupted run has made its shards with."""
-    folder = out / "features"
-    if (folder / "features.json").exists():
-        return Features.load(folder)
-    rows = 0
-    for part in parts:
-        table = read_shard(part)
-        fitter.add(table.filter(pa.array(_split_of(_positions(table, split), bounds) == 0)))
-        rows += table.num_rows
-        report("fit", rows)
-    fitted = fitter.fit()
-    fitted.save(folder)
-    return fitted
-
-
-def _transform(
-    fitted: Features,
-    split: SplitConfig,
-    bounds: np.ndarray,
-    out: Path,
-    parts: Sequence[Path],
-    report: Progress,
-) -> dict[str, dict[str, Any]]:
-    """Write the shards that are not there yet; return what the manifest says of each."""
-    shards: dict[str, dict[str, Any]] = {}
-    rows = 0
-    for name in SPLITS:
-        (out / name).mkdir(exist_ok=True)
-
-    def written(part: Path) -> dict[str, dict[str, Any]]:
-        """Shards of one part."""
-        table = read_shard(part)
-        split_of = _split_of(_positions(table, split), bounds)
-        found = {}
-        for number, name in enumerate(SPLITS):
-            chosen = table.filter(pa.array(split_of == number))
-            if chosen.num_rows == 0:
-                continue
-            path = out / name / part.name
-            if not path.exists():
-                write_shard(fitted.transform(chosen), path)
-            found[f"{name}/{path.name}"] = {
-                "split": name,
-                "rows": chosen.num_rows,
-                "positives": int(chosen["@label"].to_numpy().sum()),
-                "blake2b": _digest(path),
-            }
-        return found
-
-    for found in ordered(written, parts):
-        shards |= found
-        rows += sum(shard["rows"] for shard in found.values())
-        report("write", rows)
-    return shards
-
-
-def _staged(out: Path, part: int) -> Path:
-    return out / "staged" / f"part-{part:05d}.arrow"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()  # type: ignore[arg-type,return-value]
+__all__ = ["SPLITS", "ManifestError", "Prepared", "column_specs", "prepare"]

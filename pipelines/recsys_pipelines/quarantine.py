@@ -112,6 +112,24 @@ class Quarantine:
             part.unlink(missing_ok=True)
         return path
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: counts and examples, of which those beyond `KEEP` are the first of their reason."""
+        shown = set(self.examples)
+        return {
+            "count": self.count,
+            "reasons": [[field, reason, rows] for (field, reason), rows in self.reasons.items()],
+            "examples": [*self.examples, *(e for e in self._first.values() if e not in shown)],
+        }
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> "Quarantine":
+        """What `to_dict` described."""
+        made = cls()
+        made.count = found["count"]
+        made.reasons.update({(field, reason): rows for field, reason, rows in found["reasons"]})
+        made._keep([BadRow(*example) for example in found["examples"]])
+        return made
+
     def _keep(self, examples: list[BadRow]) -> None:
         for example in examples:
             self._first.setdefault((example.field, example.reason), example)

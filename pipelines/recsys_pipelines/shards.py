@@ -1,8 +1,12 @@
 """Small things shards are made with: Arrow files, renamed when whole, and draws that are pure functions of ids."""
 
 import fcntl
+import hashlib
 import json
-from collections.abc import Iterator
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from recsys_cython_ext import mix64, salt
+from recsys_cython_ext import mix64, salt, xxh64
 
 
 def uniform(ids: np.ndarray, seed: int, purpose: str) -> np.ndarray:
@@ -29,10 +33,11 @@ def read_shard(path: Path) -> pa.Table:
 
 
 def write_shard(table: pa.Table, path: Path) -> None:
-    """Write an Arrow IPC file under a temporary name, then rename it."""
+    """Write an Arrow IPC file of one record batch under a temporary name, then rename it."""
     partial = path.with_suffix(".tmp")
+    (batch,) = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
     with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
+        writer.write_batch(batch)
     partial.replace(path)
 
 
@@ -41,6 +46,51 @@ def write_json(value: Any, path: Path) -> None:
     partial = path.with_name(path.name + ".tmp")
     partial.write_text(json.dumps(value, indent=1))
     partial.replace(path)
+
+
+def read_metadata(path: Path) -> str:
+    """What stands under `recsys` in the metadata of an Arrow IPC file."""
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).schema.metadata[b"recsys"].decode()
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a finished file a second name, or copy it where the file system has no links."""
+    partial = target.with_name(target.name + ".tmp")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:
+        shutil.copyfile(source, partial)
+    partial.replace(target)
+
+
+def file_digest(path: Path) -> str:
+    """XXH64 of a file, to tell damage: 16 hexadecimal digits."""
+    with path.open("rb") as file:
+        return f"{xxh64(file.read()):016x}"
+
+
+def text_digest(text: str) -> str:
+    """Twelve hexadecimal digits of BLAKE2b, to name what a text describes."""
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def write_arrays(arrays: Iterable[tuple[str, np.ndarray]], path: Path) -> None:
+    """Write an .npz of named arrays under a temporary name, then rename it; one array at a time is in memory."""
+    partial = path.with_name(path.name + ".tmp")
+    with zipfile.ZipFile(partial, "w") as archive:
+        for name, array in arrays:
+            # ZipInfo's own date, not today's: equal arrays are equal files
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+    partial.replace(path)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read what `write_arrays` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from recsys.evaluation.metrics import evaluate, recalibrate
 from recsys.models import ClickModel, build
 from recsys.tables import fields_of, plan_of
 from recsys.training.distributed import default_device, require_one_rank, shard_model
-from recsys_pipelines.batches import Batch, Rows, epoch_order
+from recsys_pipelines.batches import Batch, Loader, Rows
 from recsys_pipelines.features import Features
 from recsys_tables.checkpoint import refresh, restore, snapshot
 from recsys_tables.engine import EmbeddingEngine
@@ -80,8 +80,11 @@ def fit(
     model.train()
     loss_function = nn.BCEWithLogitsLoss(reduction="none")
     worse, total, rows = 0, 0.0, 0
-    for step in _schedule(len(kept), settings):
-        batch = to_device(train.batch(kept[step.index]), device)
+    loader = Loader(
+        train, settings.batch_size, settings.seed, subset=None if len(kept) == len(train) else kept
+    )
+    for step in _schedule(loader, settings):
+        batch = to_device(step.batch, device)
         optimizer.zero_grad()
         logit, squared_norm = model(batch.dense, batch.ids)
         losses = loss_function(logit, batch.label)
@@ -96,7 +99,7 @@ def fit(
                 f"epoch {step.epoch}, step {step.number}: the training loss is {value}; lower "
                 "training.table_lr or training.dense_lr, or look for extreme values in numeric features"
             )
-        total, rows = total + value * len(step.index), rows + len(step.index)
+        total, rows = total + value * batch.rows, rows + batch.rows
         progress(f"epoch {step.epoch + 1}", step.number, step.of)
         if not step.evaluate:
             continue
@@ -127,23 +130,22 @@ def fit(
 
 @dataclass(frozen=True)
 class _Step:
-    """Batch `number` (from 1) `of` an epoch: which rows, and whether an evaluation follows."""
+    """Batch `number` (from 1) `of` an epoch, and whether an evaluation follows."""
 
     epoch: int
     number: int
     of: int
-    index: np.ndarray
+    batch: Batch
     evaluate: bool
 
 
-def _schedule(rows: int, settings: TrainingConfig) -> Iterator[_Step]:
+def _schedule(loader: Loader, settings: TrainingConfig) -> Iterator[_Step]:
     """All steps of all epochs, with evaluations spread evenly and one at each epoch's end."""
+    of, parts = loader.num_batches, settings.evaluations_per_epoch
+    stops = {of * (part + 1) // parts for part in range(parts)}
     for epoch in range(settings.epochs):
-        batches = list(epoch_order(rows, settings.batch_size, settings.seed, epoch))
-        parts = settings.evaluations_per_epoch
-        stops = {len(batches) * (part + 1) // parts for part in range(parts)}
-        for number, index in enumerate(batches, start=1):
-            yield _Step(epoch, number, len(batches), index, number in stops)
+        for number, batch in enumerate(loader.epoch(epoch), start=1):
+            yield _Step(epoch, number, of, batch, number in stops)
 
 
 @torch.no_grad()
@@ -163,7 +165,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move a batch; nothing to do on the CPU."""
     if device.type == "cpu":
         return batch
-    return Batch(
+    return replace(
+        batch,
         dense=batch.dense.to(device, non_blocking=True),
         ids=batch.ids.to(device, non_blocking=True),
         label=batch.label.to(device, non_blocking=True),

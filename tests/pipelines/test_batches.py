@@ -1,3 +1,8 @@
+import dataclasses
+import os
+import pickle
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_cython_ext import MISSING_ID
-from recsys_pipelines.batches import LANES, Rows, epoch_order
+from recsys_pipelines.batches import Loader, Rows
 from recsys_pipelines.config import CategoricalConfig, DataConfig, NumericConfig
-from recsys_pipelines.features import FeatureFitter
+from recsys_pipelines.features import FeatureFitter, Features
+from recsys_pipelines.order import epoch_order
 from recsys_pipelines.prepare import prepare
 from recsys_pipelines.shards import write_shard
 
@@ -58,46 +64,13 @@ def load(folder, rows, parts=1):
     bounds = np.linspace(0, len(rows), parts + 1).astype(int)
     for part in range(parts):
         cut = table.slice(bounds[part], bounds[part + 1] - bounds[part])
-        write_shard(features.transform(cut), folder / "train" / f"part-{part:05d}.arrow")
+        write_shard(features.encode(cut), folder / "train" / f"part-{part:05d}.arrow")
     return Rows.load(folder, "train")
 
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
     return tmp_path_factory.mktemp("prepared")
-
-
-# Order
-
-
-@given(st.integers(0, 3000), st.integers(1, 8), st.integers(0, 2**40), st.integers(0, 100))
-@settings(max_examples=50, deadline=None)
-def test_every_row_comes_once_in_an_epoch(rows, share, seed, epoch):
-    batches = list(epoch_order(rows, LANES * share, seed, epoch))
-    assert sorted(np.concatenate([np.empty(0, int), *batches]).tolist()) == list(range(rows))
-    assert all(len(batch) == LANES * share for batch in batches[:-1])
-    assert all(0 < len(batch) <= LANES * share for batch in batches)
-    assert len(batches) == -(-rows // (LANES * share))
-
-
-def test_an_order_repeats_itself_and_no_other():
-    def order(seed, epoch):
-        return np.concatenate(list(epoch_order(1000, 128, seed, epoch))).tolist()
-
-    orders = [order(seed, epoch) for seed in range(3) for epoch in range(3)]
-    assert orders == [order(seed, epoch) for seed in range(3) for epoch in range(3)]
-    assert len({tuple(order) for order in orders}) == 9
-
-
-def test_a_batch_draws_the_same_share_from_every_lane():
-    for batch in list(epoch_order(64 * 50, 128, 0, 0)):
-        assert np.bincount(batch // 50).tolist() == [2] * LANES
-
-
-@pytest.mark.parametrize("batch_size", [0, 1, 63, 100, -64])
-def test_batch_sizes_that_do_not_divide_into_lanes_are_refused(batch_size):
-    with pytest.raises(ValueError, match=f"batch_size {batch_size} is not a multiple of 64"):
-        next(epoch_order(10, batch_size, 0, 0))
 
 
 # Content
@@ -166,7 +139,7 @@ def test_rows_without_label_weight_user_or_numbers():
     table = pa.table({"c": [1, 2, 3], "row_id": [5, 6, 7]})
     fitter.add(table)
     features = fitter.fit()
-    rows = Rows.from_table(features, features.transform(table))
+    rows = Rows.from_table(features, features.encode(table))
     assert len(rows) == 3
     assert (rows.user, rows.truth) == (None, None)
     batch = rows.batch(np.array([2, 0]))
@@ -174,6 +147,174 @@ def test_rows_without_label_weight_user_or_numbers():
     assert batch.ids.values().tolist() == [3, 1]
     assert batch.label.tolist() == [0, 0]
     assert batch.weight.tolist() == [1, 1]
+
+
+# In place
+
+
+class Ids(SimpleNamespace):
+    """A categorical feature, as far as batches know it."""
+
+    @property
+    def columns(self):
+        return {self.name: None}
+
+
+def made_of(kinds, numbers=()):
+    """Features of a name -> whether it is weighted, None for single values."""
+    features = Features([])
+    categorical = [Ids(name=n, multivalued=w is not None, weighted=bool(w)) for n, w in kinds.items()]
+    numeric = [SimpleNamespace(name=name, columns={name: pa.float32()}) for name in numbers]
+    return SimpleNamespace(
+        features=[*categorical, *numeric, *features.features],
+        categorical=tuple(categorical),
+        numeric_columns=tuple(numbers),
+    )
+
+
+def with_weights():
+    """Two features of which one is weighted, in two chunks."""
+    table = pa.table(
+        {
+            "row_id": pa.array([0, 1, 2]),
+            "l": pa.array([[1, 2], [], [3]], pa.list_(pa.int32())),
+            "l:weights": pa.array([[0.5, 2.0], [], [4.0]], pa.list_(pa.float32())),
+            "s": pa.array([7, 8, 2**40]),
+            "x": pa.array([0.25, 0.5, 0.75], pa.float32()),
+        }
+    )
+    return Rows.from_table(made_of({"l": True, "s": None}, ["x"]), pa.concat_tables([table[:1], table[1:]]))
+
+
+def test_weights_of_bags():
+    batch = with_weights().batch(np.array([2, 1, 0]))
+    assert batch.ids.values().tolist() == [3, 1, 2, 2**40, 8, 7]
+    assert batch.ids.weights().tolist() == [4, 0.5, 2, 1, 1, 1]
+    assert batch.ids["l"].weights().tolist() == [4, 0.5, 2]
+    assert batch.rows == 3
+
+
+def test_padding_is_a_row_of_nothing():
+    batch = with_weights().batch(np.array([-1, 2, -1, 0]))
+    assert batch.rows == 2
+    assert batch.ids.lengths().view(2, 4).tolist() == [[0, 1, 0, 2], [0, 1, 0, 1]]
+    assert batch.ids.values().tolist() == [3, 1, 2, 2**40, 7]
+    assert batch.ids.weights().tolist() == [4, 0.5, 2, 1, 1]
+    assert batch.dense.tolist() == [[0], [0.75], [0], [0.25]]
+    assert batch.label.tolist() == [0, 0, 0, 0]
+    assert batch.weight.tolist() == [0, 1, 0, 1]
+    nothing = with_weights().batch(np.array([-1, -1]))
+    assert (nothing.rows, nothing.ids.lengths().tolist()) == (0, [0, 0, 0, 0])
+    assert [jagged.lengths().tolist() for jagged in nothing.ids.to_dict().values()] == [[0, 0], [0, 0]]
+
+
+def test_features_of_donors():
+    rows = with_weights()
+    batch = rows.batch(np.array([0, -1, 1]), donors=np.array([2, 0, 0]), donated=["l", "x"])
+    assert batch.ids["l"].to_dense()[2].tolist() == [1, 2]
+    assert batch.ids["l"].values().tolist() == [3, 1, 2]
+    assert batch.ids["l"].weights().tolist() == [4, 0.5, 2]
+    assert batch.ids["s"].values().tolist() == [7, 8]
+    assert batch.dense.tolist() == [[0.75], [0], [0.25]]
+
+
+@pytest.mark.parametrize("wrong", [3, -2, 2**40])
+def test_positions_outside_are_refused(wrong):
+    with pytest.raises(IndexError, match=rf"position {wrong} at 1 is outside the table's 3 rows"):
+        with_weights().batch(np.array([0, wrong]))
+
+
+def test_an_empty_batch():
+    batch = with_weights().batch(np.array([], np.int64))
+    assert (batch.rows, batch.ids.stride(), batch.dense.shape) == (0, 0, (0, 1))
+
+
+def test_rows_survive_a_pickle_and_a_change_of_labels():
+    rows = with_weights()
+    rows.batch(np.array([0]))
+    again = dataclasses.replace(pickle.loads(pickle.dumps(rows)), label=np.ones(3, np.float32))
+    assert again.batch(np.array([2, 0])).ids.values().tolist() == [3, 1, 2, 2**40, 7]
+    assert again.batch(np.array([2, 0])).label.tolist() == [1, 1]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc")
+def test_features_are_not_copied_into_memory(tmp_path):
+    n, columns = 400_000, [f"s{i}" for i in range(20)]
+    folder = tmp_path / "train"
+    folder.mkdir()
+    for part in range(2):
+        table = pa.table({"row_id": np.arange(n) + part * n} | {c: np.arange(n) for c in columns})
+        write_shard(table, folder / f"part-{part:05d}.arrow")
+    del table
+    FeatureFitter([]).fit().save(tmp_path / "features")
+    loaded = Rows.load(tmp_path, "train")
+    rows = dataclasses.replace(loaded, features=made_of(dict.fromkeys(columns)))
+
+    def anonymous():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) * 1024
+
+    before = anonymous()
+    for index in epoch_order(len(rows), 4096, 0, 0):
+        rows.batch(index)
+    assert anonymous() - before < 40e6 < 2 * n * 20 * 8
+
+
+# Loader
+
+
+def equal(a, b):
+    """Whether two batches are the same."""
+    pairs = [(a.dense, b.dense), (a.label, b.label), (a.weight, b.weight)]
+    pairs += [(a.ids.values(), b.ids.values()), (a.ids.lengths(), b.ids.lengths())]
+    return a.rows == b.rows and all(torch.equal(x, y) for x, y in pairs)
+
+
+def numbered(n):
+    """n rows whose feature s is their position."""
+    table = pa.table({"row_id": np.arange(n), "s": np.arange(n), "@label": np.arange(n) % 2})
+    return Rows.from_table(made_of({"s": None}), table)
+
+
+@pytest.mark.parametrize("window", [640, 2**20])
+def test_batch_k_alone_is_batch_k_of_the_epoch(window):
+    loader = Loader(numbered(5000), 128, 3, window=window)
+    whole = list(loader.epoch(2))
+    assert len(whole) == loader.num_batches == 40
+    for k in (0, 1, 17, 39):
+        alone = loader.epoch(2, start=k)
+        assert equal(next(alone), whole[k])
+        alone.close()
+    assert list(loader.epoch(2, start=40)) == []
+
+
+def test_ranks_load_each_row_once_in_batches_of_equal_length():
+    rows, ranks = numbered(1000), 4
+    parts = [list(Loader(rows, 256, 0, rank=rank, ranks=ranks).epoch(0)) for rank in range(ranks)]
+    assert [len(part) for part in parts] == [4] * ranks
+    assert {batch.ids.stride() for part in parts for batch in part} == {64}
+    seen = [i for part in parts for batch in part for i in batch.ids.values().tolist()]
+    assert sorted(seen) == list(range(1000))
+    together = list(Loader(rows, 256, 0).epoch(0))
+    for k, batch in enumerate(together):
+        assert sum(part[k].rows for part in parts) == batch.rows
+        assert {i for part in parts for i in part[k].ids.values().tolist()} == set(
+            batch.ids.values().tolist()
+        )
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_subset_of_rows(ranks):
+    rows = numbered(1000)
+    subset = np.flatnonzero(rows.label)
+    loaders = [Loader(rows, 128, 0, subset=subset, rank=rank, ranks=ranks) for rank in range(ranks)]
+    seen = [i for loader in loaders for batch in loader.epoch(1) for i in batch.ids.values().tolist()]
+    assert sorted(seen) == subset.tolist()
+
+
+def test_a_loader_refuses_what_its_order_refuses():
+    with pytest.raises(ValueError, match="batch_size 100 is not a multiple of 64"):
+        Loader(numbered(10), 100, 0)
 
 
 # Negatives

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from recsys_cython_ext import HASH_VERSION, MISSING_ID
+from recsys_cython_ext import HASH_VERSION, MISSING_ID, string_ids
 from recsys_pipelines.config import (
     CategoricalConfig,
     DataConfig,
@@ -18,6 +18,7 @@ from recsys_pipelines.config import (
     SplitConfig,
 )
 from recsys_pipelines.features import MISSING_CODE, UNKNOWN_CODE, FeatureFitter, Features
+from recsys_pipelines.features.statistics import fold_of
 
 IDS = st.one_of(st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1), st.just(MISSING_ID))
 LISTS = pa.list_(pa.int64())
@@ -63,7 +64,7 @@ def test_features_from_yaml():
     assert second == numeric("n", transform="log")
 
 
-@pytest.mark.parametrize("name", ["row_id", "@label", "a.b", "", "a:missing"])
+@pytest.mark.parametrize("name", ["row_id", "@label", "a.b", "", "a:missing", "a:ctr"])
 @pytest.mark.parametrize("kind", ["categorical", "numeric"])
 def test_names_that_cannot_be_used_are_refused(name, kind):
     with pytest.raises(ValidationError, match=f"'{name}'"):
@@ -78,6 +79,9 @@ def test_names_that_cannot_be_used_are_refused(name, kind):
         (lambda: categorical(separator="|"), "multivalued"),
         (lambda: categorical(separator="", multivalued=True), "separator"),
         (lambda: categorical(buckets="squared_log", multivalued=True), "single-valued"),
+        (lambda: categorical(weights="w"), "belongs to one feature of lists"),
+        (lambda: categorical("a", "b", multivalued=True, weights="w"), "give one name"),
+        (lambda: categorical(vocabulary="v.txt", min_count=2), "fixed `vocabulary`"),
         (lambda: CategoricalConfig(kind="categorical", names=()), "names"),
         (lambda: categorical(min_cuont=2), "min_cuont"),
         (lambda: SplitConfig(train=0.8, validation=0.1, test=0.2), "must be 1, not 1.1"),
@@ -112,7 +116,7 @@ def test_vocabulary_equals_a_slow_one_whatever_the_order_and_the_parts(train, ot
     codes = slow_vocabulary(train, min_count)
     rows = train + other
     expected = [MISSING_CODE if v == MISSING_ID else codes.get(v, UNKNOWN_CODE) for v in rows]
-    assert features.transform(pa.table({"c": ids(rows)}))["c"].to_pylist() == expected
+    assert features.encode(pa.table({"c": ids(rows)}))["c"].to_pylist() == expected
     (feature,) = features.categorical
     assert feature.num_codes == 2 + len(codes)
     assert feature.full_codes == 2 + len(set(train) - {MISSING_ID})
@@ -127,7 +131,7 @@ def test_with_unknown_hash_an_id_outside_the_vocabulary_keeps_an_identity(train,
     )
     rows = train + other
     table = pa.table({"c": ids(rows)})
-    found, codes = open_.transform(table)["c"].to_pylist(), closed.transform(table)["c"].to_pylist()
+    found, codes = open_.encode(table)["c"].to_pylist(), closed.encode(table)["c"].to_pylist()
     outside = [code == UNKNOWN_CODE for code in codes]
     assert [code for code, out in zip(found, outside, strict=True) if not out] == [
         code for code, out in zip(codes, outside, strict=True) if not out
@@ -149,8 +153,8 @@ def test_unknown_hash_in_lists_and_after_loading(tmp_path):
     features = fit([config], {"tags": lists})
     features.save(tmp_path)
     table = pa.table({"tags": lists})
-    found = features.transform(table)["tags"].to_pylist()
-    assert Features.load(tmp_path).transform(table)["tags"].to_pylist() == found
+    found = features.encode(table)["tags"].to_pylist()
+    assert Features.load(tmp_path).encode(table)["tags"].to_pylist() == found
     (first, empty, last) = found
     assert first[:2] == [2, 2]
     assert empty == []
@@ -170,15 +174,15 @@ def test_lists_equal_a_slow_vocabulary_and_may_be_empty(bags, min_count, hashed)
     codes = slow_vocabulary([v for bag in bags for v in bag], min_count)
     coded = [[0 if v == MISSING_ID else codes.get(v, 1) for v in bag] for bag in bags]
     expected = bags if hashed else coded
-    assert features.transform(table)["c"].to_pylist() == expected
+    assert features.encode(table)["c"].to_pylist() == expected
     # A filtered or cut table shares buffers with the whole one.
-    assert features.transform(table.slice(1))["c"].to_pylist() == expected[1:]
+    assert features.encode(table.slice(1))["c"].to_pylist() == expected[1:]
 
 
 def test_hash_keeps_ids_and_needs_no_vocabulary():
     rows = [2**63 - 1, -(2**63) + 1, 0, -1, MISSING_ID]
     features = fit([categorical(encoding="hash")], {"c": ids([5, 5, 6])})
-    assert features.transform(pa.table({"c": ids(rows)}))["c"].to_pylist() == rows
+    assert features.encode(pa.table({"c": ids(rows)}))["c"].to_pylist() == rows
     (feature,) = features.categorical
     assert feature.num_codes is None
     assert feature.vocabulary_bytes == 0
@@ -225,7 +229,7 @@ def test_numbers_equal_numpy_however_the_parts_are_cut(train, other, transform, 
     rows = np.where(np.isnan(changed(train + other)), mean, changed(train + other))
     largest = np.finfo(np.float32).max  # nothing infinite reaches a model
     expected = np.clip((rows - mean) / deviation if standardise else rows, -largest, largest)
-    out = features.transform(pa.table({"x": numbers(train + other)}))
+    out = features.encode(pa.table({"x": numbers(train + other)}))
     # Of the size of the numbers: a near-constant column is nearly all rounding.
     scale = np.abs(rows).max(initial=1.0) / (deviation if standardise else 1.0)
     np.testing.assert_allclose(out["x"].to_numpy(), expected, rtol=1e-5, atol=1e-7 * max(scale, 1))
@@ -239,7 +243,7 @@ def test_numbers_equal_numpy_however_the_parts_are_cut(train, other, transform, 
 def test_a_small_spread_around_a_large_mean_is_standardised():
     seconds = 1.7e9 + np.arange(1000)  # a sum of squares would have no digit left
     features = fit([numeric()], {"x": numbers(seconds[:300])}, {"x": numbers(seconds[300:])})
-    out = features.transform(pa.table({"x": numbers(seconds)}))["x"].to_numpy()
+    out = features.encode(pa.table({"x": numbers(seconds)}))["x"].to_numpy()
     assert out.mean() == pytest.approx(0, abs=1e-6)
     assert out.std() == pytest.approx(1, abs=1e-6)
 
@@ -247,20 +251,20 @@ def test_a_small_spread_around_a_large_mean_is_standardised():
 @pytest.mark.parametrize("value", [0.1, 0.0, 1e9 / 3])
 def test_a_constant_is_not_divided_by_its_rounding(value):
     features = fit([numeric()], *[{"x": numbers([value] * n)} for n in (7, 11, 100)])
-    out = features.transform(pa.table({"x": numbers([value, value + 1])}))["x"].to_numpy()
+    out = features.encode(pa.table({"x": numbers([value, value + 1])}))["x"].to_numpy()
     assert out == pytest.approx([0, 1], abs=1e-6)
 
 
 def test_a_number_that_is_always_missing():
     features = fit([numeric()], {"x": numbers([None, None])})
-    out = features.transform(pa.table({"x": numbers([None, 3.0])}))
+    out = features.encode(pa.table({"x": numbers([None, 3.0])}))
     assert out["x"].to_pylist() == [0.0, 3.0]
     assert out["x:missing"].to_pylist() == [1.0, 0.0]
 
 
 def test_missing_becomes_the_mean_where_training_has_none_missing():
     features = fit([numeric(standardise=False)], {"x": numbers([1.0, 3.0])})
-    out = features.transform(pa.table({"x": numbers([None])}))
+    out = features.encode(pa.table({"x": numbers([None])}))
     assert out.column_names == ["x"]
     assert out["x"].to_pylist() == [2.0]
 
@@ -290,7 +294,7 @@ def mixed():
 def test_other_columns_pass_and_features_follow_in_the_order_of_declaration():
     table, configs = mixed()
     features = fit(configs, {name: table[name] for name in table.column_names})
-    out = features.transform(table)
+    out = features.encode(table)
     assert out.column_names == ["row_id", "v", "x", "x:missing", "h", "l"]
     assert out["row_id"].to_pylist() == [7, 8, 9]
     assert {name: out[name].type for f in features.features for name in f.columns} == {
@@ -305,11 +309,11 @@ def test_save_and_load(tmp_path):
     features.save(tmp_path / "features")
     again = Features.load(tmp_path / "features")
     assert [f.to_dict() for f in again.features] == [f.to_dict() for f in features.features]
-    assert again.transform(table).equals(features.transform(table))
+    assert again.encode(table).equals(features.encode(table))
     assert [f.vocabulary_bytes for f in again.categorical] == [
         f.vocabulary_bytes for f in features.categorical
     ]
-    assert sorted(p.name for p in (tmp_path / "features").iterdir()) == ["features.json", "vocabularies.npz"]
+    assert sorted(p.name for p in (tmp_path / "features").iterdir()) == ["arrays.npz", "features.json"]
 
 
 def test_another_hash_version_is_refused(tmp_path):
@@ -318,3 +322,252 @@ def test_another_hash_version_is_refused(tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"hash_version": HASH_VERSION + 1}))
     with pytest.raises(ValueError, match=rf"{tmp_path}.*hash version {HASH_VERSION + 1}.*prepare"):
         Features.load(tmp_path)
+
+
+# Vocabularies that are given, or grow
+
+
+def test_a_vocabulary_file_fixes_the_codes(tmp_path):
+    (tmp_path / "v.txt").write_text("b\na\nnever seen\n")
+    config = categorical(vocabulary=tmp_path / "v.txt")
+    fitter = FeatureFitter([config], {"c": True})
+    column = ids(string_ids(pa.array(["a", "b", "other"])))
+    fitter.add(pa.table({"c": column}))
+    features = fitter.fit()
+    assert features.encode(pa.table({"c": column}))["c"].to_pylist() == [3, 2, 1]
+    assert features.categorical[0].num_codes == features.categorical[0].full_codes == 5
+    again = fitter.fit(base=features).encode(pa.table({"c": column}))["c"].to_pylist()
+    assert again == [3, 2, 1], "a fixed vocabulary does not grow"
+
+
+def test_a_vocabulary_file_of_integers(tmp_path):
+    (tmp_path / "v.txt").write_text("-5\n9007199254740993\n")
+    fitter = FeatureFitter([categorical(vocabulary=tmp_path / "v.txt")], {"c": False})
+    table = pa.table({"c": ids([9007199254740993, 9007199254740992, -5])})
+    assert fitter.fit().encode(table)["c"].to_pylist() == [3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "message"),
+    [
+        (b"a\nb\na\n", True, r"v.txt, line 3: 'a' stands there twice"),
+        (b"1\nx\n", False, r"v.txt, line 2: 'x' is no 64-bit integer"),
+        (b"99999999999999999999\n", False, r"line 1: '9+' is no 64-bit integer"),
+        (b"\xff\n", True, "not UTF-8 text"),
+    ],
+)
+def test_vocabulary_files_that_cannot_be_used(tmp_path, content, text, message):
+    (tmp_path / "v.txt").write_bytes(content)
+    fitter = FeatureFitter([categorical(vocabulary=tmp_path / "v.txt")], {"c": text})
+    with pytest.raises(ValueError, match=message):
+        fitter.fit()
+
+
+@given(
+    st.lists(IDS, max_size=30),
+    st.lists(IDS, max_size=30),
+    st.integers(1, 3),
+    st.sampled_from(["code", "hash"]),
+)
+def test_a_vocabulary_grows_without_renumbering(first, second, min_count, unknown):
+    config = categorical(min_count=min_count, unknown=unknown)
+    before = FeatureFitter([config])
+    before.add(pa.table({"c": ids(first)}))
+    old = before.fit()
+    after = FeatureFitter([config])
+    after.add(pa.table({"c": ids(second)}))
+    after.merge(dict(before.arrays()))
+    new = after.fit(base=old)
+    kept, grown = old.categorical[0].ids.tolist(), new.categorical[0].ids.tolist()
+    assert grown[: len(kept)] == kept
+    both = [v for v in first + second if v != MISSING_ID]
+    assert set(grown) == {v for v in both if both.count(v) >= min_count}
+    assert new.categorical[0].full_codes == 2 + len(set(both))
+    assert new.categorical[0].unknown == unknown
+
+
+# Fits know no order
+
+
+@given(st.lists(st.tuples(IDS, st.none() | st.floats(-1e9, 1e9), st.booleans()), max_size=30), st.data())
+def test_parts_in_any_order_and_tree_give_the_same_bytes(tmp_path_factory, rows, data):
+    configs = [
+        categorical(),
+        numeric(),
+        *parse("""
+            - {kind: buckets, columns: [x], quantiles: 3}
+            - {kind: statistic, columns: [c], folds: 2}
+        """),
+    ]
+    table = pa.table(
+        {
+            "c": ids([row[0] for row in rows]),
+            "x": numbers([row[1] for row in rows]),
+            "x_bucket": numbers([row[1] for row in rows]),
+            "c:statistic": ids([row[0] for row in rows]),
+            "@label": pa.array([int(row[2]) for row in rows], pa.int8()),
+            "row_id": ids(range(len(rows))),
+        }
+    )
+    whole = FeatureFitter(configs)
+    whole.add(table)
+    order = data.draw(st.permutations(range(len(rows))))
+    cut = data.draw(st.integers(0, len(rows)))
+    halves = []
+    for part in (order[:cut], order[cut:]):
+        halves.append(FeatureFitter(configs))
+        halves[-1].add(table.take(pa.array(part, pa.int64())))
+    merged = FeatureFitter(configs)
+    for half in reversed(halves):
+        merged.merge(dict(half.arrays()))
+    folders = [tmp_path_factory.mktemp("fit") for _ in range(2)]
+    for fitter, folder in zip((whole, merged), folders, strict=True):
+        fitter.fit().save(folder)
+    for name in ("features.json", "arrays.npz"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    for (name, one), (_, other) in zip(whole.arrays(), merged.arrays(), strict=True):
+        if not name.endswith((".sum", ".squares")):  # one sum has several states
+            np.testing.assert_array_equal(one, other)
+
+
+# Buckets
+
+
+def buckets(*values, **options):
+    (config,) = parse(yaml.safe_dump([{"kind": "buckets", "columns": ["x"], **options}]))
+    return fit([config], {"x_bucket": numbers(values)})
+
+
+@given(st.lists(st.integers(-20, 20), min_size=1, max_size=60), st.integers(2, 6))
+def test_quantile_buckets_of_small_integers_are_exact(values, quantiles):
+    """A boundary is the smallest value with at least that share of training below it."""
+    features = buckets(*map(float, values), quantiles=quantiles)
+    expected = set()
+    for i in range(1, quantiles):
+        reached = [v for v in set(values) if sum(w < v for w in values) * quantiles >= i * len(values)]
+        expected |= {min(reached)} if reached else set()
+    integers = np.arange(-25, 26)
+    codes = features.encode(pa.table({"x_bucket": numbers(integers.astype(float))}))["x_bucket"].to_numpy()
+    assert (codes == 2 + np.searchsorted(sorted(expected), integers, side="right")).all()
+
+
+def test_quantiles_of_floats_are_near():
+    x = np.random.default_rng(0).lognormal(size=20_000)
+    (feature,) = buckets(*x, quantiles=10).categorical
+    np.testing.assert_allclose(feature.boundaries, np.quantile(x, np.arange(1, 10) / 10), rtol=1e-3)
+    codes = feature.encode(pa.table({"x_bucket": numbers(x)}), False)["x_bucket"].to_numpy()
+    np.testing.assert_allclose(np.bincount(codes)[2:] / len(x), 0.1, atol=2e-3)
+
+
+def test_given_boundaries():
+    features = buckets(boundaries=[0.0, 1.5])
+    (feature,) = features.categorical
+    table = pa.table({"x_bucket": numbers([None, -1.0, -0.0, 0.0, 1.4, 1.5, 9.0])})
+    assert features.encode(table)["x_bucket"].to_pylist() == [0, 2, 3, 3, 3, 4, 4]
+    assert feature.num_codes == 5
+    assert not feature.is_unknown(np.array([0, 2])).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "either `boundaries` or `quantiles`"),
+        ({"boundaries": [1], "quantiles": 2}, "either `boundaries` or `quantiles`"),
+        ({"boundaries": [2, 1]}, "must rise"),
+        ({"boundaries": [float("nan")]}, "finite"),
+        ({"quantiles": 1}, "greater than or equal to 2"),
+    ],
+)
+def test_buckets_that_cannot_be(options, message):
+    with pytest.raises(ValidationError, match=message):
+        buckets(**options)
+
+
+# Numbers: bounds and Criteo's transform
+
+
+def test_clip_comes_before_the_transform():
+    features = fit([numeric(clip=(0, 8), transform="log", standardise=False)], {"x": numbers([1.0])})
+    out = features.encode(pa.table({"x": numbers([-5.0, 3.0, 1e9])}))["x"].to_pylist()
+    assert out == pytest.approx([0, np.log1p(3), np.log1p(8)])
+    with pytest.raises(ValidationError, match="low < high"):
+        numeric(clip=(1, 1))
+
+
+def test_squared_log_of_numbers():
+    features = fit([numeric(transform="squared_log", standardise=False)], {"x": numbers([1.0])})
+    values = [-3.7, 0.5, 2.0, 3.0, 1000.0]
+    expected = [-3, 0, 2, 1, int(np.log(1000) ** 2)]
+    assert features.encode(pa.table({"x": numbers(values)}))["x"].to_pylist() == expected
+
+
+def test_huge_numbers_do_not_stop_a_fit():
+    features = fit([numeric()], {"x": numbers([1e300, -1e300, 1e-300, 0.0])})
+    out = features.encode(pa.table({"x": numbers([1e300])}))["x"].to_numpy()
+    assert np.isfinite(out).all()
+
+
+# Statistics
+
+
+def slow_statistics(rows, folds, smoothing, k, training):
+    fold = fold_of(np.arange(len(rows)), folds)
+    id_, _ = rows[k]
+    others = [row for f, row in zip(fold, rows, strict=True) if not training or f != fold[k]]
+    same = [label for other, label in others if other == id_]
+    prior = sum(label for _, label in others) / max(len(others), 1)
+    scale = len(rows) / max(len(others), 1)
+    return (sum(same) + smoothing * prior) / (len(same) + smoothing), np.log1p(len(same) * scale)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=25), st.integers(2, 4))
+def test_statistics_leave_the_own_fold_out(rows, folds):
+    (config,) = parse(f"[{{kind: statistic, columns: [c], folds: {folds}, smoothing: 2}}]")
+    table = pa.table(
+        {
+            "c:statistic": ids([row[0] for row in rows]),
+            "@label": pa.array([int(row[1]) for row in rows], pa.int8()),
+            "row_id": ids(range(len(rows))),
+        }
+    )
+    fitter = FeatureFitter([config])
+    fitter.add(table)
+    features = fitter.fit()
+    assert features.numeric_columns == ("c:ctr", "c:count")
+    for training in (True, False):
+        out = features.encode(table, training)
+        for k in range(len(rows)):
+            expected = slow_statistics(rows, folds, 2, k, training)
+            found = out["c:ctr"][k].as_py(), out["c:count"][k].as_py()
+            assert found == pytest.approx(expected, rel=1e-6)
+    unseen = features.encode(pa.table({"c:statistic": ids([99])}))
+    assert unseen["c:count"].to_pylist() == [0]
+    assert unseen["c:ctr"].to_pylist() == pytest.approx([np.mean([row[1] for row in rows])])
+
+
+def test_no_row_sees_its_own_label():
+    """Every id once: out of fold, the label of a training row says nothing about its statistic."""
+    labels = np.random.default_rng(0).integers(0, 2, 4000)
+    (config,) = parse("[{kind: statistic, columns: [c]}]")
+    table = pa.table(
+        {"c:statistic": ids(range(4000)), "@label": pa.array(labels, pa.int8()), "row_id": ids(range(4000))}
+    )
+    fitter = FeatureFitter([config])
+    fitter.add(table)
+    ctr = fitter.fit().encode(table, training=True)["c:ctr"].to_numpy()
+    assert abs(np.corrcoef(ctr, labels)[0, 1]) < 0.06
+    leaking = fitter.fit().encode(table)["c:ctr"].to_numpy()
+    assert np.corrcoef(leaking, labels)[0, 1] > 0.99
+
+
+def test_weights_stand_beside_their_lists():
+    config = categorical("tags", multivalued=True, weights="w", encoding="hash")
+    lists = pa.array([[5, 6], [], [7]], LISTS)
+    weights = pa.array([[0.5, 2.0], [], [1.0]], pa.list_(pa.float32()))
+    table = pa.table({"tags": lists, "tags:weights": weights})
+    features = fit([config], {"tags": lists, "tags:weights": weights})
+    for cut in (table, table.slice(1)):
+        out = features.encode(cut)
+        assert out["tags"].to_pylist() == cut["tags"].to_pylist()
+        assert out["tags:weights"].to_pylist() == cut["tags:weights"].to_pylist()
+    assert features.features[0].columns == {"tags": LISTS, "tags:weights": pa.list_(pa.float32())}

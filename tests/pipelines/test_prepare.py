@@ -2,7 +2,6 @@ import csv
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,11 +18,13 @@ from pydantic import TypeAdapter
 
 from recsys_cython_ext import HASH_VERSION, MISSING_ID, string_ids
 from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig
+from recsys_pipelines.convert import typed
 from recsys_pipelines.features import Features
-from recsys_pipelines.prepare import SPLITS, ManifestError, Prepared, column_specs, prepare
+from recsys_pipelines.prepare import SPLITS, ManifestError, Prepared, prepare
 from recsys_pipelines.quarantine import TooManyBadRows
 from recsys_pipelines.shards import read_shard
 from recsys_pipelines.sources import SourceError
+from recsys_pipelines.steps import column_specs
 
 FEATURES = TypeAdapter(tuple[FeatureConfig, ...]).validate_python(
     yaml.safe_load("""
@@ -125,9 +126,9 @@ def test_manifest(folder, tmp_path):
         "test": {"rows": 12, "positives": 4},
     }
     assert manifest["columns"] == {
-        "c": "int64",
+        "c": "int32",
         "h": "int64",
-        "tags": "list<item: int64>",
+        "tags": "list<item: int32>",
         "x": "float",
         "x:missing": "float",
     }
@@ -172,12 +173,12 @@ def test_a_generated_log_is_written_once(tmp_path):
     data = DataConfig.model_validate({"source": "generated", "generator": generator})
     features = [CategoricalConfig(kind="categorical", names=("user_id",))]
     stages = []
-    prepared = prepare(data, features, tmp_path, lambda stage, rows: stages.append((stage, rows)))
+    prepared = prepare(data, features, tmp_path, lambda stage, rows, *_: stages.append((stage, rows)))
     assert stages == [("generate", 500), ("read", 500), ("fit", 500), ("write", 500)]
     assert DataConfig.model_validate(prepared.manifest["data"]) == data
     stages.clear()
     hashed = [CategoricalConfig(kind="categorical", names=("user_id",), encoding="hash")]
-    assert prepare(data, hashed, tmp_path, lambda stage, _: stages.append(stage)).path != prepared.path
+    assert prepare(data, hashed, tmp_path, lambda stage, *_: stages.append(stage)).path != prepared.path
     assert stages == ["read", "fit", "write"]
 
 
@@ -238,7 +239,7 @@ def test_an_empty_part_is_an_error_before_anything_is_fitted(tmp_path, rows, spl
             declared(tmp_path / "a.parquet", time="t", split=split),
             FEATURES,
             tmp_path / "out",
-            lambda stage, _: stages.append(stage),
+            lambda stage, *_: stages.append(stage),
         )
     assert set(stages) == {"read"}
 
@@ -253,7 +254,7 @@ def test_a_second_run_does_nothing(folder, tmp_path):
         return {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*")}
 
     before, stages = states(), []
-    again = prepare(declared(folder), FEATURES, tmp_path / "out", lambda stage, _: stages.append(stage))
+    again = prepare(declared(folder), FEATURES, tmp_path / "out", lambda stage, *_: stages.append(stage))
     assert again == prepared
     assert stages == []
     assert states() == before
@@ -286,7 +287,7 @@ def test_the_root_may_lie_in_the_folder_that_is_read(folder):
 def test_verify_names_a_damaged_file(folder, tmp_path):
     prepared = prepare(declared(folder), FEATURES, tmp_path)
     prepared.verify()
-    for name in ("test/part-00002.arrow", "features/vocabularies.npz", "features/features.json"):
+    for name in ("test/part-0002-000000.arrow", "features/arrays.npz", "features/features.json"):
         file = prepared.path / name
         whole = file.read_bytes()
         flipped = bytearray(whole)
@@ -296,8 +297,8 @@ def test_verify_names_a_damaged_file(folder, tmp_path):
             prepared.verify()
         file.write_bytes(whole)
     prepared.verify()
-    (prepared.path / "train" / "part-00000.arrow").unlink()
-    with pytest.raises(ManifestError, match=r"train/part-00000\.arrow"):
+    (prepared.path / "train" / "part-0000-000000.arrow").unlink()
+    with pytest.raises(ManifestError, match=r"train/part-0000-000000\.arrow"):
         prepared.verify()
 
 
@@ -354,7 +355,7 @@ def test_a_run_interrupted_at_any_file_ends_like_one_that_was_not(folder, tmp_pa
 def test_a_resumed_run_keeps_what_it_has(folder, tmp_path):
     written = []
 
-    def stop(stage, rows):
+    def stop(stage, rows, *_):
         if stage == "write":
             written.append(rows)
             if len(written) == 2:
@@ -362,10 +363,10 @@ def test_a_resumed_run_keeps_what_it_has(folder, tmp_path):
 
     with pytest.raises(Interrupted):
         prepare(declared(folder), FEATURES, tmp_path, stop)
-    kept = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("part-0000[01].arrow")}
+    kept = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("part-000[01]-000000.arrow")}
     assert len(kept) == 4  # two parts, staged and training
     stages = []
-    prepared = prepare(declared(folder), FEATURES, tmp_path, lambda stage, _: stages.append(stage))
+    prepared = prepare(declared(folder), FEATURES, tmp_path, lambda stage, *_: stages.append(stage))
     assert stages == ["write"] * 3
     for file, written_at in kept.items():
         assert "staged" in file.parts or file.stat().st_mtime_ns == written_at
@@ -376,7 +377,7 @@ def test_without_manifest_and_staged_rows_nothing_is_trusted(folder, tmp_path):
     prepared = prepare(declared(folder), FEATURES, tmp_path)
     whole = contents(prepared.path)
     (prepared.path / "manifest.json").unlink()
-    damaged = prepared.path / "train" / "part-00000.arrow"
+    damaged = prepared.path / "train" / "part-0000-000000.arrow"
     damaged.write_bytes(damaged.read_bytes()[:-100])
     assert contents(prepare(declared(folder), FEATURES, tmp_path).path) == whole
 
@@ -385,54 +386,122 @@ def test_staged_rows_left_by_a_kill_after_the_manifest_are_removed(folder, tmp_p
     prepared = prepare(declared(folder), FEATURES, tmp_path)
     whole = contents(prepared.path)
     (prepared.path / "staged").mkdir()
-    (prepared.path / "staged" / "part-00001.arrow").write_bytes(b"half")
+    (prepared.path / "staged" / "part-0001-000000.arrow").write_bytes(b"half")
     prepare(declared(folder), FEATURES, tmp_path)
     assert contents(prepared.path) == whole
 
 
+# Killed as from outside: at a moment that has nothing to do with what the process is at.
 KILLED = """
-import os, signal, sys
+import sys
 from recsys_pipelines.config import CategoricalConfig, DataConfig
 from recsys_pipelines.prepare import prepare
 from pathlib import Path
 
-left = int(sys.argv[3])
-
-def kill(stage, rows):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
 features = [CategoricalConfig(kind="categorical", names=("c", "h"))]
-prepare(DataConfig(source="table", path=sys.argv[1]), features, Path(sys.argv[2]), kill)
+print("ready", flush=True)
+prepare(DataConfig(source="table", path=sys.argv[1]), features, Path(sys.argv[2]))
 """
 
 
 def test_killed_again_and_again(folder, tmp_path):
     features = [CategoricalConfig(kind="categorical", names=("c", "h"))]
     whole = contents(prepare(declared(folder), features, tmp_path / "whole").path)
-    for reports in (2, 7):  # the second part is staged; then, from the start, the first is transformed
-        command = [sys.executable, "-P", "-c", KILLED, str(folder), str(tmp_path / "out"), str(reports)]
-        died = subprocess.run(command, capture_output=True, text=True)
-        assert died.returncode == -signal.SIGKILL, died.stderr
-    stages = []
-    prepared = prepare(declared(folder), features, tmp_path / "out", lambda stage, _: stages.append(stage))
-    assert stages == ["write"] * 3
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        command = [sys.executable, "-P", "-c", KILLED, str(folder), str(tmp_path / "out")]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert child.stdout.readline() == b"ready\n"
+        time.sleep(rng.uniform(0, 0.03))
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    prepared = prepare(declared(folder), features, tmp_path / "out")
     assert contents(prepared.path) == whole
+
+
+def test_staged_parts_of_a_killed_run_are_not_read_again(folder, tmp_path, monkeypatch):
+    whole = contents(prepare(declared(folder), FEATURES, tmp_path / "whole").path)
+
+    def stop(stage, *_):
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        prepare(declared(folder), FEATURES, tmp_path / "out", stop)
+    staged = len(list(tmp_path.rglob("out/**/staged/*.arrow")))
+    assert staged > 0
+    converted = []
+    monkeypatch.setattr(
+        "recsys_pipelines.steps.typed", lambda chunk, *rest: converted.append(chunk) or typed(chunk, *rest)
+    )
+    prepared = prepare(declared(folder), FEATURES, tmp_path / "out")
+    assert len(converted) == FILES - staged
+    assert contents(prepared.path) == whole
+
+
+# Appending
+
+
+def test_a_new_day_keeps_codes_and_shards(folder, tmp_path):
+    first = prepare(declared(folder), FEATURES, tmp_path)
+    (tmp_path / "day").mkdir()
+    pq.write_table(log(FILES * ROWS), tmp_path / "day" / "new.parquet")
+    both = prepare(declared(tmp_path / "day"), FEATURES, tmp_path, base=first)
+    both.verify()
+    old, new = first.features().categorical, both.features().categorical
+    assert new[0].ids[: len(old[0].ids)].tolist() == old[0].ids.tolist()
+    assert len(new[0].ids) > len(old[0].ids)
+    counts = both.manifest
+    assert [counts[name] for name in ("rows_in", "rows_out", "next_row")] == [160, 160, 160]
+    assert counts["appended_to"] == first.path.name
+    ids = row_ids(both)
+    assert sorted(i for split in ids.values() for i in split) == list(range(160))
+    for split, rows in row_ids(first).items():
+        assert ids[split][: len(rows)] == rows
+    for name, shard in first.manifest["shards"].items():
+        part, _, file = name.partition("/")
+        assert counts["shards"][f"{part}/base-{file}"] == shard
+    # numbers stay on the scale they had
+    assert both.features().features[3].to_dict() == first.features().features[3].to_dict()
+    # a third day goes on from there
+    (tmp_path / "last").mkdir()
+    pq.write_table(log((FILES + 1) * ROWS), tmp_path / "last" / "new.parquet")
+    all_ = prepare(declared(tmp_path / "last"), FEATURES, tmp_path, base=both)
+    assert all_.manifest["rows_out"] == 200
+    assert all_.features().categorical[0].ids[: len(new[0].ids)].tolist() == new[0].ids.tolist()
+    assert sorted(i for split in row_ids(all_).values() for i in split) == list(range(200))
+
+
+def test_an_id_seen_once_on_each_of_two_days_is_frequent_enough(tmp_path):
+    for day, values in (("a", ["x", "y", "y", "y"] * 5 + ["z"]), ("b", ["z", "y", "y", "y"] * 5)):
+        table = pa.table({"label": [k % 2 for k in range(len(values))], "c": values})
+        pq.write_table(table, tmp_path / f"{day}.parquet")
+    features = [CategoricalConfig(kind="categorical", names=("c",), min_count=5)]
+    options = {"split": {"by": "order", "train": 0.9, "validation": 0.05, "test": 0.05}}
+    first = prepare(declared(tmp_path / "a.parquet", **options), features, tmp_path / "out")
+    both = prepare(declared(tmp_path / "b.parquet", **options), features, tmp_path / "out", base=first)
+    old, new = (set(p.features().categorical[0].ids.tolist()) for p in (first, both))
+    x, y, z = string_ids(pa.array(["x", "y", "z"])).tolist()
+    assert (old, new) == ({x, y}, {x, y, z})
+
+
+def test_a_set_of_other_features_is_not_appended_to(folder, tmp_path):
+    first = prepare(declared(folder), FEATURES, tmp_path)
+    with pytest.raises(ManifestError, match="declared differently"):
+        prepare(declared(folder), FEATURES[:2], tmp_path, base=first)
 
 
 def test_two_at_once_share_the_work(folder, tmp_path):
     stages = []
 
-    def slow(stage, _):
+    def slow(stage, *_):
         stages.append(stage)
         time.sleep(0.01)
 
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(lambda _: prepare(declared(folder), FEATURES, tmp_path, slow), range(2))
     assert one == two
-    assert stages == ["read"] * 3 + ["fit"] * 3 + ["write"] * 3
+    assert stages == ["read"] * 3 + ["fit"] + ["write"] * 3
     one.verify()
 
 
@@ -450,7 +519,7 @@ def test_bad_rows_are_counted_and_listed_also_after_an_interruption(tmp_path):
     write_csv(tmp_path / "a.csv", rows)
     features = [CategoricalConfig(kind="categorical", names=("c",))]
 
-    def stop(stage, _):
+    def stop(stage, *_):
         if stage == "fit":
             raise Interrupted
 

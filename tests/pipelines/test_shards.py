@@ -70,7 +70,7 @@ def test_a_shard_that_was_not_finished_does_not_exist(tmp_path, monkeypatch):
         def __exit__(self, *_):
             pass
 
-        def write_table(self, _):
+        def write_batch(self, _):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(pa.ipc, "new_file", Dies)

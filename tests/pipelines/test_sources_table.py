@@ -162,7 +162,7 @@ def test_bytes_that_are_no_text_in_a_last_line_with_and_without_an_end(tmp_path,
     path = tmp_path / "a.csv"
     path.write_bytes(b"p,q\n\xff\xfe,1" + end)
     bad = Quarantine()
-    assert [chunk.table.num_rows for chunk in Table(path).chunks(["p", "q"], bad)] in ([], [0])
+    assert sum(chunk.table.num_rows for chunk in Table(path).chunks(["p", "q"], bad)) == 0
     assert [(e.row, e.line, e.field, e.reason) for e in bad.examples] == [(0, 2, "p", "not UTF-8 text")]
 
 

@@ -58,6 +58,23 @@ def test_the_line_from_preparation_to_predictions(config: Path, log: Path, tmp_p
     assert pq.read_table(tmp_path / "scores.parquet").num_rows == 6000
 
 
+def test_a_new_day_is_appended(config: Path, log: Path, tmp_path: Path) -> None:
+    first = as_json("prepare", config)
+    table = pq.read_table(log)
+    pq.write_table(table.slice(0, 1000), tmp_path / "day.parquet")
+    both = as_json("prepare", config, "--data", tmp_path / "day.parquet", "--append", first["path"])
+    assert both["rows_in"] == both["rows_out"] == 7000
+    assert both["appended_to"] == Path(first["path"]).name
+
+
+def test_preparing_on_ray_gives_the_same_shards(config: Path) -> None:
+    pytest.importorskip("ray", reason="needs the extra `ray`")
+    one = as_json("prepare", config)
+    many = as_json("prepare", config, "--workers", 2, "--prepared", "elsewhere")
+    assert many["shards"] == one["shards"]
+    assert many["feature_files"] == one["feature_files"]
+
+
 def test_without_json_there_are_tables(run: Run) -> None:
     result = CliRunner().invoke(cli.app, ["evaluate", str(run.path)], catch_exceptions=False)
     assert result.exit_code == 0

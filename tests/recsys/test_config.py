@@ -11,6 +11,8 @@ import yaml
 
 from recsys.comparing import with_budgets
 from recsys.config import ConfigError, ExperimentConfig, load, parse
+from recsys_pipelines.convert import columns_of
+from recsys_pipelines.features import specs_of
 from recsys_pipelines.sources import (
     amazon,
     avazu,
@@ -90,7 +92,7 @@ def test_every_recipe_loads(path: Path, tmp_path: Path) -> None:
     if not generated:
         columns = PUBLISHED[config.data.source]
         asked = {config.data.label.column, config.data.user, config.data.time, config.data.weight} - {None}
-        assert asked | {name for feature in config.features for name in feature.names} <= set(columns)
+        assert asked | set(columns_of(specs_of(config.features))) <= set(columns)
     assert parse(config.model_dump(mode="json"), "again") == config
 
 
@@ -365,3 +367,21 @@ def test_a_configuration_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.training.seed = 3
     assert isinstance(config, ExperimentConfig)
+
+
+def test_a_vocabulary_is_found_beside_the_file_that_names_it(write: Callable[..., Path]) -> None:
+    feature = {"kind": "categorical", "names": ["c"], "vocabulary": "v.txt"}
+    path = write("a.yaml", RAW | {"features": [feature]})
+    assert load(path).features[0].vocabulary == path.parent / "v.txt"
+
+
+@pytest.mark.parametrize(
+    "text", ["!!python/object/apply:os.system ['touch owned']", "!!python/name:os.system", "${oc.env:HOME}"]
+)
+def test_no_text_in_a_config_is_ever_run(write: Callable[..., Path], tmp_path: Path, text: str) -> None:
+    """There are no expressions: a tag is refused, and a value is the text it is."""
+    path = write("a.yaml", RAW)
+    path.write_text(path.read_text() + f"\nname: {text}\n")
+    with pytest.raises(ConfigError, match=r"not YAML|name: "):
+        load(path)
+    assert not (tmp_path / "owned").exists()

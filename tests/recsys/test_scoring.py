@@ -190,7 +190,7 @@ def test_text_in_place_of_integers_is_refused_and_not_scored_with_other_ids(
     place = table.column_names.index("item_id")
     text = table.set_column(place, "item_id", table["item_id"].cast(pa.string()))
     pq.write_table(text, tmp_path / "text.parquet")
-    with pytest.raises(ValueError, match="feature 'item_id' holds text, but integers in training"):
+    with pytest.raises(ValueError, match="column 'item_id' holds text, but integers in training"):
         predict_file(run, tmp_path / "text.parquet", tmp_path / "out.parquet")
     assert not list(tmp_path.glob("out*"))
 
@@ -213,7 +213,7 @@ def test_ids_outside_the_vocabulary_are_scored_and_counted(run: Run, log: Path, 
     [
         ("metrics.json", "{"),
         ("config.yaml", "a: [1"),
-        ("features/vocabularies.npz", "x"),
+        ("features/arrays.npz", "x"),
         ("features/features.json", "{"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -224,12 +225,14 @@ def test_no_row_left_to_train_on(configure: Configure, rows: dict[str, Rows]) ->
 
 
 def test_a_loss_that_is_no_number_names_its_step(configure: Configure, rows: dict[str, Rows]) -> None:
-    dense = rows["train"].dense.copy()
-    dense[epoch_order_of(rows, 2)[0]] = np.nan
+    table = rows["train"].table
+    x = table["x"].to_numpy().copy()
+    x[epoch_order_of(rows, 2)[0]] = np.nan
+    table = table.set_column(table.column_names.index("x"), "x", pa.array(x, from_pandas=False))
     with pytest.raises(
         NonFiniteLoss, match=r"epoch 0, step 3: the training loss is nan; lower training\.table"
     ):
-        fit_on(rows, configure(), dense=dense)
+        fit_on(rows, configure(), table=table)
 
 
 def epoch_order_of(rows: dict[str, Rows], step: int) -> np.ndarray:

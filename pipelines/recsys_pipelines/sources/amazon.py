@@ -12,14 +12,15 @@ absent, null or an empty text is missing. The oldest files of 2014 hold Python i
 
 import json
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from recsys_pipelines.quarantine import Quarantine
-from recsys_pipelines.sources.base import Chunk, existing_file, read_files, require
+from recsys_pipelines.sources.base import Chunk, File, Part, Source, existing_file, require
 from recsys_pipelines.sources.delimited import numbered_lines
 from recsys_pipelines.sources.location import Place
 
@@ -31,50 +32,51 @@ FIELDS_2023 = {"user_id": "user_id", "item_id": "parent_asin", "rating": "rating
 LATEST = 2**43  # milliseconds: the year 2248
 
 
-class Amazon:
+class Amazon(Source):
     """`path` is the file."""
 
     columns: tuple[str, ...] = tuple(SCHEMA.names)
 
     def __init__(self, path: Place, *, labelled: bool = True) -> None:
-        self._file = _Reviews(path)
+        self.files = [_Reviews(path)]
 
-    def chunks(self, columns: Sequence[str], quarantine: Quarantine) -> Iterator[Chunk]:
-        """As `Source.chunks`."""
-        require(columns, self.columns, self._file.path)
-        return read_files([self._file], columns, quarantine)
+    def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
+        """As `Source.parts`."""
+        require(columns, self.columns, self.files[0].path)
+        return self._parts_of_files(columns, first_row)
 
 
 class _BadField(ValueError):
     """What a line has wrong: a field or None, its value, the reason."""
 
 
-class _Reviews:
+class _Reviews(File):
     schema = SCHEMA
 
     def __init__(self, path: Place) -> None:
         self.path = existing_file(path)
 
-    def chunks(
-        self, columns: Sequence[str], quarantine: Quarantine, first_row: int = 0
-    ) -> Generator[Chunk, None, int]:
-        """As `File.chunks`."""
+    def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
+        """As `File.parts`."""
         schema = pa.schema([SCHEMA.field(name) for name in dict.fromkeys(columns)])
-        count = 0
-        for first_line, texts in numbered_lines(self.path):
-            records, kept = [], []
-            for line, text in enumerate(texts, first_line):
-                try:
-                    records.append(_review(text, schema.names))
-                    kept.append(line)
-                except _BadField as error:
-                    field, value, reason = error.args
-                    quarantine.add(str(self.path), first_row + line - 1, line, field, value, reason)
-            lines = np.array(kept, np.int64)
-            table = pa.Table.from_pylist(records, schema)
-            yield Chunk(table, first_row + lines - 1, str(self.path), lines)
-            count += len(texts)
-        return count
+        self.rows = 0
+        for block, (first_line, texts) in enumerate(numbered_lines(self.path, self.read_to)):
+            yield Part(block, partial(self._reviews, texts, first_line, first_row, schema))
+            self.rows += len(texts)
+
+    def _reviews(
+        self, texts: list[bytes], first_line: int, first_row: int, schema: pa.Schema, quarantine: Quarantine
+    ) -> Chunk:
+        records, kept = [], []
+        for line, text in enumerate(texts, first_line):
+            try:
+                records.append(_review(text, schema.names))
+                kept.append(line)
+            except _BadField as error:
+                field, value, reason = error.args
+                quarantine.add(str(self.path), first_row + line - 1, line, field, value, reason)
+        lines = np.array(kept, np.int64)
+        return Chunk(pa.Table.from_pylist(records, schema), first_row + lines - 1, str(self.path), lines)
 
 
 def _review(text: bytes, columns: Sequence[str]) -> dict[str, Any]:

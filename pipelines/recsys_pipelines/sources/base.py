@@ -1,17 +1,20 @@
 """What every source is: streamed chunks of raw columns, and plain words when a file is at fault."""
 
 import difflib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 from numpy.typing import NDArray
 
+from recsys_pipelines.ordered import ordered
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.location import Place, Url, located
 from recsys_pipelines.sources.text import is_text
@@ -58,42 +61,109 @@ class Chunk:
             quarantine.add_many(self.file, self.rows[bad], lines, field, values.filter(pa.array(bad)), reason)
 
 
-class Source(Protocol):
-    """Rows of one data set. `columns` are the names that can be asked for."""
+@dataclass(frozen=True)
+class Part:
+    """Some rows that wait to be read, on whatever thread: `read` parses them, and bad ones go to the quarantine it is
+    given. `file` and `block` say where they lie: they rise through a source, and are the same each time.
+    """
+
+    block: int
+    read: Callable[[Quarantine], Chunk]
+    file: int = 0
+
+    def then(self, function: Callable[[Chunk, Quarantine], Chunk]) -> "Part":
+        """A part whose chunk goes through `function`."""
+        read = self.read
+        return replace(self, read=lambda quarantine: function(read(quarantine), quarantine))
+
+
+class Source(ABC):
+    """Rows of one data set. `columns` are the names that can be asked for, `files` those that hold the rows."""
 
     columns: tuple[str, ...]
+    files: Sequence["File"]
+    first_file = 0  # number of the first of `files`, which is not 0 in a piece of a source
 
-    def chunks(self, columns: Sequence[str], quarantine: Quarantine) -> Iterator[Chunk]:
-        """Stream the asked columns in file order with bounded memory; bad rows go to `quarantine`.
+    @abstractmethod
+    def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
+        """Stream the asked columns in file order with bounded memory; rows are numbered from `first_row`.
 
         Raises SourceError when a file is damaged, has no rows, or lacks a column.
         """
-        ...
+
+    def chunks(self, columns: Sequence[str], quarantine: Quarantine) -> Iterator[Chunk]:
+        """What `parts` read, in their order, several at once on threads."""
+        return read_parts(self.parts(columns), quarantine)
+
+    def progress(self) -> tuple[int, float]:
+        """Bytes of the files, and the share of them that has been read."""
+        sizes = [size_of(file.path) for file in self.files]
+        read = sum(size * file.share_read for size, file in zip(sizes, self.files, strict=True))
+        return sum(sizes), read / max(sum(sizes), 1)
+
+    def pieces(self) -> list["Source"]:
+        """Sources whose parts together are those of this one, each for another process."""
+        found = []
+        for number, file in enumerate(self.files):
+            for piece in file.pieces():
+                own = copy(self)
+                own.files, own.first_file = [piece], number
+                found.append(own)
+        return found
+
+    def _parts_of_files(self, columns: Sequence[str], first_row: int) -> Iterator[Part]:
+        row = first_row
+        for number, file in enumerate(self.files, self.first_file):
+            parts = file.parts(columns, row)
+            while (part := next(parts, None)) is not None:
+                yield replace(part, file=number)
+            row += file.rows
+        if row == first_row and not any(file.is_piece for file in self.files):
+            raise SourceError(f"{self.files[-1].path}: there are no rows: check that this is the right file")
 
 
-class File(Protocol):
-    """One file of one format; sources are made of these. `chunks` returns the number of rows read,
-    bad ones included; `first_row` is the number of its first row in the whole source.
-    """
+class File(ABC):
+    """One file of one format; sources are made of these."""
 
     path: Path | Url
     schema: pa.Schema
+    share_read: float = 0.0  # of the file's bytes, by the last `parts`
+    rows: int = 0  # found by the last `parts` that was read to its end, bad ones included
+    is_piece: bool = False
 
-    def chunks(
-        self, columns: Sequence[str], quarantine: Quarantine, first_row: int = 0
-    ) -> Generator[Chunk, None, int]:
-        """As `Source.chunks`, for this file."""
-        ...
+    @abstractmethod
+    def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
+        """As `Source.parts`, for this file; `rows` holds their number at the end."""
+
+    def pieces(self) -> list["File"]:
+        """Files whose parts together are those of this one."""
+        return [self]
+
+    def after(self, rows: int) -> "File":
+        """This piece, told how many rows of the same file come before it."""
+        return self
+
+    def count(self) -> int:
+        """How many rows there are, bad ones included; nothing is parsed that need not be."""
+        for _ in self.parts([]):
+            pass
+        return self.rows
+
+    def read_to(self, share: float) -> None:
+        """Note how far reading has come."""
+        self.share_read = share
 
 
-def read_files(files: Iterable[File], columns: Sequence[str], quarantine: Quarantine) -> Iterator[Chunk]:
-    """The chunks of `files` one after another, rows numbered through."""
-    row, path = 0, None
-    for file in files:
-        path = file.path
-        row += yield from file.chunks(columns, quarantine, row)
-    if row == 0:
-        raise SourceError(f"{path}: there are no rows: check that this is the right file")
+def read_parts(parts: Iterable[Part], quarantine: Quarantine) -> Iterator[Chunk]:
+    """The chunks of `parts`, in order; bad rows go to `quarantine`, in order too."""
+
+    def read(part: Part) -> tuple[Chunk, Quarantine]:
+        bad = Quarantine()
+        return part.read(bad), bad
+
+    for chunk, bad in ordered(read, parts):
+        quarantine.merge(bad)
+        yield chunk
 
 
 def require(columns: Iterable[str], available: Sequence[str], file: Place) -> None:
@@ -139,6 +209,11 @@ def existing(path: Place, kind: str = "file or folder") -> Path | Url:
     if not found:
         raise SourceError(f"{path}: there is no such {kind}: check `data.path`")
     return path
+
+
+def size_of(path: Path | Url) -> int:
+    """Bytes of a file; 0 where a store does not say."""
+    return (path.info()["size"] or 0) if isinstance(path, Url) else path.stat().st_size
 
 
 def existing_file(path: Place) -> Path | Url:

@@ -1,7 +1,8 @@
 """Parquet and Arrow IPC files: columns keep the types they have."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys_pipelines.quarantine import Quarantine
-from recsys_pipelines.sources.base import Chunk, existing_file, reading, refuse_duplicates, require
+from recsys_pipelines.sources.base import (
+    Chunk,
+    File,
+    Part,
+    existing_file,
+    reading,
+    refuse_duplicates,
+    require,
+)
 from recsys_pipelines.sources.location import Place
 
 ROWS = 65_536  # of a chunk
 
 
-class ColumnarFile:
+class ColumnarFile(File):
     """One file whose format is `kind`. `rename` turns the names in the file into those of `schema`."""
 
     kind: str
@@ -28,26 +37,29 @@ class ColumnarFile:
         refuse_duplicates(self.schema.names, self.path)
         self._stored = dict(zip(self.schema.names, schema.names, strict=True))
 
-    def chunks(
-        self, columns: Sequence[str], quarantine: Quarantine, first_row: int = 0
-    ) -> Generator[Chunk, None, int]:
-        """As `File.chunks`; nothing goes to quarantine."""
+    def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
+        """As `File.parts`; nothing goes to quarantine."""
         columns = list(dict.fromkeys(columns))
         require(columns, self.schema.names, self.path)
         stored = [self._stored[name] for name in columns]
         row = first_row
         with reading(self.path, self.kind), closing(self._batches(stored)) as batches:
-            for batch in batches:
+            for number, batch in enumerate(batches):
                 table = pa.Table.from_batches([batch]).select(stored).rename_columns(columns)
-                yield Chunk(table, np.arange(row, row + batch.num_rows), str(self.path))
+                chunk = Chunk(table, np.arange(row, row + batch.num_rows), str(self.path))
+                yield Part(number, partial(_known, chunk))
                 row += batch.num_rows
-        return row - first_row
+        self.rows = row - first_row
 
     def _read_schema(self) -> pa.Schema:
         raise NotImplementedError
 
     def _batches(self, columns: list[str]) -> Generator[pa.RecordBatch, None, None]:
         raise NotImplementedError
+
+
+def _known(chunk: Chunk, quarantine: Quarantine) -> Chunk:
+    return chunk
 
 
 class ParquetFile(ColumnarFile):
@@ -61,7 +73,11 @@ class ParquetFile(ColumnarFile):
 
     def _batches(self, columns: list[str]) -> Generator[pa.RecordBatch, None, None]:
         with self.path.open("rb") as stream, pq.ParquetFile(stream) as file:
-            yield from file.iter_batches(batch_size=ROWS, columns=columns, use_threads=False)
+            rows = 0
+            for batch in file.iter_batches(batch_size=ROWS, columns=columns, use_threads=False):
+                rows += batch.num_rows
+                self.read_to(rows / max(file.metadata.num_rows, 1))
+                yield batch
 
 
 class ArrowFile(ColumnarFile):
@@ -79,6 +95,7 @@ class ArrowFile(ColumnarFile):
             reader = pa.ipc.open_file(stream, options=pa.ipc.IpcReadOptions(included_fields=places))
             for index in range(reader.num_record_batches):
                 batch = reader.get_batch(index)
+                self.read_to((index + 1) / reader.num_record_batches)
                 batch.validate(full=True)  # Arrow trusts offsets, and a damaged one ends the process
                 for start in range(0, batch.num_rows, ROWS):
                     yield batch.slice(start, ROWS)

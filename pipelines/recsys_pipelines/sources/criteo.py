@@ -13,14 +13,13 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import (
-    Chunk,
     File,
+    Part,
+    Source,
     SourceError,
     existing,
     existing_file,
-    read_files,
     require,
 )
 from recsys_pipelines.sources.columnar import COLUMNAR
@@ -32,21 +31,21 @@ COLUMNS = ("label", *FEATURES)
 PARTS = ("train", "valid", "test")  # of x4 and x1
 
 
-class Criteo:
+class Criteo(Source):
     """`columns` are `COLUMNS`; when not `labelled`, the label may be absent, as in test.txt."""
 
     columns: tuple[str, ...]
 
     def __init__(self, path: Place, *, labelled: bool = True) -> None:
-        self._files = [self._open(file, labelled) for file in _paths(existing(path))]
-        for file in self._files:
+        self.files = [self._open(file, labelled) for file in _paths(existing(path))]
+        for file in self.files:
             require(COLUMNS if labelled else FEATURES, file.schema.names, file.path)
-        everywhere = all("label" in file.schema.names for file in self._files)
+        everywhere = all("label" in file.schema.names for file in self.files)
         self.columns = COLUMNS if everywhere else FEATURES
 
-    def chunks(self, columns: Sequence[str], quarantine: Quarantine) -> Iterator[Chunk]:
-        """As `Source.chunks`."""
-        return read_files(self._files, columns, quarantine)
+    def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
+        """As `Source.parts`."""
+        return self._parts_of_files(columns, first_row)
 
     def _open(self, path: Path | Url, labelled: bool) -> File:
         columnar = COLUMNAR.get(path.suffix.lower())

@@ -1,6 +1,7 @@
 """Columns computed from those a file stores: times from text, lists from "[1, 2]", years from titles."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_pipelines.quarantine import Quarantine
-from recsys_pipelines.sources.base import Chunk, File, require
+from recsys_pipelines.sources.base import Chunk, File, Part, require
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Derivation:
     reason: str | None = None
 
 
-class Derived:
+class Derived(File):
     """`file` with columns `derivations` (name -> how), which hide stored ones of the same name."""
 
     def __init__(self, file: File, derivations: Mapping[str, Derivation]) -> None:
@@ -35,21 +36,33 @@ class Derived:
         made = {name: how.function(pa.array([], types[how.column])).type for name, how in derivations.items()}
         self.schema = pa.schema({**types, **made})
 
-    def chunks(
-        self, columns: Sequence[str], quarantine: Quarantine, first_row: int = 0
-    ) -> Generator[Chunk, None, int]:
-        """As `File.chunks`."""
+    def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
+        """As `File.parts`."""
         columns = list(dict.fromkeys(columns))
         require(columns, self.schema.names, self.path)
         derived = {name: how for name, how in self._derivations.items() if name in columns}
         stored = [derived[name].column if name in derived else name for name in columns]
-        chunks = self._file.chunks(stored, quarantine, first_row)
-        while True:
-            try:
-                chunk = next(chunks)
-            except StopIteration as end:
-                return end.value
-            yield _with_derived(chunk, columns, derived, quarantine)
+
+        def with_derived(chunk: Chunk, quarantine: Quarantine) -> Chunk:
+            return _with_derived(chunk, columns, derived, quarantine)
+
+        for part in self._file.parts(stored, first_row):
+            self.share_read = self._file.share_read
+            yield part.then(with_derived)
+        self.rows = self._file.rows
+
+    def pieces(self) -> list[File]:
+        """As `File.pieces`."""
+        return [self._over(piece) for piece in self._file.pieces()]
+
+    def after(self, rows: int) -> File:
+        """As `File.after`."""
+        return self._over(self._file.after(rows))
+
+    def _over(self, file: File) -> "Derived":
+        own = copy(self)
+        own._file, own.is_piece = file, file.is_piece
+        return own
 
 
 def _with_derived(

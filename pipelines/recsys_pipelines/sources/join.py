@@ -8,10 +8,19 @@ import pyarrow as pa
 
 from recsys_cython_ext import IdTable, ids
 from recsys_pipelines.quarantine import Quarantine
-from recsys_pipelines.sources.base import Chunk, File, read_files, refuse_duplicates, require, same_ids
+from recsys_pipelines.sources.base import (
+    Chunk,
+    File,
+    Part,
+    Source,
+    read_parts,
+    refuse_duplicates,
+    require,
+    same_ids,
+)
 
 
-class Joined:
+class Joined(Source):
     """The rows of `file` with what `sides`, pairs of a column and a file with that column, say of it.
 
     A row whose user or item has no line in its side keeps nulls. Sides are read when they are asked for, and
@@ -22,7 +31,7 @@ class Joined:
     columns: tuple[str, ...]
 
     def __init__(self, file: File, sides: Sequence[tuple[str, File]] = ()) -> None:
-        self._file = file
+        self.files = [file]
         self._sides = sides
         self._own = [name for name in file.schema.names if name]
         columns = self._own
@@ -33,22 +42,31 @@ class Joined:
             refuse_duplicates(columns, side.path)
         self.columns = tuple(columns)
 
-    def chunks(self, columns: Sequence[str], quarantine: Quarantine) -> Iterator[Chunk]:
-        """As `Source.chunks`."""
-        require(columns, self.columns, self._file.path)
-        return self._joined(list(dict.fromkeys(columns)), quarantine)
+    def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
+        """As `Source.parts`; what is wrong in the sides belongs to the first part."""
+        require(columns, self.columns, self.files[0].path)
+        return self._joined(list(dict.fromkeys(columns)), first_row)
 
-    def _joined(self, columns: list[str], quarantine: Quarantine) -> Iterator[Chunk]:
+    def _joined(self, columns: list[str], first_row: int) -> Iterator[Part]:
         sides = []
+        wrong_in_sides = Quarantine()
         for key, file in self._sides:
             if asked := [name for name in _added(key, file) if name in columns]:
-                sides.append(Attributes(file, key, asked, quarantine))
+                sides.append(Attributes(file, key, asked, wrong_in_sides))
         keys = [side.key for side in sides]
         own = [name for name in self._own if name in columns or name in keys]
-        for chunk in read_files([self._file], own, quarantine):
+
+        def joined(chunk: Chunk, quarantine: Quarantine) -> Chunk:
             for side in sides:
                 chunk = side.join(chunk)
-            yield chunk.with_table(chunk.table.select(columns))
+            return chunk.with_table(chunk.table.select(columns))
+
+        def with_sides(chunk: Chunk, quarantine: Quarantine) -> Chunk:
+            quarantine.merge(wrong_in_sides)
+            return joined(chunk, quarantine)
+
+        for part in self._parts_of_files(own, first_row):
+            yield part.then(joined if part.block else with_sides)
 
 
 class Attributes:
@@ -59,7 +77,7 @@ class Attributes:
 
     def __init__(self, file: File, key: str, columns: Sequence[str], quarantine: Quarantine) -> None:
         self.key = key
-        parts = list(file.chunks([key, *columns], quarantine))
+        parts = list(read_parts(file.parts([key, *columns]), quarantine))
         nothing = pa.schema([file.schema.field(name) for name in (key, *columns)]).empty_table()
         whole = Chunk(
             pa.concat_tables([nothing, *(part.table for part in parts)]).combine_chunks(),

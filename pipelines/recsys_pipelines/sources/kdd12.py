@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recsys_pipelines.quarantine import Quarantine
-from recsys_pipelines.sources.base import Chunk, existing_file, read_files, require
+from recsys_pipelines.sources.base import Chunk, Part, Source, existing_file, require
 from recsys_pipelines.sources.delimited import TAB, DelimitedFile, first_bytes
 from recsys_pipelines.sources.derived import Derivation, Derived
 from recsys_pipelines.sources.location import Place
@@ -36,7 +36,7 @@ OUTCOME = ("clicked", "weight")
 MOST = 2**53  # impressions of a line that a weight, a float64, can tell apart
 
 
-class Kdd12:
+class Kdd12(Source):
     """`path` is the file. When not `labelled`, a line is one row, whether or not it has its two counts."""
 
     columns: tuple[str, ...] = (*COUNTS, *FEATURES, *OUTCOME)
@@ -47,17 +47,21 @@ class Kdd12:
         if not labelled:
             self.columns = FEATURES
             names = FEATURES if first_bytes(path).count(b"\t") == len(FEATURES) - 1 else names
-        self._file = Derived(DelimitedFile(path, TAB, names), {"user_id": Derivation("user_id", _known)})
+        file = Derived(DelimitedFile(path, TAB, names), {"user_id": Derivation("user_id", _known)})
+        self.files = [file]
 
-    def chunks(self, columns: Sequence[str], quarantine: Quarantine) -> Iterator[Chunk]:
-        """As `Source.chunks`."""
+    def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
+        """As `Source.parts`."""
         columns = list(dict.fromkeys(columns))
-        require(columns, self.columns, self._file.path)
+        require(columns, self.columns, self.files[0].path)
         if self.columns == FEATURES:
-            return read_files([self._file], columns, quarantine)
+            return self._parts_of_files(columns, first_row)
         stored = [name for name in columns if name not in OUTCOME]
-        chunks = read_files([self._file], [*stored, *COUNTS], quarantine)
-        return (_outcomes(chunk, columns, quarantine) for chunk in chunks)
+
+        def outcomes(chunk: Chunk, quarantine: Quarantine) -> Chunk:
+            return _outcomes(chunk, columns, quarantine)
+
+        return (part.then(outcomes) for part in self._parts_of_files([*stored, *COUNTS], first_row))
 
 
 def _known(user: pa.Array) -> pa.Array:

@@ -6,7 +6,8 @@ in a part may stand alone. A row is one interaction (user_id, item_id), in the o
 samples. A number that is none goes to quarantine: with all of its line where it is the user's, which counts as one row.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_pipelines.quarantine import Quarantine
-from recsys_pipelines.sources.base import Chunk, SourceError, existing, existing_file, read_files, require
+from recsys_pipelines.sources.base import (
+    Chunk,
+    File,
+    Part,
+    Source,
+    SourceError,
+    existing,
+    existing_file,
+    require,
+)
 from recsys_pipelines.sources.delimited import numbered_lines
 from recsys_pipelines.sources.location import Place, Url
 from recsys_pipelines.sources.text import split, utf8
@@ -22,7 +32,7 @@ from recsys_pipelines.sources.text import split, utf8
 PARTS = ("train", "valid", "test")
 
 
-class Ngcf:
+class Ngcf(Source):
     """`path` is the folder, or one file of it, whose name is then its split."""
 
     columns: tuple[str, ...] = ("user_id", "item_id", "split", "label")
@@ -30,34 +40,33 @@ class Ngcf:
     def __init__(self, path: Place, *, labelled: bool = True) -> None:
         path = existing(path)
         paths = [path / f"{part}.txt" for part in PARTS] if path.is_dir() else [path]
-        self._files = [_UserLines(file) for file in paths if file.exists()]
-        if not self._files:
+        self.files = [_UserLines(file) for file in paths if file.exists()]
+        if not self.files:
             raise SourceError(
                 f"{path}: there is no train.txt and no test.txt in this folder: name one file instead"
             )
 
-    def chunks(self, columns: Sequence[str], quarantine: Quarantine) -> Iterator[Chunk]:
-        """As `Source.chunks`."""
-        return read_files(self._files, columns, quarantine)
+    def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
+        """As `Source.parts`."""
+        return self._parts_of_files(columns, first_row)
 
 
-class _UserLines:
+class _UserLines(File):
     schema = pa.schema([(name, pa.string()) for name in Ngcf.columns])
 
     def __init__(self, path: Path | Url) -> None:
         self.path = existing_file(path)
 
-    def chunks(
-        self, columns: Sequence[str], quarantine: Quarantine, first_row: int = 0
-    ) -> Generator[Chunk, None, int]:
-        """As `File.chunks`; a line without items has no row, one that cannot be used has one."""
+    def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
+        """As `File.parts`; a line without items has no row, one that cannot be used has one."""
         columns = list(dict.fromkeys(columns))
         require(columns, self.schema.names, self.path)
         row = first_row
-        for line, texts in numbered_lines(self.path):
-            chunk, row = self._interactions(texts, line, row, quarantine)
-            yield chunk.with_table(chunk.table.select(columns))
-        return row - first_row
+        for block, (line, texts) in enumerate(numbered_lines(self.path, self.read_to)):
+            bad = Quarantine()
+            chunk, row = self._interactions(texts, line, row, bad)  # only then is the next row's number known
+            yield Part(block, partial(_known, chunk.with_table(chunk.table.select(columns)), bad))
+        self.rows = row - first_row
 
     def _interactions(
         self, texts: list[bytes], first_line: int, first_row: int, quarantine: Quarantine
@@ -103,3 +112,8 @@ class _UserLines:
         bad = ~number[item]
         chunk.report(bad, "item_id", table["item_id"].combine_chunks(), "not a number", quarantine)
         return chunk.keep(~bad), first_row + int(rows.sum())
+
+
+def _known(chunk: Chunk, bad: Quarantine, quarantine: Quarantine) -> Chunk:
+    quarantine.merge(bad)
+    return chunk

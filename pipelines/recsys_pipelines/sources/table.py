@@ -9,15 +9,14 @@ A "." in a column's name is read as "_".
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import (
-    Chunk,
     File,
+    Part,
+    Source,
     SourceError,
     existing,
     existing_file,
     plain_name,
-    read_files,
     require,
     same_ids,
 )
@@ -43,28 +42,28 @@ def open_file(path: Path | Url) -> File:
     return FORMATS[_suffix(path)](path, rename=plain_name)
 
 
-class Table:
+class Table(Source):
     """`columns` are those of the first file; every file must have each column that is asked for."""
 
     columns: tuple[str, ...]
 
     def __init__(self, path: Place, *, labelled: bool = True) -> None:
         paths = _paths(existing(path))
-        self._files = [open_file(file) for file in paths]
-        if len({type(file) for file in self._files}) > 1:
+        self.files = [open_file(file) for file in paths]
+        if len({type(file) for file in self.files}) > 1:
             raise SourceError(
                 f"{path}: this folder mixes {' and '.join(sorted({_suffix(file) for file in paths}))}, and "
                 "one id could become two: leave one kind of file in it"
             )
-        self.columns = tuple(self._files[0].schema.names)
+        self.columns = tuple(self.files[0].schema.names)
 
-    def chunks(self, columns: Sequence[str], quarantine: Quarantine) -> Iterator[Chunk]:
-        """As `Source.chunks`."""
-        for file in self._files:
+    def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
+        """As `Source.parts`."""
+        for file in self.files:
             require(columns, file.schema.names, file.path)
             for name in columns:
-                same_ids(name, self._files[0], file)
-        return read_files(self._files, columns, quarantine)
+                same_ids(name, self.files[0], file)
+        return self._parts_of_files(columns, first_row)
 
 
 def _suffix(path: Path | Url) -> str:

@@ -1,0 +1,229 @@
+"""Ids of a feature: kept as they are, or numbered by falling count in training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys_cython_ext import MISSING_ID, IdCounter, IdTable, mix64, string_ids
+from recsys_cython_ext.vocabulary import table_bytes
+from recsys_pipelines.convert import one_array
+from recsys_pipelines.features.base import Arrays
+from recsys_pipelines.sources.location import located
+
+MISSING_CODE, UNKNOWN_CODE, FIRST_CODE = 0, 1, 2  # codes of a vocabulary
+SIGN_BIT = np.int64(-(2**63))
+
+
+@dataclass
+class Categorical:
+    """Ids of a feature: kept (`hash`), or numbered by falling count in training (`vocabulary`).
+
+    `ids` holds the vocabulary in code order: ids[0] has code FIRST_CODE. Missing has code 0; an id that
+    is not in the vocabulary (rarer than min_count, or new) has code 1, or where `unknown` is "hash" the
+    64-bit hash of itself with the sign bit set. Codes are int32 where nothing else is among them, else int64.
+    """
+
+    name: str
+    encoding: str
+    multivalued: bool
+    pooling: str
+    full_codes: int  # codes of a vocabulary that holds every id of training, whatever the minimum count
+    ids: np.ndarray  # int64 [V]
+    unknown: str = "code"
+    weighted: bool = False  # a second column `<name>:weights`, lists as long
+
+    def __post_init__(self) -> None:
+        self._table = IdTable(self.ids)
+        self.ids = self._table.keys  # the table has its own copy
+
+    @property
+    def num_codes(self) -> int | None:
+        """Number of codes, None when ids are hashed."""
+        return None if self.encoding == "hash" else FIRST_CODE + len(self.ids)
+
+    @property
+    def vocabulary_bytes(self) -> int:
+        """Resident bytes of the id -> code table; none when ids are hashed."""
+        return 0 if self.encoding == "hash" else self._table.nbytes
+
+    @property
+    def full_vocabulary_bytes(self) -> int:
+        """The same for a vocabulary of every id of training."""
+        return table_bytes(self.full_codes - FIRST_CODE)
+
+    @property
+    def id_type(self) -> pa.DataType:
+        """Of encoded ids."""
+        return pa.int32() if self.encoding == "vocabulary" and self.unknown == "code" else pa.int64()
+
+    @property
+    def columns(self) -> dict[str, pa.DataType]:
+        """One integer column, or a list of them and perhaps its weights."""
+        if not self.multivalued:
+            return {self.name: self.id_type}
+        lists = {self.name: pa.list_(self.id_type)}
+        return lists | {f"{self.name}:weights": pa.list_(pa.float32())} if self.weighted else lists
+
+    def encode(self, table: pa.Table, training: bool) -> dict[str, pa.Array]:
+        """64-bit ids (or lists of them) -> codes, or the ids themselves."""
+        array = one_array(table[self.name])
+        if not self.multivalued:
+            return {self.name: pa.array(self._encode(array.to_numpy(zero_copy_only=False)))}
+        values = pa.array(self._encode(array.flatten().to_numpy(zero_copy_only=False)))
+        # Of a slice, offsets begin anywhere, and flatten cuts the values to match.
+        offsets = pc.subtract(array.offsets, array.offsets[0])
+        lists = {self.name: pa.ListArray.from_arrays(offsets, values)}
+        if self.weighted:
+            weights = one_array(table[f"{self.name}:weights"])
+            lists[f"{self.name}:weights"] = pa.ListArray.from_arrays(offsets, weights.flatten())
+        return lists
+
+    def is_unknown(self, encoded: np.ndarray) -> np.ndarray:
+        """Which encoded ids are outside the vocabulary: bool, as `encoded`."""
+        return encoded < 0 if self.unknown == "hash" else encoded == UNKNOWN_CODE
+
+    def extended(self, counts: "CategoricalFit") -> "Categorical":
+        """This vocabulary with the ids that `counts` now finds often enough after its own, whose codes stay."""
+        found = counts.vocabulary()
+        new = found[self._table.codes(found, -1) < 0] if self.encoding == "vocabulary" else found[:0]
+        full = max(self.full_codes, FIRST_CODE + counts.num_ids)
+        return Categorical(**{**self.to_dict(), "full_codes": full}, ids=np.concatenate([self.ids, new]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `Feature.to_dict`."""
+        return {
+            "name": self.name,
+            "encoding": self.encoding,
+            "multivalued": self.multivalued,
+            "pooling": self.pooling,
+            "unknown": self.unknown,
+            "full_codes": self.full_codes,
+            "weighted": self.weighted,
+        }
+
+    def arrays(self) -> Arrays:
+        """The vocabulary."""
+        return {"ids": self.ids}
+
+    def _encode(self, ids: np.ndarray) -> np.ndarray:
+        if self.encoding == "hash":
+            return ids
+        codes = self._table.codes(ids, UNKNOWN_CODE - FIRST_CODE)
+        codes += FIRST_CODE
+        if self.unknown == "hash":
+            codes = codes.astype(np.int64)
+            outside = codes == UNKNOWN_CODE
+            codes[outside] = mix64(ids[outside]) | SIGN_BIT
+        codes[ids == MISSING_ID] = MISSING_CODE
+        return codes
+
+
+class CategoricalFit:
+    """Counts of a feature's ids. `settings` are those of `Categorical`; `fixed` is a vocabulary given beforehand:
+    integers, or the path of a text file (`config.CategoricalConfig`) whose values are those of the column `source`.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        min_count: int,
+        fixed: range | str | None = None,
+        source: str = "",
+    ) -> None:
+        self._settings = settings
+        self._min_count = min_count
+        self._fixed = fixed
+        self._source = source
+        self._counter = IdCounter()
+        self._found: tuple[np.ndarray, np.ndarray] | None = None  # in the counter, sorted
+
+    def add(self, table: pa.Table) -> None:
+        """As `Fit.add`."""
+        self._found = None
+        for chunk in table[self._settings["name"]].chunks:
+            values = chunk.flatten() if self._settings["multivalued"] else chunk
+            self._counter.add(values.to_numpy(zero_copy_only=False))
+
+    def arrays(self) -> Arrays:
+        """Ids and their counts, by rising id."""
+        ids, counts = self._result()
+        return {"ids": ids, "counts": counts}
+
+    def merge(self, arrays: Arrays) -> None:
+        """As `Fit.merge`."""
+        self._found = None
+        self._counter.add_counts(arrays["ids"], arrays["counts"])
+
+    @property
+    def is_fixed(self) -> bool:
+        """Was the vocabulary given beforehand?"""
+        return self._fixed is not None
+
+    @property
+    def num_ids(self) -> int:
+        """Distinct ids seen, without the missing one."""
+        ids = self._result()[0]
+        return len(ids) - int(MISSING_ID in ids[:1])  # the smallest integer comes first
+
+    def vocabulary(self) -> np.ndarray:
+        """Ids [V] seen at least `min_count` times, by falling count, then by rising id."""
+        ids, counts = self._result()
+        kept = (ids != MISSING_ID) & (counts >= self._min_count)
+        ids, counts = ids[kept], counts[kept]
+        return ids[np.argsort(-counts, kind="stable")]
+
+    def fitted(self, text: Mapping[str, bool]) -> Categorical:
+        """As `Fit.fitted`. Raises ValueError for a vocabulary file that cannot be used."""
+        full = FIRST_CODE + self.num_ids
+        if self._fixed is not None:
+            ids = self._fixed_ids(text)
+            full = FIRST_CODE + len(ids)
+        elif self._settings["encoding"] == "hash":
+            ids = np.empty(0, np.int64)
+        else:
+            ids = self.vocabulary()
+        return Categorical(**self._settings, full_codes=full, ids=ids)
+
+    def _result(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._found is None:
+            self._found = self._counter.result()
+        return self._found
+
+    def _fixed_ids(self, text: Mapping[str, bool]) -> np.ndarray:
+        if isinstance(self._fixed, range):
+            return np.array(self._fixed, np.int64)
+        path = located(self._fixed)  # type: ignore[arg-type]
+        with path.open("rb") as file:
+            lines = file.read().decode("utf-8", errors="surrogateescape").splitlines()
+        if not text.get(self._source, True):
+            return _integers(lines, path)
+        try:
+            ids = string_ids(pa.array(lines, pa.string()))
+        except (pa.ArrowException, UnicodeEncodeError) as error:
+            raise ValueError(f"{path}: not UTF-8 text ({error}): write the vocabulary again") from None
+        return _once(ids, lines, path)
+
+
+def _integers(lines: list[str], path: Any) -> np.ndarray:
+    ids = []
+    for number, line in enumerate(lines, 1):
+        try:
+            ids.append(np.int64(int(line)))
+        except (ValueError, OverflowError):
+            raise ValueError(
+                f"{path}, line {number}: {line!r} is no 64-bit integer, and the column holds integers: "
+                "write one a line"
+            ) from None
+    return _once(np.array(ids, np.int64), lines, path)
+
+
+def _once(ids: np.ndarray, lines: list[str], path: Any) -> np.ndarray:
+    unique, first = np.unique(ids, return_index=True)
+    if len(unique) < len(ids):
+        number = int(np.setdiff1d(np.arange(len(ids)), first)[0])
+        raise ValueError(f"{path}, line {number + 1}: {lines[number]!r} stands there twice: remove one line")
+    return ids

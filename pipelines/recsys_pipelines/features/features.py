@@ -1,0 +1,208 @@
+"""All features of an experiment: fitted on typed training rows, saved, and applied to rows of any kind.
+
+Fitting sees the training part only. A fitted feature is small, saved beside the prepared data and
+copied into every run, so that training and serving share one transform.
+"""
+
+import json
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import TypeAdapter
+
+from recsys_cython_ext import HASH_VERSION
+from recsys_pipelines.config import FeatureConfig, SequenceConfig
+from recsys_pipelines.convert import Spec
+from recsys_pipelines.features.base import Arrays, Feature
+from recsys_pipelines.features.categorical import Categorical, CategoricalFit
+from recsys_pipelines.features.declared import fits_of, sequences_of, serving_specs_of, specs_of
+from recsys_pipelines.features.numeric import Buckets, Numeric
+from recsys_pipelines.features.statistics import Statistic
+from recsys_pipelines.ordered import ordered
+from recsys_pipelines.shards import read_arrays, write_arrays, write_json
+
+KINDS: dict[str, type[Categorical | Buckets | Numeric | Statistic]] = {
+    "categorical": Categorical,
+    "buckets": Buckets,
+    "numeric": Numeric,
+    "statistic": Statistic,
+}
+NAMES = {kind: name for name, kind in KINDS.items()}
+CONFIGS = TypeAdapter(tuple[FeatureConfig, ...])
+
+
+class FeatureFitter:
+    """Collects what the features need from the training rows, in any order and any number of parts.
+
+    `text_ids` says of each source column of ids whether it holds text (`convert.text_ids`).
+    """
+
+    def __init__(self, configs: Sequence[FeatureConfig], text_ids: Mapping[str, bool] | None = None) -> None:
+        self._configs = tuple(configs)
+        self._text_ids = dict(text_ids or {})
+        self._fits = fits_of(configs)
+
+    def add(self, table: pa.Table) -> None:
+        """Count one part of typed training rows; features are counted at once, each on its own."""
+        for _ in ordered(lambda fit: fit.add(table), self._fits.values()):
+            pass
+
+    def arrays(self) -> Iterable[tuple[str, np.ndarray]]:
+        """All that was counted, one array after another, as `merge` and `shards.write_arrays` take it."""
+        for place, fit in enumerate(self._fits.values()):
+            for key, array in fit.arrays().items():
+                yield f"{place}.{key}", array
+
+    def arrays_of(self, feature: str) -> Arrays:
+        """What was counted for one feature: `ids` and `counts` of a categorical one; see its `Fit`."""
+        return self._fits[feature].arrays()
+
+    def merge(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Add what another fitter of the same features counted."""
+        for place, fit in enumerate(self._fits.values()):
+            fit.merge(_of_place(arrays, place))
+
+    def fit(self, base: "Features | None" = None) -> "Features":
+        """The fitted features, in the order of their declaration. With `base`, features of an earlier fit of the
+        same declarations, those of `base`, whose vocabularies grow by the ids that are now frequent enough.
+        """
+        if base is None:
+            features = {name: fit.fitted(self._text_ids) for name, fit in self._fits.items()}
+        else:
+            features = {
+                feature.name: feature.extended(fit)
+                if isinstance(feature, Categorical) and isinstance(fit, CategoricalFit) and not fit.is_fixed
+                else feature
+                for feature, fit in zip(base.features, self._fits.values(), strict=True)
+            }
+        for sequence in sequences_of(self._configs):
+            if sequence.like is not None:
+                features[sequence.name] = _like(sequence, features)
+        text = self._text_ids | ({} if base is None else base.text)
+        return Features(features.values(), self._configs, text)
+
+
+class Features:
+    """The fitted features of an experiment, in the order of their declaration.
+
+    configs: as declared. text: of each source column of ids, whether training had text there.
+    """
+
+    def __init__(
+        self,
+        features: Iterable[Feature],
+        configs: Sequence[FeatureConfig] = (),
+        text: Mapping[str, bool] | None = None,
+    ) -> None:
+        self.features = tuple(features)
+        self.configs = tuple(configs)
+        self.text = dict(text or {})
+
+    @property
+    def categorical(self) -> tuple[Categorical | Buckets, ...]:
+        """The features that are looked up in tables."""
+        return tuple(feature for feature in self.features if isinstance(feature, Categorical | Buckets))
+
+    @property
+    def numeric_columns(self) -> tuple[str, ...]:
+        """Names of the float32 columns, in order."""
+        numbers = (f for f in self.features if not isinstance(f, Categorical | Buckets))
+        return tuple(column for feature in numbers for column in feature.columns)
+
+    def check_text(self, text_ids: Mapping[str, bool], file: str) -> None:
+        """Raise ValueError when rows to score hold text where training had integers, or the reverse."""
+        for column, found in text_ids.items():
+            if found != self.text.get(column, found):
+                had, has = ("text", "integers") if found is False else ("integers", "text")
+                raise ValueError(
+                    f"{file}: column {column!r} holds {has}, but {had} in training; the two have different "
+                    "ids, so bring the rows in the kind of file the model was trained on"
+                )
+
+    def encode(self, table: pa.Table, training: bool = False) -> pa.Table:
+        """Typed columns (`convert.typed`) -> model columns; other columns of `table` (row_id, label, …) pass through.
+
+        training: the rows are training's own, so that statistics of a label leave their own fold out.
+        """
+        names = {spec for spec in specs_of(self.configs)} | {feature.name for feature in self.features}
+        columns: dict[str, Any] = {name: table[name] for name in table.column_names if name not in names}
+        for feature in self.features:
+            columns.update(feature.encode(table, training))
+        return pa.table(columns)
+
+    def transform(self, rows: Any) -> Any:
+        """Rows as they come -> what the model reads, exactly as in training.
+
+        rows: a dict of values (one request), a list of such dicts, an Arrow table or record batch, or a Polars frame
+        (a lazy one stays lazy, and streams). Columns are the source's; a missing value is None. A sequence feature
+        reads the user's earlier events, oldest first, from a list in a column called like the feature.
+        Returns the same kind of table for a Polars frame, else an Arrow table.
+        Raises ValueError naming row, field and value for what cannot be read; nothing is quarantined here.
+        """
+        from recsys_pipelines.features.serving import transform
+
+        return transform(self, rows)
+
+    def serving_specs(self) -> dict[str, Spec]:
+        """The typed columns of a request."""
+        return serving_specs_of(self.configs)
+
+    def save(self, folder: Path) -> None:
+        """Write arrays.npz, then features.json: where the second is, both are whole."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_arrays(
+            (
+                (f"{place}.{key}", array)
+                for place, feature in enumerate(self.features)
+                for key, array in feature.arrays().items()
+            ),
+            folder / "arrays.npz",
+        )
+        text = {
+            "hash_version": HASH_VERSION,
+            "configs": CONFIGS.dump_python(self.configs, mode="json", exclude_unset=True),
+            "text": self.text,
+            "features": [{"kind": NAMES[type(f)], **f.to_dict()} for f in self.features],  # type: ignore[index]
+        }
+        write_json(text, folder / "features.json")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Features":
+        """Read what `save` wrote. Raises ValueError on damage or another hash version."""
+        try:
+            text = json.loads((folder / "features.json").read_text())
+            arrays = read_arrays(folder / "arrays.npz")
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{folder}: the fitted features are missing or damaged ({error}); train again"
+            ) from None
+        if text["hash_version"] != HASH_VERSION:
+            raise ValueError(
+                f"{folder}: fitted with hash version {text['hash_version']}, this is version {HASH_VERSION}; "
+                "its ids mean other rows here, so prepare and train again"
+            )
+        features: list[Any] = [
+            KINDS[entry.pop("kind")](**{**entry, **_of_place(arrays, place)})
+            for place, entry in enumerate(text["features"])
+        ]
+        return cls(features, CONFIGS.validate_python(text["configs"]), text["text"])
+
+
+def _of_place(arrays: Mapping[str, np.ndarray], place: int) -> dict[str, np.ndarray]:
+    prefix = f"{place}."
+    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+
+
+def _like(sequence: SequenceConfig, features: Mapping[str, Feature]) -> Categorical:
+    other = features.get(sequence.like or "")
+    if not isinstance(other, Categorical):
+        raise ValueError(
+            f"feature {sequence.name!r}: like: {sequence.like!r} is no declared feature of ids; "
+            "name a categorical feature"
+        )
+    own = {"name": sequence.name, "multivalued": True, "pooling": sequence.pooling, "weighted": False}
+    return Categorical(**{**other.to_dict(), **own}, ids=other.ids)

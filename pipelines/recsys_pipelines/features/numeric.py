@@ -1,0 +1,225 @@
+"""Numbers that reach the model as numbers, and numbers cut into buckets."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from recsys_cython_ext import ExactSum, IdCounter
+from recsys_pipelines.convert import squared_log
+from recsys_pipelines.features.base import Arrays, floats
+from recsys_pipelines.features.categorical import FIRST_CODE, MISSING_CODE
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+BIN_BITS = 40  # low bits of a float64 that a bin of the histogram leaves out: 12 of the mantissa stay
+
+
+@dataclass
+class Numeric:
+    """A number, clipped, transformed, standardised by training's moments; missing becomes the training mean."""
+
+    name: str
+    low: float | None
+    high: float | None
+    transform: str
+    mean: float
+    deviation: float
+    fill: float
+    indicator: bool  # a second column `<name>:missing`, where training has missing values
+
+    @property
+    def columns(self) -> dict[str, pa.DataType]:
+        """float32 columns."""
+        names = [self.name, f"{self.name}:missing"] if self.indicator else [self.name]
+        return dict.fromkeys(names, pa.float32())
+
+    def encode(self, table: pa.Table, training: bool) -> dict[str, pa.Array]:
+        """float64, null where missing -> float32 without nulls."""
+        values = transformed(table[self.name], self.low, self.high, self.transform)
+        missing = np.isnan(values)
+        filled = (np.where(missing, self.fill, values) - self.mean) / self.deviation
+        out = {self.name: pa.array(np.clip(filled, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32))}
+        if self.indicator:
+            out[f"{self.name}:missing"] = pa.array(missing.astype(np.float32))
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of its fields."""
+        return asdict(self)
+
+    def arrays(self) -> Arrays:
+        """None."""
+        return {}
+
+
+class NumericFit:
+    """Exact sums of the present values and of their squares."""
+
+    def __init__(
+        self, name: str, low: float | None, high: float | None, transform: str, standardise: bool
+    ) -> None:
+        self._name, self._low, self._high, self._transform = name, low, high, transform
+        self._standardise = standardise
+        self._rows = self._present = 0
+        self._sum, self._squares = ExactSum(), ExactSum()
+
+    def add(self, table: pa.Table) -> None:
+        """As `Fit.add`. What is beyond float32 counts as its largest number: so it reaches the model."""
+        values = transformed(table[self._name], self._low, self._high, self._transform)
+        present = np.clip(values[~np.isnan(values)], -FLOAT32_MAX, FLOAT32_MAX)
+        self._rows += len(values)
+        self._present += len(present)
+        self._sum.add(present)
+        self._squares.add_squares(present)
+
+    def arrays(self) -> Arrays:
+        """As `Fit.arrays`."""
+        return {
+            "rows": np.array([self._rows, self._present], np.int64),
+            "sum": self._sum.state(),
+            "squares": self._squares.state(),
+        }
+
+    def merge(self, arrays: Arrays) -> None:
+        """As `Fit.merge`."""
+        rows, present = arrays["rows"].tolist()
+        self._rows, self._present = self._rows + rows, self._present + present
+        self._sum.merge(ExactSum.from_state(arrays["sum"]))
+        self._squares.merge(ExactSum.from_state(arrays["squares"]))
+
+    def fitted(self, text: Mapping[str, bool]) -> Numeric:
+        """As `Fit.fitted`. The deviation of a constant counts as 1."""
+        present = max(self._present, 1)
+        mean = self._sum.value() / present
+        variance = float(self._squares.value() / present - mean * mean)
+        deviation = max(variance, 0.0) ** 0.5 or 1.0  # squares under 2^-970 are cut
+        scale = self._standardise
+        return Numeric(
+            self._name,
+            self._low,
+            self._high,
+            self._transform,
+            mean=float(mean) if scale else 0.0,
+            deviation=deviation if scale else 1.0,
+            fill=float(mean),
+            indicator=self._present < self._rows,
+        )
+
+
+@dataclass
+class Buckets:
+    """A number as a category: code FIRST_CODE + i where boundaries[i - 1] <= x < boundaries[i]; missing has its own."""
+
+    name: str
+    boundaries: np.ndarray  # float64, rising
+    multivalued: bool = False
+    pooling: str = "sum"
+    encoding: str = "vocabulary"
+    unknown: str = "code"
+    weighted: bool = False
+
+    @property
+    def num_codes(self) -> int:
+        """Missing, the unused code of unknown ids, and the buckets."""
+        return FIRST_CODE + len(self.boundaries) + 1
+
+    full_codes = num_codes
+
+    @property
+    def vocabulary_bytes(self) -> int:
+        """Resident bytes of the boundaries."""
+        return self.boundaries.nbytes
+
+    full_vocabulary_bytes = vocabulary_bytes
+
+    @property
+    def columns(self) -> dict[str, pa.DataType]:
+        """One int32 column."""
+        return {self.name: pa.int32()}
+
+    def encode(self, table: pa.Table, training: bool) -> dict[str, pa.Array]:
+        """float64, null where missing -> int32."""
+        values = floats(table[self.name])
+        codes = np.searchsorted(self.boundaries, values, side="right") + FIRST_CODE
+        codes[np.isnan(values)] = MISSING_CODE
+        return {self.name: pa.array(codes.astype(np.int32))}
+
+    def is_unknown(self, encoded: np.ndarray) -> np.ndarray:
+        """None ever is: bool, as `encoded`."""
+        return np.zeros(encoded.shape, bool)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its name; the rest never differs."""
+        return {"name": self.name}
+
+    def arrays(self) -> Arrays:
+        """The boundaries."""
+        return {"boundaries": self.boundaries}
+
+
+class BucketsFit:
+    """A histogram of training over fixed bins, whose ends are floats with a mantissa of 12 bits: exact counts, and
+    quantiles off by at most 1 in 4,096 of their size. `boundaries`, where given, are taken as they are.
+    """
+
+    def __init__(self, name: str, boundaries: tuple[float, ...] | None, quantiles: int | None) -> None:
+        self._name = name
+        self._boundaries = boundaries
+        self._quantiles = quantiles
+        self._bins = IdCounter()
+
+    def add(self, table: pa.Table) -> None:
+        """As `Fit.add`."""
+        if self._boundaries is None:
+            values = floats(table[self._name])
+            self._bins.add(bins_of(values[~np.isnan(values)]))
+
+    def arrays(self) -> Arrays:
+        """Bins and their counts, by rising bin."""
+        bins, counts = self._bins.result()
+        return {"bins": bins, "counts": counts}
+
+    def merge(self, arrays: Arrays) -> None:
+        """As `Fit.merge`."""
+        self._bins.add_counts(arrays["bins"], arrays["counts"])
+
+    def fitted(self, text: Mapping[str, bool]) -> Buckets:
+        """As `Fit.fitted`. Quantiles that fall into one bin leave fewer buckets."""
+        if self._boundaries is not None:
+            return Buckets(self._name, np.array(self._boundaries, np.float64))
+        bins, counts = self._bins.result()
+        below = np.cumsum(counts) - counts  # values under the lower end of each bin
+        assert self._quantiles is not None
+        wanted = counts.sum() * np.arange(1, self._quantiles)
+        first = np.unique(np.searchsorted(below * self._quantiles, wanted, side="left"))
+        first = first[(first > 0) & (first < len(bins))]
+        return Buckets(self._name, lower_ends(bins[first]))
+
+
+def transformed(column: pa.ChunkedArray, low: float | None, high: float | None, transform: str) -> np.ndarray:
+    """float64 [n], NaN where missing."""
+    values = floats(column)
+    if low is not None or high is not None:
+        values = np.clip(values, low, high)
+    return TRANSFORMS[transform](values)
+
+
+def _log(x: np.ndarray) -> np.ndarray:
+    return np.copysign(np.log1p(np.abs(x)), x)
+
+
+TRANSFORMS = {"none": lambda x: x, "log": _log, "squared_log": squared_log}
+
+
+def bins_of(values: np.ndarray) -> np.ndarray:
+    """Bins, ordered as the values are: their bits as integers, those of negative numbers turned round."""
+    bits = (values + 0.0).view(np.int64)  # -0.0 becomes 0.0
+    return (bits ^ ((bits >> 63) & np.int64(2**63 - 1))) >> BIN_BITS
+
+
+def lower_ends(bins: np.ndarray) -> np.ndarray:
+    """The smallest number of each bin."""
+    bits = bins << BIN_BITS
+    return (bits ^ ((bits >> 63) & np.int64(2**63 - 1))).view(np.float64)

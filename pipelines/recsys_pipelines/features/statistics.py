@@ -1,0 +1,117 @@
+"""Click rates and counts of ids, fitted out of fold so that no training row sees its own label."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from recsys_cython_ext import IdCounter, IdTable
+from recsys_pipelines.features.base import Arrays
+from recsys_pipelines.shards import uniform
+
+
+def fold_of(row_id: np.ndarray, folds: int) -> np.ndarray:
+    """Fold of each row [B], by a hash of its number."""
+    return (uniform(row_id, 0, "statistic folds") * folds).astype(np.int64)
+
+
+@dataclass
+class Statistic:
+    """Columns `<column>:ctr` and `<column>:count` of an id; see `config.StatisticConfig`.
+
+    ids: int64 [V]; rows and clicks: int64 [V + 1, folds], how often an id is in each fold of training and how often
+    with a positive label; the last line, of ids that training has not, is 0.
+    """
+
+    name: str
+    column: str
+    of: tuple[str, ...]
+    smoothing: float
+    ids: np.ndarray
+    rows: np.ndarray
+    clicks: np.ndarray
+
+    def __post_init__(self) -> None:
+        self._table = IdTable(self.ids)
+        self._totals = self.rows.sum(axis=1), self.clicks.sum(axis=1)  # of each id
+        self._seen = self.rows.sum(axis=0), self.clicks.sum(axis=0)  # in each fold
+
+    @property
+    def columns(self) -> dict[str, pa.DataType]:
+        """float32 columns."""
+        return {f"{self.column}:{what}": pa.float32() for what in self.of}
+
+    def encode(self, table: pa.Table, training: bool) -> dict[str, pa.Array]:
+        """Ids -> float32. Of training rows, the statistics of the other folds, scaled to all of training."""
+        places = self._table.codes(table[self.name].to_numpy(), len(self.ids))
+        rows, clicks = (total[places] for total in self._totals)
+        seen, clicked = (total.sum() for total in self._seen)
+        scale: np.ndarray | float = 1.0
+        if training:
+            fold = fold_of(table["row_id"].to_numpy(), self.rows.shape[1])
+            rows, clicks = rows - self.rows[places, fold], clicks - self.clicks[places, fold]
+            others = seen - self._seen[0][fold]
+            scale = seen / np.maximum(others, 1)
+            seen, clicked = others, clicked - self._seen[1][fold]
+        prior = clicked / np.maximum(seen, 1)
+        made = {
+            "ctr": (clicks + self.smoothing * prior) / (rows + self.smoothing),
+            "count": np.log1p(rows * scale),
+        }
+        return {f"{self.column}:{what}": pa.array(made[what].astype(np.float32)) for what in self.of}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `Feature.to_dict`."""
+        return {"name": self.name, "column": self.column, "of": list(self.of), "smoothing": self.smoothing}
+
+    def arrays(self) -> Arrays:
+        """Ids and counts."""
+        return {"ids": self.ids, "rows": self.rows, "clicks": self.clicks}
+
+
+class StatisticFit:
+    """Counts of ids by fold, of all rows and of those with a positive label."""
+
+    def __init__(self, name: str, column: str, of: tuple[str, ...], folds: int, smoothing: float) -> None:
+        self._name, self._column, self._of, self._smoothing = name, column, of, smoothing
+        self._rows = [IdCounter() for _ in range(folds)]
+        self._clicks = [IdCounter() for _ in range(folds)]
+
+    def add(self, table: pa.Table) -> None:
+        """As `Fit.add`."""
+        ids, clicked = table[self._name].to_numpy(), table["@label"].to_numpy() > 0
+        fold = fold_of(table["row_id"].to_numpy(), len(self._rows))
+        for number, (rows, clicks) in enumerate(zip(self._rows, self._clicks, strict=True)):
+            rows.add(ids[fold == number])
+            clicks.add(ids[(fold == number) & clicked])
+
+    def arrays(self) -> Arrays:
+        """Ids and counts of each fold."""
+        found = {}
+        for kind, counters in (("rows", self._rows), ("clicks", self._clicks)):
+            for number, counter in enumerate(counters):
+                found[f"{kind}{number}:ids"], found[f"{kind}{number}:counts"] = counter.result()
+        return found
+
+    def merge(self, arrays: Arrays) -> None:
+        """As `Fit.merge`."""
+        for kind, counters in (("rows", self._rows), ("clicks", self._clicks)):
+            for number, counter in enumerate(counters):
+                counter.add_counts(arrays[f"{kind}{number}:ids"], arrays[f"{kind}{number}:counts"])
+
+    def fitted(self, text: Mapping[str, bool]) -> Statistic:
+        """As `Fit.fitted`."""
+        ids = np.unique(np.concatenate([counter.result()[0] for counter in self._rows]))
+        rows, clicks = _matrix(ids, self._rows), _matrix(ids, self._clicks)
+        return Statistic(self._name, self._column, self._of, self._smoothing, ids, rows, clicks)
+
+
+def _matrix(ids: np.ndarray, counters: list[IdCounter]) -> np.ndarray:
+    """int64 [V + 1, folds]."""
+    out: np.ndarray = np.zeros((len(ids) + 1, len(counters)), np.int64)
+    for number, counter in enumerate(counters):
+        found, counts = counter.result()
+        out[np.searchsorted(ids, found), number] = counts
+    return out

@@ -1,0 +1,109 @@
+"""Sequences: what a user did before each row, point-in-time correct over all splits, in bounded memory.
+
+Users are dealt to buckets by a hash. A bucket is sorted by user and time, its lists are written to a file with
+the positions of their rows, and a part picks its rows out of every bucket's file.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys_cython_ext import MISSING_ID, mix64
+from recsys_pipelines.config import SequenceConfig
+from recsys_pipelines.shards import read_shard, write_shard
+
+BUCKET_ROWS = 4_000_000  # of a bucket, on average
+
+
+def num_buckets(rows: int) -> int:
+    """How many buckets so many rows make."""
+    return max(1, -(-rows // BUCKET_ROWS))
+
+
+def bucket_file(folder: Path, bucket: int) -> Path:
+    """Where the lists of a bucket lie."""
+    return folder / f"bucket-{bucket:05d}.arrow"
+
+
+def write_bucket(
+    parts: Sequence[Path], sequences: Sequence[SequenceConfig], folder: Path, bucket: int, buckets: int
+) -> None:
+    """Write the lists of one bucket, unless they are there: `position` int64 rising, and a list<int64> a sequence."""
+    target = bucket_file(folder, bucket)
+    if target.exists():
+        return
+    names = [sequence.name for sequence in sequences]
+    columns: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("position", "@user", "@time", "@label", *names)
+    }
+    start = 0
+    for part in parts:
+        table = read_shard(part)
+        users = table["@user"].to_numpy()
+        own = np.flatnonzero(mix64(users).view(np.uint64) % np.uint64(buckets) == bucket)
+        columns["position"].append(start + own)
+        for name in ("@user", "@time", "@label", *names):
+            columns[name].append(table[name].to_numpy()[own])
+        start += table.num_rows
+    whole = {name: np.concatenate(values) for name, values in columns.items()}
+    lists = {
+        sequence.name: histories(
+            whole["@user"],
+            whole["@time"],
+            whole[sequence.name],
+            sequence.length,
+            whole["@label"] > 0 if sequence.only_positive else None,
+        )
+        for sequence in sequences
+    }
+    folder.mkdir(exist_ok=True)
+    write_shard(pa.table({"position": whole["position"], **lists}), target)
+
+
+def histories(
+    users: np.ndarray, times: np.ndarray, events: np.ndarray, length: int, counts: np.ndarray | None = None
+) -> pa.ListArray:
+    """The last `length` events of each row's user at times before the row's own, oldest first.
+
+    users, times, events: int64 [B]; events of one time keep the order of the rows. counts: bool [B], which rows are
+    events (all, unless given); a missing event never is one. Returns list<int64> [B].
+    """
+    order = np.lexsort((times, users))  # stable: the order of the rows decides within a time
+    user, time = users[order], times[order]
+    is_event = events[order] != MISSING_ID
+    if counts is not None:
+        is_event &= counts[order]
+    kept = events[order][is_event]
+    before = np.concatenate([[0], np.cumsum(is_event)])  # events before each sorted row
+    new_user = np.concatenate([[True], user[1:] != user[:-1]])
+    new_time = new_user | np.concatenate([[True], time[1:] != time[:-1]])
+    place = np.arange(len(order))
+    first_of_user = np.maximum.accumulate(np.where(new_user, place, 0))
+    first_of_time = np.maximum.accumulate(np.where(new_time, place, 0))
+    stop = before[first_of_time]
+    start = np.maximum(before[first_of_user], stop - length)
+    starts, lengths = np.empty_like(start), np.empty_like(start)
+    starts[order], lengths[order] = start, stop - start
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(kept[places]))
+
+
+def with_histories(
+    table: pa.Table, start: int, sequences: Sequence[SequenceConfig], folder: Path, buckets: int
+) -> pa.Table:
+    """`table`, whose first row has the position `start`, with lists in place of the sequences' own events."""
+    slices = []
+    for bucket in range(buckets):
+        lists = read_shard(bucket_file(folder, bucket))
+        low, high = np.searchsorted(lists["position"].to_numpy(), [start, start + table.num_rows])
+        slices.append(lists.slice(low, high - low))
+    own = pa.concat_tables(slices).combine_chunks()
+    own = own.take(pc.sort_indices(own["position"]))
+    for sequence in sequences:
+        place = table.column_names.index(sequence.name)
+        table = table.set_column(place, sequence.name, own[sequence.name])
+    return table

@@ -1,0 +1,250 @@
+"""What preparation does to one part, wherever it runs: stage, count, encode. Files in, files out.
+
+A part is what a source reads at once (`sources.base.Part`). Its staged file holds typed rows, and in its metadata
+what is to be known of its reading, so that a part is read once even if the run is killed after it.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from recsys_cython_ext import MISSING_ID, mix64
+from recsys_pipelines.config import DataConfig, FeatureConfig
+from recsys_pipelines.convert import ColumnSpec, Kind, Spec, columns_of, text_ids, typed
+from recsys_pipelines.features import FeatureFitter, Features, sequences_of, specs_of
+from recsys_pipelines.history import num_buckets, with_histories, write_bucket
+from recsys_pipelines.quarantine import Quarantine
+from recsys_pipelines.shards import file_digest, read_metadata, read_shard, write_json, write_shard
+from recsys_pipelines.sources import Source, open_source
+from recsys_pipelines.sources.base import Part
+from recsys_pipelines.split import SPLITS, split_bounds, split_of
+
+
+def column_specs(data: DataConfig, features: Sequence[FeatureConfig], *, labelled: bool) -> dict[str, Spec]:
+    """Return the typed columns an experiment reads: each feature's, and @label, @weight, @user, @time, @truth.
+
+    The marks keep a feature called `user` or `time` apart from the column that plays that part. Raises ValueError
+    for a feature declared twice.
+    """
+    specs = specs_of(features)
+    if data.user is not None:
+        specs["@user"] = ColumnSpec(data.user, "id")
+    if labelled:
+        specs["@label"] = ColumnSpec(data.label.column, "label", threshold=data.label.threshold)
+        roles: tuple[tuple[str, str | None, Kind], ...] = (
+            ("@weight", data.weight, "weight"),
+            ("@time", data.time, "integer"),
+            ("@truth", data.truth, "number"),
+        )
+        for role, column, kind in roles:
+            if column is not None:
+                specs[role] = ColumnSpec(column, kind)
+    return specs
+
+
+def with_lone_users(table: pa.Table) -> pa.Table:
+    """Give each row without a user one of its own: rows of nobody in particular are not rows of one user."""
+    if "@user" not in table.column_names:
+        return table
+    users = table["@user"].to_numpy()
+    lone = np.where(users == MISSING_ID, mix64(table["row_id"].to_numpy() ^ MISSING_ID), users)
+    return table.set_column(table.column_names.index("@user"), "@user", pa.array(lone))
+
+
+@dataclass
+class StagedPart:
+    """What is known of the reading of a part, called by its place in the source."""
+
+    name: str
+    rows: int
+    rows_added: int
+    next_row: int
+    text: dict[str, bool]
+    bad: Quarantine
+
+    def to_json(self) -> str:
+        """For the metadata of the staged file."""
+        return json.dumps({**self.__dict__, "bad": self.bad.to_dict()})
+
+    @classmethod
+    def from_json(cls, text: str) -> "StagedPart":
+        """What `to_json` wrote."""
+        found = json.loads(text)
+        return cls(**{**found, "bad": Quarantine.from_dict(found["bad"])})
+
+
+@dataclass
+class Staged:
+    """All parts of a log: the rows of each by its name, in order, and totals."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    rows_in: int = 0
+    rows_added: int = 0
+    rows_out: int = 0
+    quarantined: int = 0
+    next_row: int = 0
+    text: dict[str, bool] = field(default_factory=dict)
+
+    def add(self, part: StagedPart) -> None:
+        """Count one more part."""
+        self.rows[part.name] = part.rows
+        self.rows_added += part.rows_added
+        self.rows_out += part.rows
+        self.quarantined += part.bad.count
+        self.rows_in = self.rows_out + self.quarantined - self.rows_added
+        self.next_row = max(self.next_row, part.next_row)
+        self.text |= part.text
+
+    @property
+    def parts(self) -> list[str]:
+        """Their names."""
+        return list(self.rows)
+
+    def start(self, part: str) -> int:
+        """The position of the first row of a part."""
+        names = self.parts
+        return sum(self.rows[name] for name in names[: names.index(part)])
+
+
+@dataclass
+class Job:
+    """One preparation. It pickles, and every worker that has it does the same."""
+
+    data: DataConfig
+    features: tuple[FeatureConfig, ...]
+    out: Path
+    first_row: int = 0  # number of the first row: after those of the set that is appended to
+    bounds: np.ndarray | None = None
+
+    @cached_property
+    def specs(self) -> dict[str, Spec]:
+        """The typed columns."""
+        return column_specs(self.data, self.features, labelled=True)
+
+    @cached_property
+    def fitted(self) -> Features:
+        """The features, once they are."""
+        return Features.load(self.out / "features")
+
+    def source(self) -> Source:
+        """The log."""
+        return open_source(self.data)
+
+    def source_columns(self) -> list[str]:
+        """What is read of it."""
+        return columns_of(self.specs)
+
+    def staged_path(self, part: str) -> Path:
+        """The file of a staged part."""
+        return self.out / "staged" / f"part-{part}.arrow"
+
+    def stage(self, part: Part) -> StagedPart:
+        """Read and type a part, unless that was done."""
+        name = f"{part.file:04d}-{part.block:06d}"
+        path = self.staged_path(name)
+        if path.exists():
+            return StagedPart.from_json(read_metadata(path))
+        bad = Quarantine()
+        chunk = part.read(bad)
+        rows_in = chunk.table.num_rows + bad.count - chunk.added
+        table = with_lone_users(self._numbered(typed(chunk, self.specs, bad)))
+        if table.num_rows + bad.count - chunk.added != rows_in:
+            raise AssertionError(
+                f"{chunk.file}: rows were lost between reading and preparing; please report this"
+            )
+        next_row = self.first_row + (int(chunk.rows[-1]) + 1 if len(chunk.rows) else 0)
+        staged = StagedPart(name, table.num_rows, chunk.added, next_row, text_ids(chunk, self.specs), bad)
+        write_shard(table.replace_schema_metadata({"recsys": staged.to_json()}), path)
+        return staged
+
+    def finish_staging(self, parts: Iterable[StagedPart]) -> Staged:
+        """Totals of all parts, in order; written down. Raises TooManyBadRows, and ValueError without any row."""
+        staged, quarantine = Staged(), Quarantine(self.data.quarantine_limit)
+        for part in parts:
+            staged.add(part)
+            quarantine.merge(part.bad)
+        if quarantine.count:
+            quarantine.write(self.out / "quarantine")
+        quarantine.check(staged.rows_in)
+        if staged.rows_out == 0:
+            raise ValueError(f"{self.data.path}: holds no readable row")
+        write_json(staged.__dict__, self.out / "staged" / "staged.json")
+        return staged
+
+    def already_staged(self) -> Staged | None:
+        """What `finish_staging` wrote, if it did."""
+        file = self.out / "staged" / "staged.json"
+        return Staged(**json.loads(file.read_text())) if file.exists() else None
+
+    def decide_split(self, staged: Staged) -> None:
+        """Find out where validation and test begin."""
+        self.bounds = split_bounds(self.data.split, [self.staged_path(part) for part in staged.parts])
+
+    def write_history(self, staged: Staged, bucket: int) -> None:
+        """Write the sequences of a bucket of users."""
+        parts = [self.staged_path(part) for part in staged.parts]
+        buckets = num_buckets(staged.rows_out)
+        write_bucket(parts, sequences_of(self.features), self.out / "history", bucket, buckets)
+
+    def typed_rows(self, staged: Staged, part: str) -> tuple[pa.Table, np.ndarray]:
+        """The rows of a part with their sequences, and the split of each."""
+        table = read_shard(self.staged_path(part)).replace_schema_metadata(None)
+        if sequences := sequences_of(self.features):
+            start, buckets = staged.start(part), num_buckets(staged.rows_out)
+            table = with_histories(table, start, sequences, self.out / "history", buckets)
+        assert self.bounds is not None
+        return table, split_of(table, self.data.split, self.bounds)
+
+    def count(self, staged: Staged, parts: Sequence[str], fitter: FeatureFitter) -> None:
+        """Count the training rows of some parts."""
+        found = []
+        for part in parts:
+            table, split = self.typed_rows(staged, part)
+            found.append(_chosen(table, split == 0))
+        fitter.add(pa.concat_tables(found))
+
+    def encode(self, staged: Staged, part: str) -> dict[str, dict[str, Any]]:
+        """Write the shards of a part that are not there yet; return what the manifest says of each."""
+        found: dict[str, dict[str, Any]] = {}
+        if staged.rows[part] == 0:
+            return found
+        table, split = self.typed_rows(staged, part)
+        for number, name in enumerate(SPLITS):
+            path = self.out / name / self.staged_path(part).name
+            path.parent.mkdir(exist_ok=True)
+            chosen = _chosen(table, split == number)
+            if chosen.num_rows == 0:
+                continue
+            if not path.exists():
+                write_shard(self.fitted.encode(chosen, training=name == "train"), path)
+            found[f"{name}/{path.name}"] = {
+                "split": name,
+                "rows": chosen.num_rows,
+                "positives": int(np.count_nonzero(chosen["@label"].to_numpy())),
+                "xxh64": file_digest(path),
+            }
+        return found
+
+    def _numbered(self, table: pa.Table) -> pa.Table:
+        if self.first_row == 0:
+            return table
+        numbers = table["row_id"].to_numpy() + self.first_row
+        return table.set_column(table.column_names.index("row_id"), "row_id", pa.array(numbers))
+
+
+def _chosen(table: pa.Table, mask: np.ndarray) -> pa.Table:
+    """Rows where `mask` is true, without a copy where they lie together."""
+    places = np.flatnonzero(mask[1:] != mask[:-1]) + 1
+    if len(mask) == 0 or len(places) == 0:
+        return table if len(mask) and mask[0] else table.slice(0, 0)
+    if len(places) == 1:
+        return table.slice(0, places[0]) if mask[0] else table.slice(places[0])
+    if len(places) == 2 and not mask[0]:
+        return table.slice(places[0], places[1] - places[0])
+    return table.filter(pa.array(mask))
