@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 
 from recsys.cli import app
@@ -20,7 +22,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_python_example_learns() -> None:
-    (code,) = blocks("python")
+    code = blocks("python")[-1]
     torch.manual_seed(0)
     names: dict[str, object] = {}
     exec(code, names)
@@ -30,7 +32,7 @@ def test_the_python_example_learns() -> None:
     assert ((logit > 0).float() == label).float().mean() > 0.9
 
 
-def test_your_own_data_in_ten_lines(tmp_path: Path) -> None:
+def test_your_own_data_in_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     full, unified = blocks("yaml")
     assert full.count("\n") <= 10
     rng = np.random.default_rng(0)
@@ -52,8 +54,21 @@ def test_your_own_data_in_ten_lines(tmp_path: Path) -> None:
     assert [arm.name for arm in result.arms] == ["full", "unified"]
     assert result.arms[1].bytes["total"] <= 0.1 * result.arms[0].bytes["full_table"]
 
+    serving, batches, _ = blocks("python")
+    (run,) = (tmp_path / "runs").glob("full-*/seed-0")
+    frame = pl.DataFrame(pa.table(table))
+    names: dict[str, object] = {"run": run, "frame": frame}
+    exec(serving, names)
+    one, many = names["one"], names["many"]
+    assert isinstance(one, pa.Table)
+    assert isinstance(many, pl.DataFrame)
+    assert (one.num_rows, many.height) == (1, n)
+    prepared = next((tmp_path / "prepared").glob("clicks-*/manifest.json"))
+    exec(batches, {"prepared": prepared.parent})
+    assert "torch.Size([128, " in capsys.readouterr().out
+
 
 def test_commands_exist() -> None:
     named = set(re.findall(r"^recsys (\w+)", README, flags=re.M))
-    assert named >= {"compare", "prepare", "train", "evaluate", "predict"}
+    assert named >= {"compare", "prepare", "train", "evaluate", "predict", "inspect", "drift"}
     assert named <= {command.callback.__name__ for command in app.registered_commands if command.callback}

@@ -104,9 +104,14 @@ cdef inline uint64_t xxh64_bytes(const uint8_t* p, uint64_t length) noexcept nog
     return xxh_avalanche(h)
 
 
-def xxh64(bytes data):
+def xxh64(const uint8_t[::1] data):
     """XXH64 digest of ``data`` as an unsigned Python int."""
-    return xxh64_bytes(<const uint8_t*> data, <uint64_t> len(data))
+    cdef uint64_t digest
+    cdef uint8_t nothing = 0
+    cdef const uint8_t* start = &data[0] if data.shape[0] else &nothing
+    with nogil:
+        digest = xxh64_bytes(start, <uint64_t> data.shape[0])
+    return digest
 
 
 def mix64_one(uint64_t z):

@@ -12,6 +12,7 @@ import operator
 import sys
 from collections.abc import Sequence
 from functools import cache
+from mmap import mmap
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
@@ -52,7 +53,7 @@ def mix64(ids: np.ndarray) -> np.ndarray:
     return out
 
 
-def xxh64(data: bytes) -> int:
+def xxh64(data: bytes | mmap) -> int:
     """XXH64 with seed 0 of ``data``, as the unsigned digest its authors publish."""
     return int(_hashing.xxh64(data))
 

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ import ray
 import ray.data
 
 from recsys_pipelines.features import FeatureFitter
-from recsys_pipelines.history import num_buckets
 from recsys_pipelines.runner import Progress
 from recsys_pipelines.sources import SourceError
 from recsys_pipelines.steps import Job, Staged, StagedPart
@@ -109,7 +109,7 @@ class RayData:
                 job.write_history(staged, row["bucket"])
             return rows
 
-        buckets = [{"bucket": bucket} for bucket in range(num_buckets(staged.rows_out))]
+        buckets = [{"bucket": bucket} for bucket in range(job.buckets(staged))]
         for done, _ in enumerate(self._run(buckets, write), 1):
             report("sequences", staged.rows_out * done // len(buckets), staged.rows_out, None)
 
@@ -139,6 +139,8 @@ class RayData:
 
     def encode(self, job: Job, staged: Staged, report: Progress) -> dict[str, dict[str, Any]]:
         """As `Runner.encode`."""
+
+        job = replace(job)  # without the features, which every task reads from where they were saved
 
         def encode(rows: Rows) -> Rows:
             return [{"shards": json.dumps(job.encode(staged, row["part"]))} for row in rows]

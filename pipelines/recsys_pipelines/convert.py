@@ -195,7 +195,15 @@ def _number(column: pa.Array, spec: ColumnSpec) -> Converted:
     if infinite.any():
         x = np.where(infinite, np.nan, x)
         problems.append(Problem(infinite, "infinite"))
-    return pa.array(x, from_pandas=True), problems  # NaN becomes null
+    return _null_for_nan(x), problems
+
+
+def _null_for_nan(x: NDArray[np.float64]) -> pa.Array:
+    there = x == x
+    if there.all():
+        return pa.array(x)
+    valid = pa.py_buffer(np.packbits(there, bitorder="little"))
+    return pa.Array.from_buffers(pa.float64(), len(x), [valid, pa.py_buffer(x)])
 
 
 def _numbers_of_text(column: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

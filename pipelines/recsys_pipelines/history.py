@@ -28,27 +28,46 @@ def bucket_file(folder: Path, bucket: int) -> Path:
     return folder / f"bucket-{bucket:05d}.arrow"
 
 
+def event_column(sequence: SequenceConfig) -> str:
+    """The column of shards that keeps a row's own event, for the rows that are appended later."""
+    return f"@event:{sequence.name}"
+
+
 def write_bucket(
-    parts: Sequence[Path], sequences: Sequence[SequenceConfig], folder: Path, bucket: int, buckets: int
+    parts: Sequence[Path],
+    earlier: Sequence[Path],
+    sequences: Sequence[SequenceConfig],
+    folder: Path,
+    bucket: int,
+    buckets: int,
 ) -> None:
-    """Write the lists of one bucket, unless they are there: `position` int64 rising, and a list<int64> a sequence."""
+    """Write the lists of one bucket, unless they are there: `position` int64 rising, and a list<int64> a sequence.
+
+    parts: staged rows, whose positions count through all of them. earlier: shards of a set that is appended to.
+    """
     target = bucket_file(folder, bucket)
     if target.exists():
         return
     names = [sequence.name for sequence in sequences]
-    columns: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("position", "@user", "@time", "@label", *names)
-    }
+    roles = ("@user", "@time", "@label", "row_id")
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("position", *roles, *names)}
+
+    def take(table: pa.Table, events: Sequence[str], start: int | None) -> None:
+        users = table["@user"].to_numpy()
+        own = np.flatnonzero(mix64(users).view(np.uint64) % np.uint64(buckets) == bucket)
+        columns["position"].append(np.full(len(own), -1) if start is None else start + own)
+        for name, column in zip((*roles, *names), (*roles, *events), strict=True):
+            columns[name].append(table[column].to_numpy()[own])
+
+    for shard in earlier:
+        take(read_shard(shard), [event_column(sequence) for sequence in sequences], None)
     start = 0
     for part in parts:
         table = read_shard(part)
-        users = table["@user"].to_numpy()
-        own = np.flatnonzero(mix64(users).view(np.uint64) % np.uint64(buckets) == bucket)
-        columns["position"].append(start + own)
-        for name in ("@user", "@time", "@label", *names):
-            columns[name].append(table[name].to_numpy()[own])
+        take(table, names, start)
         start += table.num_rows
-    whole = {name: np.concatenate(values) for name, values in columns.items()}
+    by_row = np.argsort(np.concatenate(columns["row_id"]), kind="stable")  # shards are of three splits
+    whole = {name: np.concatenate(values)[by_row] for name, values in columns.items()}
     lists = {
         sequence.name: histories(
             whole["@user"],
@@ -60,7 +79,8 @@ def write_bucket(
         for sequence in sequences
     }
     folder.mkdir(exist_ok=True)
-    write_shard(pa.table({"position": whole["position"], **lists}), target)
+    made = pa.table({"position": whole["position"], **lists})
+    write_shard(made.filter(pa.array(whole["position"] >= 0)), target)
 
 
 def histories(
@@ -95,7 +115,9 @@ def histories(
 def with_histories(
     table: pa.Table, start: int, sequences: Sequence[SequenceConfig], folder: Path, buckets: int
 ) -> pa.Table:
-    """`table`, whose first row has the position `start`, with lists in place of the sequences' own events."""
+    """`table`, whose first row has the position `start`, with lists in place of the rows' own events, which go to
+    columns of their own (`event_column`).
+    """
     slices = []
     for bucket in range(buckets):
         lists = read_shard(bucket_file(folder, bucket))
@@ -105,5 +127,6 @@ def with_histories(
     own = own.take(pc.sort_indices(own["position"]))
     for sequence in sequences:
         place = table.column_names.index(sequence.name)
+        table = table.append_column(event_column(sequence), table[sequence.name])
         table = table.set_column(place, sequence.name, own[sequence.name])
     return table

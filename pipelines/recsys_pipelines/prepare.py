@@ -133,7 +133,7 @@ def prepare(
         out.mkdir(exist_ok=True)
         with locked(out / ".lock"):
             if not (out / "manifest.json").exists():
-                manifest = _make(Job(readable, tuple(features), out, _next_row(base)), base, runner, report)
+                manifest = _make(_job(readable, features, out, base), base, runner, report)
                 # as declared: a generated log is read from the file that was written of it
                 write_json(manifest | {"data": data.model_dump(mode="json")}, out / "manifest.json")
             for done in ("staged", "history"):
@@ -179,8 +179,11 @@ def _require_same_features(base: Prepared, features: Sequence[FeatureConfig]) ->
         )
 
 
-def _next_row(base: Prepared | None) -> int:
-    return 0 if base is None else base.manifest["next_row"]
+def _job(data: DataConfig, features: Sequence[FeatureConfig], out: Path, base: Prepared | None) -> Job:
+    if base is None:
+        return Job(data, tuple(features), out)
+    shards = tuple(base.path / name for name in base.manifest["shards"])
+    return Job(data, tuple(features), out, base.manifest["next_row"], shards, base.manifest["rows_out"])
 
 
 def _make(job: Job, base: Prepared | None, runner: Runner, report: Progress) -> dict[str, Any]:
@@ -204,8 +207,9 @@ def _make(job: Job, base: Prepared | None, runner: Runner, report: Progress) -> 
         if base is not None:
             fitter.merge(read_arrays(base.path / "features" / COUNTS))
         write_arrays(fitter.arrays(), folder / COUNTS)
-        fitter.fit(None if base is None else base.features()).save(folder)
-    fitted = Features.load(folder)
+        job.fitted = fitter.fit(None if base is None else base.features())
+        job.fitted.save(folder)
+    fitted = job.fitted
     shards = {} if base is None else _linked(base, job.out)
     shards |= runner.encode(job, staged, report)
     before = {} if base is None else base.manifest

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from recsys_pipelines.features import FeatureFitter
-from recsys_pipelines.history import num_buckets
 from recsys_pipelines.ordered import ordered
 from recsys_pipelines.steps import Job, Staged, StagedPart
 
@@ -52,7 +51,7 @@ class Threads:
 
     def write_histories(self, job: Job, staged: Staged, report: Progress) -> None:
         """As `Runner.write_histories`."""
-        buckets = num_buckets(staged.rows_out)
+        buckets = job.buckets(staged)
         for bucket in range(buckets):
             job.write_history(staged, bucket)
             report("sequences", staged.rows_out * (bucket + 1) // buckets, staged.rows_out, None)

@@ -120,6 +120,8 @@ class Job:
     features: tuple[FeatureConfig, ...]
     out: Path
     first_row: int = 0  # number of the first row: after those of the set that is appended to
+    earlier: tuple[Path, ...] = ()  # shards of that set
+    earlier_rows: int = 0
     bounds: np.ndarray | None = None
 
     @cached_property
@@ -186,18 +188,22 @@ class Job:
         """Find out where validation and test begin."""
         self.bounds = split_bounds(self.data.split, [self.staged_path(part) for part in staged.parts])
 
+    def buckets(self, staged: Staged) -> int:
+        """How many buckets of users the sequences are made in."""
+        return num_buckets(staged.rows_out + self.earlier_rows)
+
     def write_history(self, staged: Staged, bucket: int) -> None:
         """Write the sequences of a bucket of users."""
         parts = [self.staged_path(part) for part in staged.parts]
-        buckets = num_buckets(staged.rows_out)
-        write_bucket(parts, sequences_of(self.features), self.out / "history", bucket, buckets)
+        sequences = sequences_of(self.features)
+        write_bucket(parts, self.earlier, sequences, self.out / "history", bucket, self.buckets(staged))
 
     def typed_rows(self, staged: Staged, part: str) -> tuple[pa.Table, np.ndarray]:
         """The rows of a part with their sequences, and the split of each."""
         table = read_shard(self.staged_path(part)).replace_schema_metadata(None)
         if sequences := sequences_of(self.features):
-            start, buckets = staged.start(part), num_buckets(staged.rows_out)
-            table = with_histories(table, start, sequences, self.out / "history", buckets)
+            start, folder = staged.start(part), self.out / "history"
+            table = with_histories(table, start, sequences, folder, self.buckets(staged))
         assert self.bounds is not None
         return table, split_of(table, self.data.split, self.bounds)
 

@@ -48,6 +48,7 @@ def test_parts_and_buckets_leave_no_trace(tmp_path_factory, rows, cuts, buckets)
     table = pa.table(
         {
             "h": pa.array([row[2] for row in rows], pa.int64()),
+            "row_id": pa.array(range(len(rows)), pa.int64()),
             "@user": pa.array([row[0] for row in rows], pa.int64()),
             "@time": pa.array([row[1] for row in rows], pa.int64()),
             "@label": pa.array([int(row[3]) for row in rows], pa.int8()),
@@ -62,7 +63,7 @@ def test_parts_and_buckets_leave_no_trace(tmp_path_factory, rows, cuts, buckets)
         return
     sequence = SequenceConfig(kind="sequence", name="h", column="item", length=3, only_positive=True)
     for bucket in range(buckets):
-        write_bucket(parts, [sequence], folder / "history", bucket, buckets)
+        write_bucket(parts, [], [sequence], folder / "history", bucket, buckets)
     found = [
         with_histories(read_shard(part), start, [sequence], folder / "history", buckets)["h"].to_pylist()
         for part, start in zip(parts, ends, strict=False)
@@ -126,6 +127,28 @@ def test_a_sequence_sees_no_later_row_of_any_split(tmp_path, monkeypatch):
     assert not (prepared.path / "history").exists()
     # rows of nobody are not rows of one user
     assert all(row["history"] == [] for row in seen if rows[row["row_id"]]["user"] is None)
+
+
+def test_the_days_before_are_seen_by_the_rows_of_an_appended_day(tmp_path):
+    """Appended, the second half has the sequences it has in one piece."""
+    whole, cut = log(), 35
+    for name, table in (("log", whole), ("a", whole.slice(0, cut)), ("b", whole.slice(cut))):
+        pa.parquet.write_table(table, tmp_path / f"{name}.parquet")
+    one, first = (
+        prepare(declared(tmp_path / f"{name}.parquet"), FEATURES[::2], tmp_path / "out")
+        for name in ("log", "a")
+    )
+    both = prepare(declared(tmp_path / "b.parquet"), FEATURES[::2], tmp_path / "out", base=first)
+
+    def lists(prepared):
+        tables = [read_shard(path) for split in SPLITS for path in (prepared.path / split).glob("*.arrow")]
+        return {row["row_id"]: row["clicked"] for table in tables for row in table.to_pylist()}
+
+    expected, found = lists(one), lists(both)
+    assert sorted(found) == sorted(expected) == list(range(60))
+    # row numbers without a user are users of their own, and the rows are the same
+    assert {row: found[row] for row in range(cut, 60)} == {row: expected[row] for row in range(cut, 60)}
+    assert any(found[row] for row in range(cut, 60))
 
 
 def test_a_sequence_needs_a_user_a_time_and_the_feature_it_is_like(tmp_path):

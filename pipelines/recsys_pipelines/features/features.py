@@ -71,7 +71,8 @@ class FeatureFitter:
         same declarations, those of `base`, whose vocabularies grow by the ids that are now frequent enough.
         """
         if base is None:
-            features = {name: fit.fitted(self._text_ids) for name, fit in self._fits.items()}
+            fitted = ordered(lambda fit: fit.fitted(self._text_ids), self._fits.values())
+            features = dict(zip(self._fits, fitted, strict=True))
         else:
             features = {
                 feature.name: feature.extended(fit)

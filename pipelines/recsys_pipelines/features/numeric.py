@@ -39,8 +39,14 @@ class Numeric:
         """float64, null where missing -> float32 without nulls."""
         values = transformed(table[self.name], self.low, self.high, self.transform)
         missing = np.isnan(values)
-        filled = (np.where(missing, self.fill, values) - self.mean) / self.deviation
-        out = {self.name: pa.array(np.clip(filled, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32))}
+        values = np.where(missing, self.fill, values) if missing.any() else values
+        if (self.mean, self.deviation) != (0, 1):
+            values = (values - self.mean) / self.deviation
+        with np.errstate(over="ignore"):
+            numbers = values.astype(np.float32)
+        if np.isinf(numbers).any():
+            numbers = np.clip(numbers, -FLOAT32_MAX, FLOAT32_MAX, dtype=np.float32)
+        out = {self.name: pa.array(numbers)}
         if self.indicator:
             out[f"{self.name}:missing"] = pa.array(missing.astype(np.float32))
         return out
@@ -68,7 +74,10 @@ class NumericFit:
     def add(self, table: pa.Table) -> None:
         """As `Fit.add`. What is beyond float32 counts as its largest number: so it reaches the model."""
         values = transformed(table[self._name], self._low, self._high, self._transform)
-        present = np.clip(values[~np.isnan(values)], -FLOAT32_MAX, FLOAT32_MAX)
+        there = values == values
+        present = values if there.all() else values[there]
+        if np.abs(present).max(initial=0) > FLOAT32_MAX:
+            present = np.clip(present, -FLOAT32_MAX, FLOAT32_MAX)
         self._rows += len(values)
         self._present += len(present)
         self._sum.add(present)

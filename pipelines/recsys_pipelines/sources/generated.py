@@ -26,8 +26,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy.optimize import brentq
-from scipy.special import expit
 
 RANK_LIMIT = 8  # dimension of the space all true latent vectors live in
 BLOCK = 4096  # rows drawn at once
@@ -277,6 +275,9 @@ class _Log:
 
     def _calibrate(self) -> tuple[float, float]:
         """Return the bias that gives the click rate, and the mean affinity, from a sample over all times."""
+        from scipy.optimize import brentq  # a third of a second, which other sources need not wait for
+        from scipy.special import expit
+
         config, rows, rng = self.config, CALIBRATION * BLOCK, _rng(self.config.seed, 1)
         block = self.draw(rng, (np.arange(rows) + 0.5) / rows)
         logit, mean = block.logit, 0.0
@@ -317,6 +318,8 @@ class _Histories:
 
 def _batches(config: GeneratorConfig, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Yield the log in blocks of BLOCK rows, the last one cut."""
+    from scipy.special import expit
+
     log = _Log(config)
     histories = _Histories(config.fields[log.user].num_ids, config.history)
     for k in range(-(-config.rows // BLOCK)):
