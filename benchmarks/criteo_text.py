@@ -10,37 +10,43 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 FRESH = 0.05
 CHUNK = 250_000
-COLUMNS = ["label", *(f"i{i}" for i in range(1, 14)), *(f"c{i}" for i in range(1, 27))]
+INTEGERS = [f"i{i}" for i in range(1, 14)]
+IDS = [f"c{i}" for i in range(1, 27)]
+FOUR_DIGITS = np.array([f"{number:04x}" for number in range(2**16)], "S4")
 
 
 def write(source: Path, target: Path, rows: int, seed: int = 0) -> None:
     """Write `rows` rows of tab-separated text; ids are 8 hexadecimal digits, missing fields are empty."""
-    log = pl.read_parquet(source).select(COLUMNS)
+    log = pl.read_parquet(source)
+    numbers = log.select("label", *INTEGERS)
+    texts = {name: hexadecimal(log[name]) for name in IDS}  # formatted once: chunks gather them
     random = np.random.default_rng(seed)
     with target.open("wb") as out:
         for start in range(0, rows, CHUNK):
             count = min(CHUNK, rows - start)
-            chunk = log[random.integers(0, len(log), count)]
-            fresh = [
-                pl.when(pl.Series(random.random(count) < FRESH))
-                .then(pl.Series(random.integers(0, 2**32, count)))
-                .otherwise(pl.col(f"c{i}"))
-                .alias(f"c{i}")
-                for i in range(1, 27)
-            ]
-            chunk = chunk.with_columns(fresh)
-            chunk = chunk.with_columns(hexadecimal(chunk[f"c{i}"]).alias(f"c{i}") for i in range(1, 27))
+            places = random.integers(0, len(log), count)
+            chunk = numbers[places]
+            for name in IDS:
+                fresh = random.random(count) < FRESH
+                ids = random.integers(0, 2**32, count)[fresh]
+                index = places.copy()
+                index[fresh] = len(log) + np.arange(len(ids))
+                text = pl.concat([texts[name], hexadecimal(pl.Series(ids))], rechunk=True)
+                chunk = chunk.with_columns(text.gather(index).alias(name))
             chunk.write_csv(out, separator="\t", include_header=False)
 
 
 def hexadecimal(column: pl.Series) -> pl.Series:
     """Eight digits of the low 32 bits, null where missing."""
-    low = column.fill_null(0).to_numpy().astype(np.uint64) & np.uint64(0xFFFFFFFF)
-    digits = np.frombuffer(low.astype(">u4").tobytes().hex().encode(), "S8").astype(str)
-    return pl.Series(digits).set(column.is_null(), None)
+    low = column.fill_null(0).to_numpy().astype(np.uint32)
+    digits = np.stack([FOUR_DIGITS[low >> 16], FOUR_DIGITS[low & 0xFFFF]], axis=1)
+    ends = np.arange(0, 8 * len(low) + 1, 8, dtype=np.int32)
+    texts = pa.StringArray.from_buffers(len(low), pa.py_buffer(ends), pa.py_buffer(digits))
+    return pl.Series(texts).set(column.is_null(), None)
 
 
 if __name__ == "__main__":
