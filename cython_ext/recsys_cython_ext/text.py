@@ -116,7 +116,9 @@ def numbers(array: pa.StringArray | pa.LargeStringArray) -> tuple[np.ndarray, np
 
 def _string_buffers(lines: int) -> tuple[pa.Buffer, pa.Buffer, pa.Buffer]:
     """Offsets, validity in whole words, and values without room, though even an empty one writes behind it."""
-    offsets = pa.allocate_buffer(4 * (lines + 1))
+    # Arrow's own pool gives memory back within milliseconds, and the next block would pay for fresh pages.
+    pool = pa.system_memory_pool()
+    offsets = pa.allocate_buffer(4 * (lines + 1), pool)
     np.frombuffer(offsets, np.int32, 1)[0] = 0
-    values = pa.allocate_buffer(_text.VALUES_SPARE, resizable=True)
-    return offsets, pa.allocate_buffer((lines + 63) // 64 * 8), values
+    values = pa.allocate_buffer(_text.VALUES_SPARE, pool, resizable=True)
+    return offsets, pa.allocate_buffer((lines + 63) // 64 * 8, pool), values
