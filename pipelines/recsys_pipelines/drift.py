@@ -24,11 +24,10 @@ from recsys_pipelines.features import FIRST_CODE, MISSING_CODE, Buckets, Categor
 from recsys_pipelines.features.base import Arrays
 from recsys_pipelines.features.features import CONFIGS
 from recsys_pipelines.features.numeric import lower_ends
+from recsys_pipelines.inspected import Z95, Rate
 from recsys_pipelines.inspection import (
-    Z95,
     Histogram,
     Progress,
-    Rate,
     decile_of,
     numeric_columns,
     present_values,

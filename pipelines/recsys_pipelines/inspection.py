@@ -6,10 +6,9 @@ not seen in training. Singletons and skew are those of training's ids, whatever 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,191 +18,29 @@ from recsys_pipelines.convert import one_array
 from recsys_pipelines.features import FIRST_CODE, MISSING_CODE, Buckets, Categorical, Features, Numeric
 from recsys_pipelines.features.base import Arrays, Feature
 from recsys_pipelines.features.numeric import bins_of, lower_ends
+from recsys_pipelines.inspected import (
+    CategoricalReport,
+    Decile,
+    Inspection,
+    NumbersReport,
+    NumericReport,
+    Rate,
+    Skew,
+    SplitReport,
+    TopId,
+    ValuesReport,
+)
 from recsys_pipelines.ordered import ordered
 from recsys_pipelines.prepare import Prepared
 from recsys_pipelines.shards import read_shard
 from recsys_pipelines.split import SPLITS
 
-Z95 = 1.959963984540054  # of a two-sided 95 % interval
 TOP_IDS = 10
 CURVE_POINTS = 64
 ZIPF_COUNT = 10  # ids seen less often lie on a staircase of whole counts, which says nothing of a slope
 ZIPF_IDS = 10  # fewer ids give no slope
 
 Progress = Callable[[int, int], None]  # rows done, of all rows
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A label rate with its Wilson 95 % interval (Wilson 1927); None where there is no row."""
-
-    rows: int
-    positives: int
-    rate: float | None
-    interval: tuple[float, float] | None
-
-    @classmethod
-    def of(cls, rows: int, positives: int) -> "Rate":
-        """The rate of so many positives among rows (or values)."""
-        if rows == 0:
-            return cls(0, 0, None, None)
-        rate, square = positives / rows, Z95**2
-        middle = (rate + square / (2 * rows)) / (1 + square / rows)
-        half = Z95 / (1 + square / rows) * (rate * (1 - rate) / rows + square / (4 * rows**2)) ** 0.5
-        return cls(rows, positives, rate, (max(middle - half, 0.0), min(middle + half, 1.0)))
-
-
-@dataclass(frozen=True)
-class SplitReport:
-    """Rows and labels of a split. users: distinct ones, where known (a row without one is a user of its own);
-    times: smallest and largest, in the units of the data (dates are microseconds since 1970).
-    """
-
-    label: Rate
-    users: int | None
-    times: tuple[int, int] | None
-
-
-@dataclass(frozen=True)
-class ValuesReport:
-    """The values of a categorical feature in a split; shares are of all values, None where there is none.
-
-    Of lists, also how many are empty, and their mean and largest length.
-    """
-
-    values: int
-    missing: int
-    unknown: int
-    missing_share: float | None
-    unknown_share: float | None
-    empty_lists: int | None = None
-    mean_length: float | None = None
-    max_length: int | None = None
-
-
-@dataclass(frozen=True)
-class Skew:
-    """How unequal the counts [U] of training's ids are, missing left out; None where there is no id.
-
-    top_id, top_percent: shares of the impressions that go to the most frequent id, and to the most frequent 1 % of
-    ids (rounded up). gini: 0 when all ids are equally frequent, to 1 when one has all. zipf: s of count ~ rank^-s, by
-    least squares on the logarithms at ranks 1 to `zipf_ranks`, those of ids seen ten times or more, taken evenly
-    in log rank; a description, not a test of the law (Clauset, Shalizi & Newman 2009). None below ten such ids.
-    curve: (rank, count) of up to 64 ranks, evenly in log rank.
-    """
-
-    top_id: float | None
-    top_percent: float | None
-    gini: float | None
-    zipf: float | None
-    zipf_ranks: int
-    curve: list[tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class TopId:
-    """One of the most frequent known ids of training: the 64-bit id, or the number of a bucket."""
-
-    id: int
-    label: Rate
-
-
-@dataclass(frozen=True)
-class CategoricalReport:
-    """A categorical feature. encoding: vocabulary, hash or buckets. codes: those of a vocabulary, None when hashed.
-
-    ids: distinct in training, missing left out; singletons: those seen once. known, unknown, missing: label rates
-    of training's values. top: the ten most frequent known ids and their label rates.
-    """
-
-    name: str
-    encoding: str
-    multivalued: bool
-    codes: int | None
-    ids: int
-    singletons: int
-    singleton_share: float | None
-    splits: dict[str, ValuesReport]
-    skew: Skew
-    known: Rate
-    unknown: Rate
-    missing: Rate
-    top: list[TopId]
-
-    @property
-    def top_rates(self) -> tuple[float, float] | None:
-        """Lowest and highest label rate of the most frequent ids."""
-        rates = [top.label.rate for top in self.top if top.label.rate is not None]
-        return (min(rates), max(rates)) if rates else None
-
-
-@dataclass(frozen=True)
-class NumbersReport:
-    """The present values of a numeric column in a split, in the units of the float32 column, as the model reads it.
-
-    Mean and deviation (of the population) are exact sums, rounded once. Quartiles are the lower ends of the bins of a
-    histogram: below the value by at most 1 in 4,096 of its size. None where no value is present. missing: None where
-    it is unknown: a column without missing values in training has no indicator, so that missing values of other
-    splits cannot be told from the mean that stands for them.
-    """
-
-    rows: int
-    missing: int | None
-    missing_share: float | None
-    mean: float | None
-    deviation: float | None
-    minimum: float | None
-    quartiles: tuple[float, float, float] | None
-    maximum: float | None
-
-
-@dataclass(frozen=True)
-class Decile:
-    """Training's values from `low` to `high`, bins of the histogram, and their label rate.
-
-    number: 0 to 9, the tenth in which the smallest of them lies. A value with more than a tenth of the rows takes the
-    deciles it covers, so that there may be fewer than ten.
-    """
-
-    number: int
-    low: float
-    high: float
-    label: Rate
-
-
-@dataclass(frozen=True)
-class NumericReport:
-    """A numeric column. value · deviation + mean is in the units of the data after `transform`.
-
-    A column that is not standardised has mean 0 and deviation 1; `transform` of a statistic of ids is "statistic".
-    missing: label rate of training's missing values.
-    """
-
-    name: str
-    transform: str
-    mean: float
-    deviation: float
-    splits: dict[str, NumbersReport]
-    deciles: list[Decile]
-    missing: Rate
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """A prepared set. Rows in + rows added = rows out + rows quarantined."""
-
-    path: str
-    rows_in: int
-    rows_added: int
-    rows_out: int
-    quarantined: int
-    splits: dict[str, SplitReport]
-    categorical: list[CategoricalReport]
-    numeric: list[NumericReport]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
 
 
 def inspect(prepared: Prepared, progress: Progress | None = None) -> Inspection:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from recsys_pipelines.config import DataConfig, FeatureConfig
 from recsys_pipelines.drift import LabelDrift, compare_sets, psi_terms, verdict
-from recsys_pipelines.inspection import Rate
+from recsys_pipelines.inspected import Rate
 from recsys_pipelines.prepare import prepare
 
 CONFIGS = TypeAdapter(tuple[FeatureConfig, ...])

@@ -18,7 +18,8 @@ from pydantic import TypeAdapter
 
 from recsys_pipelines.config import DataConfig, FeatureConfig
 from recsys_pipelines.features.numeric import lower_ends
-from recsys_pipelines.inspection import Histogram, Rate, _Moments, decile_of, inspect, skew_of
+from recsys_pipelines.inspected import Rate
+from recsys_pipelines.inspection import Histogram, _Moments, decile_of, inspect, skew_of
 from recsys_pipelines.prepare import ManifestError, Prepared, prepare
 from recsys_pipelines.shards import read_shard
 

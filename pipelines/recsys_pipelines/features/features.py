@@ -16,14 +16,17 @@ from pydantic import TypeAdapter
 
 from recsys_cython_ext import HASH_VERSION
 from recsys_pipelines.config import FeatureConfig, SequenceConfig
-from recsys_pipelines.convert import Spec
+from recsys_pipelines.convert import Spec, columns_of, text_ids, typed
 from recsys_pipelines.features.base import Arrays, Feature
 from recsys_pipelines.features.categorical import Categorical, CategoricalFit
 from recsys_pipelines.features.declared import fits_of, sequences_of, serving_specs_of, specs_of
 from recsys_pipelines.features.numeric import Buckets, Numeric
+from recsys_pipelines.features.serving import applied
 from recsys_pipelines.features.statistics import Statistic
 from recsys_pipelines.ordered import ordered
+from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.shards import read_arrays, write_arrays, write_json
+from recsys_pipelines.sources.base import Chunk
 
 KINDS: dict[str, type[Categorical | Buckets | Numeric | Statistic]] = {
     "categorical": Categorical,
@@ -32,6 +35,7 @@ KINDS: dict[str, type[Categorical | Buckets | Numeric | Statistic]] = {
     "statistic": Statistic,
 }
 NAMES = {kind: name for name, kind in KINDS.items()}
+BAD_VALUES_SHOWN = 3  # by the error of a request
 CONFIGS = TypeAdapter(tuple[FeatureConfig, ...])
 
 
@@ -144,9 +148,20 @@ class Features:
         Returns the same kind of table for a Polars frame, else an Arrow table.
         Raises ValueError naming row, field and value for what cannot be read; nothing is quarantined here.
         """
-        from recsys_pipelines.features.serving import transform
+        return applied(self._transformed, rows, columns_of(self.serving_specs()))
 
-        return transform(self, rows)
+    def _transformed(self, table: pa.Table) -> pa.Table:
+        specs = self.serving_specs()
+        chunk = Chunk(table.combine_chunks(), np.arange(table.num_rows), "request")
+        bad = Quarantine()
+        converted = typed(chunk, specs, bad)
+        if bad.count:
+            shown = "; ".join(
+                f"row {e.row}, {e.field}: {e.reason} ({e.value!r})" for e in bad.examples[:BAD_VALUES_SHOWN]
+            )
+            raise ValueError(f"{bad.count} of {table.num_rows} rows cannot be read: {shown}")
+        self.check_text(text_ids(chunk, specs), "request")
+        return self.encode(converted.drop_columns("row_id"))
 
     def serving_specs(self) -> dict[str, Spec]:
         """The typed columns of a request."""

@@ -1,55 +1,36 @@
-"""One request, or a table of them, through fitted features: the numbers of training."""
+"""Requests in whatever form they come, as the Arrow tables that features take."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from recsys_pipelines.convert import columns_of, text_ids, typed
-from recsys_pipelines.quarantine import Quarantine
-from recsys_pipelines.sources.base import Chunk
 
-if TYPE_CHECKING:
-    from recsys_pipelines.features.features import Features
+def applied(work: Callable[[pa.Table], pa.Table], rows: Any, columns: Sequence[str]) -> Any:
+    """What `work` makes of `rows`: a Polars frame of a Polars frame, else an Arrow table.
 
-SHOWN = 3  # bad values that an error names
-
-
-def transform(features: "Features", rows: Any) -> Any:
-    """As `Features.transform`."""
+    rows: as `Features.transform` takes them. columns: those that `work` reads; each dict must have them all.
+    Raises TypeError for rows of another kind, ValueError for dicts without a column or with values of mixed types.
+    """
     if isinstance(rows, pl.LazyFrame):
-        empty = pl.from_arrow(_encoded(features, rows.head(0).collect().to_arrow()))
-        assert isinstance(empty, pl.DataFrame)
+        empty = applied(work, rows.head(0).collect(), columns)
         return rows.map_batches(
-            lambda frame: transform(features, frame), schema=empty.schema, streamable=True
+            lambda frame: applied(work, frame, columns), schema=empty.schema, streamable=True
         )
     if isinstance(rows, pl.DataFrame):
-        return pl.from_arrow(_encoded(features, rows.to_arrow()))
+        return pl.from_arrow(work(rows.to_arrow()))
     if isinstance(rows, pa.RecordBatch):
-        rows = pa.Table.from_batches([rows])
+        return work(pa.Table.from_batches([rows]))
     if isinstance(rows, pa.Table):
-        return _encoded(features, rows)
+        return work(rows)
     if isinstance(rows, Mapping):
-        rows = [rows]
+        return work(_table([rows], columns))
     if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
-        return _encoded(features, _table(rows, columns_of(features.serving_specs())))
+        return work(_table(rows, columns))
     raise TypeError(
         f"rows are a dict, a list of dicts, an Arrow table or a Polars frame, not {type(rows).__name__}"
     )
-
-
-def _encoded(features: "Features", table: pa.Table) -> pa.Table:
-    specs = features.serving_specs()
-    chunk = Chunk(table.combine_chunks(), np.arange(table.num_rows), "request")
-    bad = Quarantine()
-    converted = typed(chunk, specs, bad)
-    if bad.count:
-        shown = "; ".join(f"row {e.row}, {e.field}: {e.reason} ({e.value!r})" for e in bad.examples[:SHOWN])
-        raise ValueError(f"{bad.count} of {table.num_rows} rows cannot be read: {shown}")
-    features.check_text(text_ids(chunk, specs), "request")
-    return features.encode(converted.drop_columns("row_id"))
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pa.Table:
@@ -58,9 +39,8 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pa.Tabl
         for number, row in enumerate(rows):
             if name not in row:
                 raise ValueError(f"row {number} has no {name!r}: give None where a value is missing")
-        values = [row[name] for row in rows]
         try:
-            found[name] = pa.array(values)
+            found[name] = pa.array([row[name] for row in rows])
         except (pa.ArrowException, OverflowError) as error:
             raise ValueError(f"{name}: the values do not fit one column ({error}): use one type") from None
     return pa.table(found)
