@@ -38,6 +38,10 @@ RunArgument = Annotated[Path, typer.Argument(help="folder of a finished run", sh
 DataOption = Annotated[
     str | None, typer.Option("--data", help="path or URL to read instead of the config's data.path")
 ]
+OnOption = Annotated[
+    Path | None,
+    typer.Option("--on", help="finished prepared folder to use, such as one that was appended to"),
+]
 PreparedOption = Annotated[Path, typer.Option("--prepared", help="where prepared data is kept")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="where runs are kept")]
 SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="training seeds per arm")]
@@ -86,8 +90,10 @@ def prepare(
     if as_json:
         return _print_json({"path": str(finished.path), **manifest})
     out.print(f"[bold]{finished.path}[/bold]")
+    added = f" + {manifest['rows_added']:,} added" if manifest["rows_added"] else ""
     out.print(
-        f"{manifest['rows_in']:,} rows in = {manifest['rows_out']:,} out + {manifest['quarantined']:,} quarantined"
+        f"{manifest['rows_in']:,} rows in{added} = {manifest['rows_out']:,} out + "
+        f"{manifest['quarantined']:,} quarantined"
     )
     table = Table("split", "rows", "positive")
     for name, counts in manifest["splits"].items():
@@ -108,6 +114,7 @@ def tables(
         Literal["rowwise_adagrad", "adagrad", "sgd"],
         typer.Option(help="whose state is counted; column_wise needs an elementwise one"),
     ] = "rowwise_adagrad",
+    on: OnOption = None,
     prepared: PreparedOption = PREPARED,
     as_json: JsonOption = False,
 ) -> None:
@@ -115,11 +122,10 @@ def tables(
     from recsys.config import load
     from recsys.table_report import grids, report_tables
     from recsys_pipelines.batches import Rows
-    from recsys_pipelines.prepare import prepare as run_prepare
 
     experiment = load(config, data)
     with _bars() as show:
-        ready = run_prepare(experiment.data, experiment.features, prepared, _preparing(show))
+        ready = _ready(experiment, prepared, on, show)
     ready.verify()
     report = report_tables(experiment, Rows.load(ready.path, "train"), ranks, sharding, optimizer)
     if as_json:
@@ -133,6 +139,7 @@ def train(
     config: ConfigArgument,
     data: DataOption = None,
     seed: Annotated[int | None, typer.Option(min=0, help="overrides training.seed")] = None,
+    on: OnOption = None,
     prepared: PreparedOption = PREPARED,
     runs: RunsOption = RUNS,
     as_json: JsonOption = False,
@@ -140,13 +147,12 @@ def train(
     """Train one run and evaluate it on the test rows; a finished run is shown as it is."""
     from recsys.config import load
     from recsys.training.run import train as run_train
-    from recsys_pipelines.prepare import prepare as run_prepare
 
     experiment = load(config, data)
     if seed is not None:
         experiment = experiment.replace({"training.seed": seed})
     with _bars() as show:
-        ready = run_prepare(experiment.data, experiment.features, prepared, _preparing(show))
+        ready = _ready(experiment, prepared, on, show)
 
         def report(entry: dict[str, Any]) -> None:
             err.print(
@@ -356,6 +362,17 @@ def main() -> None:
             _print_json({"error": str(error)})
         err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+
+
+def _ready(experiment: Any, root: Path, on: Path | None, show: Show) -> Any:
+    """The prepared set of an experiment: the one that is named, or what its data give."""
+    from recsys_pipelines.prepare import Prepared, prepare
+
+    if on is None:
+        return prepare(experiment.data, experiment.features, root, _preparing(show))
+    named = Prepared.open(on)
+    named.require_same(experiment.data, experiment.features)
+    return named
 
 
 @contextmanager

@@ -132,6 +132,7 @@ def _write(
 def _splits_sheet(found: Inspection) -> Sheet:
     users = any(split.users for split in found.splits.values())
     times = any(split.times for split in found.splits.values())
+    weights = any(split.weighted_rate is not None for split in found.splits.values())
     rows = [
         (
             name,
@@ -139,14 +140,19 @@ def _splits_sheet(found: Inspection) -> Sheet:
             f"{split.label.positives:,}",
             _rate(split.label),
             _interval(split.label),
+            *(("–" if split.weighted_rate is None else f"{split.weighted_rate:.2%}",) if weights else ()),
             *((f"{split.users or 0:,}",) if users else ()),
             *((" to ".join(f"{time}" for time in split.times or ("–",)),) if times else ()),
         )
         for name, split in found.splits.items()
     ]
     headers: Row = ("split", "rows", "positive", "label rate", "95 % interval")
+    headers += ("by weight",) if weights else ()
     headers += (*(("users",) if users else ()), *(("times",) if times else ()))
-    return Sheet("Splits", headers, rows, "Intervals are Wilson's, of independent rows.")
+    note = "Intervals are Wilson's, of independent rows."
+    if weights:
+        note += " Rates of labels count rows here and below, but for the one by weight."
+    return Sheet("Splits", headers, rows, note)
 
 
 def _values_sheet(features: Sequence[CategoricalReport]) -> Sheet:

@@ -15,6 +15,7 @@ from recsys_cython_ext.gather import TableGather
 from recsys_pipelines.features import Features
 from recsys_pipelines.order import WINDOW, epoch_order, num_batches
 from recsys_pipelines.prefetch import prefetched
+from recsys_pipelines.prepare import Prepared
 from recsys_pipelines.shards import read_shard, uniform
 
 PADDING = -1  # the position of no row
@@ -53,10 +54,13 @@ class Rows:
 
     @classmethod
     def load(cls, prepared: Path, split: str) -> "Rows":
-        """Map all shards of `split` of a prepared folder."""
-        features = Features.load(prepared / "features")
-        tables = [read_shard(path) for path in sorted((prepared / split).glob("*.arrow"))]
-        return cls.from_table(features, pa.concat_tables(tables))
+        """Map all shards of `split` of a prepared folder, in the order of their names. Raises as `Prepared.open` does."""
+        whole = Prepared.open(prepared)
+        shards = whole.manifest["shards"]
+        names = sorted(name for name, shard in shards.items() if shard["split"] == split)
+        return cls.from_table(
+            whole.features(), pa.concat_tables(read_shard(prepared / name) for name in names)
+        )
 
     @classmethod
     def from_table(cls, features: Features, table: pa.Table) -> "Rows":

@@ -5,26 +5,29 @@ into pieces that need nothing of each other (`Source.pieces`); rows are counted 
 the number of its first row. What was fitted on parts is merged as a tree: exact counts know no order.
 """
 
-import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
 
 from recsys_pipelines.features import FeatureFitter
 from recsys_pipelines.runner import Progress
+from recsys_pipelines.shards import read_arrays, write_arrays
 from recsys_pipelines.sources import SourceError
-from recsys_pipelines.steps import Job, Staged, StagedPart
+from recsys_pipelines.steps import Job, Staged, StagedPart, Staging
 
 PARTS_OF_FIT = 16  # parts that one task counts before its counts are merged with others'
 MERGED_AT_ONCE = 4
+CONNECT_SECONDS = 5
+FAILED = "@failed"  # column of what a task raised
 
 Rows = list[dict[str, Any]]
 
@@ -40,6 +43,8 @@ def ray_session(workers: int, address: str | None = None) -> Iterator[None]:
         where: dict[str, Any] = {"address": address}
         if address is None:
             where = {"num_cpus": workers, "include_dashboard": False}
+        else:
+            _require_reachable(address)
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **where)
     try:
         cpus = ray.cluster_resources().get("CPU", 0)
@@ -94,12 +99,11 @@ class RayData:
                     found.append({"staged": job.stage(part).to_json()})
             return found
 
-        parts, rows_read = [], 0
+        staging = Staging(job)
         for row in self._run(tasks, stage):
-            parts.append(StagedPart.from_json(row["staged"]))
-            rows_read += parts[-1].rows
-            report("read", rows_read, first_row, None)
-        return job.finish_staging(parts)
+            staging.add(StagedPart.from_json(row["staged"]), first_row)
+            report("read", staging.staged.rows_out, first_row, None)
+        return staging.finish()
 
     def write_histories(self, job: Job, staged: Staged, report: Progress) -> None:
         """As `Runner.write_histories`."""
@@ -114,28 +118,32 @@ class RayData:
             report("sequences", staged.rows_out * done // len(buckets), staged.rows_out, None)
 
     def fit(self, job: Job, staged: Staged, report: Progress) -> FeatureFitter:
-        """As `Runner.fit`: counts of parts, then a tree of merges."""
+        """As `Runner.fit`: counts of parts, written beside the staged rows, then a tree of merges."""
 
         def count(rows: Rows) -> Rows:
-            fitter = FeatureFitter(job.features, staged.text)
-            job.count(staged, [part for row in rows for part in row["parts"]], fitter)
-            return [{"counts": _packed(fitter)}]
+            for row in rows:
+                fitter = FeatureFitter(job.features, staged.text)
+                job.count(staged, row["parts"], fitter)
+                write_arrays(fitter.arrays(), Path(row["counts"]))
+            return [{"counts": row["counts"]} for row in rows]
 
         def merge(rows: Rows) -> Rows:
-            return [{"counts": _packed(_merged(job, staged, rows))}]
+            for row in rows:
+                write_arrays(_merged(job, staged, row["from"]).arrays(), Path(row["counts"]))
+            return [{"counts": row["counts"]} for row in rows]
 
-        names = staged.parts
-        groups = [
-            {"parts": names[start : start + PARTS_OF_FIT]} for start in range(0, len(names), PARTS_OF_FIT)
-        ]
-        left = len(groups)
-        counts = self._map(ray.data.from_items(groups, override_num_blocks=left), left, count)
-        while left > MERGED_AT_ONCE:
-            left = -(-left // MERGED_AT_ONCE)
-            counts = self._map(counts.materialize().repartition(left), left, merge)
-        fitter = _merged(job, staged, counts.take_all())
+        names, level = staged.parts, 0
+        work: Rows
+        work, run = [{"parts": group} for group in batched(names, PARTS_OF_FIT)], count
+        while True:
+            for number, item in enumerate(work):
+                item["counts"] = str(job.out / "staged" / f"counts-{level}-{number}.npz")
+            files = [row["counts"] for row in self._run(work, run)]
+            if len(files) <= MERGED_AT_ONCE:
+                break
+            work, run, level = [{"from": group} for group in batched(files, MERGED_AT_ONCE)], merge, level + 1
         report("fit", staged.rows_out, staged.rows_out, None)
-        return fitter
+        return _merged(job, staged, files)
 
     def encode(self, job: Job, staged: Staged, report: Progress) -> dict[str, dict[str, Any]]:
         """As `Runner.encode`."""
@@ -155,36 +163,48 @@ class RayData:
         return shards
 
     def _run(self, items: Rows, work: Callable[[Rows], Rows]) -> Iterator[dict[str, Any]]:
-        """Rows that `work` made of `items`, in order."""
+        """Rows that `work` made of `items`, in order; what it raised comes out as it was."""
         blocks = min(len(items), 4 * self._workers)
-        return iter(
-            self._map(ray.data.from_items(items, override_num_blocks=blocks), blocks, work).iter_rows()
-        )
-
-    def _map(self, dataset: ray.data.Dataset, blocks: int, work: Callable[[Rows], Rows]) -> ray.data.Dataset:
-        """`work` over each of so many blocks, of which it makes one row or several."""
 
         def of_table(table: pa.Table) -> pa.Table:
-            return pa.Table.from_pylist(work(table.to_pylist()))
+            try:
+                return pa.Table.from_pylist(work(table.to_pylist()))
+            except (ValueError, OSError) as error:  # Ray would wrap it in pages of its own
+                return pa.Table.from_pylist([{FAILED: str(error), "is_of_disk": isinstance(error, OSError)}])
 
-        return dataset.map_batches(
+        made = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
             of_table,
             batch_format="pyarrow",
             batch_size=None,
             num_cpus=0.5,
             compute=ray.data.TaskPoolStrategy(size=min(self._workers, blocks)),
         )
+        for row in made.iter_rows():
+            if row.get(FAILED) is not None:
+                raise OSError(row[FAILED]) if row["is_of_disk"] else SourceError(row[FAILED])
+            yield row
 
 
-def _packed(fitter: FeatureFitter) -> bytes:
-    file, arrays = io.BytesIO(), dict[str, Any](fitter.arrays())
-    np.savez(file, **arrays)
-    return file.getvalue()
+def batched(items: Sequence[str], size: int) -> list[list[str]]:
+    """`items` in groups of `size`, the last one less."""
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
-def _merged(job: Job, staged: Staged, rows: Rows) -> FeatureFitter:
+def _merged(job: Job, staged: Staged, files: Sequence[str]) -> FeatureFitter:
     fitter = FeatureFitter(job.features, staged.text)
-    for row in rows:
-        with np.load(io.BytesIO(row["counts"]), allow_pickle=False) as arrays:
-            fitter.merge(arrays)
+    for file in files:
+        fitter.merge(read_arrays(Path(file)))
     return fitter
+
+
+def _require_reachable(address: str) -> None:
+    """Raise ValueError when nothing listens there: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # "auto", or a name that only Ray can look up
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ValueError(
+            f"{address}: no Ray cluster can be reached there ({error}): start one, or correct the address"
+        ) from None

@@ -225,7 +225,7 @@ class DateConfig(Strict):
     kind: Literal["date"]
     column: FeatureName
     parts: tuple[Literal["hour", "weekday", "weekend", "day", "month", "year"], ...] = Field(min_length=1)
-    format: str = "seconds"
+    format: str = Field("seconds", pattern=r"^(seconds|milliseconds|.*%[a-zA-Z].*)$")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -271,7 +271,8 @@ class SequenceConfig(_EncodedConfig):
     kind: Literal["sequence"]
     name: FeatureName
     column: str
-    length: int = Field(50, ge=1)
+    length: int = Field(50, ge=1, le=1000)
+    separator: str | None = Field(None, min_length=1)  # cuts the text of a request, as in CSV, into a list
     only_positive: bool = False
     like: str | None = None
     pooling: Literal["sum", "mean"] = "mean"

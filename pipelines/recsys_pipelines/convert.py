@@ -35,8 +35,8 @@ class Spec(Protocol):
         ...
 
     @property
-    def id_columns(self) -> tuple[str, ...]:
-        """Those whose values become ids, which text and integers do differently."""
+    def id_columns(self) -> Mapping[str, str]:
+        """Those whose values become ids, which text and integers do differently, and what they are called in a log."""
         ...
 
     def convert(self, columns: Sequence[pa.Array]) -> "Converted":
@@ -73,9 +73,9 @@ class ColumnSpec:
         return (self.column,)
 
     @property
-    def id_columns(self) -> tuple[str, ...]:
+    def id_columns(self) -> dict[str, str]:
         """It, where ids are made of it."""
-        return self.columns if self.kind in ("id", "ids") else ()
+        return {self.column: self.column} if self.kind in ("id", "ids") else {}
 
     def convert(self, columns: Sequence[pa.Array]) -> "Converted":
         """As `Spec.convert`."""

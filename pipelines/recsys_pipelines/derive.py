@@ -4,7 +4,7 @@ Each is a `convert.Spec`: what does not convert sends its row to quarantine. Lis
 and `MISSING_ID` for a missing single value.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,9 +52,9 @@ class Cross:
     columns: tuple[str, ...]
 
     @property
-    def id_columns(self) -> tuple[str, ...]:
-        """All."""
-        return self.columns
+    def id_columns(self) -> dict[str, str]:
+        """All, under their own names."""
+        return {column: column for column in self.columns}
 
     def convert(self, columns: Sequence[pa.Array]) -> Converted:
         """As `Spec.convert`."""
@@ -77,7 +77,7 @@ class Tokens:
     lowercase: bool = True
     ngrams: int = 1
     most: int = 64
-    id_columns: tuple[str, ...] = field(default=(), init=False)  # words are text, whatever they come from
+    id_columns: Mapping[str, str] = field(default_factory=dict, init=False)  # words are text
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ class Prefixes:
 
     column: str
     lengths: tuple[int, ...]
-    id_columns: tuple[str, ...] = field(default=(), init=False)
+    id_columns: Mapping[str, str] = field(default_factory=dict, init=False)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -155,7 +155,7 @@ class DatePart:
     column: str
     part: str
     format: str = "seconds"
-    id_columns: tuple[str, ...] = field(default=(), init=False)
+    id_columns: Mapping[str, str] = field(default_factory=dict, init=False)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -179,7 +179,10 @@ class DatePart:
             kept = pc.if_else(pa.array(outside), pa.scalar(None, pa.int64()), numbers)
             time = pc.cast(kept, pa.timestamp(UNITS[self.format]))
             return time, [*problems, *more, Problem(outside, f"not {self.format} since 1970")]
-        text = plain if pt.is_string(plain.type) else pc.cast(whole_numbers(plain)[0], pa.string())
+        text = plain
+        if not pt.is_string(plain.type):
+            numbers, more = whole_numbers(plain)
+            text, problems = pc.cast(numbers, pa.string()), [*problems, *more]
         time = pc.strptime(text, format=self.format, unit="s", error_is_null=True)
         same = pc.fill_null(pc.equal(pc.strftime(time, format=self.format), text), False)
         bad = np.asarray(pc.and_not(text.is_valid(), same))  # strptime alone takes 7 digits for 8
@@ -190,13 +193,47 @@ class DatePart:
 
 
 @dataclass(frozen=True)
+class Events:
+    """list<int64> [B]: a sequence as a request brings it, a list in the column `name` of what `column` would hold.
+
+    The last `length` of its events, oldest first; a missing one never is an event.
+    """
+
+    name: str
+    column: str
+    length: int
+    separator: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """One."""
+        return (self.name,)
+
+    @property
+    def id_columns(self) -> dict[str, str]:
+        """What it holds is what the log has in `column`."""
+        return {self.name: self.column}
+
+    def convert(self, columns: Sequence[pa.Array]) -> Converted:
+        """As `Spec.convert`."""
+        found, problems = ColumnSpec(self.name, "ids", self.separator).convert(columns)
+        ids = found.flatten().to_numpy()
+        row = np.repeat(np.arange(len(found)), list_lengths(found))
+        ids, row = ids[ids != MISSING_ID], row[ids != MISSING_ID]
+        lengths = np.bincount(row, minlength=len(found))
+        from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(ids))
+        kept = from_end <= self.length
+        return list_array(np.minimum(lengths, self.length), pa.array(ids[kept])), problems
+
+
+@dataclass(frozen=True)
 class Weights:
     """list<float32> [B]: the weights of the elements of `ids`, finite numbers; rows of another length are bad."""
 
     ids: str
     column: str
     separator: str | None = None
-    id_columns: tuple[str, ...] = field(default=(), init=False)
+    id_columns: Mapping[str, str] = field(default_factory=dict, init=False)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -205,7 +242,8 @@ class Weights:
 
     def convert(self, columns: Sequence[pa.Array]) -> Converted:
         """As `Spec.convert`."""
-        weights, ids = (lists(text_or_plain(column)[0], self.separator) for column in columns)
+        plain, not_text = text_or_plain(columns[0])
+        weights, ids = lists(plain, self.separator), lists(text_or_plain(columns[1])[0], self.separator)
         lengths = list_lengths(weights)
         values, problems = ColumnSpec(self.column, "number").convert([one_array(pc.list_flatten(weights))])
         row = np.repeat(np.arange(len(lengths)), lengths)
@@ -216,7 +254,7 @@ class Weights:
             for p in (*problems, missing, Problem(np.isinf(numbers), "outside float32"))
         ]
         other = Problem(lengths != list_lengths(ids), f"not as many weights as {self.ids} has elements")
-        return list_array(lengths, pa.array(numbers)), [*found, other]
+        return list_array(lengths, pa.array(numbers)), [*not_text, *found, other]
 
 
 def _text(raw: pa.Array) -> tuple[pl.Series, list[Problem]]:

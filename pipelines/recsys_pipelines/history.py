@@ -15,12 +15,12 @@ from recsys_cython_ext import MISSING_ID, mix64
 from recsys_pipelines.config import SequenceConfig
 from recsys_pipelines.shards import read_shard, write_shard
 
-BUCKET_ROWS = 4_000_000  # of a bucket, on average
+BUCKET_EVENTS = 2**24  # events in the lists of a bucket, on average and at most: some 500 MB while it is made
 
 
-def num_buckets(rows: int) -> int:
+def num_buckets(rows: int, sequences: Sequence[SequenceConfig]) -> int:
     """How many buckets so many rows make."""
-    return max(1, -(-rows // BUCKET_ROWS))
+    return max(1, -(-rows * sum(sequence.length for sequence in sequences) // BUCKET_EVENTS))
 
 
 def bucket_file(folder: Path, bucket: int) -> Path:
@@ -108,6 +108,8 @@ def histories(
     starts, lengths = np.empty_like(start), np.empty_like(start)
     starts[order], lengths[order] = start, stop - start
     offsets = np.concatenate([[0], np.cumsum(lengths)])
+    if offsets[-1] >= 2**31:
+        raise ValueError(f"{offsets[-1]:,} events of a few users in one bucket: choose a smaller `length`")
     places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(kept[places]))
 

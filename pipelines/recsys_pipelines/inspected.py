@@ -29,10 +29,12 @@ class Rate:
 @dataclass(frozen=True)
 class SplitReport:
     """Rows and labels of a split. users: distinct ones, where known (a row without one is a user of its own);
-    times: smallest and largest, in the units of the data (dates are microseconds since 1970).
+    times: smallest and largest, in the units of the data (dates are microseconds since 1970); weighted_rate: label rate
+    by the weights of the rows, where they have any. All other rates count rows.
     """
 
     label: Rate
+    weighted_rate: float | None
     users: int | None
     times: tuple[int, int] | None
 

@@ -150,6 +150,7 @@ class _Split:
     positives: int = 0
     users: IdCounter = field(default_factory=IdCounter)
     times: tuple[int, int] | None = None
+    weights: tuple[ExactSum, ExactSum] | None = None  # of all rows, of positive ones
 
     def add(self, table: pa.Table, positive: np.ndarray) -> None:
         self.rows += len(positive)
@@ -161,8 +162,17 @@ class _Split:
             known = self.times or (times[0], times[0])
             self.times = int(min(times.min(), known[0])), int(max(times.max(), known[1]))
 
+        if "@weight" in table.column_names:
+            weights = table["@weight"].to_numpy()
+            self.weights = self.weights or (ExactSum(), ExactSum())
+            self.weights[0].add(weights)
+            self.weights[1].add(weights[positive])
+
     def report(self) -> SplitReport:
-        return SplitReport(Rate.of(self.rows, self.positives), len(self.users) or None, self.times)
+        rate = None
+        if self.weights is not None and (total := self.weights[0].value()):
+            rate = float(self.weights[1].value() / total)
+        return SplitReport(Rate.of(self.rows, self.positives), rate, len(self.users) or None, self.times)
 
 
 @dataclass

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from recsys_cython_ext import HASH_VERSION
-from recsys_pipelines.config import DataConfig, FeatureConfig
+from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig
 from recsys_pipelines.features import FeatureFitter, Features, sequences_of
+from recsys_pipelines.quarantine import TooManyBadRows
 from recsys_pipelines.runner import Progress, Runner, Threads
 from recsys_pipelines.shards import (
     file_digest,
@@ -34,13 +35,15 @@ from recsys_pipelines.shards import (
     write_arrays,
     write_json,
 )
-from recsys_pipelines.sources import BESIDE
+from recsys_pipelines.sources import BESIDE, SourceError
+from recsys_pipelines.sources.base import existing
 from recsys_pipelines.sources.generated import generate
 from recsys_pipelines.sources.location import file_prints, located
 from recsys_pipelines.split import SPLITS
 from recsys_pipelines.steps import Job, column_specs
 
 FORMAT_VERSION = 2
+ROLES = ("source", "label", "weight", "user", "time", "truth")  # columns whose meaning is that of the rows
 COUNTS = "counts.npz"  # beside the features: what they were fitted from
 
 
@@ -81,6 +84,21 @@ class Prepared:
             if not file.exists() or file_digest(file) != digest:
                 raise ManifestError(f"{file}: missing or damaged; delete {self.path} and prepare again")
 
+    def require_same(self, data: DataConfig, features: Sequence[FeatureConfig]) -> None:
+        """Raise ManifestError unless features and roles of columns are declared as they were for this set."""
+        if self.manifest["features"] != [feature.model_dump(mode="json") for feature in features]:
+            raise ManifestError(
+                f"{self.path}: its features are declared differently from these, and rows of both would not mean the "
+                "same: take the configuration it was prepared with"
+            )
+        own, others = self.manifest["data"], data.model_dump(mode="json")
+        for role in ROLES:
+            if own[role] != others[role]:
+                raise ManifestError(
+                    f"{self.path}: its data.{role} is {own[role]!r}, and here it is {others[role]!r}: take the "
+                    "configuration it was prepared with"
+                )
+
     def features(self) -> Features:
         """The fitted features."""
         return Features.load(self.path / "features")
@@ -113,29 +131,37 @@ def prepare(
     Raises:
         SourceError: an unreadable file.
         TooManyBadRows: the share of quarantined rows passes `data.quarantine_limit`.
-        ManifestError: `base` has other features.
-        ValueError: a feature declared twice, or a sequence without `data.user` and `data.time`.
+        ManifestError: `base` is damaged, has other features or roles of columns, or these rows already.
+        ValueError: a feature declared twice, or a sequence without what it needs.
     """
     runner = runner or Threads()
     report = progress or (lambda *_: None)
     column_specs(data, features, labelled=True)  # raises for what cannot be
-    if (sequences := sequences_of(features)) and (data.user is None or data.time is None):
-        raise ValueError(
-            f"feature {sequences[0].name!r} is a user's earlier events: name the columns in data.user and data.time"
-        )
+    _check_sequences(data, features)
     root.mkdir(parents=True, exist_ok=True)
+    if data.path is not None:
+        existing(data.path)
     readable = _written(data, root, report)
+    assert readable.path is not None
+    files = _files(readable)
     if base is not None:
-        _require_same_features(base, features)
+        _check_base(base, data, features, files)
     name = (readable.path or Path("data")).stem
-    out = root / f"{name}-{_key(readable, features, base)}"
+    out = root / f"{name}-{_key(readable, features, files, base)}"
     if not (out / "manifest.json").exists() or (out / "staged").exists():
         out.mkdir(exist_ok=True)
         with locked(out / ".lock"):
             if not (out / "manifest.json").exists():
                 manifest = _make(_job(readable, features, out, base), base, runner, report)
-                # as declared: a generated log is read from the file that was written of it
-                write_json(manifest | {"data": data.model_dump(mode="json")}, out / "manifest.json")
+                if _files(readable) != files:
+                    shutil.rmtree(out / "staged")
+                    raise SourceError(
+                        f"{readable.path}: has changed while it was read: prepare again when it is complete"
+                    )
+                before = [] if base is None else base.manifest["files"]
+                # data as declared: a generated log is read from the file that was written of it
+                manifest |= {"data": data.model_dump(mode="json"), "files": before + files}
+                write_json(manifest, out / "manifest.json")
             for done in ("staged", "history"):
                 shutil.rmtree(out / done, ignore_errors=True)
     return Prepared.open(out)
@@ -152,18 +178,48 @@ def _written(data: DataConfig, root: Path, report: Progress) -> DataConfig:
     return data.model_copy(update={"source": "table", "path": path, "generator": None})
 
 
-def _key(data: DataConfig, features: Sequence[FeatureConfig], base: Prepared | None) -> str:
+def _check_sequences(data: DataConfig, features: Sequence[FeatureConfig]) -> None:
+    for sequence in sequences_of(features):
+        if data.user is None or data.time is None or data.split.by != "time":
+            raise ValueError(
+                f"feature {sequence.name!r} is a user's earlier events: name the columns in data.user and data.time, "
+                "and set split.by: time, for in another split the events of training rows would tell of test rows"
+            )
+        likes = [f for f in features if isinstance(f, CategoricalConfig) and sequence.like in f.names]
+        if sequence.like is not None and (
+            not likes or sequence.like != sequence.column or likes[0].buckets is not None
+        ):
+            raise ValueError(
+                f"feature {sequence.name!r}: like: {sequence.like!r} is no categorical feature of the column "
+                f"{sequence.column!r}: declare one, without buckets, or leave `like` out"
+            )
+
+
+def _files(data: DataConfig) -> list[list[Any]]:
+    """What tells whether the files of a log have changed."""
     assert data.path is not None
-    vocabularies = [
-        file_prints(located(path)) for f in features if (path := getattr(f, "vocabulary", None)) is not None
-    ]
+    return [list(file) for file in file_prints(data.path, BESIDE.get(data.source, ()))]
+
+
+def _key(
+    data: DataConfig, features: Sequence[FeatureConfig], files: list[list[Any]], base: Prepared | None
+) -> str:
+    vocabularies = []
+    for feature in features:
+        if isinstance(feature, CategoricalConfig) and feature.vocabulary is not None:
+            path = located(feature.vocabulary)
+            if not path.exists():
+                raise SourceError(
+                    f"{path}: there is no such vocabulary, which feature {feature.names[0]!r} names"
+                )
+            vocabularies.append(file_prints(path))
     text = json.dumps(
         [
             FORMAT_VERSION,
             HASH_VERSION,
             data.model_dump(mode="json"),
             [feature.model_dump(mode="json") for feature in features],
-            file_prints(data.path, BESIDE.get(data.source, ())),
+            files,
             vocabularies,
             None if base is None else base.path.name,
         ]
@@ -171,12 +227,15 @@ def _key(data: DataConfig, features: Sequence[FeatureConfig], base: Prepared | N
     return text_digest(text)
 
 
-def _require_same_features(base: Prepared, features: Sequence[FeatureConfig]) -> None:
-    if base.manifest["features"] != [feature.model_dump(mode="json") for feature in features]:
-        raise ManifestError(
-            f"{base.path}: its features are declared differently from these, and rows of both would not mean the "
-            "same: append with the configuration it was prepared with"
-        )
+def _check_base(
+    base: Prepared, data: DataConfig, features: Sequence[FeatureConfig], files: list[list[Any]]
+) -> None:
+    """Raise ManifestError unless rows of `data` mean what those of `base` do, and are others."""
+    base.verify()
+    base.require_same(data, features)
+    for file in files:
+        if file in base.manifest["files"]:
+            raise ManifestError(f"{base.path}: holds the rows of {file[0]} already: name a new file")
 
 
 def _job(data: DataConfig, features: Sequence[FeatureConfig], out: Path, base: Prepared | None) -> Job:
@@ -194,9 +253,11 @@ def _make(job: Job, base: Prepared | None, runner: Runner, report: Progress) -> 
         (job.out / "staged").mkdir()
     try:
         staged = runner.stage(job, report)
-    except ValueError:  # the log is at fault: nobody will go on from its rows
+    except TooManyBadRows:  # nobody will go on from these rows
         shutil.rmtree(job.out / "staged")
         raise
+    if base is not None:
+        base.features().check_text(staged.text, str(job.data.path))
     job.decide_split(staged)
     if sequences_of(job.features):
         runner.write_histories(job, staged, report)
@@ -248,8 +309,11 @@ def _make(job: Job, base: Prepared | None, runner: Runner, report: Progress) -> 
 
 
 def _linked(base: Prepared, out: Path) -> dict[str, dict[str, Any]]:
-    """The shards of `base` under names of its own folder, without copying them where the disk allows."""
+    """The shards of `base`, and its quarantine, under names of its own, without copying where the disk allows."""
     found = {}
+    for file in (base.path / "quarantine").glob("*.csv"):
+        (out / "quarantine").mkdir(exist_ok=True)
+        link(file, out / "quarantine" / f"base-{file.name}")
     for name, shard in base.manifest["shards"].items():
         split, _, file = name.partition("/")
         target = f"{split}/base-{file}"

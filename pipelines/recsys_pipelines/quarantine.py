@@ -3,7 +3,7 @@
 import csv
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-KEEP = 10_000  # examples held and written; counts go on beyond it
+KEEP = 10_000  # examples held; counts go on beyond it
 SHOWN = 100  # characters of a value that are kept
 
 
@@ -35,14 +35,15 @@ class BadRow(NamedTuple):
 
 
 class Quarantine:
-    """Counts bad rows by (field, reason) and keeps the first `KEEP` as examples.
+    """Counts bad rows by (field, reason) and keeps the first as examples.
 
-    Picklable; parts of a file can each fill their own and be merged in order.
+    keep_all: hold every row as an example. Parts of a file can each fill their own, to be merged in order.
     `count` is the number of rows added; each row is added once, under the first thing wrong with it.
     """
 
-    def __init__(self, limit: float = 1.0) -> None:
+    def __init__(self, limit: float = 1.0, *, keep_all: bool = False) -> None:
         self.limit = limit
+        self._most = None if keep_all else KEEP
         self.count = 0
         self.reasons: Counter[tuple[str | None, str]] = Counter()
         self.examples: list[BadRow] = []
@@ -66,7 +67,9 @@ class Quarantine:
             return
         self.count += len(rows)
         self.reasons[field, reason] += len(rows)
-        take = max(KEEP - len(self.examples), 0 if (field, reason) in self._first else 1)
+        take = len(rows)
+        if self._most is not None:
+            take = max(self._most - len(self.examples), 0 if (field, reason) in self._first else 1)
         shown = _python(values[:take]) if isinstance(values, pa.Array) else values[:take]
         numbers = [None] * len(shown) if lines is None else [int(line) for line in lines[:take]]
         examples = [
@@ -98,22 +101,11 @@ class Quarantine:
         )
 
     def write(self, folder: str | Path) -> Path:
-        """Write the examples to `folder`/quarantine.csv, which appears only when complete."""
-        path = Path(folder) / "quarantine.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
-                writer = csv.writer(stream)
-                writer.writerow(BadRow._fields)
-                writer.writerows(self.examples)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-        return path
+        """Write the examples, as `write_bad_rows` does."""
+        return write_bad_rows(self.examples, folder)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: counts and examples, of which those beyond `KEEP` are the first of their reason."""
+        """JSON-able: counts and examples, of which the last may be the first of their reason."""
         shown = set(self.examples)
         return {
             "count": self.count,
@@ -124,7 +116,7 @@ class Quarantine:
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> "Quarantine":
         """What `to_dict` described."""
-        made = cls()
+        made = cls(keep_all=True)
         made.count = found["count"]
         made.reasons.update({(field, reason): rows for field, reason, rows in found["reasons"]})
         made._keep([BadRow(*example) for example in found["examples"]])
@@ -133,7 +125,24 @@ class Quarantine:
     def _keep(self, examples: list[BadRow]) -> None:
         for example in examples:
             self._first.setdefault((example.field, example.reason), example)
-        self.examples.extend(examples[: max(KEEP - len(self.examples), 0)])
+        room = len(examples) if self._most is None else max(self._most - len(self.examples), 0)
+        self.examples.extend(examples[:room])
+
+
+def write_bad_rows(rows: Iterable[BadRow], folder: str | Path) -> Path:
+    """Write rows to `folder`/quarantine.csv, which appears only when complete."""
+    path = Path(folder) / "quarantine.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(BadRow._fields)
+            writer.writerows(rows)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
 
 
 def _python(values: pa.Array) -> list[Any]:

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from recsys_pipelines.features import FeatureFitter
 from recsys_pipelines.ordered import ordered
-from recsys_pipelines.steps import Job, Staged, StagedPart
+from recsys_pipelines.steps import Job, Staged, Staging
 
 # (stage, rows finished, rows in all if known, bytes read if known)
 Progress = Callable[[str, int, int | None, int | None], None]
@@ -40,14 +40,14 @@ class Threads:
         if (done := job.already_staged()) is not None:
             return done
         source = job.source()
-        parts: list[StagedPart] = []
-        rows = 0
+        staging = Staging(job)
         for part in ordered(job.stage, source.parts(job.source_columns())):
-            parts.append(part)
-            rows += part.rows
             size, share = source.progress()
-            report("read", rows, round(rows / share) if share else None, round(size * share))
-        return job.finish_staging(parts)
+            rows = staging.staged.rows_out + part.rows
+            likely = max(rows / share, rows) if share else None
+            staging.add(part, likely)
+            report("read", rows, None if likely is None else round(likely), round(size * share))
+        return staging.finish()
 
     def write_histories(self, job: Job, staged: Staged, report: Progress) -> None:
         """As `Runner.write_histories`."""

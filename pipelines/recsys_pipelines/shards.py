@@ -27,6 +27,11 @@ def uniform(ids: np.ndarray, seed: int, purpose: str) -> np.ndarray:
     return (mix64(ids ^ key).view(np.uint64) >> np.uint64(11)).astype(np.float64) / 2**53
 
 
+def line_of(table: pa.Table) -> np.ndarray:
+    """What rows [B] are drawn by: their number, or that of the line that several of them are made of."""
+    return table["@line" if "@line" in table.column_names else "row_id"].to_numpy()
+
+
 def read_shard(path: Path) -> pa.Table:
     """Map an Arrow IPC file into memory."""
     with pa.memory_map(str(path)) as source:
@@ -37,8 +42,11 @@ def write_shard(table: pa.Table, path: Path) -> None:
     """Write an Arrow IPC file of one record batch under a temporary name, then rename it."""
     partial = path.with_suffix(".tmp")
     (batch,) = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_batch(batch)
+    try:
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_batch(batch)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error}): is the disk full?") from error
     partial.replace(path)
 
 

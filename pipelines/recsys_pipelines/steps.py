@@ -5,7 +5,7 @@ what is to be known of its reading, so that a part is read once even if the run 
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +19,13 @@ from recsys_pipelines.config import DataConfig, FeatureConfig
 from recsys_pipelines.convert import ColumnSpec, Kind, Spec, columns_of, text_ids, typed
 from recsys_pipelines.features import FeatureFitter, Features, sequences_of, specs_of
 from recsys_pipelines.history import num_buckets, with_histories, write_bucket
-from recsys_pipelines.quarantine import Quarantine
+from recsys_pipelines.quarantine import BadRow, Quarantine, write_bad_rows
 from recsys_pipelines.shards import file_digest, read_metadata, read_shard, write_json, write_shard
 from recsys_pipelines.sources import Source, open_source
-from recsys_pipelines.sources.base import Part
+from recsys_pipelines.sources.base import Chunk, Part
 from recsys_pipelines.split import SPLITS, split_bounds, split_of
+
+HOPELESS = 1000  # bad rows that are too few to give a log up half-way
 
 
 def column_specs(data: DataConfig, features: Sequence[FeatureConfig], *, labelled: bool) -> dict[str, Spec]:
@@ -90,6 +92,7 @@ class Staged:
     quarantined: int = 0
     next_row: int = 0
     text: dict[str, bool] = field(default_factory=dict)
+    faulty: list[str] = field(default_factory=list)  # parts with rows in quarantine
 
     def add(self, part: StagedPart) -> None:
         """Count one more part."""
@@ -100,6 +103,7 @@ class Staged:
         self.rows_in = self.rows_out + self.quarantined - self.rows_added
         self.next_row = max(self.next_row, part.next_row)
         self.text |= part.text
+        self.faulty += [part.name] if part.bad.count else []
 
     @property
     def parts(self) -> list[str]:
@@ -152,10 +156,10 @@ class Job:
         path = self.staged_path(name)
         if path.exists():
             return StagedPart.from_json(read_metadata(path))
-        bad = Quarantine()
+        bad = Quarantine(keep_all=True)
         chunk = part.read(bad)
         rows_in = chunk.table.num_rows + bad.count - chunk.added
-        table = with_lone_users(self._numbered(typed(chunk, self.specs, bad)))
+        table = with_lone_users(self._numbered(typed(chunk, self.specs, bad), chunk))
         if table.num_rows + bad.count - chunk.added != rows_in:
             raise AssertionError(
                 f"{chunk.file}: rows were lost between reading and preparing; please report this"
@@ -165,22 +169,8 @@ class Job:
         write_shard(table.replace_schema_metadata({"recsys": staged.to_json()}), path)
         return staged
 
-    def finish_staging(self, parts: Iterable[StagedPart]) -> Staged:
-        """Totals of all parts, in order; written down. Raises TooManyBadRows, and ValueError without any row."""
-        staged, quarantine = Staged(), Quarantine(self.data.quarantine_limit)
-        for part in parts:
-            staged.add(part)
-            quarantine.merge(part.bad)
-        if quarantine.count:
-            quarantine.write(self.out / "quarantine")
-        quarantine.check(staged.rows_in)
-        if staged.rows_out == 0:
-            raise ValueError(f"{self.data.path}: holds no readable row")
-        write_json(staged.__dict__, self.out / "staged" / "staged.json")
-        return staged
-
     def already_staged(self) -> Staged | None:
-        """What `finish_staging` wrote, if it did."""
+        """What `Staging.finish` wrote, if it did."""
         file = self.out / "staged" / "staged.json"
         return Staged(**json.loads(file.read_text())) if file.exists() else None
 
@@ -190,7 +180,7 @@ class Job:
 
     def buckets(self, staged: Staged) -> int:
         """How many buckets of users the sequences are made in."""
-        return num_buckets(staged.rows_out + self.earlier_rows)
+        return num_buckets(staged.rows_out + self.earlier_rows, sequences_of(self.features))
 
     def write_history(self, staged: Staged, bucket: int) -> None:
         """Write the sequences of a bucket of users."""
@@ -237,11 +227,47 @@ class Job:
             }
         return found
 
-    def _numbered(self, table: pa.Table) -> pa.Table:
+    def _numbered(self, table: pa.Table, chunk: Chunk) -> pa.Table:
+        """Rows numbered after those of an earlier set, and `@line` where rows of one line belong together."""
+        rows = table["row_id"].to_numpy()
+        if chunk.shared_lines and chunk.lines is not None:
+            lines = chunk.lines[np.searchsorted(chunk.rows, rows)]
+            table = table.append_column("@line", pa.array(self.first_row + lines))
         if self.first_row == 0:
             return table
-        numbers = table["row_id"].to_numpy() + self.first_row
-        return table.set_column(table.column_names.index("row_id"), "row_id", pa.array(numbers))
+        numbers = pa.array(rows + self.first_row)
+        return table.set_column(table.column_names.index("row_id"), "row_id", numbers)
+
+
+class Staging:
+    """Totals of parts as they are staged, in order."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self.staged = Staged()
+        self._quarantine = Quarantine(job.data.quarantine_limit)
+
+    def add(self, part: StagedPart, likely_rows: float | None = None) -> None:
+        """Count one more part. likely_rows: of the whole log; raises TooManyBadRows when even these would not do."""
+        self.staged.add(part)
+        self._quarantine.merge(part.bad)
+        limit = self._quarantine.limit
+        if likely_rows is not None and self._quarantine.count > 1.2 * limit * likely_rows + HOPELESS:
+            self._quarantine.check(self.staged.rows_in)
+
+    def finish(self) -> Staged:
+        """All that was counted, written down. Raises TooManyBadRows, and ValueError without any row."""
+        if self.staged.faulty:
+            write_bad_rows(self._bad_rows(), self._job.out / "quarantine")
+        self._quarantine.check(self.staged.rows_in)
+        if self.staged.rows_out == 0:
+            raise ValueError(f"{self._job.data.path}: holds no readable row")
+        write_json(self.staged.__dict__, self._job.out / "staged" / "staged.json")
+        return self.staged
+
+    def _bad_rows(self) -> Iterator[BadRow]:
+        for name in self.staged.faulty:
+            yield from StagedPart.from_json(read_metadata(self._job.staged_path(name))).bad.examples
 
 
 def _chosen(table: pa.Table, mask: np.ndarray) -> pa.Table:

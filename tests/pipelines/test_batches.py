@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import pickle
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_cython_ext import MISSING_ID
+from recsys_cython_ext import HASH_VERSION, MISSING_ID
 from recsys_pipelines.batches import Loader, Rows
 from recsys_pipelines.config import CategoricalConfig, DataConfig, NumericConfig
 from recsys_pipelines.features import FeatureFitter, Features
 from recsys_pipelines.order import epoch_order
-from recsys_pipelines.prepare import prepare
-from recsys_pipelines.shards import write_shard
+from recsys_pipelines.prepare import FORMAT_VERSION, prepare
+from recsys_pipelines.shards import write_json, write_shard
 
 IDS = st.one_of(st.integers(-(2**63), 2**63 - 1), st.just(MISSING_ID))
 LISTS = pa.list_(pa.int64())
@@ -58,14 +59,20 @@ def load(folder, rows, parts=1):
     fitter.add(table)
     features = fitter.fit()
     features.save(folder / "features")
-    (folder / "train").mkdir(exist_ok=True)
-    for old in (folder / "train").iterdir():
-        old.unlink()
     bounds = np.linspace(0, len(rows), parts + 1).astype(int)
-    for part in range(parts):
-        cut = table.slice(bounds[part], bounds[part + 1] - bounds[part])
-        write_shard(features.encode(cut), folder / "train" / f"part-{part:05d}.arrow")
+    cuts = [table.slice(low, high - low) for low, high in pairwise(bounds.tolist())]
+    write_set(folder, [features.encode(cut) for cut in cuts])
     return Rows.load(folder, "train")
+
+
+def write_set(folder, shards):
+    """Training shards, and as much of a manifest as readers look at."""
+    (folder / "train").mkdir(exist_ok=True)
+    named = {f"train/part-{number:05d}.arrow": shard for number, shard in enumerate(shards)}
+    for name, shard in named.items():
+        write_shard(shard, folder / name)
+    versions = {"format_version": FORMAT_VERSION, "hash_version": HASH_VERSION}
+    write_json(versions | {"shards": {name: {"split": "train"} for name in named}}, folder / "manifest.json")
 
 
 @pytest.fixture(scope="module")
@@ -240,12 +247,13 @@ def test_rows_survive_a_pickle_and_a_change_of_labels():
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc")
 def test_features_are_not_copied_into_memory(tmp_path):
     n, columns = 400_000, [f"s{i}" for i in range(20)]
-    folder = tmp_path / "train"
-    folder.mkdir()
-    for part in range(2):
-        table = pa.table({"row_id": np.arange(n) + part * n} | {c: np.arange(n) for c in columns})
-        write_shard(table, folder / f"part-{part:05d}.arrow")
-    del table
+    write_set(
+        tmp_path,
+        (
+            pa.table({"row_id": np.arange(n) + part * n} | {c: np.arange(n) for c in columns})
+            for part in (0, 1)
+        ),
+    )
     FeatureFitter([]).fit().save(tmp_path / "features")
     loaded = Rows.load(tmp_path, "train")
     rows = dataclasses.replace(loaded, features=made_of(dict.fromkeys(columns)))

@@ -93,6 +93,28 @@ def test_what_is_wrong_with_a_file_is_said(session, tmp_path):
         prepare(declared(tmp_path / "log.csv"), FEATURES, tmp_path, runner=cluster.RayData(2))
 
 
+def test_an_error_inside_a_task_is_that_of_one_process(session, tmp_path):
+    (tmp_path / "log").mkdir()
+    for number in range(2):
+        pq.write_table(rows(1000 * number, 1000), tmp_path / "log" / f"{number}.parquet")
+    damaged = tmp_path / "log" / "1.parquet"
+    content = bytearray(damaged.read_bytes())
+    content[4:2000] = b"\xff" * 1996
+    damaged.write_bytes(content)
+    said = []
+    for runner in (None, cluster.RayData(2)):
+        with pytest.raises(SourceError) as caught:
+            prepare(declared(tmp_path / "log"), FEATURES, tmp_path / "out", runner=runner)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert "1.parquet" in said[0]
+
+
+def test_a_cluster_that_is_not_there_is_named_at_once():
+    with pytest.raises(ValueError, match=r"127\.0\.0\.1:9: no Ray cluster can be reached"):
+        cluster._require_reachable("127.0.0.1:9")
+
+
 def test_more_workers_than_cpus_do_not_wait_for_ever(session):
     with (
         pytest.raises(ValueError, match="the cluster has 2 CPUs, and 3 workers were asked for"),

@@ -164,6 +164,10 @@ def test_times_that_are_none_are_named():
         [(0, "not seconds since 1970", [1, 2])],
     )
     assert convert(DatePart("t", "hour", "%y%m%d%H"), [14102123])[0] == [23]
+    assert convert(DatePart("t", "hour", "%y%m%d%H"), [14102123.0, 14102100.5]) == (
+        [23, MISSING_ID],
+        [(0, "not a whole number within int64", [1])],
+    )
 
 
 def test_weights_are_as_long_as_what_they_weigh():
@@ -183,3 +187,5 @@ def test_weights_are_as_long_as_what_they_weigh():
         [[1.0, 2.5], [pytest.approx(float("nan"), nan_ok=True)]],
         [(0, "not a number", [1]), (0, "missing weight", [1])],
     )
+    found = convert(Weights("tags", "w", "|"), [b"1", b"\xff"], ["a", "a"])
+    assert (0, "not UTF-8 text", [1]) in found[1]

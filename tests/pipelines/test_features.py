@@ -328,7 +328,7 @@ def test_another_hash_version_is_refused(tmp_path):
 
 
 def test_a_vocabulary_file_fixes_the_codes(tmp_path):
-    (tmp_path / "v.txt").write_text("b\na\nnever seen\n")
+    (tmp_path / "v.txt").write_bytes("\ufeffb\r\na\r\nnever\u2028seen\r\n".encode())
     config = categorical(vocabulary=tmp_path / "v.txt")
     fitter = FeatureFitter([config], {"c": True})
     column = ids(string_ids(pa.array(["a", "b", "other"])))
@@ -543,6 +543,29 @@ def test_statistics_leave_the_own_fold_out(rows, folds):
     unseen = features.encode(pa.table({"c:statistic": ids([99])}))
     assert unseen["c:count"].to_pylist() == [0]
     assert unseen["c:ctr"].to_pylist() == pytest.approx([np.mean([row[1] for row in rows])])
+
+
+def test_weights_are_counted_and_rows_of_one_line_share_a_fold():
+    """A line of 99 showings and 1 click, as two rows: the rate is 0.01, and neither row knows the other."""
+    lines = 400
+    (config,) = parse("[{kind: statistic, columns: [c], smoothing: 1}]")
+    table = pa.table(
+        {
+            "c:statistic": ids([7] * 2 * lines),
+            "@label": pa.array([0, 1] * lines, pa.int8()),
+            "@weight": numbers([99.0, 1.0] * lines),
+            "row_id": ids(range(2 * lines)),
+            "@line": ids(np.repeat(range(lines), 2)),
+        }
+    )
+    fitter = FeatureFitter([config])
+    fitter.add(table)
+    for training in (True, False):
+        out = fitter.fit().encode(table, training)
+        assert out["c:ctr"].to_numpy() == pytest.approx(0.01)
+        assert out["c:count"].to_numpy() == pytest.approx(np.log1p(100 * lines), rel=1e-6)
+    values = fitter.fit().encode(table, training=True)["c:count"].to_numpy()
+    assert (values[::2] == values[1::2]).all()
 
 
 def test_no_row_sees_its_own_label():

@@ -72,7 +72,9 @@ def test_parts_and_buckets_leave_no_trace(tmp_path_factory, rows, cuts, buckets)
 
 
 def test_buckets_bound_the_rows_that_are_sorted_at_once():
-    assert [num_buckets(n) for n in (0, 1, history.BUCKET_ROWS, history.BUCKET_ROWS + 1)] == [1, 1, 1, 2]
+    sequences = [SequenceConfig(kind="sequence", name=name, column="c", length=50) for name in "ab"]
+    most = history.BUCKET_EVENTS // 100
+    assert [num_buckets(n, sequences) for n in (0, 1, most, most + 1)] == [1, 1, 1, 2]
 
 
 def log(rows=60):
@@ -102,7 +104,7 @@ FEATURES = [
 
 
 def test_a_sequence_sees_no_later_row_of_any_split(tmp_path, monkeypatch):
-    monkeypatch.setattr(history, "BUCKET_ROWS", 16)
+    monkeypatch.setattr(history, "BUCKET_EVENTS", 100)
     rows = log().to_pylist()
     pa.parquet.write_table(log(), tmp_path / "log.parquet")
     prepared = prepare(declared(tmp_path / "log.parquet"), FEATURES, tmp_path / "out")
@@ -155,7 +157,16 @@ def test_a_sequence_needs_a_user_a_time_and_the_feature_it_is_like(tmp_path):
     pa.parquet.write_table(log(), tmp_path / "log.parquet")
     with pytest.raises(ValueError, match=r"'history' is a user's earlier events.*data.user and data.time"):
         prepare(declared(tmp_path / "log.parquet", user=None), FEATURES, tmp_path)
-    with pytest.raises(ValueError, match="like: 'item' is no declared feature"):
-        prepare(declared(tmp_path / "log.parquet"), FEATURES[1:], tmp_path)
+    for split in ({"by": "order"}, {"by": "random"}):
+        with pytest.raises(ValueError, match=r"'history' is .*set split.by: time"):
+            prepare(declared(tmp_path / "log.parquet", split=split), FEATURES, tmp_path)
+    other = CategoricalConfig(kind="categorical", names=("user",))
+    bucketed = CategoricalConfig(kind="categorical", names=("item",), buckets="squared_log")
+    of_user = FEATURES[1].model_copy(update={"like": "user"})
+    for features in (FEATURES[1:], [bucketed, FEATURES[1]], [other, of_user]):
+        with pytest.raises(
+            ValueError, match=r"'history': like: '\w+' is no categorical feature of the column 'item'"
+        ):
+            prepare(declared(tmp_path / "log.parquet"), features, tmp_path)
     with pytest.raises(ValueError, match="leave out encoding"):
         SequenceConfig(kind="sequence", name="h", column="item", like="item", min_count=2)

@@ -333,7 +333,8 @@ def test_a_fixed_vocabulary_and_a_sequence_that_borrows_one(tmp_path):
     - {{kind: categorical, names: [c], vocabulary: {tmp_path / "words.txt"}}}
     - {{kind: sequence, name: before, column: c, length: 3, like: c}}
     """
-    result = inspect(prepared(tmp_path, features, [table], user="u", time="t"))
+    roles = {"user": "u", "time": "t", "split": {"by": "time"}}
+    result = inspect(prepared(tmp_path, features, [table], **roles))
     c, before = result.categorical
     assert (c.codes, c.ids, c.splits["train"].unknown, len(c.top)) == (5, 3, 1, 2)
     assert before.splits["train"].empty_lists == 2

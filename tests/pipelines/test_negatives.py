@@ -30,7 +30,10 @@ def log_of(counts=COUNTS, seed=0):
         }
     )
     ids = {"user_id": False, "item_id": False, "tags": True}
-    categorical = [SimpleNamespace(name=name, multivalued=many, columns=[name]) for name, many in ids.items()]
+    categorical = [
+        SimpleNamespace(name=name, multivalued=many, weighted=False, columns=[name])
+        for name, many in ids.items()
+    ]
     numeric = [SimpleNamespace(name=name, columns=[name]) for name in ("price", "hour")]
     features = SimpleNamespace(
         features=(*categorical, *numeric), categorical=categorical, numeric_columns=("price", "hour")

@@ -485,10 +485,74 @@ def test_an_id_seen_once_on_each_of_two_days_is_frequent_enough(tmp_path):
     assert (old, new) == ({x, y}, {x, y, z})
 
 
-def test_a_set_of_other_features_is_not_appended_to(folder, tmp_path):
+def test_what_does_not_belong_together_is_not_appended(folder, tmp_path):
     first = prepare(declared(folder), FEATURES, tmp_path)
+    (tmp_path / "day").mkdir()
+    day = tmp_path / "day" / "new.parquet"
+    pq.write_table(log(FILES * ROWS), day)
     with pytest.raises(ManifestError, match="declared differently"):
-        prepare(declared(folder), FEATURES[:2], tmp_path, base=first)
+        prepare(declared(day), FEATURES[:2], tmp_path, base=first)
+    with pytest.raises(ManifestError, match=r"its data\.weight is None, and here it is 'w'"):
+        prepare(declared(day, weight="w"), FEATURES, tmp_path, base=first)
+    with pytest.raises(ManifestError, match=r"holds the rows of .*0\.parquet already"):
+        prepare(declared(folder), FEATURES, tmp_path, base=first)
+    pq.write_table(log(FILES * ROWS).set_column(1, "c", pa.array(range(ROWS))), day)
+    with pytest.raises(ValueError, match=r"new\.parquet: column 'c' holds integers, but text in training"):
+        prepare(declared(day), FEATURES, tmp_path, base=first)
+    damaged = first.path / "train" / "part-0000-000000.arrow"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    with pytest.raises(ManifestError, match=r"train/part-0000-000000\.arrow: missing or damaged"):
+        prepare(declared(day), FEATURES, tmp_path, base=first)
+
+
+def test_a_file_that_changes_while_it_is_read_is_no_set(folder, tmp_path):
+    def rewrite(stage, *_):
+        if stage == "fit":
+            pq.write_table(log(7), folder / "1.parquet")
+
+    with pytest.raises(SourceError, match="has changed while it was read"):
+        prepare(declared(folder), FEATURES, tmp_path / "out", rewrite)
+    assert not list(tmp_path.rglob("out/*/manifest.json"))
+    assert not list(tmp_path.rglob("out/*/staged"))
+
+
+def test_an_error_of_the_disk_leaves_what_was_staged(folder, tmp_path, monkeypatch):
+    def fails(path, *_):
+        raise OSError("No space left on device")
+
+    whole = contents(prepare(declared(folder), FEATURES, tmp_path / "whole").path)
+    with monkeypatch.context() as patched:
+        patched.setattr(pa.ipc, "new_file", fails)
+        with pytest.raises(OSError, match=r"part-0000-000000\.arrow: cannot be written .*is the disk full"):
+            prepare(declared(folder), FEATURES, tmp_path / "out")
+    prepared = prepare(declared(folder), FEATURES, tmp_path / "out")
+    assert contents(prepared.path) == whole
+
+
+def test_every_bad_row_is_listed_and_a_hopeless_log_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("recsys_pipelines.quarantine.KEEP", 5)
+    monkeypatch.setattr("recsys_pipelines.sources.delimited.BLOCK", 400)
+    monkeypatch.setattr("recsys_pipelines.steps.HOPELESS", 30)
+    features = [CategoricalConfig(kind="categorical", names=("c",))]
+    write_csv(tmp_path / "a.csv", [["x" if k % 2 else k % 4 // 2, f"c{k}"] for k in range(600)])
+    prepared = prepare(declared(tmp_path / "a.csv", quarantine_limit=0.6), features, tmp_path / "out")
+    with (prepared.path / "quarantine" / "quarantine.csv").open() as file:
+        assert [int(row["line"]) for row in csv.DictReader(file)] == list(range(3, 602, 2))
+    stages = []
+    with pytest.raises(TooManyBadRows, match="label: not a number"):
+        prepare(
+            declared(tmp_path / "a.csv", quarantine_limit=0.01),
+            features,
+            tmp_path / "out",
+            lambda stage, rows, *_: stages.append(rows),
+        )
+    assert max(stages) < 200, "it stopped long before the end"
+
+
+def test_a_vocabulary_that_is_not_there_is_named_before_anything_is_read(folder, tmp_path):
+    feature = CategoricalConfig(kind="categorical", names=("c",), vocabulary=tmp_path / "v.txt")
+    with pytest.raises(SourceError, match=r"v\.txt: there is no such vocabulary, which feature 'c' names"):
+        prepare(declared(folder), [feature], tmp_path / "out")
 
 
 def test_two_at_once_share_the_work(folder, tmp_path):

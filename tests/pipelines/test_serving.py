@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from pydantic import TypeAdapter
 
-from recsys_cython_ext import MISSING_ID
+from recsys_cython_ext import MISSING_ID, string_ids
 from recsys_pipelines.config import FeatureConfig
 from recsys_pipelines.convert import typed
 from recsys_pipelines.features import FeatureFitter, Features, specs_of
@@ -112,6 +112,24 @@ def test_what_is_absent_is_not_guessed(fitted):
         fitted[0].transform(pa.Table.from_pylist([row]))
     with pytest.raises(TypeError, match="not str"):
         fitted[0].transform("c=1")
+
+
+def test_a_sequence_is_cut_and_cleaned_as_in_training(fitted):
+    features, _ = fitted
+    long, clean = ROWS[1] | {"last": [9, 4, None, 3, 2]}, ROWS[1] | {"last": [4, 3, 2]}
+    assert features.transform(long).equals(features.transform(clean))
+    with pytest.raises(ValueError, match="column 'last' holds text, but integers in training"):
+        features.transform(ROWS[1] | {"last": ["4"]})
+
+
+def test_a_sequence_may_come_as_text_to_be_cut():
+    (config,) = TypeAdapter(tuple[FeatureConfig, ...]).validate_python(
+        [{"kind": "sequence", "name": "h", "column": "c", "length": 2, "separator": " ", "encoding": "hash"}]
+    )
+    features = FeatureFitter([config], {"c": True})
+    features.add(pa.table({"h": pa.array([[1]], pa.list_(pa.int64()))}))
+    expected = string_ids(pa.array(["b", "c"])).tolist()
+    assert features.fit().transform({"h": "a b c"})["h"].to_pylist() == [expected]
 
 
 def test_text_where_training_had_integers_is_refused(fitted):

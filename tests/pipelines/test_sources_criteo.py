@@ -36,6 +36,16 @@ def read(source, columns):
     return pa.concat_tables(c.table for c in chunks), np.concatenate([c.rows for c in chunks]), bad
 
 
+def test_what_lies_beside_a_part_is_not_the_part(tmp_path):
+    (tmp_path / "day_0").write_text(line() + "\n")
+    for name in ("day_0.part", "train.csv.bak", "day_00x"):
+        (tmp_path / name).write_text("no rows")
+    assert read(Criteo(tmp_path), ["c1"])[0].num_rows == 1
+    (tmp_path / "day_0.gz").write_bytes(gzip.compress(line().encode()))
+    with pytest.raises(SourceError, match=r"day_0 and day_0\.gz are one part"):
+        Criteo(tmp_path)
+
+
 def test_plain_text_with_missing_and_negative_values(tmp_path):
     path = tmp_path / "train.txt"
     path.write_text("\n".join([line("1", i2="-3", c26=""), line("0", i1="", c1='"x')]) + "\n")

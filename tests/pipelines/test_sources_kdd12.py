@@ -1,12 +1,17 @@
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from recsys_pipelines.config import CategoricalConfig, DataConfig
+from recsys_pipelines.config import CategoricalConfig, DataConfig, StatisticConfig
+from recsys_pipelines.inspection import inspect
 from recsys_pipelines.prepare import prepare
 from recsys_pipelines.quarantine import Quarantine
+from recsys_pipelines.shards import read_shard
 from recsys_pipelines.sources import SourceError, open_source
 from recsys_pipelines.sources.kdd12 import COUNTS, FEATURES, Kdd12
+from recsys_pipelines.split import SPLITS
 
 REST = "4298118681424644510\t7686695\t385\t3\t3\t1601\t5521\t7709\t576\t{user}"
 
@@ -97,6 +102,27 @@ def test_prepared_with_the_rows_that_were_added(tmp_path):
     both = sum(0 < c < n for c, n in counts[:40])
     assert manifest["rows_added"] == both > 0
     assert manifest["rows_in"] + both == manifest["rows_out"] + 2
+
+
+def test_the_two_rows_of_a_line_stay_together_and_rates_are_by_weight(tmp_path):
+    path = write(tmp_path / "training.txt", *[(1, 100)] * 300)
+    data = DataConfig(
+        source="kdd12", path=path, label={"column": "clicked"}, weight="weight", split={"by": "random"}
+    )
+    features = [
+        CategoricalConfig(kind="categorical", names=("ad_id",)),
+        StatisticConfig(kind="statistic", columns=("ad_id",)),
+    ]
+    prepared = prepare(data, features, tmp_path / "out")
+    found = inspect(prepared)
+    for split in SPLITS:
+        files = (prepared.path / split).glob("*.arrow")
+        rows = [row for file in files for row in read_shard(file).to_pylist()]
+        lines = Counter(row["@line"] for row in rows)
+        assert set(lines.values()) == {2}
+        assert [row["ad_id:ctr"] for row in rows] == pytest.approx([0.01] * len(rows))
+        assert found.splits[split].weighted_rate == pytest.approx(0.01)
+        assert found.splits[split].label.rate == 0.5
 
 
 def test_errors(tmp_path):

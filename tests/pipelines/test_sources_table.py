@@ -157,6 +157,16 @@ def test_bytes_that_parquet_calls_a_string(tmp_path):
         ]
 
 
+def test_a_stray_quote_alone_in_its_block_is_one_bad_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("recsys_pipelines.sources.delimited.BLOCK", 8)
+    path = tmp_path / "a.csv"
+    path.write_text('p,q\n1,2\n"x,3\n4,"5"\n')
+    bad = Quarantine()
+    chunks = list(Table(path).chunks(["q"], bad))
+    assert [value for chunk in chunks for value in chunk.table["q"].to_pylist()] == ["2", "5"]
+    assert [(e.line, e.reason[:6]) for e in bad.examples] == [(3, "quotes")]
+
+
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_bytes_that_are_no_text_in_a_last_line_with_and_without_an_end(tmp_path, end):
     path = tmp_path / "a.csv"

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from recsys.config import load
 from recsys_pipelines.config import DataConfig, FeatureConfig
 from recsys_pipelines.convert import columns_of, typed
-from recsys_pipelines.features import Features
+from recsys_pipelines.features import Features, Statistic, sequences_of
 from recsys_pipelines.prepare import prepare
 from recsys_pipelines.quarantine import Quarantine, TooManyBadRows
 from recsys_pipelines.shards import read_shard
@@ -480,22 +480,34 @@ def test_every_recipe_serves_the_numbers_it_was_prepared_with(tmp_path, recipe):
     if source == "generated":
         (written,) = (tmp_path / "out").glob("generated-*.parquet")
         log = data.model_copy(update={"source": "table", "path": written, "generator": None})
-    chunks = list(open_source(log).chunks(columns, Quarantine()))
+    lists = [sequence.name for sequence in sequences_of(experiment.features)]
+    stored = [name for name in columns if name not in lists]
+    roles = [data.user, data.time, data.label.column] if lists else []
+    chunks = list(open_source(log).chunks(list(dict.fromkeys([*stored, *roles])), Quarantine()))
     table = pa.concat_tables(chunk.table for chunk in chunks)
+    for sequence in sequences_of(experiment.features):  # which a request brings
+        users, times, labels, events = (table[name].to_pylist() for name in (*roles, sequence.column))
+        kept = [not sequence.only_positive or float(label) >= data.label.threshold for label in labels]
+        rows = list(zip(users, map(float, times), events, kept, strict=True))
+        before = [[e for u, t, e, k in rows if u == user and t < time and k] for user, time, *_ in rows]
+        table = table.append_column(sequence.name, pa.array(before, pa.list_(pa.string())))
     place = {row: k for k, row in enumerate(np.concatenate([chunk.rows for chunk in chunks]).tolist())}
-    shards = pa.concat_tables(
-        read_shard(file) for split in SPLITS for file in sorted((prepared.path / split).glob("*.arrow"))
-    )
-    raw = table.take(pa.array([place[row] for row in shards["row_id"].to_pylist()]))
-    made = list(manifest["columns"])
-    expected = shards.select(made)
-    assert features.transform(raw).equals(expected)
-    rows = raw.to_pylist()
-    assert features.transform(rows).equals(expected)
-    for k in (0, len(rows) - 1):
-        assert features.transform(rows[k]).equals(expected.slice(k, 1))
-    lazy = features.transform(pl.from_arrow(raw).lazy())
-    assert lazy.collect().equals(pl.from_arrow(expected))
+    # of training rows, statistics of labels are out of fold, and so another number than any request gets
+    out_of_fold = [name for f in features.features if isinstance(f, Statistic) for name in f.columns]
+    for split in SPLITS:
+        shards = pa.concat_tables(
+            read_shard(file) for file in sorted((prepared.path / split).glob("*.arrow"))
+        )
+        raw = table.take(pa.array([place[row] for row in shards["row_id"].to_pylist()]))
+        hidden = out_of_fold if split == "train" else []
+        expected = shards.select(list(manifest["columns"])).drop_columns(hidden)
+        rows = raw.to_pylist()
+        assert features.transform(raw).drop_columns(hidden).equals(expected)
+        assert features.transform(rows).drop_columns(hidden).equals(expected)
+        for k in (0, len(rows) - 1):
+            assert features.transform(rows[k]).drop_columns(hidden).equals(expected.slice(k, 1))
+        lazy = features.transform(pl.from_arrow(raw).lazy())
+        assert lazy.drop(hidden).collect().equals(pl.from_arrow(expected))
 
 
 def load_source(recipe: Path) -> str:

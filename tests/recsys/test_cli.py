@@ -65,6 +65,11 @@ def test_a_new_day_is_appended(config: Path, log: Path, tmp_path: Path) -> None:
     both = as_json("prepare", config, "--data", tmp_path / "day.parquet", "--append", first["path"])
     assert both["rows_in"] == both["rows_out"] == 7000
     assert both["appended_to"] == Path(first["path"]).name
+    trained = as_json("train", config, "--on", both["path"])
+    assert trained["prepared"] == str(Path(both["path"]).resolve())
+    assert as_json("tables", config, "--on", both["path"])["features"][0]["ids"] == 60
+    changed = CliRunner().invoke(cli.app, ["train", str(config), "--on", str(tmp_path)])
+    assert "not a finished prepared folder" in str(changed.exception)
 
 
 def test_preparing_on_ray_gives_the_same_shards(config: Path) -> None:

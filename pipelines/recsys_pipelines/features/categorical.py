@@ -198,7 +198,8 @@ class CategoricalFit:
             return np.array(self._fixed, np.int64)
         path = located(self._fixed)  # type: ignore[arg-type]
         with path.open("rb") as file:
-            lines = file.read().decode("utf-8", errors="surrogateescape").splitlines()
+            content = file.read().removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n")
+        lines = [line.removesuffix("\r") for line in content.decode(errors="surrogateescape").split("\n")]
         if not text.get(self._source, True):
             return _integers(lines, path)
         try:

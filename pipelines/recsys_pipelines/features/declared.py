@@ -16,7 +16,7 @@ from recsys_pipelines.config import (
     TokensConfig,
 )
 from recsys_pipelines.convert import ColumnSpec, Spec
-from recsys_pipelines.derive import VALUES, Cross, DatePart, Prefixes, Tokens, Weights
+from recsys_pipelines.derive import VALUES, Cross, DatePart, Events, Prefixes, Tokens, Weights
 from recsys_pipelines.features.base import Fit
 from recsys_pipelines.features.categorical import CategoricalFit
 from recsys_pipelines.features.numeric import BucketsFit, NumericFit
@@ -32,7 +32,7 @@ def specs_of(configs: Sequence[FeatureConfig]) -> dict[str, Spec]:
 
 def serving_specs_of(configs: Sequence[FeatureConfig]) -> dict[str, Spec]:
     """The same of rows that are not part of a log: they bring their sequences, as lists under the feature's name."""
-    lists = {sequence.name: ColumnSpec(sequence.name, "ids") for sequence in sequences_of(configs)}
+    lists = {s.name: Events(s.name, s.column, s.length, s.separator) for s in sequences_of(configs)}
     return specs_of(configs) | lists
 
 

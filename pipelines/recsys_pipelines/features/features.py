@@ -120,8 +120,11 @@ class Features:
 
     def check_text(self, text_ids: Mapping[str, bool], file: str) -> None:
         """Raise ValueError when rows to score hold text where training had integers, or the reverse."""
+        logged = {
+            column: name for spec in self.serving_specs().values() for column, name in spec.id_columns.items()
+        }
         for column, found in text_ids.items():
-            if found != self.text.get(column, found):
+            if found != self.text.get(logged.get(column, column), found):
                 had, has = ("text", "integers") if found is False else ("integers", "text")
                 raise ValueError(
                     f"{file}: column {column!r} holds {has}, but {had} in training; the two have different "

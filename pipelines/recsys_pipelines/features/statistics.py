@@ -9,20 +9,22 @@ import pyarrow as pa
 
 from recsys_cython_ext import IdCounter, IdTable
 from recsys_pipelines.features.base import Arrays
-from recsys_pipelines.shards import uniform
+from recsys_pipelines.shards import line_of, uniform
+
+UNIT = 2**16  # counts are of 65,536ths of a row: weights are rounded to them, and then counted exactly
 
 
-def fold_of(row_id: np.ndarray, folds: int) -> np.ndarray:
-    """Fold of each row [B], by a hash of its number."""
-    return (uniform(row_id, 0, "statistic folds") * folds).astype(np.int64)
+def fold_of(line: np.ndarray, folds: int) -> np.ndarray:
+    """Fold of each row [B], by a hash of its number, or of its line's."""
+    return (uniform(line, 0, "statistic folds") * folds).astype(np.int64)
 
 
 @dataclass
 class Statistic:
     """Columns `<column>:ctr` and `<column>:count` of an id; see `config.StatisticConfig`.
 
-    ids: int64 [V]; rows and clicks: int64 [V + 1, folds], how often an id is in each fold of training and how often
-    with a positive label; the last line, of ids that training has not, is 0.
+    ids: int64 [V]; rows and clicks: int64 [V + 1, folds], the weight of an id's rows in each fold of training, and
+    of those with a positive label, in units of 1 / UNIT; the last line, of ids that training has not, is 0.
     """
 
     name: str
@@ -50,15 +52,15 @@ class Statistic:
         seen, clicked = (total.sum() for total in self._seen)
         scale: np.ndarray | float = 1.0
         if training:
-            fold = fold_of(table["row_id"].to_numpy(), self.rows.shape[1])
+            fold = fold_of(line_of(table), self.rows.shape[1])
             rows, clicks = rows - self.rows[places, fold], clicks - self.clicks[places, fold]
             others = seen - self._seen[0][fold]
             scale = seen / np.maximum(others, 1)
             seen, clicked = others, clicked - self._seen[1][fold]
         prior = clicked / np.maximum(seen, 1)
         made = {
-            "ctr": (clicks + self.smoothing * prior) / (rows + self.smoothing),
-            "count": np.log1p(rows * scale),
+            "ctr": (clicks + UNIT * self.smoothing * prior) / (rows + UNIT * self.smoothing),
+            "count": np.log1p(rows * scale / UNIT),
         }
         return {f"{self.column}:{what}": pa.array(made[what].astype(np.float32)) for what in self.of}
 
@@ -72,7 +74,7 @@ class Statistic:
 
 
 class StatisticFit:
-    """Counts of ids by fold, of all rows and of those with a positive label."""
+    """Weights of ids by fold, of all rows and of those with a positive label; without weights each row has 1."""
 
     def __init__(self, name: str, column: str, of: tuple[str, ...], folds: int, smoothing: float) -> None:
         self._name, self._column, self._of, self._smoothing = name, column, of, smoothing
@@ -82,10 +84,14 @@ class StatisticFit:
     def add(self, table: pa.Table) -> None:
         """As `Fit.add`."""
         ids, clicked = table[self._name].to_numpy(), table["@label"].to_numpy() > 0
-        fold = fold_of(table["row_id"].to_numpy(), len(self._rows))
+        fold = fold_of(line_of(table), len(self._rows))
+        weight = np.full(len(ids), UNIT, np.int64)
+        if "@weight" in table.column_names:
+            weight = np.rint(table["@weight"].to_numpy() * UNIT).astype(np.int64)
         for number, (rows, clicks) in enumerate(zip(self._rows, self._clicks, strict=True)):
-            rows.add(ids[fold == number])
-            clicks.add(ids[(fold == number) & clicked])
+            for counter, chosen in ((rows, fold == number), (clicks, (fold == number) & clicked)):
+                chosen &= weight > 0
+                counter.add_counts(ids[chosen], weight[chosen])
 
     def arrays(self) -> Arrays:
         """Ids and counts of each fold."""

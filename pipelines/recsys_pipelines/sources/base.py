@@ -32,7 +32,8 @@ class Chunk:
     unless the source says otherwise; those of Parquet and Arrow keep their types. rows: int64 [B], rising
     numbers in the whole source, from 0 and without gaps where unreadable rows count too, unless the source says
     otherwise. lines: int64 [B], 1-based, or None where the format has no lines. added: how many of the rows
-    the reader made beyond those of the file.
+    the reader made beyond those of the file. shared_lines: whether rows of one line belong together, so that draws
+    of rows are draws of lines.
     """
 
     table: pa.Table
@@ -40,6 +41,7 @@ class Chunk:
     file: str
     lines: NDArray[np.int64] | None = None
     added: int = 0
+    shared_lines: bool = False
 
     def keep(self, good: NDArray[np.bool_]) -> "Chunk":
         """The rows where `good` [B] is true."""

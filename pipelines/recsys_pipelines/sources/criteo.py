@@ -29,6 +29,7 @@ from recsys_pipelines.sources.location import Place, Url, entries
 FEATURES = (*(f"i{i}" for i in range(1, 14)), *(f"c{i}" for i in range(1, 27)))
 COLUMNS = ("label", *FEATURES)
 PARTS = ("train", "valid", "test")  # of x4 and x1
+NAME = re.compile(r"(?:day_(?P<day>\d+)|(?P<part>train|valid|test)\.csv)(?:\.gz|\.zst)?")
 
 
 class Criteo(Source):
@@ -67,10 +68,17 @@ class CriteoCSV(Criteo):
 def _paths(path: Path | Url) -> list[Path | Url]:
     if not path.is_dir():
         return [existing_file(path)]
-    files = entries(path)
-    days = {int(match[1]): file for file in files if (match := re.match(r"day_(\d+)", file.name))}
-    parts = {name: file for name in PARTS for file in files if file.name.startswith(f"{name}.csv")}
-    found = [days[day] for day in sorted(days)] or list(parts.values())
+    named: dict[str | int, Path | Url] = {}
+    for file in entries(path):
+        if match := NAME.fullmatch(file.name):
+            part = match["part"] or int(match["day"])
+            if part in named:
+                raise SourceError(
+                    f"{path}: {named[part].name} and {file.name} are one part: remove one of them"
+                )
+            named[part] = file
+    days = sorted(part for part in named if isinstance(part, int))
+    found = [named[part] for part in days or PARTS if part in named]
     if not found:
         raise SourceError(
             f"{path}: there are no day_* files and no train.csv in this folder: name one file instead"

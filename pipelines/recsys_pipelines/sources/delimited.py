@@ -225,7 +225,9 @@ class DelimitedFile(File):
     def _split_quoted(self, text: bytearray, lines: int, columns: list[str]) -> "_Split":
         """Text that may have quotes."""
         good = np.ones(lines, bool)
-        wrong = []
+        wrong: list[tuple[int, bytes]] = []
+        if lines == 0:  # all were faulty; Arrow refuses to read nothing
+            return [pa.array([], pa.string()) for _ in columns], good, wrong
 
         def wrong_width(row: pa_csv.InvalidRow) -> str:
             good[row.number - 1] = False

@@ -93,6 +93,7 @@ def _outcomes(chunk: Chunk, columns: Sequence[str], quarantine: Quarantine) -> C
         rows=2 * chunk.rows[row] + clicked,
         lines=None if chunk.lines is None else chunk.lines[row],
         added=len(row) - len(chunk.rows),
+        shared_lines=True,
     )
 
 
