@@ -61,7 +61,7 @@ class Numeric:
 
 
 class NumericFit:
-    """Exact sums of the present values and of their squares."""
+    """Exact sums of the present values and, where they are to be standardised, of their squares."""
 
     def __init__(
         self, name: str, low: float | None, high: float | None, transform: str, standardise: bool
@@ -76,12 +76,13 @@ class NumericFit:
         values = transformed(table[self._name], self._low, self._high, self._transform)
         there = values == values
         present = values if there.all() else values[there]
-        if np.abs(present).max(initial=0) > FLOAT32_MAX:
+        if max(present.max(initial=0), -present.min(initial=0)) > FLOAT32_MAX:
             present = np.clip(present, -FLOAT32_MAX, FLOAT32_MAX)
         self._rows += len(values)
         self._present += len(present)
         self._sum.add(present)
-        self._squares.add_squares(present)
+        if self._standardise:
+            self._squares.add_squares(present)
 
     def arrays(self) -> Arrays:
         """As `Fit.arrays`."""
