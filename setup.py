@@ -37,6 +37,11 @@ EXTENSIONS = [
         extra_compile_args=["-O3"],
     ),
     Extension(
+        "recsys_cython_ext._ranks",
+        ["cython_ext/recsys_cython_ext/_ranks.pyx"],
+        extra_compile_args=["-O3"],
+    ),
+    Extension(
         "recsys_cython_ext._gather",
         ["cython_ext/recsys_cython_ext/_gather.pyx"],
         extra_compile_args=["-O3"],

@@ -24,7 +24,7 @@ The estimate is the mean over seeds of the metric on these rows. Metric of arm a
 Intervals are not corrected for the number of arms; the verdict is (Holm).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -35,12 +35,19 @@ from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
 from recsys.evaluation.metrics import binary_labels, group_codes, improper, row_loss
+from recsys_cython_ext.ranks import PoissonStream, WeightedRanks, empty_weights, fill_weights
+from recsys_cython_ext.threads import available_cores
+from recsys_pipelines.ordered import ordered
 
 POWER = 0.8
 POWER_LEVEL = 0.05  # two-sided, of the minimum detectable effect
 ONE_SEED = "one seed: intervals cover rows only"
 NO_VARIANCE = "no resampling changes this difference: too few rows to judge it"
-BLOCK_ENTRIES = 2**18  # of a block's weights [B, n]: 1 MiB, near the L2 cache
+DRAW_ENTRIES = 2**18  # of the weights [B, n] that are drawn, and drawn again, together
+MOST_BYTES = 2**29  # of all blocks of weights in memory, where one thread with 16 replicates needs no more,
+MOST_BYTES_A_ROW = 40  # or so many if that is more: sorting took 60
+MOST_THREADS = 8
+UNITS_AT_ONCE = 2**14  # of a product with weights: their floats stay in the L2 cache
 
 Interval = tuple[float, float]
 Evaluator = Callable[[np.ndarray], np.ndarray]
@@ -152,35 +159,21 @@ class Paired:
 
 @dataclass(frozen=True)
 class Metric:
-    """`prepare(positive [n], predictions [n], units [n])` -> weights int32 [B, U] -> metric float64 [B]."""
+    """`prepare(positive [n], predictions [n], units [n])` -> weights, integers [B, U] -> metric float64 [B]."""
 
     prepare: Callable[[np.ndarray, np.ndarray, np.ndarray], Evaluator]
     higher_is_better: bool
 
 
 class WeightedAUC:
-    """AUC of one fixed prediction under many weightings: sorted once, then one pass per weighting.
-
-    The weight of negatives below each positive is a cumulative sum read at two places, before and after the
-    positive's ties; their mean counts ties half.
-    """
+    """AUC of one fixed prediction under many weightings: sorted once, then one pass for 64 weightings."""
 
     def __init__(self, positive: np.ndarray, predictions: np.ndarray, units: np.ndarray) -> None:
-        order = np.argsort(predictions, kind="stable")
-        negatives, positives = order[~positive[order]], order[positive[order]]
-        below = predictions[negatives]
-        self._before = np.searchsorted(below, predictions[positives], "left")
-        self._after = np.searchsorted(below, predictions[positives], "right")
-        self._negatives, self._positives = units[negatives], units[positives]
+        self._ranks = WeightedRanks(positive, predictions, units)
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        """Weights int32 [B, U] -> AUC float64 [B]."""
-        below = np.zeros((len(weights), self._negatives.size + 1), np.int32)
-        np.cumsum(weights.take(self._negatives, axis=1), axis=1, out=below[:, 1:])
-        twice = below.take(self._before, axis=1)
-        twice += below.take(self._after, axis=1)
-        up = weights.take(self._positives, axis=1).astype(np.float64)
-        return np.vecdot(up, twice.astype(np.float64)) / (2.0 * up.sum(axis=1) * below[:, -1])
+        """Weights, integers [B, U] -> AUC float64 [B]."""
+        return self._ranks.auc(weights)
 
 
 class WeightedLogLoss:
@@ -191,9 +184,12 @@ class WeightedLogLoss:
         self._sums = np.column_stack([loss, np.bincount(units)])
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        """Weights int32 [B, U] -> log loss float64 [B]."""
-        loss, rows = (weights @ self._sums).T
-        return loss / rows
+        """Weights, integers [B, U] -> log loss float64 [B]."""
+        total = np.zeros((len(weights), 2))
+        for start in range(0, len(self._sums), UNITS_AT_ONCE):
+            part = slice(start, start + UNITS_AT_ONCE)
+            total += weights[:, part].astype(np.float64) @ self._sums[part]
+        return total[:, 0] / total[:, 1]
 
 
 METRICS: dict[str, Metric] = {
@@ -236,7 +232,7 @@ def compare(
         for values in arms.values()
         for predictions in values
     ]
-    point = np.array([evaluator(np.ones((1, count), np.int32))[0] for evaluator in evaluators])
+    point = np.array([evaluator(np.ones((1, count), np.uint8))[0] for evaluator in evaluators])
     resampled, redrawn = _bootstrap(evaluators, positive, units, replicates, seed)
 
     owners = np.repeat(np.arange(len(arms)), [len(values) for values in arms.values()])
@@ -322,21 +318,66 @@ class _Parts:
 def _bootstrap(
     evaluators: Sequence[Evaluator], positive: np.ndarray, units: np.ndarray, replicates: int, seed: int
 ) -> tuple[np.ndarray, int]:
-    """Each metric under Poisson(1) weights per unit [len(evaluators), R]; replicates drawn again."""
-    rng = np.random.default_rng(seed)
-    classes = np.column_stack([np.bincount(units, weights=positive), np.bincount(units, weights=~positive)])
-    block = max(1, min(replicates, BLOCK_ENTRIES // positive.size))
-    out = np.empty((len(evaluators), replicates))
-    redrawn = 0
-    for start in range(0, replicates, block):
-        stop = min(start + block, replicates)
-        weights = rng.poisson(1.0, (stop - start, len(classes))).astype(np.int32)
-        while (empty := ((weights @ classes) == 0).any(axis=1)).any():
-            redrawn += int(empty.sum())
-            weights[empty] = rng.poisson(1.0, (int(empty.sum()), len(classes)))
-        for values, evaluator in zip(out, evaluators, strict=True):
-            values[start:stop] = evaluator(weights)
-    return out, redrawn
+    """Each metric under Poisson(1) weights per unit [len(evaluators), R]; replicates drawn again.
+
+    One thread draws, which fixes the order of the random numbers, while others evaluate the blocks before.
+    """
+    count = int(units.max()) + 1
+    room = max(MOST_BYTES, MOST_BYTES_A_ROW * positive.size)
+    narrow = room // (16 * count)  # blocks of 16 replicates that fit
+    threads = max(1, min(available_cores(), MOST_THREADS, narrow - 3))
+    in_memory = threads + 3  # blocks waiting or at work; the one being drawn, before and after it is laid out
+    fits = 64 if 4 * in_memory <= narrow else 16
+    draws = _Draws(positive, units, replicates, seed)
+
+    def evaluate(block: tuple[np.ndarray, int]) -> np.ndarray:
+        weights, drawn = block
+        return np.stack([evaluator(weights)[:drawn] for evaluator in evaluators])
+
+    out = list(ordered(evaluate, draws.blocks(fits), threads))
+    return np.concatenate(out, axis=1), draws.redrawn
+
+
+class _Draws:
+    """Poisson(1) weights per unit, drawn again where they leave out a class; `redrawn` counts those."""
+
+    def __init__(self, positive: np.ndarray, units: np.ndarray, replicates: int, seed: int) -> None:
+        self.redrawn = 0
+        self._stream = PoissonStream(np.random.default_rng(seed))
+        self._replicates = replicates
+        self._together = max(1, min(replicates, DRAW_ENTRIES // positive.size))
+        # Units that have rows of a class, for each class.
+        self._holders = [np.flatnonzero(np.bincount(units[label])) for label in (positive, ~positive)]
+        self._units = int(units.max()) + 1
+
+    def blocks(self, size: int) -> Iterator[tuple[np.ndarray, int]]:
+        """Weights [B, U] and how many of the B are drawn, about `size`; others, of weight 1, fill the block up."""
+        step = self._together * max(1, size // self._together)
+        for start in range(0, self._replicates, step):
+            stop = min(start + step, self._replicates)
+            drawn = np.empty((stop - start, self._units), np.uint8)
+            for first in range(0, len(drawn), self._together):
+                self._draw(drawn[first : first + self._together])
+            weights = empty_weights(len(drawn), self._units)
+            weights[len(drawn) :] = 1
+            fill_weights(weights, 0, drawn)
+            yield weights, len(drawn)
+
+    def _draw(self, weights: np.ndarray) -> None:
+        self._stream.fill(weights)
+        while (empty := self._lacks_class(weights)).any():
+            again = np.empty((int(empty.sum()), self._units), np.uint8)
+            self._stream.fill(again)
+            weights[empty] = again
+            self.redrawn += len(again)
+
+    def _lacks_class(self, weights: np.ndarray) -> np.ndarray:
+        """Which replicates [B] have no row of some class."""
+        lacks = np.full(len(weights), False)
+        for holders in self._holders:
+            doubtful = np.flatnonzero(~weights[:, holders[:64]].any(axis=1))  # so few units mostly tell
+            lacks[doubtful] |= ~weights[np.ix_(doubtful, holders)].any(axis=1)
+        return lacks
 
 
 def _seed_variance(values: np.ndarray) -> float:
