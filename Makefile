@@ -41,6 +41,7 @@ bench: install
 	$(BIN)/python benchmarks/hashing.py
 	$(BIN)/python benchmarks/lookup.py
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/bootstrap.py
 	$(BIN)/python benchmarks/sharding_agreement.py
 
 clean:

@@ -70,5 +70,15 @@ def test_your_own_data_in_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_commands_exist() -> None:
     named = set(re.findall(r"^recsys (\w+)", README, flags=re.M))
-    assert named >= {"compare", "prepare", "train", "evaluate", "predict", "inspect", "drift"}
+    assert named >= {
+        "compare",
+        "prepare",
+        "train",
+        "evaluate",
+        "predict",
+        "inspect",
+        "drift",
+        "ope",
+        "abtest",
+    }
     assert named <= {command.callback.__name__ for command in app.registered_commands if command.callback}
