@@ -27,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import norm, ttest_ind
 
-from recsys.evaluation.online import Target, analyse, assignments
+from recsys.evaluation.online import analyse
+from recsys.evaluation.online_log import Target, assignments
 from recsys.evaluation.sequential import confidence_sequence, daily_difference
 
 METRICS = ("clicks", "clicks/impressions", "revenue")

@@ -461,7 +461,8 @@ def abtest(
     as_json: JsonOption = False,
 ) -> None:
     """Judge an online A/B test from its assignment log; status 1 when its sample ratio is broken."""
-    from recsys.evaluation.online import Target, analyse, expected_shares, read_assignments
+    from recsys.evaluation.online import analyse, expected_shares
+    from recsys.evaluation.online_log import Target, read_assignments
     from recsys.online_report import online_json, online_sheets, summary, verdicts, write_online_report
 
     targets = [Target(name) for name in metric or []]

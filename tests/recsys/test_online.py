@@ -23,13 +23,11 @@ from recsys.evaluation.online import (
     LEAKED,
     SAMPLE_RATIO_LEVEL,
     OnlineTest,
-    Target,
     analyse,
-    assignments,
     expected_shares,
-    read_assignments,
     sample_ratio,
 )
+from recsys.evaluation.online_log import Target, assignments, read_assignments
 from recsys.online_report import online_json, summary, verdicts, write_online_report
 
 CLICKS, RATIO = Target("clicks"), Target("clicks", "impressions")
