@@ -1,0 +1,124 @@
+"""Commands on data: prepare, inspect, drift."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from recsys.console import (
+    PREPARED,
+    ConfigArgument,
+    DataOption,
+    JsonOption,
+    PreparedOption,
+    app,
+    bars,
+    out,
+    preparing,
+    print_json,
+    print_sheets,
+)
+
+
+@app.command()
+def prepare(
+    config: ConfigArgument,
+    data: DataOption = None,
+    append: Annotated[
+        Path | None,
+        typer.Option(help="prepared folder to append the rows to: its codes stay, and its vocabularies grow"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="prepare on Ray, with so many tasks at once")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster; default: started on this machine")] = None,
+    prepared: PreparedOption = PREPARED,
+    as_json: JsonOption = False,
+) -> None:
+    """Read the source, fit the features and write shards; does nothing when nothing changed."""
+    from recsys.config import load
+    from recsys_pipelines.prepare import Prepared
+    from recsys_pipelines.prepare import prepare as run_prepare
+
+    experiment = load(config, data)
+    base = None if append is None else Prepared.open(append)
+    with bars() as show, _runner(workers, address) as runner:
+        finished = run_prepare(
+            experiment.data, experiment.features, prepared, preparing(show), runner=runner, base=base
+        )
+    manifest = finished.manifest
+    if as_json:
+        return print_json({"path": str(finished.path), **manifest})
+    out.print(f"[bold]{finished.path}[/bold]")
+    added = f" + {manifest['rows_added']:,} added" if manifest["rows_added"] else ""
+    out.print(
+        f"{manifest['rows_in']:,} rows in{added} = {manifest['rows_out']:,} out + "
+        f"{manifest['quarantined']:,} quarantined"
+    )
+    table = Table("split", "rows", "positive")
+    for name, counts in manifest["splits"].items():
+        table.add_row(name, f"{counts['rows']:,}", f"{counts['positives']:,}")
+    out.print(table)
+
+
+@app.command()
+def inspect(
+    prepared: Annotated[Path, typer.Argument(help="folder of prepared data", show_default=False)],
+    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("inspect-report.html"),
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a prepared set holds, feature by feature: ids, skew, missing and unknown values, label rates."""
+    from recsys.data_report import inspection_sheets, inspection_summary, write_inspection
+    from recsys_pipelines.inspection import inspect as run_inspection
+    from recsys_pipelines.prepare import Prepared
+
+    ready = Prepared.open(prepared)
+    ready.verify()
+    with bars() as show:
+        found = run_inspection(ready, lambda rows, of: show("inspect", rows, of))
+    write_inspection(found, report)
+    if as_json:
+        return print_json({**found.to_dict(), "report": str(report)})
+    print_sheets(inspection_summary(found), inspection_sheets(found), report)
+
+
+@app.command()
+def drift(
+    a: Annotated[Path, typer.Argument(help="prepared folder of reference", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="prepared folder to compare with it", show_default=False)],
+    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("drift-report.html"),
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the training rows of two prepared sets: population stability, new and vanished ids, label rates."""
+    from recsys.data_report import drift_sheets, drift_summary, write_drift
+    from recsys_pipelines.drift import compare_sets
+    from recsys_pipelines.prepare import Prepared
+
+    sets = Prepared.open(a), Prepared.open(b)
+    for ready in sets:
+        ready.verify()
+    with bars() as show:
+        found = compare_sets(*sets, lambda rows, of: show("compare", rows, of))
+    write_drift(found, report)
+    if as_json:
+        return print_json({**found.to_dict(), "summary": drift_summary(found), "report": str(report)})
+    print_sheets(drift_summary(found), drift_sheets(found), report)
+
+
+@contextmanager
+def _runner(workers: int | None, address: str | None) -> Iterator[Any]:
+    """Where a preparation runs: threads, or Ray when a number of workers or a cluster is given."""
+    if workers is None and address is None:
+        yield None
+        return
+    try:
+        from recsys_pipelines.cluster import RayData, ray_session
+    except ImportError:
+        raise ValueError(
+            "--workers and --address need Ray: pip install 'recsys-embedding-tables[ray]'"
+        ) from None
+    with ray_session(workers or 1, address):
+        yield RayData(workers or 1)

@@ -1,0 +1,136 @@
+"""What all commands share: the application, its options, tables, progress and JSON."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+app = typer.Typer(
+    help="Embedding tables for recommender models: how small can they get, and is the difference real?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(width=None if sys.stdout.isatty() else 170)  # a pipe has no width, and 80 would cut tables
+err = Console(stderr=True)
+
+ConfigArgument = Annotated[Path, typer.Argument(help="experiment as YAML", show_default=False)]
+ConfigsArgument = Annotated[list[Path], typer.Argument(help="experiments as YAML; the first is the baseline")]
+RunArgument = Annotated[Path, typer.Argument(help="folder of a finished run", show_default=False)]
+DataOption = Annotated[
+    str | None, typer.Option("--data", help="path or URL to read instead of the config's data.path")
+]
+OnOption = Annotated[
+    Path | None,
+    typer.Option("--on", help="finished prepared folder to use, such as one that was appended to"),
+]
+PreparedOption = Annotated[Path, typer.Option("--prepared", help="where prepared data is kept")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="where runs are kept")]
+SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="training seeds per arm")]
+JobsOption = Annotated[int | None, typer.Option("--jobs", min=1, help="runs at once; default: one per core")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+PREPARED, RUNS = Path("prepared"), Path("runs")
+
+
+class Show(Protocol):
+    """Progress of a stage: finished, of how many if known, and a remark."""
+
+    def __call__(self, stage: str, finished: int, of: int | None, detail: str = "", /) -> None:
+        """Show it."""
+
+
+PrepareProgress = Callable[[str, int, int | None, int | None], None]  # recsys_pipelines.runner.Progress
+
+
+def ready(experiment: Any, root: Path, on: Path | None, show: Show) -> Any:
+    """The prepared set of an experiment: the one that is named, or what its data give."""
+    from recsys_pipelines.prepare import Prepared, prepare
+
+    if on is None:
+        return prepare(experiment.data, experiment.features, root, preparing(show))
+    named = Prepared.open(on)
+    named.require_same(experiment.data, experiment.features)
+    return named
+
+
+def preparing(show: Show) -> PrepareProgress:
+    """Progress of a preparation: rows a second, and bytes where they are known."""
+    started: dict[str, float] = {}
+    last = time.monotonic()
+
+    def report(stage: str, rows: int, of: int | None, size: int | None) -> None:
+        nonlocal last
+        start, last = started.setdefault(stage, last), time.monotonic()
+        rate = f"{rows / max(last - start, 1e-9):,.0f} rows/s"
+        show(stage, rows, of, rate if size is None else f"{rate}, {size / 1e6:,.0f} MB")
+
+    return report
+
+
+@contextmanager
+def bars() -> Iterator[Show]:
+    """Progress on standard error: one line per stage, `show(stage, finished, of, detail)`."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[detail]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as progress:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, finished: int, of: int | None, detail: str = "") -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=of, detail=detail)
+            progress.update(tasks[stage], completed=finished, total=of, detail=detail)
+
+        try:
+            yield show
+        except KeyboardInterrupt:
+            err.print("interrupted; what was finished is kept, and the same command goes on from there")
+            raise
+        except BrokenProcessPool:
+            raise ValueError(
+                "a worker process was killed, most likely for want of memory; what was finished is kept: "
+                "run the same command again with --jobs 1"
+            ) from None
+
+
+def print_metrics(columns: dict[str, dict[str, Any]]) -> None:
+    """One column of metrics for each set of them."""
+    table = Table("metric", *columns)
+    for name in next(iter(columns.values())):
+        values = [column.get(name) for column in columns.values()]
+        table.add_row(name, *("–" if v is None else f"{v:.6g}" for v in values))
+    out.print(table)
+
+
+def print_sheets(summary: str, sheets: Any, report: Path) -> None:
+    """Tables, what they say in a sentence, and where the report is."""
+    for sheet in sheets:
+        out.print(sheet.grid())
+    out.print(summary, markup=False, highlight=False)
+    out.print(f"report: [bold]{report.resolve()}[/bold]", soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """The result for programs, on standard output."""
+    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
