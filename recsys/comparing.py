@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from recsys.config import ConfigError, ExperimentConfig
-from recsys.evaluation.comparison import Comparison, compare, pair
+from recsys.evaluation.comparison import Comparison, compare
+from recsys.evaluation.pairing import pair
 from recsys.search import Candidate, NothingFits, best, candidates, run_trial
 from recsys.training.run import Run, train
 from recsys_pipelines.prepare import Prepared, prepare
