@@ -27,6 +27,21 @@ class Bag:
         total = sum_bags(self.weights, self.lengths)
         return torch.where(total == 0, torch.inf, total)
 
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Bag":
+        """Move every tensor."""
+        ids, lengths = (x.to(device, non_blocking=non_blocking) for x in (self.ids, self.lengths))
+        return Bag(
+            ids,
+            lengths,
+            None if self.weights is None else self.weights.to(device, non_blocking=non_blocking),
+        )
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Keep the memory of every tensor until `stream` has done with it."""
+        for values in (self.ids, self.lengths, self.weights):
+            if values is not None:
+                values.record_stream(stream)
+
 
 def split(fields: Sequence[Field], ids: KeyedJaggedTensor) -> list[Bag]:
     """Check a batch and split it by field; see `EmbeddingEngine` for what is refused."""

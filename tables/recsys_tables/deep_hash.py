@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
 from recsys_tables.bags import numpy_on_cpu, pool, split
-from recsys_tables.engine import Embeddings
+from recsys_tables.embeddings import Embeddings
 from recsys_tables.field import Field
 from recsys_tables.schemes import DeepHash
 

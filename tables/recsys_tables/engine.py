@@ -1,13 +1,12 @@
 """The engine: the one module that knows TorchRec's collections.
 
-    ids: KeyedJaggedTensor ──to_rows──▶ row numbers ──EmbeddingBagCollection──▶ vectors ──combine──▶ Embeddings
+    ids: KeyedJaggedTensor ──rows──▶ BatchRows ──EmbeddingBagCollections──▶ vectors ──Combiner──▶ Embeddings
 
 It is an ordinary nn.Module. Wrapped in `DistributedModelParallel` its collections are sharded like any
 other TorchRec collection; used alone they are plain FBGEMM-free tables with dense gradients.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,75 +15,20 @@ from torch import Tensor, nn
 from torchrec import (
     EmbeddingBagCollection,
     EmbeddingBagConfig,
-    JaggedTensor,
     KeyedJaggedTensor,
-    KeyedTensor,
     PoolingType,
 )
-from torchrec.distributed.types import Awaitable, ShardedModule
+from torchrec.distributed.types import ShardedModule
 
-from recsys_tables.bags import Bag, average, numpy_on_cpu, pool, split
-from recsys_tables.combine_torch import Concat
+from recsys_tables.bags import Bag, numpy_on_cpu, split
+from recsys_tables.batch_rows import BatchRows
+from recsys_tables.combiner import Combiner
+from recsys_tables.embeddings import Embeddings
 from recsys_tables.field import Field
 from recsys_tables.groups import Group, group_fields
 from recsys_tables.lookup import pooled
 from recsys_tables.out_of_range import in_range
 from recsys_tables.scheme import Lookup, Scheme, Table, unique_tables
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """Vectors of a batch of B samples, in the order of the engine's fields.
-
-    dims: D_f of each pooled feature.
-    concatenated: their vectors, [B, Σ D_f].
-    sequences: a JaggedTensor of values [L, D_f] and lengths [B] per feature with `pooling="none"`.
-    """
-
-    dims: dict[str, int]
-    concatenated: Tensor
-    sequences: dict[str, JaggedTensor]
-
-    @classmethod
-    def of(cls, fields: Sequence[Field], bags: Sequence[Bag], vectors: Sequence[Tensor]) -> "Embeddings":
-        """From the vectors of each field, pooled or not."""
-        pooled, sequences, dims = [], {}, {}
-        for field, bag, own in zip(fields, bags, vectors, strict=True):
-            if field.pooling == "none":
-                sequences[field.feature] = JaggedTensor(own, lengths=bag.lengths)
-            else:
-                pooled.append(own)
-                dims[field.feature] = own.shape[1]
-        empty = torch.empty(len(bags[0].lengths), 0, device=bags[0].ids.device)
-        return cls(dims, torch.cat(pooled, dim=1) if pooled else empty, sequences)
-
-    def __getitem__(self, feature: str) -> Tensor:
-        """[B, D_f] of a pooled feature."""
-        start = 0
-        for name, dim in self.dims.items():
-            if name == feature:
-                return self.concatenated[:, start : start + dim]
-            start += dim
-        raise KeyError(f"{feature!r} is none of the pooled features {self.keys()}")
-
-    def keys(self) -> list[str]:
-        """The pooled features."""
-        return list(self.dims)
-
-    def values(self) -> Tensor:
-        """Concatenated, [B, Σ D_f]."""
-        return self.concatenated
-
-    def stacked(self) -> Tensor:
-        """[B, F, D]. Raises ValueError when the features' widths differ."""
-        if len(set(self.dims.values())) != 1:
-            raise ValueError(f"features of different widths cannot be stacked: {self.dims}; use values()")
-        return self.concatenated.view(-1, len(self.dims), next(iter(self.dims.values())))
-
-    def keyed_tensor(self) -> KeyedTensor:
-        """TorchRec's own form of `values`."""
-        return KeyedTensor(self.keys(), list(self.dims.values()), self.concatenated)
-
 
 _REFUSED = 2**62  # what a rank that cannot use its batch tells the others in place of a number of bags
 
@@ -124,7 +68,6 @@ class EmbeddingEngine(nn.Module):
         if len(set(self.features)) != len(self.features):
             raise ValueError(f"features are declared twice: {self.features}")
         self.embedding_dims = [field.scheme.embedding_dim for field in fields]
-        self.combines = nn.ModuleList(field.scheme.combine() for field in fields)
         for field in fields:
             if not field.scheme.tables():
                 raise ValueError(
@@ -138,16 +81,7 @@ class EmbeddingEngine(nn.Module):
         self.tables: tuple[Table, ...] = unique_tables([field.scheme for field in fields])
         self._keys = [_lookup_keys(field.scheme) for field in fields]
         self.groups = group_fields(fields)
-        self._pooled_dims = {f.feature: f.scheme.embedding_dim for f in fields if f.pooling != "none"}
-        # looked-up vectors that only have to be put side by side already are
-        self._as_looked_up = (
-            len(self.groups) == 1
-            and not self.groups[0].bag_per_id
-            and all(
-                isinstance(combine, Concat) and not field.averages and field.weighted == field.weighs_rows
-                for combine, field in zip(self.combines, fields, strict=True)
-            )
-        )
+        self.combiner = Combiner(fields, self.groups, self._keys)
         self.collections = nn.ModuleDict(
             {group.name: self._collection(group, device) for group in self.groups}
         )
@@ -170,35 +104,49 @@ class EmbeddingEngine(nn.Module):
         field = self.fields[position]
         scheme = field.scheme
         ids = in_range(scheme, ids, field.out_of_range, field.oov_id)
-        device = next(self.combines[position].parameters(), torch.empty(0)).device
+        device = next(self.combiner.combines[position].parameters(), torch.empty(0)).device
         aux = scheme.aux(ids)
         more = () if aux is None else (torch.from_numpy(aux).to(device),)
         found = [torch.from_numpy(pooled(tables[item.table], item)).to(device) for item in scheme.rows(ids)]
         with torch.no_grad():
-            return self.combines[position](found, *more).cpu().numpy()
+            return self.combiner.combines[position](found, *more).cpu().numpy()
 
     def forward(self, ids: KeyedJaggedTensor) -> Embeddings:
         """Look up, combine and pool; see the class."""
         try:
-            bags = split(self.fields, ids)
+            rows = self.rows(ids)
         except ValueError:
             self._agreed(
                 [_REFUSED] * len(self.groups), ids.values().device
             )  # the other ranks wait for this one
             raise
+        num_bags = self._agreed(list(rows.num_bags.values()), ids.values().device)
+        if _REFUSED in num_bags:
+            raise ValueError("another rank refused its part of the batch; its own error says why")
+        return self.look_up(rows.padded(num_bags))
+
+    def rows(self, ids: KeyedJaggedTensor) -> BatchRows:
+        """Row numbers of a batch: everything before the tables, without a collective. Raises as the class says."""
+        bags = split(self.fields, ids)
         lookups = [
             field.scheme.rows(numpy_on_cpu(bag.ids)) for field, bag in zip(self.fields, bags, strict=True)
         ]
-        vectors: dict[int, Tensor] = {}
-        for group, num_bags in zip(self.groups, self._num_bags(ids.stride(), bags), strict=True):
-            looked_up = _wait(self.collections[group.name](self._to_rows(group, bags, lookups, num_bags)))
-            if self._as_looked_up and looked_up.keys() == [key for keys in self._keys for key, _ in keys]:
-                return Embeddings(self._pooled_dims, _first(looked_up.values(), ids.stride()), {})
-            by_key = _by_key(looked_up)
-            for position in group.fields:
-                found = [by_key[key] for key, _ in self._keys[position]]
-                vectors[position] = self._vector(position, bags[position], found, group)
-        return Embeddings.of(self.fields, bags, [vectors[position] for position in range(len(self.fields))])
+        num_bags = {
+            group.name: max(
+                1,  # TorchRec takes no batch of 0
+                *(len(bags[i].ids) if group.bag_per_id else ids.stride() for i in group.fields),
+            )
+            for group in self.groups
+        }
+        by_group = {
+            group.name: self._to_rows(group, bags, lookups, num_bags[group.name]) for group in self.groups
+        }
+        return BatchRows(by_group, tuple(bags), num_bags)
+
+    def look_up(self, rows: BatchRows) -> Embeddings:
+        """Vectors of a batch whose numbers of bags the ranks agree on. TorchRec's pipelines can trace this."""
+        found = {group.name: self.collections[group.name](rows.by_group[group.name]) for group in self.groups}
+        return self.combiner(found, rows)
 
     def _collection(self, group: Group, device: torch.device | None) -> EmbeddingBagCollection:
         keys_of: dict[str, list[str]] = {}
@@ -207,32 +155,6 @@ class EmbeddingEngine(nn.Module):
                 keys_of.setdefault(table, []).append(key)
         tables = [_bag_config(table, keys_of[table.name]) for table in self.tables if table.name in keys_of]
         return EmbeddingBagCollection(tables=tables, is_weighted=group.weighted, device=device)
-
-    def _vector(self, position: int, bag: Bag, found: list[Tensor], group: Group) -> Tensor:
-        """From the looked-up vectors of a feature's keys, padding included, to its own."""
-        field = self.fields[position]
-        used = len(bag.ids) if group.bag_per_id else len(bag.lengths)
-        aux = field.scheme.aux(bag.ids)
-        more = () if aux is None else (aux,)
-        vector = self.combines[position]([_first(vector, used) for vector in found], *more)
-        if group.bag_per_id:
-            return pool(field, bag, vector)
-        if bag.weights is not None and not field.weighs_rows:
-            vector = vector * bag.weights[:, None]
-        return average(field, bag, vector)
-
-    def _num_bags(self, batch_size: int, bags: Sequence[Bag]) -> list[int]:
-        """Bags of every key of each group: at least one (TorchRec takes no batch of 0), the same on all ranks."""
-        wanted = [
-            max(
-                1, *(len(bags[position].ids) if group.bag_per_id else batch_size for position in group.fields)
-            )
-            for group in self.groups
-        ]
-        wanted = self._agreed(wanted, bags[0].ids.device)
-        if _REFUSED in wanted:
-            raise ValueError("another rank refused its part of the batch; its own error says why")
-        return wanted
 
     def _agreed(self, numbers: list[int], device: torch.device) -> list[int]:
         """The largest of all ranks, where there are several."""
@@ -281,11 +203,6 @@ def engine_of(module: nn.Module) -> EmbeddingEngine:
     return engines[0]
 
 
-def _first(values: Tensor, length: int) -> Tensor:
-    """Without the padding; a slice of everything would still copy its gradient."""
-    return values if len(values) == length else values[:length]
-
-
 def _padded(lengths: Tensor, num_bags: int) -> Tensor:
     """With empty bags at the end, [num_bags]."""
     missing = num_bags - len(lengths)
@@ -303,19 +220,6 @@ def _lookup_keys(scheme: Scheme) -> list[tuple[str, str]]:
     """(key, table) of each lookup: TorchRec sees every lookup as a feature of its own."""
     structure = scheme.rows(np.empty(0, np.int64))
     return [(f"{scheme.feature}/{j}", lookup.table) for j, lookup in enumerate(structure)]
-
-
-def _wait(output: KeyedTensor | Awaitable) -> KeyedTensor:
-    """A sharded collection answers with an awaitable."""
-    return output.wait() if isinstance(output, Awaitable) else output
-
-
-def _by_key(keyed: KeyedTensor) -> dict[str, Tensor]:
-    """Vectors of each lookup.
-
-    One split, whose backward is one concatenation: indexing by key would add F gradients of full width.
-    """
-    return dict(zip(keyed.keys(), keyed.values().split(keyed.length_per_key(), dim=1), strict=True))
 
 
 def _bag_config(table: Table, keys: list[str]) -> EmbeddingBagConfig:

@@ -107,7 +107,7 @@ def test_declared_tables_train(configure: Configure, scheme: str, tmp_path: Path
     with process_group():
         fitted = fit(config, train, validation)
         pieces = local_shards(fitted.model)
-        combines = sum(p.nbytes for p in engine_of(fitted.model).combines.parameters())
+        combines = sum(p.nbytes for p in engine_of(fitted.model).combiner.combines.parameters())
     assert fitted.best["auc"] > 0.55
     planned = plan_of(config, train.features).bytes
     state = sum(value.nbytes for piece in pieces for value in piece.states.values())
