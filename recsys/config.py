@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from recsys_pipelines.config import DataConfig, FeatureConfig, Strict
+from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig, SequenceConfig, Strict
 from recsys_pipelines.sources.location import Place, located
-from recsys_tables.config import TablesConfig
+from recsys_tables.bytes import OptimizerName
+from recsys_tables.config import Sharding, TablesConfig
 
 
 class ConfigError(ValueError):
@@ -59,23 +60,150 @@ class DLRMConfig(_Network):
     bottom: tuple[Width, ...] = (64,)
 
 
+class FNNConfig(_Network):
+    """An MLP over the vectors."""
+
+    name: Literal["fnn"]
+
+
+class IPNNConfig(_Network):
+    """An MLP over the vectors and the inner products of their pairs."""
+
+    name: Literal["ipnn"]
+
+
+class XDeepFMConfig(_Network):
+    """Compressed interaction network beside an MLP and a linear term; `cin` is the number of maps of each layer."""
+
+    name: Literal["xdeepfm"]
+    cin: tuple[Width, ...] = Field((100, 100), min_length=1)
+
+
+class AutoIntConfig(Strict):
+    """Self-attention of the fields; with `hidden`, beside an MLP (AutoInt+). `dropout` is of attention and MLP."""
+
+    name: Literal["autoint"]
+    layers: int = Field(3, ge=1)
+    heads: int = Field(2, ge=1)
+    head_dim: int = Field(32, ge=1)
+    residual: bool = True
+    hidden: tuple[Width, ...] = ()
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class FinalMLPConfig(_Network):
+    """Two MLPs, `hidden` and `second_hidden`, behind gates that read the named features, or a trained constant."""
+
+    name: Literal["final_mlp"]
+    second_hidden: tuple[Width, ...] = Field((400, 400), min_length=1)
+    first_gate: tuple[str, ...] = ()
+    second_gate: tuple[str, ...] = ()
+    gate_hidden: tuple[Width, ...] = (64,)
+    heads: int = Field(1, ge=1)  # of the bilinear fusion
+
+    @model_validator(mode="after")
+    def _equal_parts(self) -> "FinalMLPConfig":
+        for key in ("hidden", "second_hidden"):
+            if (last := getattr(self, key)[-1]) % self.heads:
+                raise ValueError(
+                    f"the last width {last} of `{key}` cannot be cut into {self.heads} equal `heads`"
+                )
+        return self
+
+
+class InterestConfig(Strict):
+    """A history that is attended to by its target: a sequence declared `like: <target>`, and the target."""
+
+    target: str
+    history: str
+
+
+class DINConfig(_Network):
+    """Attention to histories, whose tables are their targets', then an MLP with Dice."""
+
+    name: Literal["din"]
+    interests: tuple[InterestConfig, ...] = Field(min_length=1)
+    hidden: tuple[Width, ...] = Field((200, 80), min_length=1)
+    attention_hidden: tuple[Width, ...] = Field((80, 40), min_length=1)
+    # what `training.table_decay` shrinks: the vectors of every impression, or each id once a batch, over its
+    # count in training (mini-batch aware), where bags that are pooled stay as they are
+    decay_by: Literal["impression", "id"] = "impression"
+
+    @model_validator(mode="after")
+    def _histories_once(self) -> "DINConfig":
+        names = [interest.history for interest in self.interests]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"histories named twice: {', '.join(twice)}")
+        return self
+
+    def check(self, features: Sequence[FeatureConfig]) -> None:
+        """Raise ValueError unless every target is a single-valued feature of ids and every history a sequence like it."""
+        declared = {name: feature for feature in features if feature.categorical for name in feature.names}
+        for interest in self.interests:
+            target, history = declared.get(interest.target), declared.get(interest.history)
+            for name, found in ((interest.target, target), (interest.history, history)):
+                if found is None:
+                    near = difflib.get_close_matches(name, declared, 1, 0.4)
+                    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(declared)}"
+                    raise ValueError(f"model.interests: {name!r} is no declared feature of ids; {hint}")
+            if not isinstance(target, CategoricalConfig) or target.multivalued:
+                raise ValueError(
+                    f"model.interests: the target {interest.target!r} must hold one id a row: "
+                    "name a `kind: categorical` feature that is not multivalued"
+                )
+            if not isinstance(history, SequenceConfig) or history.like != interest.target:
+                raise ValueError(
+                    f"model.interests: the history {interest.history!r} must be a `kind: sequence` feature with "
+                    f"`like: {interest.target}`, for it reads the rows of its target"
+                )
+
+
 ModelConfig = Annotated[
-    LRConfig | FMConfig | DeepFMConfig | DCNv2Config | DLRMConfig, Field(discriminator="name")
+    LRConfig
+    | FMConfig
+    | FNNConfig
+    | IPNNConfig
+    | DeepFMConfig
+    | DCNv2Config
+    | DLRMConfig
+    | XDeepFMConfig
+    | AutoIntConfig
+    | FinalMLPConfig
+    | DINConfig,
+    Field(discriminator="name"),
 ]
 
 
+def targets_of(model: ModelConfig) -> dict[str, str]:
+    """The target of every history that `model` reads unpooled, by the history's name, in the model's order."""
+    return {i.history: i.target for i in model.interests} if isinstance(model, DINConfig) else {}
+
+
 class TrainingConfig(Strict):
-    """One training run. Tables are trained by fused rowwise Adagrad, everything else by Adam."""
+    """One training run: what the weights depend on. Where and how it runs is `JobConfig`.
+
+    Tables are trained by a fused optimiser in every backward pass, everything else by `dense_optimizer` after
+    every `accumulate` batches.
+    """
 
     batch_size: int = Field(1024, ge=64, multiple_of=64)
     epochs: int = Field(3, ge=1)
     monitor: Literal["logloss", "auc"] = "logloss"  # on validation: stops training and chooses settings
     patience: int = Field(1, ge=1)  # evaluations without a better monitored metric before stopping
     evaluations_per_epoch: int = Field(2, ge=1)
+    table_optimizer: OptimizerName = "rowwise_adagrad"
     table_lr: float = Field(0.05, gt=0)
     table_decay: float = Field(0.0, ge=0)  # λ of λ/2 · mean over samples of Σ_f |e_f|², added to the loss
+    dense_optimizer: Literal["adam", "adamw", "adagrad", "sgd"] = "adam"
     dense_lr: float = Field(0.001, gt=0)
     dense_decay: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(0, ge=0)  # batches over which both learning rates rise from 0, in a line
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of both learning rates after that
+    final_lr: float = Field(0.0, ge=0, le=1)  # share of the learning rates that a schedule ends with
+    clip_norm: float | None = Field(None, gt=0)  # of the gradient of everything but the tables
+    accumulate: int = Field(1, ge=1)  # batches per step of the dense optimiser
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the network's products; weights and tables stay fp32
+    on_nonfinite: Literal["stop", "skip"] = "stop"  # a batch whose loss is not a number
     negative_rate: float = Field(
         1.0, gt=0, le=1
     )  # share of negatives trained on; predictions are recalibrated
@@ -85,6 +213,36 @@ class TrainingConfig(Strict):
     def score(self, metrics: Mapping[str, Any]) -> float:
         """Return the monitored metric, higher is better."""
         return metrics["auc"] if self.monitor == "auc" else -metrics["logloss"]
+
+
+class CheckpointConfig(Strict):
+    """When a run is saved while it trains, and where: after each evaluation, and every `every_steps` batches."""
+
+    every_steps: int | None = Field(None, ge=1)
+    keep: int = Field(2, ge=1)  # newest ones; the best evaluation's is kept besides
+    incremental: bool = False  # only the rows that changed since the last full one, where that is smaller
+    url: str | None = Field(
+        None, pattern="://"
+    )  # of a folder that fsspec can write; else in the run's folder
+
+
+class ShardingConfig(Strict):
+    """How TorchRec places tables on ranks: one way for all, or by table."""
+
+    default: Sharding = "auto"
+    tables: dict[str, Sharding] = Field(
+        default_factory=dict
+    )  # physical tables by name, as `recsys tables` shows
+    memory_per_rank: int | None = Field(None, ge=1)  # bytes; what the machine has, shared among its ranks
+
+
+class JobConfig(Strict):
+    """How a run is carried out. Its results do not depend on it, nor does the folder it is kept in."""
+
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    sharding: ShardingConfig = ShardingConfig()
+    mlflow: str | None = None  # tracking URI; metrics go to TensorBoard in any case
+    straggler_ratio: float = Field(1.5, gt=1)  # a rank this much slower than the median of all is named
 
 
 class EvaluationConfig(Strict):
@@ -120,6 +278,7 @@ class ExperimentConfig(Strict):
     tables: TablesConfig
     model: ModelConfig
     training: TrainingConfig = TrainingConfig()
+    job: JobConfig = JobConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     search: SearchConfig = SearchConfig()
 
@@ -131,11 +290,13 @@ class ExperimentConfig(Strict):
             raise ValueError(f"features declared twice: {', '.join(twice)}")
         if not any(feature.categorical for feature in self.features):
             raise ValueError("an experiment needs at least one categorical feature")
+        if isinstance(self.model, DINConfig):
+            self.model.check(self.features)
         return self
 
     def digest(self, prepared: Path) -> str:
         """Twelve hexadecimal digits of all that a run on a prepared folder depends on."""
-        kept = self.model_dump(mode="json", exclude={"name", "evaluation", "search"})
+        kept = self.model_dump(mode="json", exclude={"name", "job", "evaluation", "search"})
         text = json.dumps([kept, prepared.name], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 

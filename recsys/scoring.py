@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.training.distributed import default_device, process_group, shard_model
-from recsys.training.loop import make_model, predict, seed_everything
+from recsys.training.loop import make_model, seed_everything
+from recsys.training.prediction import predict
 from recsys.training.run import Run
 from recsys_pipelines.batches import Rows
 from recsys_pipelines.convert import columns_of, text_ids, typed
@@ -35,8 +36,7 @@ class Scorer:
                 f"{saved.folder}: belongs to another configuration than config.yaml beside it"
             )
         seed_everything(run.config)
-        model = make_model(run.config, self.features)
-        self._model, _ = shard_model(model, run.config.training, default_device())
+        self._model = shard_model(make_model(run.config, self.features), run.config, default_device())
         saved.load_into(self._model)
 
     def score(self, rows: Rows) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from rich.table import Table as Grid
 
-from recsys.config import ExperimentConfig
+from recsys.config import ExperimentConfig, targets_of
 from recsys.tables import fields_of, observed_collisions, plan_of
 from recsys.training.distributed import default_device
 from recsys_cython_ext import count_ids
@@ -207,7 +207,9 @@ def _ranks(
     sharding: Sharding,
     optimizer: OptimizerName,
 ) -> list[RankReport]:
-    engine = EmbeddingEngine(fields_of(plan, train.features), device=torch.device("meta"))
+    engine = EmbeddingEngine(
+        fields_of(plan, train.features, targets_of(config.model)), device=torch.device("meta")
+    )
     trained_by = TableOptimizer(optimizer, lr=config.training.table_lr)
     trained_by.attach(engine)
     lists = [feature.name for feature in train.features.categorical if feature.multivalued]

@@ -1,8 +1,10 @@
 """The tables of an experiment: its declared scheme, planned for its fitted features."""
 
+from collections.abc import Collection
+
 import numpy as np
 
-from recsys.config import ExperimentConfig
+from recsys.config import ExperimentConfig, targets_of
 from recsys.evaluation.diagnostics import CollisionRate, collision_rate
 from recsys_pipelines.features import Features
 from recsys_tables.bytes import OptimizerName
@@ -12,9 +14,12 @@ from recsys_tables.scheme import Scheme
 
 
 def plan_of(
-    config: ExperimentConfig, features: Features, optimizer: OptimizerName = "rowwise_adagrad"
+    config: ExperimentConfig, features: Features, optimizer: OptimizerName | None = None
 ) -> TablePlan:
-    """Schemes, bytes, and the full table's bytes. Raises BudgetError when they do not fit."""
+    """Schemes, bytes with the state of `optimizer` (the config's), and the full table's bytes.
+
+    Raises BudgetError when they do not fit.
+    """
     sizes = [
         FeatureSize(
             feature.name,
@@ -23,10 +28,11 @@ def plan_of(
             feature.vocabulary_bytes,
             feature.full_vocabulary_bytes,
             open=feature.unknown == "hash",
+            reads=targets_of(config.model).get(feature.name),
         )
         for feature in features.categorical
     ]
-    return plan_tables(config.tables, sizes, optimizer)
+    return plan_tables(config.tables, sizes, optimizer or config.training.table_optimizer)
 
 
 def observed_collisions(scheme: Scheme, ids: np.ndarray, impressions: np.ndarray) -> CollisionRate:
@@ -40,12 +46,15 @@ def observed_collisions(scheme: Scheme, ids: np.ndarray, impressions: np.ndarray
     )
 
 
-def fields_of(plan: TablePlan, features: Features) -> list[Field]:
-    """The engine's fields: each feature's planned scheme, its declared pooling, and whether its bags have weights."""
+def fields_of(plan: TablePlan, features: Features, unpooled: Collection[str] = ()) -> list[Field]:
+    """The engine's fields: each feature's planned scheme, its declared pooling, and whether its bags have weights.
+
+    unpooled: features that the model reads as sequences, whatever their declared pooling.
+    """
     return [
         Field(
             scheme,
-            pooling=feature.pooling,  # type: ignore[arg-type]
+            pooling="none" if feature.name in unpooled else feature.pooling,  # type: ignore[arg-type]
             multivalued=feature.multivalued,
             weighted=feature.weighted,
         )

@@ -1,10 +1,10 @@
 """Batches as a pure function of (prepared data, seed, epoch, number), gathered straight from mapped shards."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -161,6 +161,7 @@ class Loader:
 
     subset: positions [m] of the rows to load, all unless given; batches, lanes and windows then count these.
     negatives: makes the batch of the chosen rows, which is `Rows.batch` unless given.
+    then: what becomes of each batch, in the loader's thread too.
     Raises ValueError as `epoch_order` does.
     """
 
@@ -175,21 +176,30 @@ class Loader:
         ranks: int = 1,
         subset: np.ndarray | None = None,
         negatives: Negatives | None = None,
+        then: Callable[[Batch], Any] = lambda batch: batch,
     ) -> None:
-        self._rows, self._subset, self._negatives = rows, subset, negatives
+        self._rows, self._subset, self._negatives, self._then = rows, subset, negatives, then
         n = len(rows) if subset is None else len(subset)
         self._order = partial(epoch_order, n, batch_size, seed, window=window, rank=rank, ranks=ranks)
         self._order(0)  # what is wrong with the arguments shows now
         self.num_batches = num_batches(n, batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of an epoch from number `start` on, as `prefetched` makes them."""
-        return prefetched(self._batch(index, epoch) for index in self._order(epoch, start=start))
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """Batches of an epoch from number `start` on, or what `then` made of them, as `prefetched` makes them."""
+        return prefetched(self._then(self._batch(index, epoch)) for index in self._positions(epoch, start))
+
+    def positions(self, epoch: int, number: int) -> np.ndarray:
+        """Rows [B] of batch `number` of an epoch, PADDING where it has none."""
+        return next(self._positions(epoch, number))
+
+    def _positions(self, epoch: int, start: int) -> Iterator[np.ndarray]:
+        for index in self._order(epoch, start=start):
+            if self._subset is not None:
+                real = index != PADDING
+                index = np.where(real, self._subset[np.where(real, index, 0)], PADDING)
+            yield index
 
     def _batch(self, index: np.ndarray, epoch: int) -> Batch:
-        if self._subset is not None:
-            real = index != PADDING
-            index = np.where(real, self._subset[np.where(real, index, 0)], PADDING)
         return self._rows.batch(index) if self._negatives is None else self._negatives.batch(index, epoch)
 
 

@@ -76,6 +76,12 @@ class Prepared:
             )
         return cls(path, manifest)
 
+    @property
+    def digest(self) -> str:
+        """Of its shards and features, as the manifest tells them: another one is another set."""
+        told = [self.manifest["shards"], self.manifest["feature_files"]]
+        return text_digest(json.dumps(told, sort_keys=True))
+
     def verify(self) -> None:
         """Compare shards and features with their checksums. Raises ManifestError naming the damaged file."""
         shards = {name: shard["xxh64"] for name, shard in self.manifest["shards"].items()}

@@ -67,10 +67,12 @@ def train(
     on: OnOption = None,
     prepared: PreparedOption = PREPARED,
     runs: RunsOption = RUNS,
+    profile: Annotated[bool, typer.Option("--profile", help="write a trace of a few steps")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train one run and evaluate it on the test rows; a finished run is shown as it is."""
     from recsys.config import load
+    from recsys.training.loop import Watch
     from recsys.training.run import train as run_train
 
     experiment = load(config, data)
@@ -85,7 +87,8 @@ def train(
                 f"validation AUC {entry['validation_auc']:.4f}  logloss {entry['validation_logloss']:.5f}"
             )
 
-        run = run_train(experiment, found, runs, report, show)
+        watch = Watch(report, show, lambda text: err.print(text, style="yellow"))
+        run = run_train(experiment, found, runs, watch, profile)
     if as_json:
         return print_json({"path": str(run.path), **run.metrics})
     out.print(f"[bold]{run.path}[/bold]  {run.metrics['bytes']['total']:,} bytes of tables")

@@ -1,29 +1,59 @@
 """Click models behind one interface: (dense [B, n], vectors [B, F, D]) -> logit [B].
 
-A class is built from (config, num_dense, num_fields, embedding_dim); `build` finds it by the config's type.
+A class is built from (config, num_dense, fields, embedding_dim), `fields` the names of the F vectors in their order;
+`build` finds it by the config's type. DIN also takes the sequences of its histories.
 """
+
+from collections.abc import Sequence
 
 from torch import nn
 
 from recsys import config
-from recsys.models.click import ClickModel
+from recsys.models.autoint import AutoInt
+from recsys.models.click import ClickModel, InBfloat16
 from recsys.models.dcn_v2 import DCNv2
 from recsys.models.deepfm import DeepFM
+from recsys.models.din import DIN
 from recsys.models.dlrm import DLRM
+from recsys.models.final_mlp import FinalMLP
 from recsys.models.fm import FM
+from recsys.models.fnn import FNN
+from recsys.models.ipnn import IPNN
 from recsys.models.lr import LR
+from recsys.models.xdeepfm import XDeepFM
 
-__all__ = ["DLRM", "FM", "LR", "ClickModel", "DCNv2", "DeepFM", "build"]
+__all__ = [
+    "DIN",
+    "DLRM",
+    "FM",
+    "FNN",
+    "IPNN",
+    "LR",
+    "AutoInt",
+    "ClickModel",
+    "DCNv2",
+    "DeepFM",
+    "FinalMLP",
+    "InBfloat16",
+    "XDeepFM",
+    "build",
+]
 
 _MODELS: dict[type, type[nn.Module]] = {
     config.LRConfig: LR,
     config.FMConfig: FM,
+    config.FNNConfig: FNN,
+    config.IPNNConfig: IPNN,
     config.DeepFMConfig: DeepFM,
     config.DCNv2Config: DCNv2,
     config.DLRMConfig: DLRM,
+    config.XDeepFMConfig: XDeepFM,
+    config.AutoIntConfig: AutoInt,
+    config.FinalMLPConfig: FinalMLP,
+    config.DINConfig: DIN,
 }
 
 
-def build(model: config.ModelConfig, num_dense: int, num_fields: int, embedding_dim: int) -> nn.Module:
-    """Return the network that `model` declares, freshly initialised."""
-    return _MODELS[type(model)](model, num_dense, num_fields, embedding_dim)
+def build(model: config.ModelConfig, num_dense: int, fields: Sequence[str], embedding_dim: int) -> nn.Module:
+    """Return the network that `model` declares, freshly initialised. Raises ValueError for features it cannot use."""
+    return _MODELS[type(model)](model, num_dense, fields, embedding_dim)

@@ -1,24 +1,87 @@
 """The whole of what is trained: an embedding engine below a network."""
 
-from torch import Tensor, nn
-from torchrec import KeyedJaggedTensor
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor, nn
+from torchrec.streamable import Pipelineable
+
+from recsys.models.decay import PerImpression
+from recsys_tables.batch_rows import BatchRows
 from recsys_tables.engine import EmbeddingEngine
+
+
+@dataclass(frozen=True)
+class ClickBatch(Pipelineable):
+    """B samples: dense [B, n] float32, rows of the tables, label and weight [B] float32; `size` are no padding."""
+
+    dense: Tensor
+    rows: BatchRows
+    label: Tensor
+    weight: Tensor
+    size: int
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "ClickBatch":
+        """Move every tensor; nothing to do where they are."""
+        if self.dense.device == device:
+            return self
+        return replace(
+            self,
+            dense=self.dense.to(device, non_blocking=non_blocking),
+            rows=self.rows.to(device, non_blocking),
+            label=self.label.to(device, non_blocking=non_blocking),
+            weight=self.weight.to(device, non_blocking=non_blocking),
+        )
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Keep the memory of every tensor until `stream` has done with it."""
+        for part in (self.dense, self.rows, self.label, self.weight):
+            part.record_stream(stream)
 
 
 class ClickModel(nn.Module):
     """Logit of a click: ids through `engine` to vectors [B, F, D], then `network`.
 
-    Call: dense [B, n] float32 and ids of B samples -> (logit [B], squared norm of each sample's vectors [B]);
-    the second is what `training.table_decay` shrinks.
+    Args:
+        engine: its pooled fields are the network's F vectors, in their order.
+        network: (dense [B, n], vectors [B, F, D], *sequences) -> logit [B].
+        histories: fields with `pooling="none"` whose sequences the network reads, in its order.
+        decay: what `training.table_decay` shrinks (`recsys.models.decay`); PerImpression unless given.
+
+    Call: a batch of B samples -> (logit [B], what the decay shrinks [B]); nothing is to be shrunk in evaluation, and
+    the second is 0 there. TorchRec's pipelines trace it, down to collections and networks.
     """
 
-    def __init__(self, engine: EmbeddingEngine, network: nn.Module) -> None:
+    def __init__(
+        self,
+        engine: EmbeddingEngine,
+        network: nn.Module,
+        histories: Sequence[str] = (),
+        decay: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.engine = engine
         self.network = network
+        self.histories = tuple(histories)
+        self.decay = PerImpression() if decay is None else decay
 
-    def forward(self, dense: Tensor, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: ClickBatch) -> tuple[Tensor, Tensor]:
         """See the class."""
-        vectors = self.engine(ids).stacked()
-        return self.network(dense, vectors), vectors.square().sum(dim=(1, 2))
+        embeddings = self.engine.look_up(batch.rows)
+        sequences = [embeddings.sequences[name] for name in self.histories]
+        logit = self.network(batch.dense, embeddings.stacked(), *sequences)
+        return logit, self.decay(embeddings, batch.rows) if self.training else torch.zeros_like(logit)
+
+
+class InBfloat16(nn.Module):
+    """A network whose products are in bfloat16, by autocast; its weights and its answer stay float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, dense: Tensor, *inputs: Tensor) -> Tensor:
+        """As the network's."""
+        with torch.autocast(dense.device.type, torch.bfloat16):
+            return self.network(dense, *inputs).float()

@@ -1,5 +1,7 @@
 """DCN-V2."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -10,9 +12,11 @@ from recsys.models.layers import concatenated, mlp
 class DCNv2(nn.Module):
     """Cross layers x_{l+1} = x_0 ⊙ (W_l x_l + b_l) + x_l beside an MLP (Wang et al., WWW 2021, eq. 1, parallel)."""
 
-    def __init__(self, config: DCNv2Config, num_dense: int, num_fields: int, embedding_dim: int) -> None:
+    def __init__(
+        self, config: DCNv2Config, num_dense: int, fields: Sequence[str], embedding_dim: int
+    ) -> None:
         super().__init__()
-        inputs = num_dense + num_fields * embedding_dim
+        inputs = num_dense + len(fields) * embedding_dim
         self.crosses = nn.ModuleList(nn.Linear(inputs, inputs) for _ in range(config.cross_layers))
         self.mlp = mlp(inputs, config.hidden, config.dropout)
         self.output = nn.Linear(inputs + config.hidden[-1], 1)

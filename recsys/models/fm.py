@@ -1,5 +1,7 @@
 """Factorisation machine."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from recsys.config import FMConfig
@@ -13,9 +15,9 @@ class FM(nn.Module):
     scheme's bytes are all there is: no second, width-1 table.
     """
 
-    def __init__(self, config: FMConfig, num_dense: int, num_fields: int, embedding_dim: int) -> None:
+    def __init__(self, config: FMConfig, num_dense: int, fields: Sequence[str], embedding_dim: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(num_dense + num_fields * embedding_dim, 1)
+        self.linear = nn.Linear(num_dense + len(fields) * embedding_dim, 1)
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
         """[B, n], [B, F, D] -> logit [B]."""

@@ -1,17 +1,27 @@
 """Parts that several models share."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 
-def mlp(inputs: int, hidden: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
-    """Linear, ReLU and dropout for each width of `hidden`. [B, inputs] -> [B, hidden[-1]]."""
+def relu(width: int) -> nn.Module:
+    """The activation of an MLP that declares no other; a ReLU is the same for every width."""
+    return nn.ReLU()
+
+
+def mlp(
+    inputs: int,
+    hidden: Sequence[int],
+    dropout: float = 0.0,
+    activation: Callable[[int], nn.Module] = relu,
+) -> nn.Sequential:
+    """Linear, activation and dropout for each width of `hidden`. [B, inputs] -> [B, hidden[-1]]."""
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise([inputs, *hidden]):
-        layers += [nn.Linear(before, after), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
+        layers += [nn.Linear(before, after), activation(after), *([nn.Dropout(dropout)] if dropout else [])]
     return nn.Sequential(*layers)
 
 
@@ -23,3 +33,24 @@ def concatenated(dense: Tensor, vectors: Tensor) -> Tensor:
 def pairwise_sum(vectors: Tensor) -> Tensor:
     """Σ_{f<g} <e_f, e_g> = ½ Σ_d ((Σ_f e_f)² - Σ_f e_f²) (Rendle, ICDM 2010, lemma 3.1). [B, F, D] -> [B]."""
     return 0.5 * (vectors.sum(dim=1).square() - vectors.square().sum(dim=1)).sum(dim=1)
+
+
+class PairwiseProducts(nn.Module):
+    """<e_f, e_g> of all pairs g < f, in the order of the lower triangle. [B, F, D] -> [B, F(F-1)/2]."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.pairs: Tensor
+        self.register_buffer("pairs", torch.tril_indices(count, count, offset=-1), persistent=False)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """See the class."""
+        return torch.bmm(vectors, vectors.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]
+
+
+def positions(fields: Sequence[str], wanted: Sequence[str], where: str) -> list[int]:
+    """Where the `wanted` features stand among `fields`. Raises ValueError, naming `where`, for one that is none of them."""
+    for name in wanted:
+        if name not in fields:
+            raise ValueError(f"{where}: {name!r} is none of the features of ids: {', '.join(fields)}")
+    return [fields.index(name) for name in wanted]

@@ -1,5 +1,7 @@
 """Logistic regression."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ class LR(nn.Module):
     """logit = b + Σ_f mean_d e_f,d + w·x: the weight of an id is the mean of its vector, so that a step of
     the tables' optimiser moves it by the learning rate, whatever the width."""
 
-    def __init__(self, config: LRConfig, num_dense: int, num_fields: int, embedding_dim: int) -> None:
+    def __init__(self, config: LRConfig, num_dense: int, fields: Sequence[str], embedding_dim: int) -> None:
         super().__init__()
         self.dense = nn.Parameter(torch.zeros(num_dense))
         self.bias = nn.Parameter(torch.zeros(1))

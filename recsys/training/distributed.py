@@ -3,18 +3,21 @@
 Local training is the distributed path with one rank: a gloo group on an in-process store, no port.
 """
 
-from collections.abc import Iterator
+import resource
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torchrec.distributed import DistributedModelParallel
-from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
-from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from recsys.config import TrainingConfig
+from recsys.config import ExperimentConfig
 from recsys.models.click import ClickModel
-from recsys_tables.sharding import TableOptimizer, shard
+from recsys_tables.agreement import agree
+from recsys_tables.sharding import TableOptimizer, placements, shard
+
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -31,15 +34,6 @@ def process_group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def require_one_rank() -> None:
-    """Raise ValueError in a group of several: every rank would train on every row."""
-    if dist.get_world_size() > 1:
-        raise ValueError(
-            f"the trainer runs on one rank, not {dist.get_world_size()}; shard a model of your own with "
-            "recsys_tables.sharding.shard"
-        )
-
-
 def default_device() -> torch.device:
     """The first CUDA device if there is one, else the CPU."""
     return (
@@ -50,17 +44,54 @@ def default_device() -> torch.device:
 
 
 def shard_model(
-    model: ClickModel, config: TrainingConfig, device: torch.device
-) -> tuple[DistributedModelParallel, CombinedOptimizer]:
-    """Shard a model whose engine was built on the meta device, and make its optimisers.
+    model: ClickModel,
+    config: ExperimentConfig,
+    device: torch.device,
+    bag_lengths: Mapping[str, float] | None = None,
+) -> DistributedModelParallel:
+    """Shard a model whose engine was built on the meta device, as `job.sharding` asks.
 
-    Tables: fused rowwise Adagrad. The rest: Adam.
+    `bag_lengths`: mean ids per sample of features, 1 unless given.
+    Raises ValueError as `recsys_tables.sharding.shard` does, and when a rank would hold no part of any table.
     """
-    sharded = shard(model, TableOptimizer(lr=config.table_lr), device, config.seed)
-    dense = KeyedOptimizerWrapper(
-        dict(in_backward_optimizer_filter(sharded.named_parameters())),
-        lambda params: torch.optim.Adam(
-            params, lr=config.dense_lr, weight_decay=config.dense_decay, fused=True
-        ),
+    job, training = config.job.sharding, config.training
+    sharded = shard(
+        model,
+        TableOptimizer(training.table_optimizer, lr=training.table_lr),
+        device,
+        training.seed,
+        job.default,
+        bag_lengths=bag_lengths,
+        memory_per_rank=job.memory_per_rank,
+        by_table=job.tables,
     )
-    return sharded, CombinedOptimizer([sharded.fused_optimizer, dense])
+    holders = {placement.rank for placement in placements(sharded.plan)}
+    if len(holders) < dist.get_world_size():
+        raise ValueError(
+            f"{dist.get_world_size()} workers, but the tables can be split over {len(holders)} only: take "
+            f"{len(holders)} workers, or let job.sharding split them by rows"
+        )
+    return sharded
+
+
+def gathered(value: Any) -> list[Any]:
+    """What every rank has, by rank."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def on_rank_0(work: Callable[[], Result]) -> Result:
+    """What rank 0 makes of `work`, on every rank; where it cannot, all of them fail."""
+    found = agree(lambda: work() if dist.get_rank() == 0 else None)
+    answer: list[Any] = [found]
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(answer, src=0)
+    return answer[0]
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the process on a CPU, of what PyTorch allocated on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,49 +1,81 @@
-"""The training loop: one model, one prepared set, early stopping on validation."""
+"""The training loop: one for a notebook, a machine and a cluster. It ends with the model of its best evaluation."""
 
 import random
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
-from torch import nn
+import torch.distributed as dist
 from torchrec.distributed import DistributedModelParallel
 
-from recsys.config import ExperimentConfig, TrainingConfig
-from recsys.evaluation.metrics import evaluate, recalibrate
+from recsys.config import ExperimentConfig, targets_of
+from recsys.evaluation.metrics import evaluate
 from recsys.models import ClickModel, build
+from recsys.models.click import ClickBatch, InBfloat16
+from recsys.models.decay import table_decay
 from recsys.tables import fields_of, plan_of
-from recsys.training.distributed import default_device, require_one_rank, shard_model
-from recsys_pipelines.batches import Batch, Loader, Rows
+from recsys.training.clock import StepClock, stragglers
+from recsys.training.distributed import default_device, gathered, on_rank_0, peak_memory, shard_model
+from recsys.training.feed import Feed
+from recsys.training.optimizers import Optimizer
+from recsys.training.pipeline import Pipeline
+from recsys.training.prediction import predict
+from recsys.training.state import TrainingState
+from recsys.training.store import Store
+from recsys_pipelines.batches import PADDING, Rows
 from recsys_pipelines.features import Features
-from recsys_tables.checkpoint import refresh, restore, snapshot
 from recsys_tables.engine import EmbeddingEngine
 
-Report = Callable[[dict[str, Any]], None]  # one evaluation: epoch, rows, train_loss, validation metrics
-Progress = Callable[[str, int, int], None]  # (epoch's name, finished steps, of)
+Report = Callable[
+    [dict[str, Any]], None
+]  # one evaluation, on every rank: epoch, rows, losses, metrics, rates
+Progress = Callable[[str, int, int, str], None]  # (epoch's name, finished steps, of, remark)
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told what while a model trains; nobody is, unless given. On rank 0 only, but for `report`."""
+
+    report: Report = lambda _: None
+    progress: Progress = lambda *_: None
+    warn: Warn = lambda _: None
+    step: Callable[[], None] = lambda: None  # after every batch: a profiler's
 
 
 @dataclass
 class Fitted:
-    """A trained model at its best evaluation, and how it got there."""
+    """A trained model and how it got there; with a store, the model is as it was at its best evaluation."""
 
     model: DistributedModelParallel
-    best: dict[str, Any]  # validation metrics there
-    history: list[dict[str, Any]] = field(default_factory=list)
-    rows_trained: int = 0
+    state: TrainingState
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """Validation metrics of the best evaluation."""
+        return self.state.best
 
 
 class NonFiniteLoss(ValueError):
     """Training met a loss that is not a number."""
 
 
-def make_model(config: ExperimentConfig, features: Features) -> ClickModel:
-    """Build the model on the CPU, its tables on the meta device."""
-    fields = fields_of(plan_of(config, features), features)
+def make_model(config: ExperimentConfig, features: Features, train: Rows | None = None) -> ClickModel:
+    """Build the model on the CPU, its tables on the meta device; to be trained, it needs the rows of training."""
+    histories = targets_of(config.model)
+    fields = fields_of(plan_of(config, features), features, histories)
     engine = EmbeddingEngine(fields, device=torch.device("meta"))
-    network = build(config.model, len(features.numeric_columns), len(fields), engine.embedding_dims[0])
-    return ClickModel(engine, network)
+    pooled = [field.feature for field in fields if field.pooling != "none"]
+    network = build(config.model, len(features.numeric_columns), pooled, engine.embedding_dims[0])
+    if config.training.precision == "bf16":
+        network = InBfloat16(network)
+    decay = table_decay(config.model, fields, None if train is None else train.ids_of)
+    return ClickModel(engine, network, list(histories), decay)
 
 
 def seed_everything(config: ExperimentConfig) -> None:
@@ -58,117 +90,155 @@ def fit(
     config: ExperimentConfig,
     train: Rows,
     validation: Rows,
-    report: Report = lambda _: None,
-    progress: Progress = lambda *_: None,
+    store: Store | None = None,
+    watch: Watch | None = None,
 ) -> Fitted:
-    """Train until the monitored validation metric stops improving, and return the model at its best evaluation.
+    """Train until the monitored validation metric stops improving.
 
-    Needs a process group (`distributed.process_group`) of one rank. Raises NonFiniteLoss naming epoch and step.
+    Needs a process group (`distributed.process_group`); every rank calls it. With a `store` it goes on from the newest
+    checkpoint there, and a run that was interrupted ends with the same weights, on as many ranks, as one that was not;
+    without, the model stays as the last batch left it.
+
+    Raises NonFiniteLoss naming epoch and batch, ValueError as `Feed`, `shard_model` and `Store.resume` do.
     """
-    require_one_rank()
     seed_everything(config)
-    settings = config.training
-    device = default_device()
-    model, optimizer = shard_model(make_model(config, train.features), settings, device)
-    kept = train.keep_negatives(settings.negative_rate, settings.seed)
-    if len(kept) == 0:
-        raise ValueError(
-            f"training.negative_rate {settings.negative_rate} leaves no row to train on, for none is positive"
-        )
-    fitted = Fitted(model, {})
-    best = snapshot(model)  # the first evaluation, and every better one, is copied over it
-    model.train()
-    loss_function = nn.BCEWithLogitsLoss(reduction="none")
-    worse, total, rows = 0, 0.0, 0
-    loader = Loader(
-        train, settings.batch_size, settings.seed, subset=None if len(kept) == len(train) else kept
-    )
-    for step in _schedule(loader, settings):
-        batch = to_device(step.batch, device)
-        optimizer.zero_grad()
-        logit, squared_norm = model(batch.dense, batch.ids)
-        losses = loss_function(logit, batch.label)
-        # a small last batch may hold no row of weight > 0
-        weight = batch.weight / batch.weight.sum().clamp(min=torch.finfo(torch.float32).tiny)
-        loss = (losses * weight).sum()
-        (loss + settings.table_decay / 2 * (squared_norm * weight).sum()).backward()
-        optimizer.step()
-        value = float(loss.detach())
-        if not np.isfinite(value):
-            raise NonFiniteLoss(
-                f"epoch {step.epoch}, step {step.number}: the training loss is {value}; lower "
-                "training.table_lr or training.dense_lr, or look for extreme values in numeric features"
+    return _Training(config, train, validation, store, watch or Watch()).run()
+
+
+class _Training:
+    def __init__(
+        self, config: ExperimentConfig, train: Rows, validation: Rows, store: Store | None, watch: Watch
+    ) -> None:
+        self._config, self._settings = config, config.training
+        self._train, self._validation = train, validation
+        self._store = store
+        self._watch = watch
+        self._device = default_device()
+        click_model = make_model(config, train.features, train)
+        lists = [feature.name for feature in train.features.categorical if feature.multivalued]
+        lengths = {name: len(train.ids_of(name)) / max(1, len(train)) for name in lists}
+        self._model = shard_model(click_model, config, self._device, lengths)
+        settings = self._settings
+        kept = train.keep_negatives(settings.negative_rate, settings.seed)
+        if len(kept) == 0:
+            raise ValueError(
+                f"training.negative_rate {settings.negative_rate} leaves no row to train on, for none is positive"
             )
-        total, rows = total + value * batch.rows, rows + batch.rows
-        progress(f"epoch {step.epoch + 1}", step.number, step.of)
-        if not step.evaluate:
-            continue
-        predictions = predict(model, validation, config)
-        model.train()
-        metrics = evaluate(validation.label, predictions, groups=validation.user)
-        fitted.rows_trained += rows
-        fitted.history.append(
-            {
-                "epoch": step.epoch + step.number / step.of,
-                "rows": fitted.rows_trained,
-                "train_loss": total / rows,
-            }
-            | {f"validation_{name}": value for name, value in metrics.items()}
+        self._rows = len(kept)
+        subset = None if len(kept) == len(train) else kept
+        self._feed = Feed(train, click_model.engine, settings.batch_size, settings.seed, subset)
+        self._optimizer = Optimizer(self._model, settings, settings.epochs * self._feed.num_batches)
+        self._clock = StepClock(click_model)
+        self._state = TrainingState()
+
+    def run(self) -> Fitted:
+        """Train to the end."""
+        if self._store is not None:
+            self._state = self._store.resume(self._model, self._optimizer)
+        self._model.train()
+        try:
+            while not self._finished:
+                self._epoch()
+        finally:
+            self._clock.remove()
+        if self._store is not None:
+            self._store.load_best(self._model, self._state)
+        return Fitted(self._model, self._state)
+
+    @property
+    def _finished(self) -> bool:
+        return self._state.worse >= self._settings.patience or self._state.epoch >= self._settings.epochs
+
+    def _epoch(self) -> None:
+        """Train from the state's batch to the end of its epoch, or until training is finished."""
+        state, of = self._state, self._feed.num_batches
+        batches = self._clock.loaded(self._feed.epoch(state.epoch, state.step))
+        parts = self._settings.evaluations_per_epoch
+        for stop in sorted({of * (part + 1) // parts for part in range(parts)} - set(range(state.step + 1))):
+            self._train_until(stop, islice(batches, stop - state.step))
+            self._evaluate()
+            self._save()
+            if self._finished:
+                return
+
+    def _train_until(self, stop: int, batches: Iterator[ClickBatch]) -> None:
+        """Train on `batches`, up to number `stop` of the epoch."""
+        state, settings, of = self._state, self._settings, self._feed.num_batches
+        every = self._config.job.checkpoint.every_steps
+        pipeline = Pipeline(
+            self._model, self._optimizer, self._device, settings.table_decay, self._clock, self._nonfinite
         )
-        report(fitted.history[-1])
-        total, rows = 0.0, 0
-        if not fitted.best or settings.score(metrics) > settings.score(fitted.best):
-            fitted.best, worse = metrics, 0
-            refresh(best, model)
-        else:
-            worse += 1
-        if worse >= settings.patience:
-            break
-    restore(model, best)
-    return fitted
+        began, first = time.perf_counter(), state.step
+        try:
+            while state.step < stop:
+                torch.manual_seed(_step_seed(settings.seed, state.epoch, state.step))
+                pipeline.progress(batches)
+                state.count(pipeline.loss, self._rows_of(state.step))
+                self._watch.step()
+                rate = (state.step - first) * settings.batch_size / (time.perf_counter() - began)
+                self._watch.progress(f"epoch {state.epoch + 1}", state.step, of, f"{rate:,.0f} samples/s")
+                if every is not None and state.steps % every == 0 and state.step < stop:
+                    self._save()
+        finally:
+            pipeline.detach()
+
+    def _evaluate(self) -> None:
+        """Measure on validation, tell everybody, and move on to the next epoch where this one is done."""
+        state, of = self._state, self._feed.num_batches
+        predictions = predict(self._model, self._validation, self._config)
+        self._model.train()
+        metrics = on_rank_0(
+            lambda: evaluate(self._validation.label, predictions, groups=self._validation.user)
+        )
+        state.evaluated(metrics, self._settings, of)
+        self._watch.report(state.history[-1] | self._measured())
+        if state.step == of:
+            state.epoch, state.step = state.epoch + 1, 0
+
+    def _measured(self) -> dict[str, float]:
+        """Shares of the time of the steps since the last evaluation, memory, and who was slow."""
+        seconds = self._clock.read()
+        everyone = gathered(seconds | {"memory": peak_memory(self._device)})
+        slow = stragglers([rank["busy"] for rank in everyone], self._config.job.straggler_ratio)
+        for rank in slow:
+            median = float(np.median([other["busy"] for other in everyone]))
+            self._watch.warn(
+                f"rank {rank} is slow: {everyone[rank]['busy']:.1f} s of its own work since the last evaluation, "
+                f"{everyone[rank]['busy'] / median:.1f} times the median of all ranks, which wait for it"
+            )
+        total = seconds["tables"] + seconds["dense"] + seconds["loading"]
+        shares = {f"share_{what}": seconds[what] / total for what in ("tables", "dense", "loading")}
+        return shares | {f"memory_rank_{rank}": told["memory"] for rank, told in enumerate(everyone)}
+
+    def _save(self) -> None:
+        if self._store is not None:
+            self._store.save(self._model, self._optimizer, self._state)
+
+    def _rows_of(self, step: int) -> int:
+        """Rows of a batch, over all ranks."""
+        return min(self._settings.batch_size, self._rows - step * self._settings.batch_size)
+
+    def _nonfinite(self, loss: float) -> None:
+        """Stop with the batch written out, or leave it out and count it."""
+        state = self._state
+        where = f"epoch {state.epoch}, batch {state.step}"
+        if self._settings.on_nonfinite == "skip":
+            state.skipped += 1
+            self._watch.warn(f"{where}: left out, for its loss is {loss}")
+            return
+        advice = (
+            "lower training.table_lr or training.dense_lr, or look for extreme values in numeric features"
+        )
+        if self._store is not None:
+            rows = self._feed.positions(state.epoch, state.step)
+            file = self._store.root.parent / f"nonfinite-rank-{dist.get_rank()}.parquet"
+            pq.write_table(self._train.table.take(rows[rows != PADDING]), file)
+            advice += f"; its rows are in {file}"
+        raise NonFiniteLoss(f"{where}: the training loss is {loss}; {advice}")
 
 
-@dataclass(frozen=True)
-class _Step:
-    """Batch `number` (from 1) `of` an epoch, and whether an evaluation follows."""
-
-    epoch: int
-    number: int
-    of: int
-    batch: Batch
-    evaluate: bool
-
-
-def _schedule(loader: Loader, settings: TrainingConfig) -> Iterator[_Step]:
-    """All steps of all epochs, with evaluations spread evenly and one at each epoch's end."""
-    of, parts = loader.num_batches, settings.evaluations_per_epoch
-    stops = {of * (part + 1) // parts for part in range(parts)}
-    for epoch in range(settings.epochs):
-        for number, batch in enumerate(loader.epoch(epoch), start=1):
-            yield _Step(epoch, number, of, batch, number in stops)
-
-
-@torch.no_grad()
-def predict(model: nn.Module, rows: Rows, config: ExperimentConfig) -> np.ndarray:
-    """Click probabilities float64 [n] of `rows`, in order, recalibrated for negative down-sampling."""
-    model.eval()
-    device = default_device()
-    out = np.empty(len(rows))
-    for start in range(0, len(rows), config.evaluation.batch_size):
-        index = np.arange(start, min(start + config.evaluation.batch_size, len(rows)))
-        batch = to_device(rows.batch(index), device)
-        out[index] = torch.sigmoid(model(batch.dense, batch.ids)[0].double()).cpu().numpy()
-    return recalibrate(out, config.training.negative_rate)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move a batch; nothing to do on the CPU."""
-    if device.type == "cpu":
-        return batch
-    return replace(
-        batch,
-        dense=batch.dense.to(device, non_blocking=True),
-        ids=batch.ids.to(device, non_blocking=True),
-        label=batch.label.to(device, non_blocking=True),
-        weight=batch.weight.to(device, non_blocking=True),
+def _step_seed(seed: int, epoch: int, step: int) -> int:
+    """Of the random numbers of a step, on this rank; so they need not be saved."""
+    return int(
+        np.random.SeedSequence((seed, epoch, step, dist.get_rank())).generate_state(1, np.uint64)[0] >> 1
     )

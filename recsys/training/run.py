@@ -4,16 +4,19 @@
     config.yaml                 the settings as they were used
     features/                   fitted features, so that the run scores new rows by itself
     checkpoint/                 the best evaluation
+    checkpoints/                while it trains (`recsys.training.store`)
+    sharding.json               which rank held which part of which table
     predictions.parquet         test rows: row_id, label, prediction, user_id and truth where known
     metrics.json                written last: a folder without it is unfinished
     events.out.tfevents.*       TensorBoard
 """
 
 import json
-import resource
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +25,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch.distributed as dist
 import yaml
-from torch.utils.tensorboard import SummaryWriter
 
 from recsys.config import ConfigError, ExperimentConfig, parse
 from recsys.evaluation.diagnostics import effective_rank, information_abundance, rows_touched
 from recsys.evaluation.metrics import best_possible, evaluate
 from recsys.tables import observed_collisions, plan_of
-from recsys.training.distributed import process_group, require_one_rank
-from recsys.training.loop import Progress, Report, fit, predict
+from recsys.training.distributed import default_device, gathered, on_rank_0, peak_memory, process_group
+from recsys.training.loop import Fitted, Watch, fit
+from recsys.training.prediction import predict
+from recsys.training.records import profiled, recorded
+from recsys.training.store import Store, discard
 from recsys_cython_ext import count_ids
 from recsys_pipelines.batches import Rows
 from recsys_pipelines.prepare import Prepared
@@ -37,7 +42,9 @@ from recsys_pipelines.shards import locked, write_json
 from recsys_tables import checkpoint
 from recsys_tables.engine import EmbeddingEngine, engine_of
 from recsys_tables.scheme import Scheme
+from recsys_tables.sharding import placements
 
+CHECKPOINTS = "checkpoints"
 DIAGNOSED_IDS = 10_000  # ids per field whose vectors the singular values are taken of, the most frequent
 DIAGNOSES = (
     "effective_rank",
@@ -84,64 +91,100 @@ def train(
     config: ExperimentConfig,
     prepared: Prepared,
     runs: Path,
-    report: Report = lambda _: None,
-    progress: Progress = lambda *_: None,
+    watch: Watch | None = None,
+    profile: bool = False,
 ) -> Run:
-    """Train, evaluate on test and write the run's folder; a finished run is returned as it is."""
-    if dist.is_initialized():  # before the lock, which other ranks would wait for
-        require_one_rank()
+    """Train, evaluate on test and write the run's folder; a finished run is returned as it is.
+
+    On every rank of a process group, or alone. A run that was interrupted goes on from its newest checkpoint.
+    `profile`: write a trace of a few steps, for chrome://tracing or Perfetto, as `trace.json.gz`.
+    """
     out = run_folder(config, prepared, runs)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with locked(out.parent / f".{out.name}.lock"):
-        if not (out / "metrics.json").exists():
-            prepared.verify()
-            shutil.rmtree(out, ignore_errors=True)
-            out.mkdir()
-            _train_into(out, config, prepared, report, progress)
+    with process_group(), _only_job(out):
+        if not on_rank_0(lambda: _finished(out)):
+            on_rank_0(lambda: _begin(out, config, prepared))
+            _train_into(out, config, prepared, watch or Watch(), profile)
+        on_rank_0(lambda: discard(out / CHECKPOINTS, config.job.checkpoint))
     return Run.open(out)
 
 
-def _train_into(
-    out: Path, config: ExperimentConfig, prepared: Prepared, report: Report, progress: Progress
-) -> None:
-    (out / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    train_rows, validation, test = (
-        Rows.load(prepared.path, split) for split in ("train", "validation", "test")
-    )
+@contextmanager
+def _only_job(out: Path) -> Iterator[None]:
+    """While the block runs no other job works on the run; rank 0 sees to it."""
+    with ExitStack() as stack:
+        if dist.get_rank() == 0:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(out.parent / f".{out.name}.lock"))
+        dist.barrier()
+        yield
+        dist.barrier()
+
+
+def _finished(out: Path) -> bool:
+    return (out / "metrics.json").exists()
+
+
+def _begin(out: Path, config: ExperimentConfig, prepared: Prepared) -> None:
+    """Clear what is not a checkpoint, and say what is trained."""
+    prepared.verify()
+    out.mkdir(exist_ok=True)
+    for path in out.iterdir():
+        if path.name != CHECKPOINTS:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    (out / "config.yaml").write_text(text)
+
+
+def _train_into(out: Path, config: ExperimentConfig, prepared: Prepared, watch: Watch, profile: bool) -> None:
+    parts = ("train", "validation", "test")
+    train_rows, validation, test = (Rows.load(prepared.path, part) for part in parts)
+    about = {"config": config.digest(prepared.path), "prepared": prepared.digest}
     started = time.perf_counter()
-    with process_group(), SummaryWriter(str(out)) as board:
-
-        def log(entry: dict[str, Any]) -> None:
-            for name, value in entry.items():
-                if value is None:  # GAUC without users
-                    continue
-                board.add_scalar(name, value, entry["rows"])
-            report(entry)
-
-        fitted = fit(config, train_rows, validation, log, progress)
+    first = dist.get_rank() == 0
+    with ExitStack() as stack:
+        if first:
+            watch = stack.enter_context(recorded(out, config, watch))
+        if first and profile:
+            watch = stack.enter_context(profiled(out / "trace.json.gz", watch))
+        store = stack.enter_context(Store(out / CHECKPOINTS, config.job.checkpoint, about, watch.warn))
+        fitted = fit(config, train_rows, validation, store, watch)
         seconds = time.perf_counter() - started
         predictions = predict(fitted.model, test, config)
-        checkpoint.save(out / "checkpoint", fitted.model, {"config": config.digest(prepared.path)})
-    train_rows.features.save(out / "features")
-    _write_predictions(out, test, predictions)
-    plan = plan_of(config, train_rows.features)
+        checkpoint.save(out / "checkpoint", fitted.model, {"config": about["config"]})
+        memory = gathered(peak_memory(default_device()))
+        if first:
+            train_rows.features.save(out / "features")
+            _write_predictions(out, test, predictions)
+            write_json([asdict(p) for p in placements(fitted.model.plan)], out / "sharding.json")
+            ours = _metrics(out, config, fitted, train_rows, test, predictions)
+            ours |= {
+                "prepared": str(prepared.path.resolve()),
+                "training_seconds": seconds,
+                "rows_per_second": fitted.state.rows / seconds,
+                "ranks": dist.get_world_size(),
+                "process_peak_memory_bytes": max(memory),
+                "memory_by_rank": memory,
+            }
+            write_json(ours, out / "metrics.json")
+
+
+def _metrics(
+    out: Path, config: ExperimentConfig, fitted: Fitted, train: Rows, test: Rows, predictions: np.ndarray
+) -> dict[str, Any]:
+    plan = plan_of(config, train.features)
     tables = checkpoint.Checkpoint(out / "checkpoint").tables()
     engine = engine_of(fitted.model)
-    metrics = {
+    return {
         "bytes": plan.bytes.to_dict() | {"full_table": plan.full_bytes},
         "validation": fitted.best,
         "test": evaluate(test.label, predictions, groups=test.user),
         "best_possible": None
         if test.truth is None
         else best_possible(test.label, test.truth, groups=test.user),
-        "fields": {scheme.feature: _diagnose(scheme, engine, tables, train_rows) for scheme in plan.schemes},
-        "history": fitted.history,
-        "prepared": str(prepared.path.resolve()),
-        "training_seconds": seconds,
-        "rows_per_second": fitted.rows_trained / seconds,
-        "process_peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "fields": {scheme.feature: _diagnose(scheme, engine, tables, train) for scheme in plan.schemes},
+        "history": fitted.state.history,
+        "skipped_batches": fitted.state.skipped,
     }
-    write_json(metrics, out / "metrics.json")
 
 
 def _write_predictions(out: Path, test: Rows, predictions: np.ndarray) -> None:

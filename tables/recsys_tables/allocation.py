@@ -20,6 +20,7 @@ class FeatureSize:
     `open` says that ids outside the vocabulary come as themselves instead of as the code of unknown;
     `full_codes` those of a vocabulary that holds every id of training, whatever the minimum count.
     `vocabulary_bytes` and `full_vocabulary_bytes` are the resident sizes of the two.
+    `reads` names the feature whose tables it reads, where it has none of its own; both have the same ids.
     """
 
     name: str
@@ -28,6 +29,7 @@ class FeatureSize:
     vocabulary_bytes: int
     full_vocabulary_bytes: int
     open: bool = False
+    reads: str | None = None
 
     @property
     def num_ids(self) -> int:

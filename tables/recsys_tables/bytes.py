@@ -8,7 +8,7 @@ from typing import Literal
 from recsys_tables.combine import ParameterFree
 from recsys_tables.scheme import Scheme, Table, unique_tables
 
-OptimizerName = Literal["rowwise_adagrad", "adagrad", "sgd"]
+OptimizerName = Literal["rowwise_adagrad", "adagrad", "sgd", "adam"]
 
 ADAM_BYTES = 8  # two fp32 moments for each parameter of a combine: dense parameters are trained by Adam
 
@@ -64,8 +64,10 @@ def table_bytes(tables: Iterable[Table], optimizer: OptimizerName) -> ResidentBy
 
 
 def optimizer_row_bytes(embedding_dim: int, optimizer: OptimizerName) -> int:
-    """State of one row: rowwise Adagrad keeps one fp32 number, Adagrad one for each weight, SGD none."""
-    return {"rowwise_adagrad": 4, "adagrad": 4 * embedding_dim, "sgd": 0}[optimizer]
+    """State of one row: rowwise Adagrad keeps one fp32 number, Adagrad one for each weight, Adam two, SGD none."""
+    return {"rowwise_adagrad": 4, "adagrad": 4 * embedding_dim, "sgd": 0, "adam": 8 * embedding_dim}[
+        optimizer
+    ]
 
 
 def combine_bytes(scheme: Scheme) -> ResidentBytes:

@@ -2,11 +2,13 @@
 
     <folder>/manifest.json         versions, schemes, every tensor's shape and where its pieces lie, checksums;
                                    the folder gets its name when this is written
-    <folder>/rank-<r>.safetensors  the pieces that rank r held
+    <folder>/rank-<r>.safetensors  the pieces that rank r held: all of their rows, or those that changed since
+                                   the full checkpoint beside it that the manifest names as `base`
 
     table/<name>             [num_embeddings, embedding_dim]   weights of a physical table
     optimizer/<name>/<kind>  [num_embeddings] or as the table  its optimiser's state
     dense/<parameter>                                          everything else; rank 0 writes it
+    extra/<name>                                               what the caller adds; rank 0 writes it
 
 A piece says which rows and columns of the whole it is, so what any number of ranks wrote under any sharding,
 any other reads: each rank reads the parts that overlap its own shards. One number a row, kept by column shards,
@@ -17,29 +19,29 @@ and otherwise a state that no unsharded training would have had.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
 
 from recsys_cython_ext import HASH_VERSION
+from recsys_tables.agreement import agree
+from recsys_tables.changes import Baseline
 from recsys_tables.deep_hash import DeepHashEmbedding
 from recsys_tables.engine import EmbeddingEngine
 from recsys_tables.field import Field
+from recsys_tables.pieces import Piece, pieces
 from recsys_tables.scheme import describe, difference
-from recsys_tables.sharding import local_shards, table_of
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
-Result = TypeVar("Result")
 _BLOCK = 1 << 20  # values read at a time: what is read, and its pages of the file, stay small beside a shard
 
 
@@ -47,72 +49,27 @@ class CheckpointError(ValueError):
     """A checkpoint is damaged, or belongs to another model, scheme or hash version."""
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Part of a logical tensor: its values, and its first row and column there.
-
-    `columns` is the width of the shard that a state of one number a row belongs to; the tensor's own otherwise.
-    """
-
-    name: str
-    first_row: int
-    first_column: int
-    columns: int
-    values: Tensor
-
-    @property
-    def where(self) -> dict[str, Any]:
-        """JSON-able, without the values."""
-        return {"first_row": self.first_row, "first_column": self.first_column, "columns": self.columns}
-
-
-def pieces(model: DistributedModelParallel) -> list[Piece]:
-    """Everything this rank holds of a model, by logical name; the tensors are the live ones."""
-    found = []
-    for shard in local_shards(model):
-        columns = shard.weight.shape[1]
-        held = {f"table/{shard.table}": shard.weight} | {
-            f"optimizer/{shard.table}/{kind}": state for kind, state in shard.states.items()
-        }
-        for name, values in held.items():
-            found.append(Piece(name, shard.first_row, shard.first_column, columns, values))
-    for name, value in model.state_dict().items():
-        if table_of(name) is None:
-            found.append(Piece(f"dense/{name}", 0, 0, 0, value.detach()))
-    return found
-
-
-def snapshot(model: DistributedModelParallel) -> list[Piece]:
-    """Copy what this rank holds, to go back to with `restore`."""
-    return [Piece(p.name, p.first_row, p.first_column, p.columns, p.values.clone()) for p in pieces(model)]
-
-
-def refresh(state: Sequence[Piece], model: DistributedModelParallel) -> None:
-    """Copy what this rank holds now over a `snapshot` of the same sharded model: no third copy of the tables."""
-    for saved, live in zip(state, pieces(model), strict=True):
-        saved.values.copy_(live.values)
-
-
-def restore(model: DistributedModelParallel, state: Sequence[Piece]) -> None:
-    """Copy a `snapshot` of the same sharded model back. Raises CheckpointError when it is of another."""
-    held = pieces(model)
-    places = [[(p.name, p.where, p.values.shape) for p in side] for side in (held, state)]
-    if places[0] != places[1]:
-        raise CheckpointError("the snapshot was taken of another model, or of one sharded otherwise")
-    with torch.no_grad():
-        for live, saved in zip(held, state, strict=True):
-            live.values.copy_(saved.values)
-
-
 def save(
     folder: Path,
     model: DistributedModelParallel,
     about: Mapping[str, Any],
     state: Sequence[Piece] | None = None,
+    *,
+    extra: Mapping[str, Tensor] | None = None,
+    since: Baseline | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> None:
     """Write `model` (or a `snapshot` of it) with `about` (JSON-able) as `folder`, which must not exist yet.
 
-    Every rank calls it. The folder is written under a temporary name first. Raises CheckpointError if it exists.
+    Every rank calls it. The folder is written under a temporary name first.
+
+    Args:
+        extra: tensors that all ranks hold alike, such as a dense optimiser's state; `Checkpoint.extra` returns them.
+        since: of a shard, only rows that changed since the full checkpoint it remembers, where these are smaller;
+            that one must stay beside this. A checkpoint without such shards is remembered in its place.
+        group: ranks' messages go over this group, so that another thread than training's can save.
+
+    Raises CheckpointError if the folder exists, and the OSError of a disk that is full; nothing is left then.
     """
     partial = folder.with_name(folder.name + ".tmp")
 
@@ -123,34 +80,64 @@ def save(
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
 
-    _agree(start)
-    held = list(pieces(model) if state is None else state)
+    agree(start, group)
+    try:
+        mine = agree(lambda: _write_rank(partial, list(state or pieces(model)), extra or {}, since), group)
+        files: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(files, mine, group)
+        base = since.name if since is not None and any(_is_partial(file) for file in files) else None
+        agree(
+            lambda: _finish(folder, partial, model, about, files, base) if dist.get_rank() == 0 else None,
+            group,
+        )
+    except BaseException:
+        if dist.get_rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if since is not None and base is None:
+        since.remember(folder.name)
+
+
+def _write_rank(
+    partial: Path, held: Sequence[Piece], extra: Mapping[str, Tensor], since: Baseline | None
+) -> dict[str, Any]:
+    """Write this rank's file, and return what the manifest says of it."""
     rank = dist.get_rank()
-    if rank > 0:
-        held = [piece for piece in held if not piece.name.startswith("dense/")]
+    changed = {} if since is None else since.changed_rows(held)
+    tensors: dict[str, Tensor] = {}
+    entries = []
+    for i, piece in enumerate(piece for piece in held if rank == 0 or not piece.name.startswith("dense/")):
+        values, key = piece.values, str(i)
+        entry: dict[str, Any] = {
+            "name": piece.name,
+            "key": key,
+            "shape": list(values.shape),
+            "dtype": str(values.dtype),
+        }
+        if (rows := changed.get(piece.place)) is not None:
+            values = values[rows]
+            entry["rows"] = "rows/{}/{}/{}".format(*piece.place)
+            tensors[entry["rows"]] = rows
+        tensors[key] = _to_write(values, tied=piece.name.startswith("dense/"))
+        entries.append(entry | piece.where)
+    if rank == 0:
+        tensors |= {f"extra/{name}": values.detach().cpu().clone() for name, values in extra.items()}
     file = partial / f"rank-{rank}.safetensors"
-    _agree(lambda: save_file({str(i): _to_write(piece) for i, piece in enumerate(held)}, file))
-    mine = {
-        "file": file.name,
-        "blake2b": _digest(file),
-        "pieces": [
-            {
-                "name": piece.name,
-                "key": str(i),
-                "shape": list(piece.values.shape),
-                "dtype": str(piece.values.dtype),
-                **piece.where,
-            }
-            for i, piece in enumerate(held)
-        ],
-    }
-    files: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(files, mine)
-    _agree(lambda: _finish(folder, partial, model, about, files) if rank == 0 else None)
+    save_file(tensors, file)
+    return {"file": file.name, "bytes": file.stat().st_size, "blake2b": _digest(file), "pieces": entries}
+
+
+def _is_partial(file: Mapping[str, Any]) -> bool:
+    return any("rows" in piece for piece in file["pieces"])
 
 
 def _finish(
-    folder: Path, partial: Path, model: nn.Module, about: Mapping[str, Any], files: Sequence[Any]
+    folder: Path,
+    partial: Path,
+    model: nn.Module,
+    about: Mapping[str, Any],
+    files: Sequence[Any],
+    base: str | None,
 ) -> None:
     """Write the manifest, and give the folder its name."""
     manifest = {
@@ -158,6 +145,7 @@ def _finish(
         "hash_version": HASH_VERSION,
         "schemes": {field.feature: describe(field.scheme) for field in _fields(model)},
         "about": dict(about),
+        "base": base,
         "files": files,
     }
     text = json.dumps(manifest, indent=1)
@@ -172,29 +160,9 @@ def _fields(model: nn.Module) -> list[Field]:
     return [field for engine in engines for field in engine.fields]
 
 
-def _agree(work: Callable[[], Result]) -> Result:
-    """Do `work` on every rank, and let all of them fail where one does: the others would wait for it.
-
-    Raises the rank's own CheckpointError or OSError, or on the others a CheckpointError that quotes it.
-    """
-    failure: Exception | None = None
-    try:
-        result = work()
-    except (CheckpointError, OSError, SafetensorError) as error:
-        failure = error
-    said: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(said, None if failure is None else str(failure))
-    if failure is not None:
-        raise failure
-    for rank, text in enumerate(said):
-        if text is not None:
-            raise CheckpointError(f"rank {rank}: {text}")
-    return result
-
-
 def load(folder: Path, model: DistributedModelParallel) -> "Checkpoint":
     """Open a checkpoint on every rank and `load_into` the model; where one rank cannot, none is changed."""
-    checkpoint = _agree(lambda: Checkpoint(folder))
+    checkpoint = agree(lambda: Checkpoint(folder))
     checkpoint.load_into(model)
     return checkpoint
 
@@ -214,7 +182,9 @@ class Checkpoint:
                     f"{folder}: {name} {manifest.get(name)}, but this program reads {mine}; train again"
                 )
         self.about: dict[str, Any] = manifest["about"]
+        self.base = None if manifest["base"] is None else Checkpoint(folder.with_name(manifest["base"]))
         self.schemes: dict[str, dict[str, Any]] = manifest["schemes"]
+        self.bytes = sum(entry["bytes"] for entry in manifest["files"])  # of its own files, not of its base's
         self._pieces: dict[str, list[dict[str, Any]]] = {}
         for entry in manifest["files"]:
             file = folder / entry["file"]
@@ -231,13 +201,19 @@ class Checkpoint:
         cannot be seen here. Raises CheckpointError naming the scheme's field, tensor or shape that differs; the model is
         then as before, on every rank.
         """
-        _agree(lambda: self._check(model))
+        agree(lambda: self._check(model))
         with torch.no_grad():
             for target in pieces(model):
                 if target.values.ndim == 0 or target.name.startswith("dense/"):
                     target.values.copy_(self._read_dense(target.name))
                 else:
                     self._read_rows(target)
+
+    def extra(self) -> dict[str, Tensor]:
+        """What the caller of `save` added, by name."""
+        with self._open("rank-0.safetensors") as file:
+            names = [key for key in file.keys() if key.startswith("extra/")]  # noqa: SIM118 (no mapping)
+            return {name.removeprefix("extra/"): file.get_tensor(name) for name in names}
 
     @property
     def names(self) -> list[str]:
@@ -312,6 +288,8 @@ class Checkpoint:
 
     def _read_rows(self, target: Piece) -> None:
         """Fill a piece of a table or a state from every saved part that overlaps it."""
+        if self.base is not None and any("rows" in part for part in self._pieces[target.name]):
+            self.base._read_rows(target)
         per_row = target.values.ndim == 1
         weight = torch.zeros(len(target.values)) if per_row else None
         for part in self._pieces[target.name]:
@@ -320,6 +298,9 @@ class Checkpoint:
             left = max(target.first_column, part["first_column"])
             right = min(target.first_column + target.columns, part["first_column"] + part["columns"])
             if top >= bottom or left >= right:
+                continue
+            if "rows" in part:
+                self._read_changed(target, part, slice(top, bottom), slice(left, right))
                 continue
             step = max(1, _BLOCK // part["columns"])
             for start in range(top, bottom, step):
@@ -340,8 +321,27 @@ class Checkpoint:
                 before = target.values[own]
                 target.values[own] = torch.where(share == 1, values, before + share * (values - before))
 
+    def _read_changed(self, target: Piece, part: Mapping[str, Any], rows: slice, columns: slice) -> None:
+        """Overwrite the rows that changed since the base, of those that a part and the target have in common."""
+        with self._open(part["file"]) as file:
+            where = file.get_tensor(part["rows"]) + part["first_row"]
+            wanted = (where >= rows.start) & (where < rows.stop)
+            values = file.get_tensor(part["key"])[wanted]
+        place = (where[wanted] - target.first_row).to(target.values.device)
+        if target.values.ndim == 1:
+            target.values[place] = values.to(target.values.device)
+            return
+        values = values[:, columns.start - part["first_column"] : columns.stop - part["first_column"]]
+        here = slice(columns.start - target.first_column, columns.stop - target.first_column)
+        target.values[place, here] = values.to(target.values.device)
+
     def _open(self, name: str) -> Any:
         return safe_open(self.folder / name, framework="pt")
+
+
+def base_of(folder: Path) -> str | None:
+    """Name of the full checkpoint that `folder` holds changes of. Raises CheckpointError as `Checkpoint` does."""
+    return _manifest(folder)["base"]
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -358,10 +358,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: damaged ({error}); train again") from None
 
 
-def _to_write(piece: Piece) -> Tensor:
-    """On the CPU; parameters that share memory (tied weights) are written each for itself."""
-    values = piece.values.contiguous().cpu()
-    return values.clone() if piece.name.startswith("dense/") else values
+def _to_write(values: Tensor, tied: bool) -> Tensor:
+    """On the CPU; parameters may share memory (tied weights), and are written each for itself."""
+    values = values.contiguous().cpu()
+    return values.clone() if tied else values
 
 
 def _states(dimensions: Mapping[str, int]) -> dict[str, dict[str, str]]:

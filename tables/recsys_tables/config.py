@@ -24,6 +24,7 @@ def _parse_budget(value: object) -> object:
 
 
 Budget = Annotated[str, BeforeValidator(_parse_budget)]
+Sharding = Literal["auto", "table_wise", "row_wise", "column_wise"]  # of a table over ranks
 Allocation = Literal["proportional", "sqrt"]  # rows go by a feature's ids, or by their square root
 
 

@@ -86,7 +86,7 @@ class EmbeddingEngine(nn.Module):
             {group.name: self._collection(group, device) for group in self.groups}
         )
 
-    def rows_per_sample(self, bag_lengths: dict[str, float]) -> dict[str, list[float]]:
+    def rows_per_sample(self, bag_lengths: Mapping[str, float]) -> dict[str, list[float]]:
         """Rows that each key of each table looks up for a sample, for `bag_lengths` ids of a feature (1 unless given)."""
         found: dict[str, list[float]] = {}
         for field, keys in zip(self.fields, self._keys, strict=True):

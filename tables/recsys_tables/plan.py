@@ -25,6 +25,7 @@ from recsys_tables.config import (
     budget_bytes,
 )
 from recsys_tables.scheme import Scheme
+from recsys_tables.schemes import Shared
 
 __all__ = ["BudgetError", "FeatureSize", "TablePlan", "full_table_bytes", "plan_tables"]
 
@@ -58,7 +59,14 @@ def plan_tables(
     """
     vocabulary = sum(feature.vocabulary_bytes for feature in features)
     full_bytes = full_table_bytes(config.budget_embedding_dim, features, optimizer)
-    build = _builder(config, features, optimizer)
+    build_own = _builder(config, [feature for feature in features if feature.reads is None], optimizer)
+
+    def build(share: float) -> tuple[Scheme, ...]:
+        own = {scheme.feature: scheme for scheme in build_own(share)}
+        return tuple(
+            own[feature.name] if feature.reads is None else Shared(feature.name, own[feature.reads])
+            for feature in features
+        )
 
     def weigh(share: float) -> ResidentBytes:
         return resident_bytes(build(share), vocabulary, optimizer)

@@ -14,7 +14,7 @@ that stay on the rank.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -139,10 +139,14 @@ def stack_columns(columns: Sequence[Any]) -> Any:
 def describe(scheme: Scheme) -> dict[str, Any]:
     """The class and every field of a scheme, JSON-able: what a checkpoint remembers."""
     values = {f.name: getattr(scheme, f.name) for f in fields(scheme)}  # type: ignore[arg-type]
-    return {"scheme": type(scheme).__name__} | {
-        name: list(value) if isinstance(value, tuple) else value  # as JSON gives it back
-        for name, value in values.items()
-    }
+    return {"scheme": type(scheme).__name__} | {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back; a scheme that another reads is described under its own feature, and only named here."""
+    if is_dataclass(value):
+        return value.feature  # type: ignore[union-attr]
+    return list(value) if isinstance(value, tuple) else value
 
 
 def difference(saved: Mapping[str, Any], scheme: Scheme) -> str | None:

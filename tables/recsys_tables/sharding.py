@@ -1,10 +1,11 @@
 """Tables over ranks: the sharding plan, the shards it makes, and the first values of their rows."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,13 +20,18 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 
 from recsys_cython_ext import salt
 from recsys_cython_ext.torch_hashing import mix64
-from recsys_tables.engine import EmbeddingEngine, engine_of
+from recsys_tables.bytes import OptimizerName
+from recsys_tables.config import Sharding
+from recsys_tables.engine import engine_of
 from recsys_tables.quiet import quiet
 from recsys_tables.scheme import Table
 
-Sharding = Literal["auto", "table_wise", "row_wise", "column_wise"]
-
-_OPTIMIZERS = {"rowwise_adagrad": RowWiseAdagrad, "adagrad": torch.optim.Adagrad, "sgd": torch.optim.SGD}
+_OPTIMIZERS = {
+    "rowwise_adagrad": RowWiseAdagrad,
+    "adagrad": torch.optim.Adagrad,
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+}
 _INIT_VALUES = 1 << 18  # values initialised at a time, so that their hashes fit beside the table
 
 
@@ -33,10 +39,10 @@ _INIT_VALUES = 1 << 18  # values initialised at a time, so that their hashes fit
 class TableOptimizer:
     """The fused optimiser of the tables, applied in the backward pass.
 
-    No weight decay here: FBGEMM's CPU kernel ignores it for every table that only one feature reads.
+    No weight decay here: FBGEMM's CPU kernel ignores it for every table that only one feature reads. Adam needs a GPU.
     """
 
-    name: Literal["rowwise_adagrad", "adagrad", "sgd"] = "rowwise_adagrad"
+    name: OptimizerName = "rowwise_adagrad"
     lr: float = 0.05
     eps: float = 1e-8
 
@@ -54,8 +60,9 @@ def plan_sharding(
     optimizer: TableOptimizer,
     world_size: int,
     device: torch.device,
-    bag_lengths: dict[str, float] | None = None,
+    bag_lengths: Mapping[str, float] | None = None,
     memory_per_rank: int | None = None,
+    by_table: Mapping[str, Sharding] | None = None,
 ) -> ShardingPlan:
     """TorchRec's plan for the tables of the one `EmbeddingEngine` in `module`; needs no process group.
 
@@ -64,14 +71,23 @@ def plan_sharding(
             an elementwise optimiser: rowwise Adagrad would keep one state per column shard of a row.
             `row_wise` leaves a table whole that has too few rows for every rank.
         bag_lengths: mean ids per sample of a feature, 1 unless given; the planner is told k × that for k rows an id.
-        memory_per_rank: bytes; what the machine has, shared among the ranks, unless given.
+        memory_per_rank: bytes; what the machine or its container has, shared among the ranks, unless given.
+        by_table: another `sharding` for tables of these names.
 
-    Raises ValueError when the tables do not fit, or `sharding` does not go with the optimiser.
+    Raises ValueError when the tables do not fit, a name is no table's, or `sharding` or Adam does not go with the rest.
     """
     engine = engine_of(module)
-    if sharding == "column_wise" and optimizer.name == "rowwise_adagrad":
+    by_table = by_table or {}
+    if unknown := sorted(set(by_table) - {table.name for table in engine.tables}):
+        raise ValueError(
+            f"sharding names tables {', '.join(unknown)}; there are {', '.join(t.name for t in engine.tables)}"
+        )
+    if "column_wise" in (sharding, *by_table.values()) and optimizer.name == "rowwise_adagrad":
         raise ValueError("column_wise sharding needs an elementwise table optimiser: use 'adagrad' or 'sgd'")
+    if optimizer.name == "adam" and device.type == "cpu":
+        raise ValueError("tables have no fused Adam on a CPU: use 'rowwise_adagrad', 'adagrad' or 'sgd'")
     memory = _memory_per_rank(device, world_size) if memory_per_rank is None else memory_per_rank
+    rows_per_sample = engine.rows_per_sample(bag_lengths or {})
     with quiet():
         planner = EmbeddingShardingPlanner(
             topology=Topology(
@@ -79,9 +95,15 @@ def plan_sharding(
                 compute_device=device.type,
                 **{"ddr_cap" if device.type == "cpu" else "hbm_cap": memory},
             ),
-            constraints=_constraints(
-                engine, _types(sharding, optimizer, world_size), world_size, bag_lengths or {}
-            ),
+            constraints={
+                table.name: _constraint(
+                    table,
+                    _types(by_table.get(table.name, sharding), optimizer, world_size),
+                    world_size,
+                    rows_per_sample[table.name],
+                )
+                for table in engine.tables
+            },
         )
         try:
             with _state_counted(engine.collections, optimizer):
@@ -101,18 +123,20 @@ def shard(
     seed: int,
     sharding: Sharding = "auto",
     plan: ShardingPlan | None = None,
+    **planning: Any,
 ) -> DistributedModelParallel:
     """Shard `module`, whose engine was built on the meta device, over the ranks of the process group.
 
     Each rank makes its own shards only; their first values depend on (seed, table, row, column) alone, so they
-    are the same on any number of ranks. A `plan` of the caller's own is taken as it is.
+    are the same on any number of ranks. A `plan` of the caller's own is taken as it is; otherwise
+    `planning` goes on to `plan_sharding`.
 
     Raises ValueError for a negative seed, and as `plan_sharding` does.
     """
     if seed < 0:
         raise ValueError(f"seed {seed} is negative")
     optimizer.attach(module)
-    plan = plan or _one_plan(module, sharding, optimizer, device)
+    plan = plan or _one_plan(module, sharding, optimizer, device, planning)
     with quiet():
         model = DistributedModelParallel(module, device=device, plan=plan, sharders=[_Sharder()])  # type: ignore[list-item]
     tables = {table.name: table for table in engine_of(module).tables}
@@ -123,13 +147,17 @@ def shard(
 
 
 def _one_plan(
-    module: nn.Module, sharding: Sharding, optimizer: TableOptimizer, device: torch.device
+    module: nn.Module,
+    sharding: Sharding,
+    optimizer: TableOptimizer,
+    device: torch.device,
+    planning: Mapping[str, Any],
 ) -> ShardingPlan:
     """Rank 0's plan, or its ValueError, on every rank: machines of unequal memory would plan differently."""
     answer: list[Any] = [None]
     if dist.get_rank() == 0:
         try:
-            answer = [plan_sharding(module, sharding, optimizer, dist.get_world_size(), device)]
+            answer = [plan_sharding(module, sharding, optimizer, dist.get_world_size(), device, **planning)]
         except ValueError as error:
             answer = [str(error)]
     if dist.get_world_size() > 1:
@@ -241,18 +269,14 @@ def _types(sharding: Sharding, optimizer: TableOptimizer, world_size: int) -> li
     )
 
 
-def _constraints(
-    engine: EmbeddingEngine, types: Sequence[str], world_size: int, bag_lengths: dict[str, float]
-) -> dict[str, ParameterConstraints]:
-    rows_per_sample = engine.rows_per_sample(bag_lengths)
-    return {
-        table.name: ParameterConstraints(
-            sharding_types=_types_for(table, types, world_size),
-            min_partition=_shard_columns(table.embedding_dim, world_size),
-            pooling_factors=rows_per_sample[table.name],
-        )
-        for table in engine.tables
-    }
+def _constraint(
+    table: Table, types: Sequence[str], world_size: int, rows_per_sample: list[float]
+) -> ParameterConstraints:
+    return ParameterConstraints(
+        sharding_types=_types_for(table, types, world_size),
+        min_partition=_shard_columns(table.embedding_dim, world_size),
+        pooling_factors=rows_per_sample,
+    )
 
 
 def _types_for(table: Table, types: Sequence[str], world_size: int) -> list[str]:
@@ -273,11 +297,22 @@ def _shard_columns(embedding_dim: int, world_size: int) -> int:
 
 
 def _memory_per_rank(device: torch.device, world_size: int) -> int:
-    """Of the rank's own GPU, or its share of the machine."""
+    """Of the rank's own GPU, or its share of the machine, or of the container that it runs in."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # launchers of several machines say
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // on_this_machine
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([machine, *_container_limits()]) // on_this_machine
+
+
+def _container_limits(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Bytes that cgroups (version 2, version 1) let this container use, where they are limited."""
+    texts = [
+        file.read_text().strip()
+        for name in ("memory.max", "memory/memory.limit_in_bytes")
+        if (file := root / name).is_file()
+    ]
+    return [int(text) for text in texts if text.isdigit()]
 
 
 def _uniform(piece: TableShard, embedding_dim: int, key: int, bound: float) -> None:

@@ -14,11 +14,13 @@ import yaml
 from recsys.config import ExperimentConfig
 from recsys.scoring import Scorer
 from recsys.training.distributed import process_group, shard_model
-from recsys.training.loop import make_model, predict
+from recsys.training.loop import make_model
+from recsys.training.prediction import predict
 from recsys.training.run import Run
 from recsys_pipelines.batches import Rows
 from recsys_pipelines.prepare import Prepared
-from recsys_tables.checkpoint import Checkpoint, CheckpointError, restore, save, snapshot
+from recsys_tables.checkpoint import Checkpoint, CheckpointError, save
+from recsys_tables.pieces import snapshot
 
 Configure = Callable[..., ExperimentConfig]
 
@@ -35,7 +37,7 @@ def folder(run: Run) -> Path:
 
 
 def fresh(config: ExperimentConfig, rows: Rows) -> Any:
-    return shard_model(make_model(config, rows.features), config.training, torch.device("cpu"))[0]
+    return shard_model(make_model(config, rows.features), config, torch.device("cpu"))
 
 
 def state_of(model: Any) -> dict[str, torch.Tensor]:
@@ -70,17 +72,6 @@ def test_names_are_logical(run: Run, prepared: Prepared, folder: Path) -> None:
     assert saved.read("optimizer/item_id/full/momentum1").shape == (42,)
     assert saved.tables().keys() == tables
     assert saved.about == {"config": run.config.digest(prepared.path)}
-
-
-def test_a_snapshot_is_a_copy_to_go_back_to(run: Run, prepared: Prepared) -> None:
-    model = fresh(run.config, Rows.load(prepared.path, "test"))
-    kept, state = state_of(model), snapshot(model)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-    assert not any(value.any() for name, value in state_of(model).items() if name.startswith("table/"))
-    restore(model, state)
-    assert all(torch.equal(value, kept[name]) for name, value in state_of(model).items())
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,8 @@ def load_raw_source(path: Path) -> str:
         ("tables", {}, "F.yaml: tables.scheme: required, but not given; valid: full, hash, "),
         (
             "model",
-            {"name": "dcn"},
-            "F.yaml: model.name: 'dcn' is not known; did you mean 'dcn_v2'? valid: lr,",
+            {"name": "dcn_v3"},
+            "F.yaml: model.name: 'dcn_v3' is not known; did you mean 'dcn_v2'? valid: lr,",
         ),
         ("model", {"name": "deepfm", "hidden": [8, 0]}, "F.yaml: model.hidden.1: Input should be greater "),
         ("model", None, "F.yaml: model: Input should be a valid dictionary"),

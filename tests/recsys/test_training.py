@@ -5,7 +5,9 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,18 +18,22 @@ import torch
 import yaml
 from torchrec import KeyedJaggedTensor
 
-from recsys.config import ConfigError, ExperimentConfig, LRConfig, TrainingConfig, parse
+from recsys.config import ConfigError, ExperimentConfig, LRConfig, parse
 from recsys.evaluation.metrics import auc, evaluate
 from recsys.models import LR, ClickModel
+from recsys.models.click import ClickBatch
 from recsys.training.distributed import process_group, shard_model
-from recsys.training.loop import Fitted, NonFiniteLoss, fit, predict
+from recsys.training.loop import Fitted, NonFiniteLoss, Watch, fit
+from recsys.training.optimizers import Optimizer
+from recsys.training.prediction import predict
 from recsys.training.run import Run, run_folder, train
+from recsys.training.store import Store
 from recsys_pipelines.batches import Rows, epoch_order
 from recsys_pipelines.prepare import Prepared, prepare
 from recsys_tables import Full
-from recsys_tables.checkpoint import snapshot
 from recsys_tables.engine import EmbeddingEngine
 from recsys_tables.field import Field
+from recsys_tables.pieces import snapshot
 
 Configure = Callable[..., ExperimentConfig]
 
@@ -43,8 +49,13 @@ def group() -> Iterator[None]:
         yield
 
 
-def fit_on(rows: dict[str, Rows], config: ExperimentConfig, **changes: Any) -> Fitted:
-    return fit(config, dataclasses.replace(rows["train"], **changes), rows["validation"])
+def fit_on(
+    rows: dict[str, Rows], config: ExperimentConfig, folder: Path | None = None, **changes: Any
+) -> Fitted:
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(TemporaryDirectory())) if folder is None else folder
+        store = stack.enter_context(Store(root / "checkpoints", config.job.checkpoint, {}))
+        return fit(config, dataclasses.replace(rows["train"], **changes), rows["validation"], store)
 
 
 def state_of(model: Any) -> dict[str, torch.Tensor]:
@@ -55,13 +66,14 @@ def fingerprint(fitted: Fitted, predictions: np.ndarray) -> str:
     digest = hashlib.blake2b(predictions.tobytes(), digest_size=8)
     for name, value in sorted(state_of(fitted.model).items()):
         digest.update(name.encode() + value.numpy().tobytes())
-    digest.update(repr(fitted.history).encode())
+    digest.update(repr(fitted.state.history).encode())
     return digest.hexdigest()
 
 
 SCRIPT = """
 import runpy, sys, yaml
 from pathlib import Path
+from tempfile import TemporaryDirectory
 module = runpy.run_path(sys.argv[1])
 from recsys.config import parse
 from recsys.training.distributed import process_group
@@ -94,16 +106,18 @@ def test_a_seed_decides_weights_predictions_and_metrics_to_the_bit(
     assert other.stdout.split()[-1] == found[0]
 
 
-@pytest.mark.parametrize("model", ["lr", "fm", "deepfm", "dcn_v2", "dlrm"])
+@pytest.mark.parametrize(
+    "model", ["lr", "fm", "fnn", "ipnn", "deepfm", "dcn_v2", "dlrm", "xdeepfm", "autoint", "final_mlp"]
+)
 def test_every_model_learns(configure: Configure, rows: dict[str, Rows], model: str) -> None:
     hidden = {} if model in ("lr", "fm") else {"hidden": [16]}
     config = configure({"training.patience": 4}, model={"name": model, **hidden})
     fitted = fit_on(rows, config)
-    losses = [entry["train_loss"] for entry in fitted.history]
+    losses = [entry["train_loss"] for entry in fitted.state.history]
     assert losses[-1] < 0.9 * losses[0]
     assert auc(rows["test"].label, predict(fitted.model, rows["test"], config)) > 0.63
-    assert fitted.rows_trained == 2 * len(rows["train"]) == fitted.history[-1]["rows"]
-    assert [entry["epoch"] for entry in fitted.history] == pytest.approx([0.5, 1, 1.5, 2], abs=0.06)
+    assert fitted.state.rows == 2 * len(rows["train"]) == fitted.state.history[-1]["rows"]
+    assert [entry["epoch"] for entry in fitted.state.history] == pytest.approx([0.5, 1, 1.5, 2], abs=0.06)
 
 
 @pytest.mark.parametrize("monitor", ["auc", "logloss"])
@@ -119,10 +133,10 @@ def test_training_stops_early_and_keeps_its_best_evaluation(
         }
     )
     fitted = fit_on(rows, config)
-    scores = [config.training.score({monitor: e[f"validation_{monitor}"]}) for e in fitted.history]
+    scores = [config.training.score({monitor: e[f"validation_{monitor}"]}) for e in fitted.state.history]
     best = int(np.argmax(scores))
     assert len(scores) == best + 1 + 3 < 40, "three worse evaluations end it"
-    assert fitted.best[monitor] == fitted.history[best][f"validation_{monitor}"]
+    assert fitted.best[monitor] == fitted.state.history[best][f"validation_{monitor}"]
     validation = rows["validation"]
     again = evaluate(validation.label, predict(fitted.model, validation, config), groups=validation.user)
     assert again == fitted.best, "the model is that of the best evaluation, not of the last"
@@ -141,20 +155,21 @@ def test_table_decay_shrinks_the_rows_it_touches(configure: Configure, rows: dic
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_a_step_of_the_tables_is_rowwise_adagrad(decay: float) -> None:
+def test_a_step_of_the_tables_is_rowwise_adagrad(configure: Configure, decay: float) -> None:
     """g = dL/dw summed over the batch; a += mean(g²); w -= lr·g / (√a + eps), row by row."""
     engine = EmbeddingEngine([Field(Full("user", 5, 4))], torch.device("meta"))
-    network = LR(LRConfig(name="lr"), 0, 1, 4)
-    model, optimizer = shard_model(
-        ClickModel(engine, network), TrainingConfig(table_lr=0.1), torch.device("cpu")
-    )
+    network = LR(LRConfig(name="lr"), 0, ["user"], 4)
+    config = configure({"training.table_lr": 0.1})
+    model = shard_model(ClickModel(engine, network), config, torch.device("cpu"))
+    optimizer = Optimizer(model, config.training, num_steps=2)
     before = state_of(model)["table/user/full"].double().numpy()
     expected, accumulated = before.copy(), np.zeros(5)
     lengths = torch.ones(3, dtype=torch.int32)
     ids = KeyedJaggedTensor.from_lengths_sync(["user"], torch.tensor([1, 3, 3]), lengths)
+    batch = ClickBatch(torch.zeros(3, 0), engine.rows(ids), torch.zeros(3), torch.ones(3), 3)
     for _ in range(2):
         optimizer.zero_grad()
-        logit, squared_norm = model(torch.zeros(3, 0), ids)  # an id's logit is the mean of its row
+        logit, squared_norm = model(batch)  # an id's logit is the mean of its row
         (logit.sum() + decay / 2 * squared_norm.sum()).backward()
         optimizer.step()
         for row, count in ((1, 1), (3, 2)):
@@ -197,7 +212,7 @@ def test_a_batch_without_weight_is_no_nan(configure: Configure, rows: dict[str, 
     weight = np.ones(len(rows["train"]), np.float32)
     for index in list(epoch_order(len(weight), 64, 0, 0))[-3:]:
         weight[index] = 0
-    assert np.isfinite(fit_on(rows, config, weight=weight).history[-1]["train_loss"])
+    assert np.isfinite(fit_on(rows, config, weight=weight).state.history[-1]["train_loss"])
 
 
 @pytest.mark.parametrize("seed", [0, 3])
@@ -224,15 +239,37 @@ def test_no_row_left_to_train_on(configure: Configure, rows: dict[str, Rows]) ->
         fit_on(rows, config, label=np.zeros(len(rows["train"]), np.float32))
 
 
-def test_a_loss_that_is_no_number_names_its_step(configure: Configure, rows: dict[str, Rows]) -> None:
+def test_a_loss_that_is_no_number_names_its_batch_and_writes_it_out(
+    configure: Configure, rows: dict[str, Rows], tmp_path: Path
+) -> None:
     table = rows["train"].table
     x = table["x"].to_numpy().copy()
     x[epoch_order_of(rows, 2)[0]] = np.nan
     table = table.set_column(table.column_names.index("x"), "x", pa.array(x, from_pandas=False))
     with pytest.raises(
-        NonFiniteLoss, match=r"epoch 0, step 3: the training loss is nan; lower training\.table"
-    ):
-        fit_on(rows, configure(), table=table)
+        NonFiniteLoss, match=r"epoch 0, batch 2: the training loss is nan; lower .*nonfinite-rank-0"
+    ) as e:
+        fit_on(rows, configure(), tmp_path, table=table)
+    written = pq.read_table(str(e.value).rpartition(" ")[2])
+    assert written["row_id"].to_pylist() == table["row_id"].take(epoch_order_of(rows, 2)).to_pylist()
+
+
+def test_a_batch_whose_loss_is_no_number_can_be_left_out(configure: Configure, rows: dict[str, Rows]) -> None:
+    table = rows["train"].table
+    x = table["x"].to_numpy().copy()
+    x[epoch_order_of(rows, 2)[0]] = np.nan
+    table = table.set_column(table.column_names.index("x"), "x", pa.array(x, from_pandas=False))
+    warned: list[str] = []
+    config = configure({"training.on_nonfinite": "skip", "training.epochs": 1})
+    fitted = fit(
+        config,
+        dataclasses.replace(rows["train"], table=table),
+        rows["validation"],
+        watch=Watch(warn=warned.append),
+    )
+    assert fitted.state.skipped == 1
+    assert warned == ["epoch 0, batch 2: left out, for its loss is nan"]
+    assert all(torch.isfinite(value).all() for value in state_of(fitted.model).values())
 
 
 def epoch_order_of(rows: dict[str, Rows], step: int) -> np.ndarray:
@@ -256,6 +293,7 @@ def test_a_run_folder_holds_all_of_a_run(run: Run, prepared: Prepared, configure
         "config.yaml",
         "features",
         "checkpoint",
+        "sharding.json",
         "predictions.parquet",
         "metrics.json",
         *events,
@@ -265,7 +303,8 @@ def test_a_run_folder_holds_all_of_a_run(run: Run, prepared: Prepared, configure
     assert run.config == configure() == parse(yaml.safe_load((run.path / "config.yaml").read_text()), "x")
     assert set(run.metrics) == {
         *("bytes", "validation", "test", "best_possible", "fields", "history", "prepared"),
-        *("training_seconds", "rows_per_second", "process_peak_memory_bytes"),
+        *("training_seconds", "rows_per_second", "process_peak_memory_bytes", "memory_by_rank", "ranks"),
+        "skipped_batches",
     }
     assert run.metrics["bytes"]["total"] < run.metrics["bytes"]["full_table"], "width 8 of 16"
     assert set(run.metrics["fields"]) == {"user_id", "item_id", "tags"}
@@ -301,7 +340,7 @@ def test_a_finished_run_is_not_trained_again_and_an_unfinished_one_is(
         raise AssertionError("trained again")
 
     before = (run.path / "metrics.json").stat().st_mtime_ns
-    assert train(configure(), prepared, runs, never).path == run.path
+    assert train(configure(), prepared, runs, Watch(report=never)).path == run.path
     assert (run.path / "metrics.json").stat().st_mtime_ns == before
     seeded = configure({"training.seed": 5, "training.epochs": 1})
     folder = run_folder(seeded, prepared, tmp_path)
@@ -312,8 +351,9 @@ def test_a_finished_run_is_not_trained_again_and_an_unfinished_one_is(
     with pytest.raises(ConfigError, match="not a finished run"):
         Run.open(folder)
     reported: list[dict[str, Any]] = []
-    again = train(seeded, prepared, tmp_path, reported.append)
-    assert reported == again.metrics["history"]
+    again = train(seeded, prepared, tmp_path, Watch(report=reported.append))
+    told = again.metrics["history"]
+    assert [{key: entry[key] for key in told[0]} for entry in reported] == told
     assert not (folder / "left.over").exists()
 
 
@@ -343,12 +383,3 @@ def test_a_generated_log_knows_its_best_and_may_have_lists_that_stay_empty(tmp_p
     assert best["auc"] > found.metrics["test"]["auc"]
     assert best["gauc"] is not None, "measured as the model is"
     assert "truth" in pq.read_schema(found.path / "predictions.parquet").names
-
-
-def test_a_group_of_several_ranks_is_refused(
-    configure: Configure, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda *_: 2)
-    with pytest.raises(ValueError, match="the trainer runs on one rank, not 2"):
-        train(configure({"training.seed": 7}), prepared, tmp_path)
-    assert list(tmp_path.iterdir()) == []

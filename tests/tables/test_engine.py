@@ -179,7 +179,9 @@ def compare(fields: Sequence[Field], bags: dict[str, Bags], weights: Any = None)
             wanted = torch.zeros_like(tables[name])
         found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
-    for mine, theirs in zip(engine.combiner.combines.parameters(), nn.ModuleList(combines).parameters(), strict=True):
+    for mine, theirs in zip(
+        engine.combiner.combines.parameters(), nn.ModuleList(combines).parameters(), strict=True
+    ):
         if theirs.grad is not None:
             assert mine.grad is not None
             torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=1e-5)

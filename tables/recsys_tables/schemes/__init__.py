@@ -13,6 +13,7 @@ from recsys_tables.schemes.multi_hash import MultiHash
 from recsys_tables.schemes.path_based import PathBased
 from recsys_tables.schemes.quotient_remainder import QuotientRemainder
 from recsys_tables.schemes.robe import Robe
+from recsys_tables.schemes.shared import Shared
 from recsys_tables.schemes.tensor_train import TensorTrain
 from recsys_tables.schemes.unified import Unified
 
@@ -30,6 +31,7 @@ __all__ = [
     "PathBased",
     "QuotientRemainder",
     "Robe",
+    "Shared",
     "TensorTrain",
     "Unified",
     "coprime_moduli",

@@ -1,0 +1,62 @@
+"""Deep Interest Network."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchrec import JaggedTensor
+
+from recsys.config import DINConfig
+from recsys.models.dice import Dice
+from recsys.models.layers import concatenated, mlp, positions
+from recsys_tables.bags import sum_bags
+
+
+class ActivationUnit(nn.Module):
+    """Σ_j a(h_j, t) · h_j over a sample's history (Zhou et al., KDD 2018, eq. 3).
+
+    a = MLP(h, t, h - t, h ⊙ t), not normalised: the sum keeps how strong the interest is. Every id of the
+    history is a row of one matrix [L, 4D], so there is no padding to mask; an empty history sums to 0.
+    """
+
+    def __init__(self, embedding_dim: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.mlp = mlp(4 * embedding_dim, hidden, activation=Dice)
+        self.output = nn.Linear(hidden[-1], 1)
+
+    def forward(self, target: Tensor, history: JaggedTensor) -> Tensor:
+        """[B, D] and values [L, D] with lengths [B] -> [B, D]."""
+        values, lengths = history.values(), history.lengths()
+        own = target.repeat_interleave(lengths, dim=0, output_size=len(values))
+        x = torch.cat([values, own, values - own, values * own], dim=1)
+        return sum_bags(self.output(self.mlp(x)) * values, lengths)
+
+
+class DIN(nn.Module):
+    """logit = MLP with Dice over x, the fields' vectors, and each history summed by its attention to its target."""
+
+    def __init__(self, config: DINConfig, num_dense: int, fields: Sequence[str], embedding_dim: int) -> None:
+        super().__init__()
+        self.interests = config.interests
+        self.targets = positions(fields, [i.target for i in self.interests], "model.interests.target")
+        self.units = nn.ModuleList(
+            ActivationUnit(embedding_dim, config.attention_hidden) for _ in self.interests
+        )
+        inputs = num_dense + (len(fields) + len(self.interests)) * embedding_dim
+        self.mlp = mlp(inputs, config.hidden, config.dropout, activation=Dice)
+        self.output = nn.Linear(config.hidden[-1], 1)
+
+    def forward(self, dense: Tensor, vectors: Tensor, *histories: JaggedTensor) -> Tensor:
+        """[B, n], [B, F, D] and a sequence for each interest -> logit [B]. Raises ValueError when widths differ."""
+        for interest, history in zip(self.interests, histories, strict=True):
+            if history.values().shape[1] != vectors.shape[2]:
+                raise ValueError(
+                    f"din: the vectors of history {interest.history!r} are {history.values().shape[1]} wide, "
+                    f"those of its target {interest.target!r} {vectors.shape[2]}; give both one width"
+                )
+        summed = [
+            unit(vectors[:, target], history)
+            for unit, target, history in zip(self.units, self.targets, histories, strict=True)
+        ]
+        x = concatenated(dense, torch.cat([vectors, torch.stack(summed, dim=1)], dim=1))
+        return self.output(self.mlp(x)).squeeze(1)

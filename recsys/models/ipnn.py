@@ -1,0 +1,31 @@
+"""IPNN, the inner-product network."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recsys.config import IPNNConfig
+from recsys.models.layers import PairwiseProducts, concatenated, mlp
+
+
+class IPNN(nn.Module):
+    """logit = MLP(x, e, <e_f, e_g> of all pairs g < f) (Qu et al., ICDM 2016, eq. 2-8).
+
+    The paper's first layer is l_1 = ReLU(W_z z + W_p p + b): one linear map of vectors and products. Its W_p is
+    of rank one for each unit, to save weights; here it is full.
+    """
+
+    def __init__(self, config: IPNNConfig, num_dense: int, fields: Sequence[str], embedding_dim: int) -> None:
+        super().__init__()
+        if len(fields) < 2:
+            raise ValueError("ipnn has no pair to multiply: it needs a second categorical feature")
+        self.products = PairwiseProducts(len(fields))
+        inputs = num_dense + len(fields) * embedding_dim + self.products.pairs.shape[1]
+        self.mlp = mlp(inputs, config.hidden, config.dropout)
+        self.output = nn.Linear(config.hidden[-1], 1)
+
+    def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
+        """[B, n], [B, F, D] -> logit [B]."""
+        x = torch.cat([concatenated(dense, vectors), self.products(vectors)], dim=1)
+        return self.output(self.mlp(x)).squeeze(1)

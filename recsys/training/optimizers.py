@@ -1,0 +1,110 @@
+"""What a step updates: the tables' fused optimiser and the optimiser of everything else, on one schedule."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torchrec.distributed import DistributedModelParallel
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from recsys.config import TrainingConfig
+
+_DENSE = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adagrad": torch.optim.Adagrad,
+    "sgd": torch.optim.SGD,
+}
+
+
+class Optimizer:
+    """Both optimisers behind `zero_grad` and `step`, which TorchRec's pipelines call around every batch.
+
+    Tables are updated in the backward pass of every batch. The rest is updated after `accumulate` batches, by the
+    mean of their gradients, whose norm over all of these parameters `clip_norm` bounds.
+    """
+
+    def __init__(self, model: DistributedModelParallel, settings: TrainingConfig, num_steps: int) -> None:
+        """`num_steps`: batches of the whole training, where the schedule ends."""
+        self._settings, self._num_steps = settings, num_steps
+        self._tables = model.fused_optimizer
+        self._parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
+        self._dense = _DENSE[settings.dense_optimizer](
+            list(self._parameters.values()),
+            lr=settings.dense_lr,
+            weight_decay=settings.dense_decay,
+            **({} if settings.dense_optimizer == "adagrad" else {"fused": True}),
+        )
+        self.steps = 0  # batches so far
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set the learning rates of the coming batch, and forget gradients unless they accumulate."""
+        factor = rate_factor(self._settings, self.steps, self._num_steps)
+        for groups, rate in (
+            (self._tables.param_groups, self._settings.table_lr),
+            (self._dense.param_groups, self._settings.dense_lr),
+        ):
+            for group in groups:
+                group["lr"] = rate * factor
+        self._tables.zero_grad()  # hands the rate to FBGEMM
+        if self.steps % self._settings.accumulate == 0:
+            self._dense.zero_grad(set_to_none)
+
+    def step(self) -> None:
+        """Count a batch, and update the dense part where one is due."""
+        self.steps += 1
+        every = self._settings.accumulate
+        if self.steps % every and self.steps < self._num_steps:
+            return
+        gathered = (self.steps - 1) % every + 1
+        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
+        if gathered > 1:
+            torch._foreach_div_(gradients, gathered)
+        if self._settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.clip_norm)
+        self._dense.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """State of the dense optimiser, and gradients that have accumulated, by `<parameter>/<kind>`."""
+        found: dict[str, Tensor] = {}
+        for name, parameter in self._parameters.items():
+            for kind, value in self._dense.state.get(parameter, {}).items():
+                found[f"{name}/{kind}"] = torch.as_tensor(value)
+            if self.steps % self._settings.accumulate and parameter.grad is not None:
+                found[f"{name}/{_GRADIENT}"] = parameter.grad
+        return found
+
+    def load(self, state: Mapping[str, Tensor], steps: int) -> None:
+        """Go on from `state` after `steps` batches. Raises ValueError when it is of another optimiser."""
+        self.steps = steps
+        for name, parameter in self._parameters.items():
+            own = {
+                key.rpartition("/")[2]: value
+                for key, value in state.items()
+                if key.rpartition("/")[0] == name
+            }
+            gradient = own.pop(_GRADIENT, None)
+            if gradient is not None:
+                parameter.grad = gradient.to(parameter.device)
+            if own:
+                self._dense.state[parameter] = {
+                    kind: value
+                    if kind == "step" and value.device.type == "cpu"
+                    else value.to(parameter.device)
+                    for kind, value in own.items()
+                }
+
+
+_GRADIENT = "accumulated"
+
+
+def rate_factor(settings: TrainingConfig, step: int, num_steps: int) -> float:
+    """What learning rates are multiplied by for batch `step` (from 0) of `num_steps`: warm-up, then the schedule."""
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    if settings.schedule == "constant":
+        return 1.0
+    done = (step - settings.warmup_steps) / max(1, num_steps - settings.warmup_steps)
+    left = 1 - done if settings.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return settings.final_lr + (1 - settings.final_lr) * left

@@ -1,0 +1,65 @@
+"""One step of training: TorchRec's pipeline around the loss, its decay, and losses that are no number."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from recsys.models.click import ClickBatch
+from recsys.training.clock import StepClock
+from recsys.training.optimizers import Optimizer
+
+
+class Pipeline(TrainPipelineSparseDist[ClickBatch, None]):
+    """Overlaps the copying and the exchange of ids of the next batches with the computing of this one.
+
+    `loss`: of the whole batch, over all ranks, after `progress`. Before a batch whose loss is not finite would change
+    anything, `on_nonfinite` is called on every rank: it raises, or the batch is left out.
+    """
+
+    def __init__(
+        self,
+        model: DistributedModelParallel,
+        optimizer: Optimizer,
+        device: torch.device,
+        table_decay: float,
+        clock: StepClock,
+        on_nonfinite: Callable[[float], None],
+    ) -> None:
+        super().__init__(model, optimizer, device, custom_model_fwd=self._losses)  # type: ignore[arg-type]
+        self.loss = 0.0
+        self._click_model = model
+        self._table_decay = table_decay
+        self._clock = clock
+        self._on_nonfinite = on_nonfinite
+        self._cross_entropy = nn.BCEWithLogitsLoss(reduction="none")
+
+    def _losses(self, batch: ClickBatch | None) -> tuple[Tensor, None]:
+        assert batch is not None
+        self._clock.begin()
+        logit, decayed = self._click_model(batch)
+        loss = (self._cross_entropy(logit, batch.label) * batch.weight).sum()
+        self._clock.forward_done()
+        shared = loss.detach().clone()
+        if (ranks := dist.get_world_size()) > 1:
+            dist.all_reduce(shared)
+        self.loss = float(shared) / ranks
+        if self._table_decay:
+            loss = loss + self._table_decay / 2 * (decayed * batch.weight).sum()
+        return loss[None], None
+
+    def _backward(self, losses: Tensor) -> None:
+        self._clock.begin()
+        if math.isfinite(self.loss):
+            super()._backward(losses)
+        else:  # without a gradient the optimisers find nothing to do
+            self._on_nonfinite(self.loss)
+        self._clock.tables_done()
+
+    def _optimizer_step(self) -> None:
+        super()._optimizer_step()
+        self._clock.dense_done()
