@@ -24,14 +24,26 @@ REQUIRED = ("action", "reward")  # the want of a propensity is told by `bandit_l
 NUMBER = "row number in the file"
 
 
-def read_log(path: Path, columns: Mapping[str, str | None] | None = None, where: Sequence[str] = ()) -> Log:
-    """Read and check a log. `columns`: names by role, guessed where None; `where`: column=value, all of which must hold.
+def read_log(
+    path: Path,
+    columns: Mapping[str, str | None] | None = None,
+    where: Sequence[str] = (),
+    rows: np.ndarray | None = None,
+) -> Log:
+    """Read and check a log. `columns`: names by role, guessed where None; `where`: column=value, all of which must hold;
+    `rows`: numbers of the rows to keep, None for all.
 
     Errors (ValueError): no such file, column or row; what `bandit_log` refuses. Rows count from 0, without the header.
     """
-    frame = _read(path)
-    names = {role: _named(frame, role, (columns or {}).get(role), path) for role in GUESSES}
-    frame = _filtered(frame.with_row_index(NUMBER), where, path)
+    frame = read_table(path)
+    names = {
+        role: column_named(frame, role, (columns or {}).get(role), path, GUESSES, REQUIRED)
+        for role in GUESSES
+    }
+    frame = frame.with_row_index(NUMBER)
+    if rows is not None:
+        frame = frame.filter(pl.Series(np.isin(frame[NUMBER].to_numpy(), rows)))
+    frame = _filtered(frame, where, path)
     source = path.name + (f" where {' and '.join(where)}" if where else "")
     numbers = frame[NUMBER].to_numpy()
 
@@ -41,8 +53,8 @@ def read_log(path: Path, columns: Mapping[str, str | None] | None = None, where:
             return None
         column = frame[name]
         if role in ("reward", "propensity"):
-            return _numbers(column, numbers, source)
-        _refuse_missing(column, numbers, source)
+            return numbers_of(column, numbers, source)
+        refuse_missing(column, numbers, source)
         return column.to_numpy()
 
     actions, rewards = values("action"), values("reward")
@@ -67,8 +79,8 @@ def read_policy(path: Path, log: Log) -> Target:
     Errors (ValueError): no row_id, row ids that repeat or lack, missing or improper probabilities, an action that the log
     does not have but the target shows.
     """
-    frame = _read(path)
-    ids = _named(frame, "row_id", "row_id", path)
+    frame = read_table(path)
+    ids = column_named(frame, "row_id", "row_id", path, GUESSES, REQUIRED)
     others = [name for name in frame.columns if name not in ("row_id", "probability")]
     if ids is None or ("probability" not in frame.columns and not others):
         raise ValueError(
@@ -90,13 +102,13 @@ def read_policy(path: Path, log: Log) -> Target:
             "probability"
         )
     numbers = joined[NUMBER].to_numpy()
-    logged = _numbers(joined["probability"], numbers, path.name) if "probability" in frame.columns else None
+    logged = numbers_of(joined["probability"], numbers, path.name) if "probability" in frame.columns else None
     if not others:
         return probabilities(log, logged, name=path.name)
     codes = {str(name): code for code, name in enumerate(log.action_names.tolist())}
     table = np.zeros((log.rows, len(codes)))
     for name in others:
-        column = _numbers(joined[name], numbers, path.name)
+        column = numbers_of(joined[name], numbers, path.name)
         if name in codes:
             table[:, codes[name]] = column
         elif column.any():
@@ -108,15 +120,21 @@ def read_policy(path: Path, log: Log) -> Target:
     return probabilities(log, logged, table, name=path.name)
 
 
-def _read(path: Path) -> pl.DataFrame:
+def read_table(path: Path, *, text: bool = False) -> pl.DataFrame:
+    """Read a Parquet or CSV file; with `text`, what a CSV holds stays the text it is. Errors (ValueError): no such file."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give a Parquet or CSV file")
     try:
-        if path.suffix.lower() in (".csv", ".txt", ".gz"):
-            return pl.read_csv(path, infer_schema_length=None)
+        if is_text(path):
+            return pl.read_csv(path, infer_schema=not text, infer_schema_length=None)
         return pl.read_parquet(path)
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{path}: neither Parquet nor CSV can be read from it: {error}") from None
+
+
+def is_text(path: Path) -> bool:
+    """Whether the name is that of a CSV file."""
+    return path.suffix.lower() in (".csv", ".txt", ".gz")
 
 
 def _filtered(frame: pl.DataFrame, where: Sequence[str], path: Path) -> pl.DataFrame:
@@ -137,22 +155,30 @@ def _filtered(frame: pl.DataFrame, where: Sequence[str], path: Path) -> pl.DataF
     return frame
 
 
-def _named(frame: pl.DataFrame, role: str, name: str | None, path: Path) -> str | None:
+def column_named(
+    frame: pl.DataFrame,
+    role: str,
+    name: str | None,
+    path: Path,
+    guesses: Mapping[str, Sequence[str]],
+    required: Sequence[str],
+) -> str | None:
+    """The column that plays a role: as named, or the first guess that is there; None where it may be absent, and is."""
     if name is not None and name not in frame.columns:
         raise ValueError(f"{path.name}: has no column {name!r} ({role}), but {_some(frame.columns)}")
     if name is None:
-        name = next((guess for guess in GUESSES[role] if guess in frame.columns), None)
-    if name is None and role in REQUIRED:
+        name = next((guess for guess in guesses[role] if guess in frame.columns), None)
+    if name is None and role in required:
         raise ValueError(
-            f"{path.name}: has no column {' or '.join(GUESSES[role])}, but {_some(frame.columns)}: name the {role} "
+            f"{path.name}: has no column {' or '.join(guesses[role])}, but {_some(frame.columns)}: name the {role} "
             f"with --{role}"
         )
     return name
 
 
-def _numbers(column: pl.Series, numbers: np.ndarray, source: str) -> np.ndarray:
+def numbers_of(column: pl.Series, numbers: np.ndarray, source: str) -> np.ndarray:
     """A column as float64 without missing values or text."""
-    _refuse_missing(column, numbers, source)
+    refuse_missing(column, numbers, source)
     cast = column.cast(pl.Float64, strict=False)
     if cast.null_count():
         i = int(cast.is_null().arg_max() or 0)
@@ -160,7 +186,8 @@ def _numbers(column: pl.Series, numbers: np.ndarray, source: str) -> np.ndarray:
     return cast.to_numpy()
 
 
-def _refuse_missing(column: pl.Series, numbers: np.ndarray, source: str) -> None:
+def refuse_missing(column: pl.Series, numbers: np.ndarray, source: str) -> None:
+    """Raise ValueError naming the first row without a value."""
     if column.null_count():
         i = int(column.is_null().arg_max() or 0)
         raise ValueError(f"{source}: row {numbers[i]}: {column.name} is missing: fill it in, or drop the row")

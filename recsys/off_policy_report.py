@@ -1,25 +1,16 @@
 """What `recsys ope` shows: a sentence, the same tables in a terminal and in a self-contained HTML file, two pictures."""
 
-import base64
-import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from recsys.data_report import Sheet
 from recsys.evaluation.off_policy import Estimate, OffPolicy, Slice
 from recsys.evaluation.off_policy_data import Log
-
-matplotlib.use("Agg")
-
-DAGGER = "†"
-
-Picture = tuple[str, str, str]  # title, PNG in base64, what to see in it
+from recsys.page import DAGGER, Picture, interval, number, png, share, write_page
 
 
 @dataclass(frozen=True)
@@ -77,15 +68,13 @@ def ope_summary(result: OffPolicy, truth: OnPolicy | None = None) -> str:
     whole, estimate = result.overall, result.overall[result.primary]
     against = f"{result.policy} against the policy that wrote {result.source}"
     worth = (
-        f"{_number(estimate.value)} by {result.primary} ({result.level:.0%} interval {_interval(estimate.interval)}), "
-        f"logged {_number(whole.logged_value)}"
+        f"{number(estimate.value)} by {result.primary} ({result.level:.0%} interval {interval(estimate.interval)}), "
+        f"logged {number(whole.logged_value)}"
     )
     rows = (
         "" if estimate.effective_rows is None else f" from {_count(estimate.effective_rows)} effective rows"
     )
-    change = (
-        f"difference {_number(estimate.difference, '+')} ({_interval(estimate.difference_interval, '+')})"
-    )
+    change = f"difference {number(estimate.difference, '+')} ({interval(estimate.difference_interval, '+')})"
     texts = {
         "better": f"{against}: better, {worth}, {change}",
         "worse": f"{against}: worse, {worth}, {change}",
@@ -96,7 +85,7 @@ def ope_summary(result: OffPolicy, truth: OnPolicy | None = None) -> str:
     if truth is not None:
         mean = truth.overall
         text += (
-            f" In its own log the policy earned {_number(mean.value)} ± {_number(mean.standard_error)}: "
+            f" In its own log the policy earned {number(mean.value)} ± {number(mean.standard_error)}: "
             f"{_where(estimate, mean)} the interval."
         )
     return text
@@ -112,25 +101,14 @@ def ope_sheets(result: OffPolicy, truth: OnPolicy | None = None) -> list[Sheet]:
 
 
 def write_ope(result: OffPolicy, path: Path, truth: OnPolicy | None = None) -> None:
-    """Write sentence, tables and pictures as one HTML file that needs nothing beside it, under a temporary name first."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("recsys", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
+    """Write sentence, tables and pictures as one HTML file that needs nothing beside it."""
     texts = [
         ope_summary(result, truth),
         f"{result.overall.rows:,} rows, {result.actions} actions. Intervals: {_method(result)}. Threshold on weights of "
         f"clipped and switch-dr: {result.threshold:.4g}. Reward model: {result.reward_model or 'none'}.",
     ]
-    html = environment.get_template("data_report.html.j2").render(
-        title=f"Off-policy evaluation of {result.policy}",
-        texts=texts,
-        sheets=ope_sheets(result, truth),
-        pictures=[_estimates_picture(result, truth), _weights_picture(result)],
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
+    pictures = [_estimates_picture(result, truth), _weights_picture(result)]
+    write_page(path, f"Off-policy evaluation of {result.policy}", texts, ope_sheets(result, truth), pictures)
 
 
 def _estimates_sheet(result: OffPolicy, part: Slice, truth: Mean | None) -> Sheet:
@@ -144,13 +122,13 @@ def _estimates_sheet(result: OffPolicy, part: Slice, truth: Mean | None) -> Shee
         "overlap",
     )
     headers += () if truth is None else ("own\nlog", "errors\napart")
-    notes = [f"Logged policy: {_number(part.logged_value)}"]
+    notes = [f"Logged policy: {number(part.logged_value)}"]
     if part.logged_interval is not None:
-        notes[0] += f" ({_interval(part.logged_interval)})"
+        notes[0] += f" ({interval(part.logged_interval)})"
     notes[0] += f" on {part.rows:,} rows"
     notes[0] += "" if part.clusters is None else f" of {part.clusters:,} users"
     if truth is not None:
-        notes.append(f"Target, its own log: {_number(truth.value)} ± {_number(truth.standard_error)}")
+        notes.append(f"Target, its own log: {number(truth.value)} ± {number(truth.standard_error)}")
     notes += [part.note] if part.note else []
     remarks: dict[str, list[str]] = {}
     for estimate in part.estimates:
@@ -160,25 +138,30 @@ def _estimates_sheet(result: OffPolicy, part: Slice, truth: Mean | None) -> Shee
     if not all(estimate.reliable for estimate in part.estimates):
         notes.append(f"{DAGGER} not to be relied on")
     rows = [_row(estimate, part, truth) for estimate in part.estimates]
-    return Sheet(f"Estimates, {part.name}", headers, rows, f"{'. '.join(notes)}.")
+    return Sheet(
+        f"Estimates, {part.name}", headers, rows, f"{'. '.join(notes)}.", folded=part is not result.overall
+    )
 
 
 def _row(estimate: Estimate, part: Slice, truth: Mean | None) -> tuple[str, ...]:
     own: tuple[str, ...] = ()
     if truth is not None:
         both = float(np.hypot(estimate.standard_error, truth.standard_error))
-        own = (_where(estimate, truth), f"{(estimate.value - truth.value) / both:+.1f}" if both else "–")
+        own = (
+            _where(estimate, truth),
+            f"{round((estimate.value - truth.value) / both, 1) + 0.0:+.1f}" if both else "–",
+        )
     return (
         estimate.estimator if estimate.reliable else f"{estimate.estimator} {DAGGER}",
-        _number(estimate.value),
-        _interval(estimate.interval),
-        f"{_number(estimate.difference, '+')} ({_interval(estimate.difference_interval, '+')})",
+        number(estimate.value),
+        interval(estimate.interval),
+        f"{number(estimate.difference, '+')} ({interval(estimate.difference_interval, '+')})",
         _count(estimate.effective_rows),
         _count(estimate.effective_rewards),
         "–" if estimate.largest_weight is None else f"{estimate.largest_weight:,.4g}",
-        _share(estimate.clipped_rows),
-        _share(estimate.clipped_weight),
-        _share(part.overlap),
+        share(estimate.clipped_rows),
+        share(estimate.clipped_weight),
+        share(part.overlap),
         *own,
     )
 
@@ -199,10 +182,10 @@ def _slices_sheet(result: OffPolicy) -> Sheet:
         (
             part.name,
             f"{part.rows:,}",
-            _number(part.logged_value),
+            number(part.logged_value),
             f"{part.mean_weight:.4g}"
             + ("" if part.mean_weight_error is None else f" ± {part.mean_weight_error:.2g}"),
-            _share(part.overlap),
+            share(part.overlap),
             part.note or "–",
         )
         for part in (result.overall, *result.positions)
@@ -221,7 +204,7 @@ def _estimates_picture(result: OffPolicy, truth: OnPolicy | None) -> Picture:
     parts = [part for part in (result.overall, *result.positions) if part.estimates]
     names = [estimate.estimator for estimate in result.overall.estimates]
     figure = Figure(figsize=(max(3.2 * len(parts), 5.5), 1.2 + 0.42 * len(names)), layout="constrained")
-    for number, (axes, part) in enumerate(
+    for column, (axes, part) in enumerate(
         zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True)
     ):
         value = np.array([estimate.value for estimate in part.estimates])
@@ -229,10 +212,12 @@ def _estimates_picture(result: OffPolicy, truth: OnPolicy | None) -> Picture:
         places = np.arange(len(names))
         errors = np.maximum([value - low, high - value], 0)
         axes.errorbar(value, places, xerr=errors, fmt="o", color="#33608c", markersize=4, capsize=3)
+        doubtful = np.array([not estimate.reliable for estimate in part.estimates])
+        axes.plot(value[doubtful], places[doubtful], "o", color="#33608c", mfc="white", ms=4, zorder=3)
         axes.axvline(part.logged_value, color="grey", linestyle="--", linewidth=1, label="logging policy")
         if truth is not None and (own := truth.of(part.name)) is not None:
             axes.axvline(own.value, color="#b8433a", linewidth=1, label="target, its own log")
-        axes.set_yticks(places, names if number == 0 else [""] * len(names))
+        axes.set_yticks(places, names if column == 0 else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_title(part.name, fontsize=9)
         axes.tick_params(labelsize=8)
@@ -240,8 +225,11 @@ def _estimates_picture(result: OffPolicy, truth: OnPolicy | None) -> Picture:
         axes.grid(axis="x", alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8)
     figure.supxlabel("mean reward", fontsize=9)
-    note = f"{result.level:.0%} intervals. They hold neither the bias of the reward model (dm) nor that of cut weights."
-    return "Estimates with intervals", _png(figure), note
+    note = (
+        f"{result.level:.0%} intervals. They hold neither the bias of the reward model (dm) nor that of cut "
+    )
+    note += "weights. Hollow: not to be relied on."
+    return "Estimates with intervals", png(figure), note
 
 
 def _weights_picture(result: OffPolicy) -> Picture:
@@ -270,7 +258,7 @@ def _weights_picture(result: OffPolicy) -> Picture:
         f"{result.zero_weights:,} of {result.overall.rows:,} rows have weight 0 and are not shown. "
         "A long right tail means that few rows decide."
     )
-    return "Weights", _png(figure), note
+    return "Weights", png(figure), note
 
 
 def _method(result: OffPolicy) -> str:
@@ -278,21 +266,3 @@ def _method(result: OffPolicy) -> str:
     if result.method == "bootstrap":
         return f"percentiles of {result.replicates:,} bootstrap replicates{clusters}"
     return f"Student's t of influence values{clusters}"
-
-
-def _interval(interval: tuple[float, float], sign: str = "") -> str:
-    return " to ".join(_number(value, sign) for value in interval)
-
-
-def _number(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.4g}" if abs(value) >= 0.1 else f"{value:{sign}.5f}"
-
-
-def _share(share: float | None) -> str:
-    return "–" if share is None else f"{share:.2%}"
-
-
-def _png(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return base64.b64encode(buffer.getvalue()).decode()

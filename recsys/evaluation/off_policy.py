@@ -169,7 +169,7 @@ def evaluate_policy(
     everything = np.ones(log.rows, bool)
     shares = None if overlap is None else float(overlap @ log.counts().sum(axis=1) / log.rows)
     overall = _slice("overall", everything, log, weights, model, shares, names, settings)
-    _check_mean_weight(log, target, overall)
+    check_mean_weight(log, target, overall.mean_weight, overall.mean_weight_error)
     by_position = []
     if len(log.position_names) > 1:
         for code, name in enumerate(log.position_names.tolist()):
@@ -255,7 +255,12 @@ def _slice(
                 difference_interval=difference_interval,
                 **told,
                 reliable=not doubt and estimator != "dm",
-                note=_note(estimator, doubt, bool((weights > settings.threshold).any())),
+                note=_note(
+                    estimator,
+                    doubt,
+                    bool((weights > settings.threshold).any()),
+                    parts is not None and bool(parts[2].any()),
+                ),
             )
         )
     logged_interval, _ = baseline.interval(None if draws is None else draws[0], settings)
@@ -292,10 +297,11 @@ def _weights_told(
     }
 
 
-def _note(estimator: str, doubt: str, cut: bool) -> str:
+def _note(estimator: str, doubt: str, cut: bool, fitted: bool) -> str:
     notes = [doubt] if doubt else []
     if estimator == "dm":
-        notes.append("as good as its reward model, whose bias is not in the interval")
+        missing = "bias is" if fitted else "bias and error of training are"
+        notes.append(f"as good as its reward model, whose {missing} not in the interval")
     elif cut and estimator == "clipped":
         notes.append("too low where rewards are positive: the weight cut is not in the interval")
     elif cut and estimator == "switch-dr":
@@ -330,12 +336,15 @@ def _verdict(estimate: Estimate) -> Literal["better", "worse", "undecided", "unr
     return "better" if low > 0 else "worse" if high < 0 else "undecided"
 
 
-def _check_mean_weight(log: Log, target: Target, overall: Slice) -> None:
-    """E w is the target's mass that the log supports: more than 1 is impossible, less is lost support."""
-    error, off = overall.mean_weight_error, overall.mean_weight - 1
+def check_mean_weight(log: Log, target: Target, mean: float, error: float | None) -> None:
+    """Raise ValueError for weights that do not average 1.
+
+    E w is the target's mass that the log supports: more than 1 is impossible, less is lost support.
+    """
+    off = mean - 1
     if error is None or abs(off) < MARGIN or abs(off) < REFUSE_AT * error:
         return
-    told = f"{log.source}: the weights of {target.name} average {overall.mean_weight:.4g} ± {error:.2g}"
+    told = f"{log.source}: the weights of {target.name} average {mean:.4g} ± {error:.2g}"
     if off > 0:
         raise ValueError(
             f"{told}, and at most 1 is possible: {log.columns['propensity']} or the target's probabilities are not those "

@@ -1,4 +1,4 @@
-"""The default reward model of off-policy evaluation: exact means by action and position, out of fold.
+"""Reward models of off-policy evaluation: exact means by action and position (the default), or given predictions.
 
 Symbols: n rows, A actions, P positions, K folds.
 """
@@ -11,6 +11,8 @@ from recsys.evaluation.off_policy_data import Log, Target, grouped_mass
 
 FOLDS = 5
 PRIOR_ROWS = 100.0
+BLOCK_ROWS = 2**14
+NEEDS_ALL = "{}: a reward model needs the probabilities of all actions, not of the logged"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,36 @@ class RewardModel:
     description: str
 
 
+def folds_of(log: Log, folds: int = FOLDS, seed: int = 0) -> np.ndarray:
+    """Draw the fold of each row [n]; rows of a user share one, so there are at most as many folds as users."""
+    units = np.arange(log.rows) if log.clusters is None else log.clusters
+    unit_count = int(units.max()) + 1
+    folds = min(folds, unit_count)
+    if folds < 2:
+        raise ValueError(f"folds is {folds}: need at least 2 (of rows or users)")
+    return (np.random.default_rng(seed).permutation(unit_count) % folds)[units]
+
+
+def model_of(log: Log, target: Target, predictions: np.ndarray, description: str) -> RewardModel:
+    """A reward model from predictions q̂ [n, A] of every action in every row, each made without the row's own fold.
+
+    They are taken as given: `influence` is 0, so intervals of the direct method do not hold the error of the training.
+    """
+    if target.table is None or target.index is None:
+        raise ValueError(NEEDS_ALL.format(target.name))
+    if predictions.shape != (log.rows, len(log.action_names)) or not np.isfinite(predictions).all():
+        raise ValueError(
+            f"{description}: predictions have shape {predictions.shape} or are not finite: the log has {log.rows} rows "
+            f"and {len(log.action_names)} actions"
+        )
+    policy = np.empty(log.rows)
+    for start in range(0, log.rows, BLOCK_ROWS):  # the target's distributions of all rows may be large
+        block = slice(start, start + BLOCK_ROWS)
+        policy[block] = np.einsum("na,na->n", target.table[target.index[block]], predictions[block])
+    logged = predictions[np.arange(log.rows), log.actions]
+    return RewardModel(logged, policy, np.zeros(log.rows), description)
+
+
 def fit_reward_model(
     log: Log, target: Target, folds: int = FOLDS, prior_rows: float = PRIOR_ROWS, seed: int = 0
 ) -> RewardModel:
@@ -36,17 +68,11 @@ def fit_reward_model(
     2018, section 3. `influence` differentiates the direct method's estimate in the weight of each row, through q̂ and μ.
     """
     if target.table is None or target.index is None:
-        raise ValueError(
-            f"{target.name}: a reward model needs the probabilities of all actions, not of the logged"
-        )
-    units = np.arange(log.rows) if log.clusters is None else log.clusters
-    unit_count = int(units.max()) + 1
-    folds = min(folds, unit_count)
-    if folds < 2 or not prior_rows > 0:
-        raise ValueError(
-            f"folds is {folds} and prior_rows {prior_rows}: need at least 2 (of rows or users), and > 0"
-        )
-    fold = (np.random.default_rng(seed).permutation(unit_count) % folds)[units]
+        raise ValueError(NEEDS_ALL.format(target.name))
+    if not prior_rows > 0:
+        raise ValueError(f"prior_rows is {prior_rows}: need > 0")
+    fold = folds_of(log, folds, seed)
+    folds = int(fold.max()) + 1
     shape = folds, len(log.position_names), len(log.action_names)
     cell = (fold * shape[1] + log.positions) * shape[2] + log.actions
     count, total = (

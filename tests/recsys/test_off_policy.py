@@ -417,7 +417,7 @@ def test_options_are_checked() -> None:
         ({"level": 1.0}, "level 1.0"),
         ({"method": "guess"}, "method 'guess'"),
         ({"folds": 1}, "folds is 1"),
-        ({"prior_rows": 0.0}, "prior_rows 0.0"),
+        ({"prior_rows": 0.0}, "prior_rows is 0.0"),
     ]:
         with pytest.raises(ValueError, match=message):
             run(log, target, **options)

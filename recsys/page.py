@@ -1,0 +1,56 @@
+"""One self-contained HTML page: sentences, tables and pictures, with nothing beside it; and how its numbers look."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+import matplotlib
+from matplotlib.figure import Figure
+
+from recsys.data_report import Sheet
+
+matplotlib.use("Agg")
+
+DAGGER = "†"  # beside what is not to be relied on
+
+Picture = tuple[str, str, str]  # title, PNG in base64, what to see in it
+
+
+def write_page(
+    path: Path, title: str, texts: Sequence[str], sheets: Sequence[Sheet], pictures: Sequence[Picture]
+) -> None:
+    """Write the page under a temporary name, then rename it. The first text is what was found."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("recsys", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    html = environment.get_template("data_report.html.j2").render(
+        title=title, texts=texts, sheets=sheets, pictures=pictures
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(html, encoding="utf-8")
+    partial.replace(path)
+
+
+def png(figure: Figure) -> str:
+    """A figure as PNG in base64."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def number(value: float, sign: str = "") -> str:
+    """Four digits, or five decimals of what is small."""
+    return f"{value:{sign}.4g}" if abs(value) >= 0.1 else f"{value:{sign}.5f}"
+
+
+def interval(ends: tuple[float, float], sign: str = "") -> str:
+    """From where to where."""
+    return " to ".join(number(value, sign) for value in ends)
+
+
+def share(value: float | None) -> str:
+    """A percentage, – where it is not known."""
+    return "–" if value is None else f"{value:.2%}"
