@@ -4,9 +4,9 @@ python benchmarks/bootstrap.py [--rows 1000000] [--users 50000] [--replicates 10
 
 Two models on the same rows, 25 % positive, rows spread over users unevenly; `--users 0` resamples rows. Each line is a
 process of its own, bound to so many cores. Ours is the whole call of `compare`, of arrays in memory to a verdict with
-sorting and drawing, the best of --repeats processes. Rivals draw weights in NumPy's way; they run so many replicates
-only, after one that is not timed, and are scaled, without their sorting. Memory is VmHWM, with Python, its packages
-and the data.
+sorting, drawing, BCa intervals and DeLong's check, the best of --repeats processes. Rivals draw weights in NumPy's way;
+they run so many replicates only, after one that is not timed, and are scaled, without their sorting. Memory is VmHWM,
+with Python, its packages and the data.
 """
 
 import argparse
@@ -49,6 +49,7 @@ def main() -> None:
     lines = [
         ("ours, 1 core", "ours", 1, arguments.replicates),
         ("ours, 2 cores", "ours", 2, arguments.replicates),
+        ("ours, all metrics, 2 cores", "all", 2, arguments.replicates),
     ]
     lines += [
         ("NumPy, 1 core", "numpy", 1, arguments.numpy),
@@ -60,7 +61,7 @@ def main() -> None:
             (
                 name,
                 replicates,
-                best(way, cores, replicates, folder, arguments.repeats if way == "ours" else 1),
+                best(way, cores, replicates, folder, arguments.repeats if way in ("ours", "all") else 1),
             )
             for name, way, cores, replicates in lines
             if replicates
@@ -111,7 +112,7 @@ def measured(way: str, cores: int, replicates: int, folder: Path) -> dict[str, f
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     labels, predictions = np.load(folder / "labels.npy"), np.load(folder / "predictions.npy")
     users = np.load(folder / "users.npy") if (folder / "users.npy").exists() else None
-    run: Run = {"ours": ours, "numpy": numpy_way, "sklearn": sklearn_loop}[way]
+    run: Run = {"ours": ours, "all": all_metrics, "numpy": numpy_way, "sklearn": sklearn_loop}[way]
     seconds, before = run(labels, predictions, users, replicates)
     return {"seconds": seconds, "before": before, "peak": peak()}
 
@@ -121,13 +122,18 @@ def peak() -> int:
     return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])
 
 
-def ours(labels, predictions, users, replicates):
+def ours(labels, predictions, users, replicates, metrics=("auc",)):
     from recsys.evaluation.comparison import compare
 
     before, start = peak(), time.perf_counter()
     arms = {"a": predictions[:1], "b": predictions[1:]}
-    compare(arms, labels, users, metrics=("auc",), replicates=replicates)
+    compare(arms, labels, users, metrics=metrics, replicates=replicates)
     return time.perf_counter() - start, before
+
+
+def all_metrics(labels, predictions, users, replicates):
+    """Every metric that the rows allow: with users AUC, GAUC, log loss, NE and calibration."""
+    return ours(labels, predictions, users, replicates, metrics=None)
 
 
 def numpy_way(labels, predictions, users, replicates):

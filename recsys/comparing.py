@@ -8,13 +8,14 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from recsys.config import ConfigError, ExperimentConfig
-from recsys.evaluation.comparison import Comparison, compare
-from recsys.evaluation.pairing import pair
+from recsys.evaluation.comparison import Comparison
+from recsys.judging import Judgement, Options, judge
+from recsys.prediction_files import Predictions
 from recsys.search import Candidate, NothingFits, best, candidates, run_trial
 from recsys.training.run import Run, train
 from recsys_pipelines.prepare import Prepared, prepare
@@ -42,12 +43,17 @@ class Arm:
 
 @dataclass(frozen=True)
 class Result:
-    """All arms, the comparison against the first, and one against the first at each budget."""
+    """All arms, what is said of them against the first, and a comparison against the first at each budget."""
 
     arms: list[Arm]
-    overall: Comparison
+    judged: Judgement
     by_budget: dict[str, Comparison]
     left_out: dict[str, str]  # arms that fit no budget, and why
+
+    @property
+    def overall(self) -> Comparison:
+        """The comparison of all arms."""
+        return self.judged.comparison
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, ready for JSON."""
@@ -66,7 +72,7 @@ class Result:
                 }
                 for arm in self.arms
             ],
-            "comparison": self.overall.to_dict(),
+            **self.judged.to_dict(),
             "left_out": self.left_out,
             "by_budget": {budget: item.to_dict() for budget, item in self.by_budget.items()},
         }
@@ -93,8 +99,10 @@ def run_comparison(
     jobs: int | None = None,
     progress: Progress = lambda *_: None,
     prepare_progress: PrepareProgress | None = None,
+    effect: float | None = None,
+    slices: Sequence[str] = (),
 ) -> Result:
-    """Train what is missing and compare all arms on the same test rows.
+    """Train what is missing and compare all arms on the same test rows; `effect` and `slices` as in `judging.Options`.
 
     An arm none of whose settings fits its budget is left out and named in the result. Raises ConfigError
     when arms share a name or differ in their data, or when the first arm or all the others are left out.
@@ -126,14 +134,18 @@ def run_comparison(
     budgets = dict.fromkeys(arm.budget for arm in arms if arm.budget is not None)
     groups = {budget: [arm for arm in arms if arm.budget == budget] for budget in budgets}
     groups = {budget: group for budget, group in groups.items() if 1 < len(group) < len(arms)}
+    evaluation = configs[0].evaluation
+    options = Options(
+        replicates=evaluation.replicates, level=evaluation.level, effect=effect, slices=tuple(slices)
+    )
     progress("bootstrap", 0, 1 + len(groups))
-    overall = judge(arms)
+    judged = judge(_predictions(arms), options)
     by_budget = {}
     for number, (budget, group) in enumerate(groups.items(), start=1):
         progress("bootstrap", number, 1 + len(groups))
-        by_budget[budget] = judge(group)
+        by_budget[budget] = judge(_predictions(group), replace(options, slices=())).comparison
     progress("bootstrap", 1 + len(groups), 1 + len(groups))
-    return Result(arms, overall, by_budget, left_out)
+    return Result(arms, judged, by_budget, left_out)
 
 
 @dataclass(frozen=True)
@@ -188,17 +200,8 @@ def _train_arms(
     ]
 
 
-def judge(arms: Sequence[Arm]) -> Comparison:
-    """Pair the arms' test predictions row by row and compare them with the first arm's."""
-    paired = pair({arm.name: [run.predictions() for run in arm.runs] for arm in arms})
-    evaluation = arms[0].config.evaluation
-    return compare(
-        paired.arms,
-        paired.labels,
-        clusters=paired.clusters,
-        replicates=evaluation.replicates,
-        level=evaluation.level,
-    )
+def _predictions(arms: Sequence[Arm]) -> dict[str, list[Predictions]]:
+    return {arm.name: [Predictions.of(run) for run in arm.runs] for arm in arms}
 
 
 def train_in_worker(config: ExperimentConfig, prepared: Path, runs: Path) -> Path:

@@ -31,7 +31,6 @@ out = Console(width=None if sys.stdout.isatty() else 170)  # a pipe has no width
 err = Console(stderr=True)
 
 ConfigArgument = Annotated[Path, typer.Argument(help="experiment as YAML", show_default=False)]
-ConfigsArgument = Annotated[list[Path], typer.Argument(help="experiments as YAML; the first is the baseline")]
 RunArgument = Annotated[Path, typer.Argument(help="folder of a finished run", show_default=False)]
 DataOption = Annotated[
     str | None, typer.Option("--data", help="path or URL to read instead of the config's data.path")

@@ -1,19 +1,27 @@
-"""The report of a comparison: one HTML file that needs nothing beside it."""
+"""The report of a comparison of configurations: `comparison_report`, and bytes, training and data beside it."""
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from recsys.comparing import Arm, Result
+from recsys.comparison_pictures import comparison_pictures
+from recsys.comparison_report import (
+    daily_sheets,
+    differences_sheet,
+    main_sheets,
+    power_lines,
+    sentence,
+    slice_sheets,
+    write_html,
+)
 from recsys.evaluation.metrics import reliability
+from recsys.page import Picture, png
 
 matplotlib.use("Agg")
 
@@ -22,23 +30,31 @@ MARKERS = "osD^vP*X"
 
 def write_report(result: Result, path: Path) -> None:
     """Render `result` into a self-contained HTML file, written under a temporary name first."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("recsys", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    template = environment.get_template("report.html.j2")
     arm = result.arms[0]
-    html = template.render(
+    write_html(
+        path,
+        "report.html.j2",
         title=f"Comparison of {len(result.arms)} table schemes",
+        power=power_lines(result.judged),
         summary=summary(result),
         verdict=verdict(result),
         data=arm.config.data.model_dump(mode="json", exclude_none=True),
         splits=_manifest_counts(arm),
         rows=table_rows(result),
-        families=[("all arms", result.overall), *result.by_budget.items()],
+        sheets=main_sheets(result.judged),
         pictures=[
-            ("Quality against bytes", _quality_picture(result)),
-            ("Reliability on test", _reliability_picture(result.arms)),
-            ("Training curves (validation)", _curves_picture(result.arms)),
+            _quality_picture(result),
+            *comparison_pictures(result.judged),
+            _reliability_picture(result.arms),
+            _curves_picture(result.arms),
+        ],
+        details=[
+            *slice_sheets(result.judged),
+            *daily_sheets(result.judged),
+            *(
+                differences_sheet(judged, f"At {budget}: differences from {judged.baseline}", folded=True)
+                for budget, judged in result.by_budget.items()
+            ),
         ],
         arms=result.arms,
         left_out=result.left_out,
@@ -46,10 +62,6 @@ def write_report(result: Result, path: Path) -> None:
         seeds=len(arm.runs),
         trials=trial_counts(result),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
 
 
 def table_rows(result: Result) -> list[dict[str, Any]]:
@@ -87,7 +99,9 @@ def table_rows(result: Result) -> list[dict[str, Any]]:
 def summary(result: Result) -> str:
     """Return the whole comparison in two sentences."""
     changes = [change for change in result.overall.differences if change.metric == "auc"]
-    counts = {word: [c.arm for c in changes if c.verdict == word] for word in _WORDS}
+    counts = {
+        word: [c.arm for c in changes if c.verdict == word] for word in ("better", "worse", "undecided")
+    }
     held = {result.overall.baseline, *counts["better"], *counts["undecided"]}
     smallest = min((arm for arm in result.arms if arm.name in held), key=lambda arm: arm.bytes["total"])
     size = smallest.bytes["total"]
@@ -102,24 +116,16 @@ def verdict(result: Result) -> list[str]:
     """Say in sentences which arm is smaller, which better, and whether the difference is real."""
     lines = []
     size = {arm.name: arm.bytes["total"] for arm in result.arms}
+    power = {item.arm: item for item in result.judged.power}
     for family, comparison in [("", result.overall), *result.by_budget.items()]:
         where = f"At {family}: " if family else ""
         for change in comparison.differences:
             if change.metric != "auc":
                 continue
-            low, high = change.interval
-            lines.append(
-                f"{where}{change.arm}, in {size[change.arm] / size[change.baseline]:.1%} of the bytes of "
-                f"{change.baseline}, is {_WORDS[change.verdict]} in AUC: "
-                f"{change.estimate:+.4f} ({comparison.level:.0%} interval {low:+.4f} to {high:+.4f}, "
-                f"Holm-adjusted p = {change.adjusted_p_value:.3g}; a single test finds "
-                f"±{change.minimum_detectable_effect:.4f} four times in five"
-                f"{'' if change.note is None else '; ' + change.note})."
-            )
+            aside = f", in {size[change.arm] / size[change.baseline]:.1%} of the bytes,"
+            known = None if family else power[change.arm]
+            lines.append(where + sentence(change, comparison, aside, known))
     return lines
-
-
-_WORDS = {"better": "better", "worse": "worse", "undecided": "not told apart from it"}
 
 
 def trial_counts(result: Result) -> str:
@@ -143,7 +149,7 @@ def _manifest_counts(arm: Arm) -> dict[str, Any]:
     return {key: manifest[key] for key in ("rows_in", "rows_out", "quarantined", "splits")}
 
 
-def _quality_picture(result: Result) -> str:
+def _quality_picture(result: Result) -> Picture:
     figure = Figure(figsize=(8.5, 5), layout="constrained")
     axes = figure.subplots()
     families: dict[str, list[tuple[float, float, float, float]]] = {}
@@ -171,10 +177,11 @@ def _quality_picture(result: Result) -> str:
     axes.set_title(f"mean over seeds with {result.overall.level:.0%} intervals over rows and seeds")
     axes.legend()
     axes.grid(alpha=0.3)
-    return _png(figure)
+    note = "Resident bytes in training against AUC on test; a line for each scheme, a point for each budget."
+    return "Quality against bytes", png(figure), note
 
 
-def _reliability_picture(arms: Sequence[Arm]) -> str:
+def _reliability_picture(arms: Sequence[Arm]) -> Picture:
     columns = min(4, len(arms))
     lines = -(-len(arms) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.6 * lines), layout="constrained")
@@ -198,10 +205,13 @@ def _reliability_picture(arms: Sequence[Arm]) -> str:
         axes.tick_params(labelsize=7)
     figure.supxlabel("mean prediction (ten bins of equal mass, seed 0)", fontsize=8)
     figure.supylabel("observed click rate", fontsize=8)
-    return _png(figure)
+    note = (
+        "On the grey line predictions are what is observed; Wilson intervals, which assume independent rows."
+    )
+    return "Reliability on test", png(figure), note
 
 
-def _curves_picture(arms: Sequence[Arm]) -> str:
+def _curves_picture(arms: Sequence[Arm]) -> Picture:
     figure = Figure(figsize=(8.5, 4), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2), ("auc", "logloss"), strict=True):
         for number, arm in enumerate(arms):
@@ -219,13 +229,7 @@ def _curves_picture(arms: Sequence[Arm]) -> str:
         axes.set(xlabel="epoch", ylabel=f"validation {metric}")
         axes.grid(alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right center")
-    return _png(figure)
-
-
-def _png(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return "Training curves", png(figure), "On validation; one line for each seed."
 
 
 def _mean(values: Any) -> float:

@@ -15,23 +15,9 @@ cdef extern from *:
     #define RECSYS_INLINE inline
     #define RECSYS_PREFETCH(p) ((void)0)
     #endif
-
-    /* product > stop ? product * u : u, without the branch that compilers make of it: half are mispredicted. */
-    #if defined(__SSE2__)
-    #include <emmintrin.h>
-    static RECSYS_INLINE double recsys_next_product(double product, double stop, double u) {
-        __m128d more = _mm_cmpgt_sd(_mm_set_sd(product), _mm_set_sd(stop));
-        return _mm_cvtsd_f64(_mm_or_pd(_mm_and_pd(more, _mm_set_sd(product * u)), _mm_andnot_pd(more, _mm_set_sd(u))));
-    }
-    #else
-    static RECSYS_INLINE double recsys_next_product(double product, double stop, double u) {
-        return product > stop ? product * u : u;
-    }
-    #endif
     """
     ctypedef void inlined "RECSYS_INLINE void"
     void prefetch "RECSYS_PREFETCH"(const void* p) noexcept nogil
-    double next_product "recsys_next_product"(double product, double stop, double u) noexcept nogil
 
 from .mix cimport clones_void
 
@@ -137,27 +123,29 @@ def wins_into(
                 first += NARROW
 
 
-def poisson_into(
-    const double[::1] uniforms, double stop, double product, uint8_t count, uint8_t[::1] out, Py_ssize_t start
-):
-    """Poisson numbers of rate -log(stop) into ``out`` from ``start`` on, by products of uniforms (Knuth 1969).
+cdef enum:
+    STEPS = 12  # thresholds of `poisson_into`
 
-    product, count: of the number begun by earlier uniforms, at first 1 and 0. Returns how many uniforms were used,
-    where the next number goes, and the state of the one begun. Numbers of 256 or more wrap around: 1e-507 of them
-    at rate 1.
-    """
-    cdef Py_ssize_t used = 0, n = uniforms.shape[0], at = start, size = out.shape[0]
-    cdef uint64_t drawn = count
-    cdef bint more
-    with nogil:
-        while used < n and at < size:
-            product = next_product(product, stop, uniforms[used])
-            used += 1
-            more = product > stop
-            out[at] = <uint8_t> drawn
-            at += not more
-            drawn = (drawn + 1) & -<uint64_t> more
-    return used, at, product, <uint8_t> drawn
+
+cdef clones_void count_steps(const uint32_t* words, const uint32_t* thresholds, uint8_t* out, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef int k
+    cdef uint32_t count
+    cdef uint32_t at[STEPS]
+    for k in range(STEPS):
+        at[k] = thresholds[k]
+    for i in range(n):
+        count = 0
+        for k in range(STEPS):
+            count += words[i] >= at[k]
+        out[i] = <uint8_t> count
+
+
+def poisson_into(const uint32_t[::1] words, const uint32_t[::1] thresholds, uint8_t[::1] out):
+    """Into out [n] how many of 12 thresholds each of words [>= n] reaches: its place in a distribution function."""
+    if out.shape[0]:
+        with nogil:
+            count_steps(&words[0], &thresholds[0], &out[0], out.shape[0])
 
 
 def transpose_into(const uint8_t[:, ::1] source, uint8_t[:, :] out):

@@ -11,7 +11,11 @@ import recsys_cython_ext._ranks as _ranks  # this form spares mypy a stub
 LANES = 16  # replicates of the narrowest pass
 WIDE_LANES = 64  # replicates of a full pass, one cache line of weights
 _LIMIT = 2**31  # of a replicate's total weight: sums are of 32 bits, wins below (2^31)^2 / 2
-_STAGE = 2**15  # uniforms drawn at a time, 256 KiB
+_STAGE = 2**15  # random words drawn at a time, 128 KiB
+# 2^32 P(X <= k) of a Poisson(1) X, for k below 12: P(X > 12) is less than 2^-33.
+_POISSON_STEPS = np.rint(2**32 * np.cumsum([math.exp(-1.0) / math.factorial(k) for k in range(12)])).astype(
+    np.uint32
+)
 
 
 class WeightedRanks:
@@ -108,31 +112,19 @@ def fill_weights(weights: np.ndarray, start: int, values: np.ndarray) -> None:
     _ranks.transpose_into(np.ascontiguousarray(values), target)
 
 
-class PoissonStream:
-    """Poisson(1) numbers as bytes: those that ``rng.poisson(1.0, ...)`` gives, in their order, in a third of its time.
+def fill_poisson(bits: np.random.PCG64, out: np.ndarray) -> None:
+    """Fill ``out``, uint8, C-contiguous, of any shape, with Poisson(1) numbers: inversion, 32 random bits a number.
 
-    NumPy multiplies uniforms until the product is at most exp(-1), and so does this, from uniforms drawn in bulk.
-    The generator runs ahead of the numbers: use it for nothing else.
+    Every probability is right to 2^-32, so 12 is the largest number. Half a word of the generator is lost after an
+    odd number of them.
     """
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self._rng = rng
-        self._stage = np.empty(_STAGE)
-        self._used = _STAGE
-
-    def fill(self, out: np.ndarray) -> None:
-        """Write the next numbers to ``out``, uint8, C-contiguous, of any shape."""
-        if out.dtype != np.uint8 or not out.flags.c_contiguous:
-            raise ValueError(f"out must be contiguous uint8, got {out.dtype}")
-        flat, at, product, count = out.reshape(-1), 0, 1.0, 0
-        while at < flat.size:
-            if self._used == _STAGE:
-                self._rng.random(out=self._stage)
-                self._used = 0
-            used, at, product, count = _ranks.poisson_into(
-                self._stage[self._used :], math.exp(-1.0), product, count, flat, at
-            )
-            self._used += used
+    if out.dtype != np.uint8 or not out.flags.c_contiguous:
+        raise ValueError(f"out must be contiguous uint8, got {out.dtype}")
+    flat = out.reshape(-1)
+    for start in range(0, flat.size, _STAGE):
+        part = flat[start : start + _STAGE]
+        words = bits.random_raw((part.size + 1) // 2).view(np.uint32)
+        _ranks.poisson_into(words, _POISSON_STEPS, part)
 
 
 def _bytes(weights: np.ndarray, units: int) -> np.ndarray:

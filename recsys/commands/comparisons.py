@@ -1,5 +1,6 @@
 """Commands that compare: compare, demo."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,6 @@ from rich.table import Table
 from recsys.console import (
     PREPARED,
     RUNS,
-    ConfigsArgument,
     DataOption,
     JobsOption,
     JsonOption,
@@ -23,31 +23,92 @@ from recsys.console import (
     print_json,
 )
 
+SEEDS = 5
+
 
 @app.command()
 def compare(
-    configs: ConfigsArgument,
-    seeds: SeedsOption = 5,
+    arms: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]PATH...",
+            help="experiments as YAML, which are trained; or finished runs and files of predictions (Parquet, CSV: row_id, "
+            "label, prediction, perhaps user_id), where one NAME's are seeds of one arm. The first is the baseline",
+            show_default=False,
+        ),
+    ],
+    baseline: Annotated[
+        str | None, typer.Option(help="name of the arm to compare with; default: the first")
+    ] = None,
+    effect: Annotated[
+        float | None,
+        typer.Option(help="smallest difference in AUC that matters: for power, and a verdict of not worse"),
+    ] = None,
+    slices: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slice",
+            help="compare within slices, repeatable: FEATURE, new:FEATURE, frequency:FEATURE or time; of files, a column",
+        ),
+    ] = None,
+    replicates: Annotated[
+        int | None, typer.Option(min=100, help="of the bootstrap; default: evaluation.replicates, 1000")
+    ] = None,
+    level: Annotated[
+        float | None, typer.Option(help="of the intervals; default: evaluation.level, 0.95")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="of experiments: training seeds per arm; default: 5")
+    ] = None,
     budgets: Annotated[
         str,
-        typer.Option(help="compare every config at each of these, e.g. '100%,30%,10%,3%' of the full table"),
+        typer.Option(
+            help="of experiments: compare each at each of these, e.g. '100%,30%,10%,3%' of the full table"
+        ),
     ] = "",
     data: DataOption = None,
     prepared: PreparedOption = PREPARED,
     runs: RunsOption = RUNS,
-    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("report.html"),
     jobs: JobsOption = None,
+    row_id: Annotated[str | None, typer.Option(help="of files: its column; default: row_id")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="of files: whose rows are dependent; default: user_id, if any")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="of files: its column, 0 or 1; default: label")] = None,
+    prediction: Annotated[str | None, typer.Option(help="of files: its column; default: prediction")] = None,
+    time: Annotated[str | None, typer.Option(help="of files: column of the time, to follow the days")] = None,
+    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("report.html"),
     as_json: JsonOption = False,
 ) -> None:
-    """Train what is missing, pair predictions row by row, and say which arm is smaller and which better."""
-    from recsys.comparing import run_comparison, with_budgets
-    from recsys.config import load
+    """Pair predictions row by row and say which arm is better, after training what is missing."""
+    from recsys.prediction_files import are_configs
 
-    wanted = [budget.strip() for budget in budgets.split(",") if budget.strip()]
-    arms = with_budgets([load(config, data) for config in configs], wanted)
-    with bars() as show:
-        result = run_comparison(arms, seeds, runs, prepared, jobs, show, prepare_progress=preparing(show))
-    _finish(result, report, as_json)
+    of_files = {"row-id": row_id, "user": user, "label": label, "prediction": prediction, "time": time}
+    of_configs = {"seeds": seeds, "budgets": budgets or None, "data": data, "jobs": jobs}
+    if are_configs(arms):
+        _refuse(of_files, "files of predictions", "experiments")
+        settings = {"evaluation.replicates": replicates, "evaluation.level": level}
+        experiments = _experiments(arms, data, baseline, settings)
+        return _compare_configs(
+            experiments, seeds or SEEDS, budgets, prepared, runs, report, jobs, as_json, effect, slices or ()
+        )
+    _refuse(of_configs, "experiments", "finished runs and files")
+
+    from recsys.judging import Options
+    from recsys.prediction_files import Columns
+
+    options = Options(
+        baseline=baseline,
+        replicates=replicates or Options.replicates,
+        level=Options.level if level is None else level,
+        effect=effect,
+        slices=tuple(slices or ()),
+        time=time,
+        columns=Columns(
+            row_id or Columns.row_id, label or Columns.label, prediction or Columns.prediction, user
+        ),
+    )
+    _compare_predictions(arms, options, report, as_json)
 
 
 @app.command()
@@ -62,19 +123,92 @@ def demo(
     """Compare five table schemes on a generated click log whose best possible AUC is known."""
     from importlib.resources import as_file, files
 
+    from recsys.config import load
+
     recipes = ("full", "small_dimension", "hash", "quotient_remainder", "unified")
     with as_file(files("recsys_configs") / "generated") as folder:
-        compare(
-            [folder / f"{name}.yaml" for name in recipes],
+        experiments = [load(folder / f"{name}.yaml") for name in recipes]
+        _compare_configs(experiments, seeds, "", prepared, runs, report, jobs, as_json)
+
+
+def _refuse(options: Mapping[str, Any], of: str, given: str) -> None:
+    if found := [f"--{name}" for name, value in options.items() if value is not None]:
+        raise ValueError(f"{', '.join(found)}: of {of} only, and these are {given}; leave it out")
+
+
+def _experiments(
+    arms: Sequence[str], data: str | None, baseline: str | None, settings: Mapping[str, Any]
+) -> list[Any]:
+    """The configurations, the baseline first."""
+    from recsys.config import load
+    from recsys.prediction_files import named
+
+    known = {key: value for key, value in settings.items() if value is not None}
+    experiments = []
+    for argument in arms:
+        name, path = named(argument)
+        changes = known if name is None else {**known, "name": name}
+        experiment = load(path, data)
+        experiments.append(experiment.replace(changes, where=str(path)) if changes else experiment)
+    names = [experiment.name for experiment in experiments]
+    if baseline is not None and baseline not in names:
+        raise ValueError(f"baseline {baseline!r} is not among the arms: choose one of {', '.join(names)}")
+    return sorted(experiments, key=lambda experiment: baseline is not None and experiment.name != baseline)
+
+
+def _compare_configs(
+    experiments: Sequence[Any],
+    seeds: int,
+    budgets: str,
+    prepared: Path,
+    runs: Path,
+    report: Path,
+    jobs: int | None,
+    as_json: bool,
+    effect: float | None = None,
+    slices: Sequence[str] = (),
+) -> None:
+    from recsys.comparing import run_comparison, with_budgets
+
+    wanted = [budget.strip() for budget in budgets.split(",") if budget.strip()]
+    with bars() as show:
+        result = run_comparison(
+            with_budgets(experiments, wanted),
             seeds,
-            "",
-            None,
-            prepared,
             runs,
-            report,
+            prepared,
             jobs,
-            as_json,
+            show,
+            prepare_progress=preparing(show),
+            effect=effect,
+            slices=slices,
         )
+    _finish(result, report, as_json)
+
+
+def _compare_predictions(arguments: Sequence[str], options: Any, report: Path, as_json: bool) -> None:
+    from recsys.comparison_report import comparison_json, summary, verdicts, write_comparison
+    from recsys.judging import judge
+    from recsys.prediction_files import find_arms
+
+    found = find_arms(arguments)
+    judged = judge(found, options)
+    write_comparison(judged, found, report)
+    if as_json:
+        return print_json({**comparison_json(judged, found), "report": str(report)})
+    _print_judged(judged, verdicts(judged))
+    out.print(summary(judged), style="bold", markup=False, highlight=False)
+    out.print(f"report: [bold]{report.resolve()}[/bold]", soft_wrap=True)
+
+
+def _print_judged(judged: Any, lines: Sequence[str]) -> None:
+    """What the data can find, what was found, and the tables of it."""
+    from recsys.comparison_report import main_sheets, power_lines, slice_sheets
+
+    for line in [*power_lines(judged), *lines]:
+        out.print(line, markup=False, highlight=False)
+    for sheet in [*main_sheets(judged), *slice_sheets(judged)]:
+        out.print(sheet.grid())
 
 
 def _finish(result: Any, report: Path, as_json: bool) -> None:
@@ -90,6 +224,7 @@ def _finish(result: Any, report: Path, as_json: bool) -> None:
                 "report": str(report),
             }
         )
+    _print_judged(result.judged, verdict(result))
     rows = table_rows(result)
     known = rows[0]["auc_below_best"] is not None
     headers = [
@@ -127,8 +262,6 @@ def _finish(result: Any, report: Path, as_json: bool) -> None:
         order = ("parameters", "dense", "optimizer", "vocabulary", "total", "serving")
         kinds.add_row(row["arm"], *(f"{counts[kind]:,}" for kind in order))
     out.print(kinds)
-    for note in sorted({change.note for change in result.overall.differences if change.note}):
-        out.print(note, style="yellow")
     for reason in result.left_out.values():
         out.print(f"left out: {reason}", style="yellow", markup=False, highlight=False)
     out.print(summary(result), markup=False, highlight=False)

@@ -78,21 +78,39 @@ def delong(labels: ArrayLike, scores: ArrayLike) -> DeLong:
         raise ValueError(
             f"{m} positives and {n} negatives: DeLong's variance needs two of each, use more rows"
         )
-    up, down = np.empty((len(scores), m)), np.empty((len(scores), n))
-    for row, v10, v01 in zip(scores, up, down, strict=True):
-        v10[:], v01[:] = _components(positive, row)
+    return from_placements(positive, np.stack([placements(positive, row) for row in scores]))
+
+
+def placements(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """V10 of positives and V01 of negatives, in the order of rows: bool [n], float [n] -> float64 [n], by one sort.
+
+    That is the share of the other class that a row is ranked rightly against. Both classes must be there.
+    """
+    order = np.argsort(scores)
+    ordered, up = scores[order], positive[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])  # of ties
+    sizes = np.diff(starts, append=positive.size)
+    positives = np.add.reduceat(up, starts, dtype=np.int64)
+    negatives = sizes - positives
+    below = np.cumsum(negatives) - negatives / 2
+    above = positives.sum() - np.cumsum(positives) + positives / 2
+    out = np.empty(positive.size)
+    out[order] = np.where(
+        up, np.repeat(below / negatives.sum(), sizes), np.repeat(above / positives.sum(), sizes)
+    )
+    return out
+
+
+def from_placements(positive: np.ndarray, rows: np.ndarray) -> DeLong:
+    """As `delong`, of `placements` [K, n], or of their means over some models, whose AUC is the mean AUC.
+
+    There must be two rows or more of each class.
+    """
+    m = int(positive.sum())
+    n = positive.size - m
+    up, down = rows[:, positive], rows[:, ~positive]
     covariance = np.atleast_2d(np.cov(up)) / m + np.atleast_2d(np.cov(down)) / n
     return DeLong(up.mean(axis=1), covariance)
-
-
-def _components(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """V10 [m] and V01 [n] by one sort: rows of the other class below, and half of those that tie."""
-    values, tie = np.unique(scores, return_inverse=True)
-    of_positives, of_negatives = tie[positive], tie[~positive]
-    positives, negatives = (np.bincount(of, minlength=values.size) for of in (of_positives, of_negatives))
-    below = np.cumsum(negatives) - negatives / 2
-    above = of_positives.size - np.cumsum(positives) + positives / 2
-    return below[of_positives] / of_negatives.size, above[of_negatives] / of_positives.size
 
 
 def _interval(value: float, error: float, level: float) -> tuple[float, float]:

@@ -39,7 +39,7 @@ def auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) 
     """
     positive = binary_labels(labels)
     scores, weights = _scores(scores, positive.size), _weights(weights, positive.size)
-    wins, positives, negatives = _wins(positive, scores, weights, np.zeros(positive.size, np.intp))
+    wins, positives, negatives = pair_wins(positive, scores, weights, np.zeros(positive.size, np.intp))
     if positives[0] == 0 or negatives[0] == 0:
         kind = "positive" if positives[0] == 0 else "negative"
         raise ValueError(f"AUC needs both classes, but no row of weight > 0 is {kind}: evaluate on more rows")
@@ -220,7 +220,7 @@ def _grouped_auc(
     positive: np.ndarray, scores: np.ndarray, weights: np.ndarray, codes: np.ndarray
 ) -> GroupedAUC | None:
     """`gauc` of checked input; None where no group has both classes."""
-    wins, positives, negatives = _wins(positive, scores, weights, codes)
+    wins, positives, negatives = pair_wins(positive, scores, weights, codes)
     both = (positives > 0) & (negatives > 0)
     if not both.any():
         return None
@@ -230,7 +230,7 @@ def _grouped_auc(
     return GroupedAUC(float(value), float(impressions[both].sum() / impressions.sum()))
 
 
-def _wins(
+def pair_wins(
     positive: np.ndarray, scores: np.ndarray, weights: np.ndarray, codes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per group [G]: weight of pairs won by the positive (ties half), of positives, of negatives."""

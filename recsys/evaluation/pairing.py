@@ -1,108 +1,252 @@
-"""Predictions of the same rows, aligned: every arm and seed in one order, or an error that names the rows."""
+"""Predictions of the same rows, aligned: every arm and seed in one order, or an error that names the rows.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+Nothing here makes a Python object for a row. Tables are taken one after the other, so an iterable that reads them lazily
+keeps one of them in memory beside what is already paired: 8 bytes a row and seed, the row ids, the labels, the users.
+Tables in the order of the first, the usual case, are recognised by comparing row ids and are then not looked up.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.types as pt
 
-from recsys.evaluation.metrics import binary_labels
+from recsys.evaluation.metrics import improper
+
+SHOWN = 5  # row ids in an error
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Predictions on the same rows in the same order: arms [S, n], labels [n], clusters [n] codes or None."""
+    """Predictions on the same rows in the same order: arms [S, n], labels [n], clusters [n] codes or None.
+
+    attributes: other columns [n] by name, as Arrow arrays with nulls where they are missing.
+    """
 
     arms: dict[str, np.ndarray]
     labels: np.ndarray
     clusters: np.ndarray | None
     row_ids: pa.Array
+    attributes: dict[str, pa.Array] = field(default_factory=dict)
 
 
-def pair(predictions: Mapping[str, pa.Table | Sequence[pa.Table]]) -> Paired:
+def pair(
+    predictions: Mapping[str, pa.Table | Iterable[pa.Table]],
+    sources: Mapping[str, Sequence[str]] | None = None,
+    attributes: Sequence[str] = (),
+) -> Paired:
     """Align tables (row_id, label, prediction, optionally user_id) by row_id; an arm is one table per seed.
 
-    The first table gives the order. Errors (ValueError): no tables, missing columns or values, duplicate
-    row ids, rows that another table lacks (the first are named), labels or users that disagree.
+    The first table gives the order. `sources` names each table in errors, such as by its file. Each of `attributes`
+    is a column that at least one table must have.
+
+    Errors (ValueError): no tables, missing columns or values, duplicate row ids, rows that another table lacks (the
+    first are named), row ids that are text here and integers there, labels other than 0 and 1, predictions outside
+    [0, 1], labels, users or attributes that disagree, one class only, one user only.
     """
-    tables = {
-        name: [value] if isinstance(value, pa.Table) else list(value) for name, value in predictions.items()
-    }
-    if not tables or not all(tables.values()):
+    known = _Known(attributes)
+    arms: dict[str, np.ndarray] = {}
+    for name, value in predictions.items():
+        rows: list[np.ndarray] = []
+        for table in [value] if isinstance(value, pa.Table) else value:
+            source = f"arm {name!r}, seed {len(rows)}" if sources is None else sources[name][len(rows)]
+            rows.append(known.add(table, source))
+            del table  # before the next one is read
+        if not rows:
+            raise ValueError(f"arm {name!r}: nothing to pair, no table of predictions: give at least one")
+        arms[name] = rows[0][None] if len(rows) == 1 else np.stack(rows)
+    if not arms:
         raise ValueError("nothing to pair: give at least one arm, and at least one table of predictions each")
-    where = {(name, s): f"arm {name!r}, seed {s}" for name in tables for s in range(len(tables[name]))}
-    first, *_ = where
-    row_ids = _column(tables[first[0]][0], "row_id", where[first])
-    labels: tuple[str, pa.Array] | None = None
-    users: tuple[str, pa.Array] | None = None
-    arms: dict[str, list[np.ndarray]] = {name: [] for name in tables}
-    for (name, s), source in where.items():
-        table = tables[name][s]
-        take = _positions(row_ids, _column(table, "row_id", source), source, where[first])
-        labels = _agreed(labels, _column(table, "label", source).take(take), "label", source, row_ids)
-        if "user_id" in table.column_names:
-            users = _agreed(users, _column(table, "user_id", source).take(take), "user_id", source, row_ids)
-        column = _column(table, "prediction", source).take(take)
-        arms[name].append(column.to_numpy(zero_copy_only=False).astype(np.float64))
-    assert labels is not None
+    for attribute in attributes:
+        if attribute not in known.columns:
+            raise ValueError(f"{known.source}: has no column {attribute!r}, and no other arm has it")
+    labels = known.columns["label"][1].to_numpy() == 1
+    users = known.columns.get("user_id")
+    _require_both_classes(labels, known)
+    clusters = None if users is None else users[1].dictionary_encode().indices.to_numpy()
+    if users is not None and clusters is not None and not clusters.any():
+        raise ValueError(
+            f"{known.source}: all rows ({_some(known.row_ids)}) belong to user {users[1][0]}: users are resampled as "
+            "a whole, so bring rows of several, or leave the column of users out"
+        )
     return Paired(
-        arms={name: np.stack(values) for name, values in arms.items()},
-        labels=binary_labels(labels[1].to_numpy(zero_copy_only=False)),
-        clusters=None if users is None else users[1].dictionary_encode().indices.to_numpy(),
-        row_ids=row_ids,
+        arms, labels, clusters, known.row_ids, {name: known.columns[name][1] for name in attributes}
     )
 
 
-def _column(table: pa.Table, name: str, source: str) -> pa.Array:
-    """A column as one array without missing values; dictionaries are decoded."""
+class _Known:
+    """The rows of the first table, and what the tables so far say of them."""
+
+    def __init__(self, attributes: Sequence[str]) -> None:
+        self.source = ""
+        self.row_ids: pa.Array = None  # until there is a table
+        self.columns: dict[str, tuple[str, pa.Array]] = {}  # and the table each was first in
+        self._attributes = attributes
+
+    def add(self, table: pa.Table, source: str) -> np.ndarray:
+        """Check a table against those before; return its predictions in the order of the first."""
+        ids = _ids(table, "row_id", source)
+        if self.row_ids is None:
+            _refuse_duplicates(ids, source)
+            self.source, self.row_ids = source, ids
+        take = self.places(ids, source)
+        self.agree("label", _labels(table, ids, source), take, source)
+        if "user_id" in table.column_names:
+            self.agree("user_id", _ids(table, "user_id", source), take, source)
+        for attribute in self._attributes:
+            if attribute in table.column_names:
+                self.agree(attribute, _nullable(table, attribute, source), take, source)
+        values = _probabilities(table, ids, source)
+        return values if take is None else values[take]
+
+    def places(self, found: pa.Array, source: str) -> np.ndarray | None:
+        """Where each known row stands among `found`, which must hold the same ids; None where the order is the same."""
+        if found.type != self.row_ids.type:
+            raise ValueError(
+                f"{source}: row ids are {_kind(found)} ({_some(found)}), but {_kind(self.row_ids)} "
+                f"({_some(self.row_ids)}) in {self.source}: write both alike"
+            )
+        if found.equals(self.row_ids):
+            return None
+        _refuse_duplicates(found, source)
+        where = pc.index_in(self.row_ids, value_set=found)
+        missing = self.row_ids.filter(where.is_null())
+        if len(missing):
+            raise ValueError(
+                f"{source}: lacks row ids {_some(missing)} of {self.source}: score the same rows"
+            )
+        extra = found.filter(pc.invert(pc.is_in(found, value_set=self.row_ids)))
+        if len(extra):
+            raise ValueError(f"{self.source}: lacks row ids {_some(extra)} of {source}: score the same rows")
+        return where.to_numpy()
+
+    def agree(self, name: str, values: pa.Array, take: np.ndarray | None, source: str) -> None:
+        """Keep a column of the first table that has it, and refuse another that says otherwise of a row."""
+        values = values if take is None else values.take(pa.array(take))
+        if name not in self.columns:
+            self.columns[name] = (source, values)
+            return
+        owner, expected = self.columns[name]
+        if values.type != expected.type:
+            raise ValueError(
+                f"{source}: {name} is {values.type}, but {expected.type} in {owner}: write both alike"
+            )
+        if values.equals(expected):
+            return
+        both_missing = pc.and_(values.is_null(), expected.is_null())
+        same = pc.coalesce(pc.equal(expected, values), both_missing)
+        i = pc.index(same, False).as_py()
+        count = len(same) - same.true_count
+        raise ValueError(
+            f"{source}: {name} of row id {self.row_ids[i]} is {values[i]}, but {expected[i]} in {owner} "
+            f"({count:,} rows differ): these are not the same rows"
+        )
+
+
+def _one(table: pa.Table, name: str, source: str) -> pa.Array:
+    """A column as one array; dictionaries are decoded, and text has offsets for any length."""
     if table.column_names.count(name) != 1:
         raise ValueError(f"{source}: needs one column {name!r}, has {table.column_names}")
-    column = pa.concat_arrays(table.column(name).chunks or [pa.array([], table.schema.field(name).type)])
-    if isinstance(column, pa.DictionaryArray):
-        column = column.dictionary_decode()
+    column = table.column(name)
+    kind = column.type.value_type if pt.is_dictionary(column.type) else column.type
+    column = column.cast(pa.large_string() if pt.is_string(kind) or pt.is_string_view(kind) else kind)
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+
+
+def _column(table: pa.Table, name: str, source: str) -> pa.Array:
+    """A column without missing values."""
+    column = _one(table, name, source)
+    if len(column) == 0:
+        raise ValueError(f"{source}: holds no rows")
     if column.null_count:
         i = pc.index(column.is_null(), True).as_py()
-        raise ValueError(f"{source}: {name} is missing at row {i}: fill it, or drop the row from every arm")
+        raise ValueError(
+            f"{source}: {name} is missing at row {i} ({column.null_count:,} in all): fill it, or drop the row from "
+            "every arm"
+        )
     return column
 
 
-def _positions(row_ids: pa.Array, found: pa.Array, source: str, reference: str) -> pa.Array:
-    """Where each of row_ids stands in found; both must hold the same ids, once each."""
-    found = found.cast(row_ids.type)
-    for ids, owner in ((row_ids, reference), (found, source)):
+def _nullable(table: pa.Table, name: str, source: str) -> pa.Array:
+    """A column in which NaN is missing too."""
+    column = _one(table, name, source)
+    return pc.if_else(pc.is_nan(column), None, column) if pt.is_floating(column.type) else column
+
+
+def _ids(table: pa.Table, name: str, source: str) -> pa.Array:
+    """Ids as int64 or as text; floats that are whole numbers are integers, for pandas makes such of nullable ones."""
+    column = _column(table, name, source)
+    if pt.is_large_string(column.type):
+        return column
+    if pt.is_integer(column.type) or pt.is_floating(column.type):
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{source}: {name} is no 64-bit integer in some row ({error})") from None
+    raise ValueError(f"{source}: {name} is {column.type}: ids are integers or text")
+
+
+def _numbers(table: pa.Table, name: str, ids: pa.Array, source: str) -> np.ndarray:
+    column = _column(table, name, source)
+    if not (pt.is_integer(column.type) or pt.is_floating(column.type) or pt.is_boolean(column.type)):
+        raise ValueError(
+            f"{source}: {name} is {column.type}, not numbers: the first, of row id {ids[0]}, is {column[0]}"
+        )
+    return column.to_numpy(zero_copy_only=False)
+
+
+def _labels(table: pa.Table, ids: pa.Array, source: str) -> pa.Array:
+    values = _numbers(table, "label", ids, source)
+    bad = ~((values == 0) | (values == 1))
+    if bad.any():
+        raise ValueError(
+            f"{source}: label is {values[bad][0]} at row ids {_some(ids.filter(pa.array(bad)))}: labels must be 0 or 1, "
+            "binarise them first"
+        )
+    return pa.array(values.astype(np.int8))
+
+
+def _probabilities(table: pa.Table, ids: pa.Array, source: str) -> np.ndarray:
+    values = _numbers(table, "prediction", ids, source).astype(np.float64, copy=False)
+    bad = improper(values)
+    if bad.any():
+        raise ValueError(
+            f"{source}: prediction is {values[bad][0]} at row ids {_some(ids.filter(pa.array(bad)))}: must be within "
+            "[0, 1]; pass sigmoid(logit), and look for a diverged model if it is nan"
+        )
+    return values
+
+
+def _refuse_duplicates(ids: pa.Array, source: str) -> None:
+    if pt.is_integer(ids.type):
+        values = ids.to_numpy()
+        if (values[1:] > values[:-1]).all():
+            return
+        values = np.sort(values)
+        unique = bool((values[1:] > values[:-1]).all())
+    else:
+        unique = pc.count_distinct(ids).as_py() == len(ids)
+    if not unique:
         counts = ids.value_counts()
         repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-        if len(repeated):
-            raise ValueError(f"{owner}: duplicate row ids {_some(repeated)}: each row must be scored once")
-    where = pc.index_in(row_ids, value_set=found)
-    missing = row_ids.filter(where.is_null())
-    if len(missing):
-        raise ValueError(f"{source}: lacks row ids {_some(missing)} of {reference}: score the same rows")
-    extra = found.filter(pc.invert(pc.is_in(found, value_set=row_ids)))
-    if len(extra):
-        raise ValueError(f"{reference}: lacks row ids {_some(extra)} of {source}: score the same rows")
-    return where
+        raise ValueError(f"{source}: duplicate row ids {_some(repeated)}: each row must be scored once")
 
 
-def _agreed(
-    known: tuple[str, pa.Array] | None, values: pa.Array, name: str, source: str, row_ids: pa.Array
-) -> tuple[str, pa.Array]:
-    """The first table's values, after a check that this table's are the same."""
-    if known is None:
-        return source, values
-    owner, expected = known
-    same = pc.equal(expected, values.cast(expected.type))
-    if not pc.all(same).as_py():
-        i = pc.index(same, False).as_py()
+def _require_both_classes(labels: np.ndarray, known: _Known) -> None:
+    if labels.all() or not labels.any():
         raise ValueError(
-            f"{source}: {name} of row id {row_ids[i]} is {values[i]}, but {expected[i]} in {owner}: "
-            "these are not the same rows"
+            f"{known.source}: every label (row ids {_some(known.row_ids)}) is {int(labels[0])}: a comparison needs both "
+            "classes, use more rows"
         )
-    return known
+
+
+def _kind(ids: pa.Array) -> str:
+    return "integers" if pt.is_integer(ids.type) else "text"
 
 
 def _some(ids: pa.Array) -> str:
     """The first few ids, and how many there are."""
-    text = ", ".join(str(value) for value in ids[:5].to_pylist())
-    return text if len(ids) <= 5 else f"{text}, … ({len(ids)} in all)"
+    text = ", ".join(str(value) for value in ids[:SHOWN].to_pylist())
+    return text if len(ids) <= SHOWN else f"{text}, … ({len(ids):,} in all)"

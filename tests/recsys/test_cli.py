@@ -58,6 +58,36 @@ def test_the_line_from_preparation_to_predictions(config: Path, log: Path, tmp_p
     assert pq.read_table(tmp_path / "scores.parquet").num_rows == 6000
 
 
+def test_finished_runs_are_compared_without_a_config(config: Path, log: Path) -> None:
+    """As two arms: a folder of seeds, and another one's seeds by name, with slices of what the runs know."""
+    config.with_name("wide.yaml").write_text("extends: cli.yaml\nname: wide\ntables: {embedding_dim: 8}\n")
+    for name in ("cli", "wide"):
+        for seed in (0, 1):
+            as_json("train", f"{name}.yaml", "--seed", seed)
+    (narrow,), (wide,) = ([*Path("runs").glob(f"{name}-*")] for name in ("cli", "wide"))
+    slices = ("--slice", "user_id", "--slice", "new:item_id", "--slice", "frequency:item_id")
+    options = ("--replicates", 100, "--effect", 0.2, *slices)
+    found = as_json("compare", narrow, wide, *options)
+    assert [(arm["name"], arm["seeds"]) for arm in found["comparison"]["arms"]] == [("cli", 2), ("wide", 2)]
+    assert {sum(sizes.values()) for sizes in found["slices"]["sizes"].values()} == {600}
+    assert [power["not_worse"] for power in found["power"]] == [True]
+    assert set(found["slices"]["sizes"]["new:item_id"]) == {"unseen in training", "known"}
+    again = as_json(
+        "compare", f"x={wide / 'seed-0'}", narrow, f"x={wide / 'seed-1'}", *options, "--baseline", "cli"
+    )
+    assert [d["estimate"] for d in again["comparison"]["differences"]] == pytest.approx(
+        [d["estimate"] for d in found["comparison"]["differences"]]
+    )
+    mixed = as_json("compare", narrow, f"file={wide / 'seed-0' / 'predictions.parquet'}", "--replicates", 100)
+    assert mixed["comparison"]["rows"] == 600
+    trained = as_json("compare", "cli.yaml", "wide.yaml", "--seeds", 2, "--baseline", "wide", *options)
+    assert trained["comparison"]["baseline"] == "wide"
+    assert trained["comparison"]["replicates"] == 100
+    assert trained["comparison"]["best"] == {
+        metric: pytest.approx(arms, abs=0.01) for metric, arms in found["comparison"]["best"].items()
+    }
+
+
 def test_a_new_day_is_appended(config: Path, log: Path, tmp_path: Path) -> None:
     first = as_json("prepare", config)
     table = pq.read_table(log)
@@ -178,6 +208,12 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
         (["evaluate", "nowhere"], "nowhere: not a finished run (no metrics.json); train it first"),
         (["predict", "nowhere", "log.csv"], "nowhere: not a finished run"),
         (["compare", "cli.yaml", "cli.yaml"], "arms need different names, but cli stands twice"),
+        (
+            ["compare", "cli.yaml", "x=cli.yaml", "--baseline", "y"],
+            "'y' is not among the arms: choose one of cli, x",
+        ),
+        (["compare", "cli.yaml", "runs/cli"], "cli.yaml is a configuration, runs/cli is not"),
+        (["compare", "nowhere", "cli.csv"], "nowhere: no such file or folder"),
     ],
 )
 @pytest.mark.parametrize("flag", [[], ["--json"]])

@@ -119,9 +119,10 @@ def test_an_arm_that_fits_no_budget_is_named_not_dropped_in_silence(result: Resu
 def test_the_report_needs_nothing_beside_it(result: Result, work: Path) -> None:
     write_report(result, work / "report.html")
     html = (work / "report.html").read_text()
-    assert html.count("data:image/png;base64,") == 3
+    assert html.count("data:image/png;base64,") == 5
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:)", html)
     assert "http" not in html.replace("http-equiv", "")
+    assert html.index("What this much data can find") < html.index("<h2>Verdict")
     for text in ("unified", "best possible", "rows in", "Validation trials per arm: 2", "training.table_lr"):
         assert text in html
     assert not list(work.glob("*.tmp"))

@@ -4,12 +4,25 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import bootstrap, false_discovery_control, t, ttest_ind
+from scipy.stats import bootstrap, norm, t, ttest_ind
 
-from recsys.evaluation import comparison, metrics
-from recsys.evaluation.comparison import METRICS, compare
+from recsys.evaluation import bootstrap as bootstrapping
+from recsys.evaluation import metrics
+from recsys.evaluation.bootstrap import poisson_bootstrap
+from recsys.evaluation.comparison import compare
+from recsys.evaluation.delong import delong
+from recsys.evaluation.multiplicity import benjamini_hochberg, holm
+from recsys.evaluation.weighted import WeightedMetrics
+from recsys_cython_ext.ranks import fill_poisson
 
-ORACLES = {"auc": metrics.auc, "logloss": metrics.logloss}
+# (labels, predictions, users, weights of rows) -> number
+ORACLES = {
+    "auc": lambda y, p, user, w: metrics.auc(y, p, w),
+    "gauc": lambda y, p, user, w: metrics.gauc(y, p, user, w).value,
+    "logloss": lambda y, p, user, w: metrics.logloss(y, p, w),
+    "ne": lambda y, p, user, w: metrics.normalized_entropy(y, p, w),
+    "calibration": lambda y, p, user, w: metrics.calibration(y, p, w),
+}
 
 
 def generated(rng, seeds=4, users=60, same=False, noise=0.5, gap=0.0):
@@ -34,73 +47,93 @@ def rejections(count, clustered, **world):
     rejected = np.zeros(2)
     for seed in range(count):
         arms, labels, user = generated(rng, **world)
-        result = compare(arms, labels, user if clustered else None, replicates=100, seed=seed)
+        result = compare(
+            arms,
+            labels,
+            user if clustered else None,
+            metrics=("auc", "logloss"),
+            replicates=100,
+            seed=seed,
+        )
         rejected += [difference.p_value < 0.05 for difference in result.differences]
     return rejected / count
 
 
-@pytest.mark.parametrize("metric", ORACLES)
-@given(st.integers(2, 40), st.integers(1, 6), st.integers(0, 2**32 - 1))
-def test_weighted_metrics_are_metrics_of_repeated_rows(metric, n, count, seed):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, n).astype(bool)
-    labels[:2] = [True, False]
-    predictions, units = rng.integers(0, 8, n) / 7, np.r_[np.arange(count), rng.integers(0, count, n)][:n]
-    units = np.unique(units, return_inverse=True)[1]
-    weights = rng.poisson(1.0, (5, units.max() + 1)).astype(np.int32)
-    weights[:, units[:2]] += 1
-    fast = METRICS[metric].prepare(labels, predictions, units)(weights)
-    for value, row_weights in zip(fast, weights[:, units], strict=True):
-        rows = np.repeat(np.arange(n), row_weights)
-        assert value == pytest.approx(ORACLES[metric](labels[rows], predictions[rows]), rel=1e-12, abs=1e-12)
+def poisson(seed, replicates, units):
+    weights = np.empty((replicates, units), np.uint8)
+    fill_poisson(np.random.PCG64(seed), weights)
+    return weights
+
+
+def slopes(oracle, labels, p, user, step=1e-4):
+    """Derivative of a metric by each user's weight, by central differences."""
+    found = []
+    for u in range(user.max() + 1):
+        up, down = (oracle(labels, p, user, 1 + sign * step * (user == u)) for sign in (1, -1))
+        found.append((up - down) / (2 * step))
+    return np.array(found)
 
 
 def test_compare_agrees_with_a_naive_loop():
-    """The same Poisson weights, rows repeated one replicate at a time, and the formulas spelled out."""
-    arms, labels, user = generated(np.random.default_rng(3), seeds=3)
+    """The same Poisson weights, one replicate at a time, and the formulas spelled out."""
+    arms, labels, user = generated(np.random.default_rng(3), seeds=3, users=40)
     arms["hashed"] = arms["hashed"][:2]
     result = compare(arms, labels, user, replicates=40, seed=5)
-    weights = np.random.default_rng(5).poisson(1.0, (40, user.max() + 1))
+    units = user.max() + 1
+    weights = poisson(5, 40, units)
+    assert [d.metric for d in result.differences] == list(ORACLES)
     for difference in result.differences:
         oracle = ORACLES[difference.metric]
-        point, replicates = [], []
-        for name in ("hashed", "plain"):
-            point.append(np.array([oracle(labels, p) for p in arms[name]]))
+        point, replicates, influence = [], [], 0
+        for sign, name in ((1, "hashed"), (-1, "plain")):
+            point.append(np.array([oracle(labels, p, user, None) for p in arms[name]]))
+            influence += sign * np.mean([slopes(oracle, labels, p, user) for p in arms[name]], axis=0)
             for p in arms[name]:
-                rows = [np.repeat(np.arange(user.size), w[user]) for w in weights]
-                replicates.append([oracle(labels[i], p[i]) for i in rows])
-        c = np.cov(replicates) * (user.max() + 1) / user.max()
+                replicates.append([oracle(labels, p, user, w[user]) for w in weights])
+        c = np.cov(replicates) * units / (units - 1)
         own = c[0, 1] + (c[2, 3] + c[2, 4] + c[3, 4]) / 3
         row = max(own - 2 * c[:2, 2:].mean(), 0)
+        squares = influence**2
+        row_df = min(3 * squares.sum() ** 2 / (squares**2).sum(), units - 1)
         by_seed = [x.var(ddof=1) / x.size for x in point]
-        df = (row + sum(by_seed)) ** 2 / (row**2 / user.max() + by_seed[0] ** 2 / 1 + by_seed[1] ** 2 / 2)
+        df = (row + sum(by_seed)) ** 2 / (row**2 / row_df + by_seed[0] ** 2 / 1 + by_seed[1] ** 2 / 2)
         error = np.sqrt(row + sum(by_seed))
         estimate = point[0].mean() - point[1].mean()
         assert difference.estimate == pytest.approx(estimate, rel=1e-12)
         assert difference.row_variance == pytest.approx(row, rel=1e-9)
+        assert difference.row_df == pytest.approx(row_df, rel=1e-4)  # the slopes are numerical
         assert difference.seed_variance == pytest.approx(sum(by_seed), rel=1e-12)
         assert difference.standard_error == pytest.approx(error, rel=1e-9)
         half = t.ppf(0.975, df) * error
-        assert difference.interval == pytest.approx((estimate - half, estimate + half), rel=1e-9)
-        assert difference.p_value == pytest.approx(2 * t.sf(abs(estimate) / error, df), rel=1e-9)
+        assert difference.interval == pytest.approx((estimate - half, estimate + half), rel=1e-4)
         assert difference.minimum_detectable_effect == pytest.approx(
-            (t.ppf(0.975, df) + t.ppf(0.8, df)) * error, rel=1e-9
+            (t.ppf(0.975, df) + t.ppf(0.8, df)) * error, rel=1e-4
         )
+        if difference.metric != "calibration":
+            assert difference.p_value == pytest.approx(2 * t.sf(abs(estimate) / error, df), rel=1e-3)
+            lower = difference.metric in ("logloss", "ne")
+            better = "better" if (estimate < 0) == lower else "worse"
+            assert difference.verdict == (better if difference.p_value < 0.05 else "undecided")
 
 
 def bootstrap_one_by_one(arms, labels, user, replicates, seed, together):
-    """AUC of each replicate, drawn by NumPy in blocks of `together`, with those that lost a class drawn again."""
-    rng = np.random.default_rng(seed)
+    """AUC of each replicate, drawn in blocks of `together`, with those that lost a class drawn again."""
+    bits = np.random.PCG64(seed)
     values, redrawn = [], 0
+
+    def draw(count):
+        weights = np.empty((count, user.max() + 1), np.uint8)
+        fill_poisson(bits, weights)
+        return weights
 
     def lacks(w):
         return len({*np.unique(labels[w[user] > 0])}) < 2
 
     for start in range(0, replicates, together):
-        weights = rng.poisson(1.0, (min(together, replicates - start), user.max() + 1))
+        weights = draw(min(together, replicates - start))
         while (again := np.array([lacks(w) for w in weights])).any():
             redrawn += again.sum()
-            weights[again] = rng.poisson(1.0, (again.sum(), user.max() + 1))
+            weights[again] = draw(again.sum())
         values += [[metrics.auc(labels, p, w[user]) for p in arms] for w in weights]
     return np.transpose(values), redrawn
 
@@ -117,26 +150,17 @@ def test_the_bootstrap_is_one_by_one_whatever_its_blocks(monkeypatch, threads, e
     labels = user == 3
     labels[:3] = False
     arms = rng.integers(0, 6, (2, 24)) / 5
-    monkeypatch.setattr(comparison, "DRAW_ENTRIES", entries)
-    monkeypatch.setattr(comparison, "MOST_BYTES", most_bytes)
-    monkeypatch.setattr(comparison, "MOST_BYTES_A_ROW", 0)
-    monkeypatch.setattr(comparison, "available_cores", lambda: threads)
-    evaluators = [METRICS[name].prepare(labels, p, user) for name in ("auc", "logloss") for p in arms]
-    found, redrawn = comparison._bootstrap(evaluators, labels, user, 150, 4)
+    monkeypatch.setattr(bootstrapping, "DRAW_ENTRIES", entries)
+    monkeypatch.setattr(bootstrapping, "MOST_BYTES", most_bytes)
+    monkeypatch.setattr(bootstrapping, "MOST_BYTES_A_ROW", 0)
+    monkeypatch.setattr(bootstrapping, "available_cores", lambda: threads)
+    weighted = WeightedMetrics(labels, arms, user, ("auc", "logloss"))
+    found, redrawn = poisson_bootstrap(weighted, weighted.needed, 9, 24, 150, 4)
     together = max(1, min(150, entries // 24))
     expected, expected_redrawn = bootstrap_one_by_one(arms, labels, user, 150, 4, together)
     assert redrawn == expected_redrawn > 30
-    np.testing.assert_allclose(found[:2], expected, rtol=1e-14)
+    np.testing.assert_allclose(found[0], expected, rtol=1e-14)
     assert np.isfinite(found).all()
-
-
-def test_log_loss_adds_up_over_many_units(monkeypatch):
-    rng = np.random.default_rng(0)
-    labels, p = rng.random(1000) < 0.3, rng.random(1000)
-    weights = rng.poisson(1.0, (3, 1000)).astype(np.uint8)
-    monkeypatch.setattr(comparison, "UNITS_AT_ONCE", 77)
-    found = METRICS["logloss"].prepare(labels, p, np.arange(1000))(weights)
-    assert found == pytest.approx([metrics.logloss(labels, p, w) for w in weights], rel=1e-13)
 
 
 def test_point_estimates_are_means_over_seeds():
@@ -222,27 +246,23 @@ def test_equal_arms_are_found_different_at_the_nominal_rate_in_2000_runs(world):
 
 def test_a_real_difference_is_found():
     arms, labels, user = generated(np.random.default_rng(0), seeds=8, users=200, same=True, gap=1.5)
-    result = compare(arms, labels, user, replicates=200)
-    assert [d.verdict for d in result.differences] == ["worse", "worse"]
+    judged = ("auc", "logloss", "gauc", "ne")
+    result = compare(arms, labels, user, metrics=judged, replicates=200)
+    assert [d.verdict for d in result.differences] == ["worse"] * 4
     assert result.differences[0].estimate < 0 < result.differences[1].estimate
-    flipped = compare(arms, labels, user, baseline="hashed", replicates=200)
-    assert [d.verdict for d in flipped.differences] == ["better", "better"]
+    assert all(result.best[metric]["plain"] > 0.99 for metric in judged)
+    flipped = compare(arms, labels, user, baseline="hashed", metrics=judged, replicates=200)
+    assert [d.verdict for d in flipped.differences] == ["better"] * 4
     assert flipped.differences[0].interval == pytest.approx(
         [-x for x in result.differences[0].interval[::-1]]
     )
-
-
-def test_power_is_80_percent_at_the_minimum_detectable_effect():
-    assert 2 * t.sf(comparison.student.ppf(0.975, 50), 50) == pytest.approx(comparison.POWER_LEVEL)
-    rng = np.random.default_rng(0)
-    effect = t.ppf(0.975, 200) + t.ppf(0.8, 200)
-    assert (rng.normal(effect, 1, 100_000) > t.ppf(0.975, 200)).mean() == pytest.approx(0.8, abs=0.01)
 
 
 def test_identical_arms_are_undecided():
     arms, labels, user = generated(np.random.default_rng(0), seeds=1)
     found = compare({"a": arms["plain"], "b": arms["plain"]}, labels, user, replicates=10).differences[0]
     assert (found.estimate, found.standard_error, found.p_value, found.verdict) == (0, 0, 1, "undecided")
+    assert (found.bca_interval, found.delong_p_value, found.false_discovery_p_value) == ((0, 0), 1, 1)
 
 
 def test_a_difference_without_variance_is_not_believed():
@@ -259,19 +279,6 @@ def test_one_seed_covers_rows_only_and_says_so():
     assert result.differences[0].note == "one seed: intervals cover rows only"
     assert result.arms[0].seed_std_auc is None
     assert result.arms[1].seed_std_auc > 0
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_is_a_step_down_bonferroni(p_values):
-    adjusted = comparison._holm(p_values)
-    for level in (0.01, 0.05, 0.3):
-        rejected = set()
-        for step, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-            if p_values[i] * (len(p_values) - step) > level:
-                break
-            rejected.add(i)
-        assert {i for i, p in enumerate(adjusted) if p <= level} == rejected
-    assert (np.array(adjusted) >= false_discovery_control(p_values) - 1e-12).all()
 
 
 @settings(max_examples=10, deadline=None)
@@ -304,6 +311,89 @@ def test_replicates_without_a_class_are_drawn_again():
     assert 50 < result.redrawn < 250  # a single positive is lost in 37 % of draws
     assert np.isfinite(result.arms[0].auc_interval).all()
     assert result.differences == ()
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize(
+    ("other", "verdict"),
+    [(1.2, "better"), (1.9, "worse"), (0.95, "better"), (0.6, "undecided"), (0.2, "worse")],
+)
+def test_calibration_is_better_the_nearer_it_is_to_one(seeds, other, verdict):
+    """Against 1.4; 0.6 is as far away, on the other side, and differs."""
+    rng = np.random.default_rng(0)
+    labels = rng.random(20_000) < 0.2
+    p = 0.2 * np.exp(0.1 * rng.normal(size=(seeds, labels.size)))
+    p *= labels.mean() / p.mean()
+    result = compare({"a": p * 1.4, "b": p * other}, labels, metrics=("calibration",), replicates=200)
+    found = result.differences[0]
+    assert found.verdict == verdict
+    assert found.estimate == pytest.approx(other - 1.4, abs=0.01)
+    assert found.interval[1] < 0 or found.interval[0] > 0
+    b = result.best["calibration"]["b"]
+    assert (
+        0.05 < b < 0.95
+        if verdict == "undecided"
+        else b == pytest.approx(float(verdict == "better"), abs=1e-3)
+    )
+
+
+def test_calibration_on_opposite_sides_is_tested_by_the_sum():
+    """The distance |a - 1| - |b - 1| = a + b - 2 of a above and b below 1, of one seed each."""
+    rng = np.random.default_rng(1)
+    labels = rng.random(500) < 0.3
+    p = rng.uniform(0.1, 0.45, 500)
+    found = compare({"b": p[None] * 0.8, "a": p[None] * 1.3}, labels, metrics=("calibration",), replicates=50)
+    difference, weights = found.differences[0], poisson(0, 50, 500)
+    a, b = (np.array([metrics.calibration(labels, p * f, w) for w in weights]) for f in (1.3, 0.8))
+    distance = metrics.calibration(labels, p * 1.3) + metrics.calibration(labels, p * 0.8) - 2
+    z = distance / (np.std(a + b, ddof=1) * np.sqrt(500 / 499))
+    influence = (p * 2.1 - labels * metrics.calibration(labels, p * 2.1)) ** 2
+    df = 3 * influence.sum() ** 2 / (influence**2).sum()
+    assert difference.p_value == pytest.approx(2 * t.sf(abs(z), min(df, 499)), rel=1e-9)
+
+
+def test_delong_is_of_the_mean_over_seeds():
+    arms, labels, user = generated(np.random.default_rng(0), seeds=3)
+    arms["third"] = arms["plain"][:1]
+    result = compare(arms, labels, user, metrics=("logloss", "auc"), replicates=20)
+    found = {d.arm: d for d in result.differences if d.metric == "auc"}
+    single = delong(labels, np.concatenate(list(arms.values())))
+    for name, weights in {
+        "hashed": [-1 / 3] * 3 + [1 / 3] * 3 + [0],
+        "third": [2 / 3, -1 / 3, -1 / 3, 0, 0, 0, 0],
+    }.items():
+        w = np.array(weights)
+        z = w @ single.auc / np.sqrt(w @ single.covariance @ w)
+        assert found[name].delong_p_value == pytest.approx(2 * norm.sf(abs(z)), rel=1e-8)
+    assert all(d.delong_p_value is None for d in result.differences if d.metric == "logloss")
+    few = np.arange(labels.size) == 0
+    assert compare(arms, few, metrics=("auc",), replicates=5).differences[0].delong_p_value is None
+
+
+def test_metrics_are_those_that_the_rows_allow():
+    rng = np.random.default_rng(0)
+    arms, labels = {"a": rng.random((1, 40)), "b": rng.random((1, 40))}, np.arange(40) % 2
+
+    def compared(clusters):
+        return list(compare(arms, labels, clusters, replicates=5).best)
+
+    assert compared(None) == compared(labels) == ["auc", "logloss", "ne", "calibration"]
+    assert compared(np.arange(40) // 2) == ["auc", "gauc", "logloss", "ne", "calibration"]
+    for clusters in (None, labels):
+        with pytest.raises(ValueError, match="gauc needs clusters"):
+            compare(arms, labels, clusters, metrics=("gauc",))
+
+
+def test_many_arms_are_corrected_together():
+    arms, labels, user = generated(np.random.default_rng(0), seeds=1)
+    arms |= {str(i): np.clip(arms["plain"] + 0.05 * i * labels, 0, 1) for i in range(3)}
+    result = compare(arms, labels, user, metrics=("auc", "calibration"), replicates=50)
+    for metric in ("auc", "calibration"):
+        found = [d for d in result.differences if d.metric == metric]
+        p = [d.p_value for d in found]
+        assert [d.adjusted_p_value for d in found] == holm(p)
+        assert [d.false_discovery_p_value for d in found] == benjamini_hochberg(p)
+        assert sum(result.best[metric].values()) == pytest.approx(1)
 
 
 def test_bad_input_is_refused():

@@ -1,6 +1,8 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recsys.evaluation.comparison import compare
 from recsys.evaluation.pairing import pair
@@ -10,7 +12,7 @@ def table(row_id, **columns):
     row_id = pa.array(row_id)
     default = {
         "label": [i % 2 for i in range(len(row_id))],
-        "prediction": [i / 10 for i in range(len(row_id))],
+        "prediction": [i / max(10, len(row_id)) for i in range(len(row_id))],
     }
     return pa.table({"row_id": row_id, **default, **columns})
 
@@ -63,3 +65,57 @@ def test_pair_refuses_duplicates_in_the_only_table_and_odd_labels():
         pair({"a": table([1, 2], label=[0, 3])})
     with pytest.raises(ValueError, match="nothing to pair"):
         pair({})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ids=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=4, max_size=30, unique=True),
+    as_text=st.booleans(),
+    data=st.data(),
+)
+def test_pair_is_a_join_by_row_id(ids, as_text, data):
+    """The oracle is a dict."""
+    keys = [str(i) for i in ids] if as_text else ids
+    order = data.draw(st.permutations(range(len(keys))))
+    first = table(keys, user_id=[i // 2 for i in range(len(keys))])
+    second = first.set_column(2, "prediction", pa.array(np.linspace(0, 1, len(keys)))).take(order)
+    paired = pair({"a": first, "b": iter([second, first])})
+    oracle = dict(zip(second["row_id"].to_pylist(), second["prediction"].to_pylist(), strict=True))
+    assert paired.row_ids.to_pylist() == keys
+    assert paired.arms["b"][0].tolist() == [oracle[key] for key in keys]
+    assert paired.arms["b"][1].tolist() == first["prediction"].to_pylist()
+    assert paired.clusters.tolist() == [i // 2 for i in range(len(keys))]
+
+
+def test_pair_keeps_attributes_of_whoever_has_them_and_refuses_others():
+    first = table([1, 2, 3, 4])
+    second = first.append_column("age", pa.array([1.0, None, float("nan"), 4.0])).take([3, 2, 1, 0])
+    third = second.set_column(3, "age", pa.array([4.0, None, None, 2.0]))
+    paired = pair({"a": first, "b": second}, attributes=["age"])
+    assert paired.attributes["age"].to_pylist() == [1, None, None, 4]
+    with pytest.raises(
+        ValueError, match=r"c.csv: age of row id 1 is 2.0, but 1.0 in b.csv \(1 rows differ\)"
+    ):
+        pair(
+            {"a": first, "b": [second, third]},
+            {"a": ["a.csv"], "b": ["b.csv", "c.csv"]},
+            ["age"],
+        )
+    with pytest.raises(ValueError, match="has no column 'sex', and no other arm has it"):
+        pair({"a": first, "b": second}, attributes=["sex"])
+
+
+def test_pair_refuses_what_cannot_be_judged():
+    for columns, message in [
+        ({"label": [1, 1, 1]}, r"every label \(row ids 1, 2, 3\) is 1"),
+        ({"user_id": ["u", "u", "u"]}, r"all rows \(1, 2, 3\) belong to user u"),
+        ({"prediction": [0.1, -0.1, 2.0]}, "prediction is -0.1 at row ids 2, 3: must be within"),
+        (
+            {"prediction": ["x", "y", "z"]},
+            "prediction is large_string, not numbers: the first, of row id 1, is x",
+        ),
+        ({"row_id": [[1], [2], [3]]}, "row_id is list"),
+    ]:
+        row_id = columns.pop("row_id", [1, 2, 3])
+        with pytest.raises(ValueError, match=message):
+            pair({"a": table(row_id, **columns)})

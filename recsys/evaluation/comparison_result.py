@@ -1,0 +1,116 @@
+"""What a comparison found: arms, differences, and who is probably best; plain values, ready for JSON."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Interval = tuple[float, float]
+Verdict = Literal["better", "worse", "undecided"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric of one arm, mean over seeds. With one seed, `seed_std` and `seed_variance` are None.
+
+    Variances are shares of the mean's variance: standard_error² = row_variance + (seed_variance or 0).
+    """
+
+    value: float
+    interval: Interval
+    standard_error: float
+    row_variance: float
+    seed_variance: float | None
+    seed_std: float | None
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One arm: an `Estimate` for each metric compared. The named properties need theirs in `metrics`."""
+
+    name: str
+    seeds: int
+    metrics: dict[str, Estimate]
+
+    @property
+    def auc(self) -> float:
+        """Mean AUC over seeds."""
+        return self.metrics["auc"].value
+
+    @property
+    def auc_interval(self) -> Interval:
+        """Interval of the expected AUC."""
+        return self.metrics["auc"].interval
+
+    @property
+    def seed_std_auc(self) -> float | None:
+        """Standard deviation of AUC over seeds."""
+        return self.metrics["auc"].seed_std
+
+    @property
+    def logloss(self) -> float:
+        """Mean log loss over seeds."""
+        return self.metrics["logloss"].value
+
+    @property
+    def logloss_interval(self) -> Interval:
+        """Interval of the expected log loss."""
+        return self.metrics["logloss"].interval
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Metric of `arm` minus metric of `baseline`; `verdict` is on the arm, at 1 - level, Holm over arms.
+
+    `p_value` is of the verdict's question: does the arm differ in how good it is? That is whether the estimate
+    differs from 0, but for calibration on opposite sides of 1, where it is whether |arm - 1| - |baseline - 1| does.
+    `adjusted_p_value` (Holm) and `false_discovery_p_value` (Benjamini-Hochberg) are over the arms, on this metric.
+    `bca_interval`: over rows only, seeds held fixed; None where the bootstrap lies on one side of the estimate.
+    `delong_p_value`: AUC only; assumes independent rows; a fast check, never the verdict.
+    `minimum_detectable_effect`: the true difference that one two-sided 5 % test finds with power 80 %.
+    Degrees of freedom are those of the two variances. `seed_variance` and `seed_df` are None, and `note` says so,
+    where the arm or the baseline has one seed.
+    """
+
+    arm: str
+    baseline: str
+    metric: str
+    estimate: float
+    interval: Interval
+    bca_interval: Interval | None
+    standard_error: float
+    p_value: float
+    adjusted_p_value: float
+    false_discovery_p_value: float
+    delong_p_value: float | None
+    row_variance: float
+    row_df: float
+    seed_variance: float | None
+    seed_df: float | None
+    minimum_detectable_effect: float
+    verdict: Verdict
+    note: str | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arms in the order given; differences by metric, then arm. `redrawn`: replicates that lost a class.
+
+    `best`: by metric, then arm, the probability that the arm's expected metric is the best; they sum to 1.
+    """
+
+    arms: tuple[ArmResult, ...]
+    differences: tuple[Difference, ...]
+    best: dict[str, dict[str, float]]
+    baseline: str
+    level: float
+    rows: int
+    positives: int
+    clusters: int | None
+    replicates: int
+    redrawn: int
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dicts, lists and numbers, ready for JSON."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }

@@ -1,0 +1,190 @@
+"""Predictions to compare: finished runs, and Parquet or CSV files of anybody's model.
+
+An argument is `[NAME=]PATH`. A folder is a run, or holds runs `seed-*`, all of one arm; a run is called by its
+configuration's name, a file by its own without the ending. Arguments of one name are seeds of one arm.
+
+Columns of a file: row_id, label, prediction, and user_id where rows of one user are dependent; each may have another
+name in the file (`Columns`). Further columns are read only where slices or the time ask for them.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from recsys.training.run import Run  # at run time only where a folder is named, for it brings torch
+
+PARQUET = re.compile(r"\.(parquet|pq)$", re.IGNORECASE)
+CSV = re.compile(r"\.csv(\.gz|\.zst|\.bz2)?$", re.IGNORECASE)
+CONFIG = re.compile(r"\.ya?ml$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns are called in a file; `user` None: user_id, if there is one."""
+
+    row_id: str = "row_id"
+    label: str = "label"
+    prediction: str = "prediction"
+    user: str | None = None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One seed of an arm: a file, or that of a finished run."""
+
+    path: Path
+    run: "Run | None" = None
+
+    @classmethod
+    def of(cls, run: "Run") -> "Predictions":
+        """Those of a run on its test rows."""
+        return cls(run.path / "predictions.parquet", run)
+
+    @property
+    def source(self) -> str:
+        """What errors call it."""
+        return str(self.path if self.run is None else self.run.path)
+
+    def read(self, columns: Columns, extra: Sequence[str] = ()) -> pa.Table:
+        """Its table: row_id, label, prediction, user_id where known, and those of `extra` that it has.
+
+        Errors (ValueError): no such file, not readable, a column that is absent or stands there twice.
+        """
+        if self.run is not None:  # whose columns have the names that `train` gives them
+            return read_predictions(self.path, Columns())
+        return read_predictions(self.path, columns, extra)
+
+
+Arms = Mapping[str, Sequence[Predictions]]
+
+
+def named(argument: str) -> tuple[str | None, Path]:
+    """Take `[NAME=]PATH` apart; a path that exists may hold an equals sign."""
+    name, equals, path = argument.partition("=")
+    if not equals or Path(argument).exists():
+        return None, Path(argument)
+    if not name or not path:
+        raise ValueError(f"{argument}: write NAME=PATH, or the path alone")
+    return name, Path(path)
+
+
+def are_configs(arguments: Sequence[str]) -> bool:
+    """Whether all arguments are configurations; ValueError where some are and some are not."""
+    kinds = {argument: CONFIG.search(named(argument)[1].name) is not None for argument in arguments}
+    if len(set(kinds.values())) > 1:
+        (config, *_), (other, *_) = ([a for a in kinds if kinds[a] is wanted] for wanted in (True, False))
+        raise ValueError(
+            f"{config} is a configuration, {other} is not: compare configurations with each other, or finished runs "
+            "and files of predictions; name the run folder that `recsys train` made of the configuration"
+        )
+    return all(kinds.values())
+
+
+def find_arms(arguments: Sequence[str]) -> dict[str, list[Predictions]]:
+    """Arms by name, in the order given, each with its seeds.
+
+    Errors (ValueError): no such path, a folder that is no finished run, fewer than two arms.
+    """
+    arms: dict[str, list[Predictions]] = {}
+    for argument in arguments:
+        name, path = named(argument)
+        for default, predictions in _found(path):
+            arms.setdefault(name or default, []).append(predictions)
+    if len(arms) < 2:
+        (only,) = arms
+        raise ValueError(
+            f"all arguments are seeds of one arm, {only}: a comparison needs two, name them apart with NAME=PATH"
+        )
+    return arms
+
+
+def tables(seeds: Sequence[Predictions], columns: Columns, extra: Sequence[str]) -> Iterator[pa.Table]:
+    """The tables of an arm, each read when it is its turn."""
+    for predictions in seeds:
+        yield predictions.read(columns, extra)
+
+
+def read_predictions(path: Path, columns: Columns, extra: Sequence[str] = ()) -> pa.Table:
+    """Read the columns that are wanted of a Parquet or CSV file, as row_id, label, prediction, user_id, then `extra`."""
+    wanted = {"row_id": columns.row_id, "label": columns.label, "prediction": columns.prediction}
+    try:
+        present = _names(path)
+        wanted |= _user(columns, present, path)
+        options = {
+            "row_id": "--row-id",
+            "label": "--label",
+            "prediction": "--prediction",
+            "user_id": "--user",
+        }
+        for role, name in wanted.items():
+            if present.count(name) != 1:
+                fault = "has no column" if name not in present else "has more than one column"
+                raise ValueError(
+                    f"{path}: {fault} {name!r}, but {', '.join(present)}; name the column of the {role} with "
+                    f"{options[role]}"
+                )
+        wanted |= {name: name for name in extra if present.count(name) == 1 and name not in wanted}
+        needed = list(dict.fromkeys(wanted.values()))
+        if PARQUET.search(path.name):
+            table = pq.read_table(path, columns=needed, pre_buffer=False)  # else the file is in memory, too
+        else:
+            table = _read_csv(path, needed, columns.prediction)
+    except (pa.ArrowException, OSError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path}: cannot be read: {why}") from None
+    if table.num_rows == 0:
+        raise ValueError(f"{path}: holds no rows")
+    return pa.Table.from_arrays([table[name] for name in wanted.values()], names=list(wanted))
+
+
+def _found(path: Path) -> list[tuple[str, Predictions]]:
+    """The predictions that a path stands for, each with the name of its arm."""
+    if path.is_dir():
+        from recsys.training.run import Run
+
+        seeds = sorted(path.glob("seed-*"), key=lambda seed: (len(seed.name), seed.name))
+        runs = [
+            Run.open(folder) for folder in ([path] if (path / "metrics.json").exists() else seeds or [path])
+        ]
+        return [(run.config.name, Predictions.of(run)) for run in runs]
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file or folder")
+    for ending in (PARQUET, CSV):
+        if ending.search(path.name):
+            return [(ending.sub("", path.name), Predictions(path))]
+    raise ValueError(f"{path}: neither a run folder nor a file .parquet, .pq, .csv or .csv.gz")
+
+
+def _names(path: Path) -> list[str]:
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: is empty")
+    if PARQUET.search(path.name):
+        return pq.read_schema(path).names
+    rest = pacsv.ParseOptions(invalid_row_handler=lambda _: "skip")  # told when it is read, with its number
+    with pacsv.open_csv(path, parse_options=rest) as reader:
+        return reader.schema.names
+
+
+def _user(columns: Columns, present: Sequence[str], path: Path) -> dict[str, str]:
+    if columns.user is not None:
+        return {"user_id": columns.user}
+    return {"user_id": "user_id"} if "user_id" in present else {}
+
+
+def _read_csv(path: Path, needed: list[str], prediction: str) -> pa.Table:
+    convert = pacsv.ConvertOptions(
+        include_columns=needed, column_types={prediction: pa.float64()}, strings_can_be_null=True
+    )
+    try:
+        return pacsv.read_csv(path, convert_options=convert)
+    except pa.ArrowInvalid:  # in one thread the message has the number of the line
+        return pacsv.read_csv(
+            path, read_options=pacsv.ReadOptions(use_threads=False), convert_options=convert
+        )
