@@ -2,7 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.config import ConfigError, ExperimentConfig
+from recsys.config import Choices, ConfigError, ExperimentConfig, Range
 from recsys.tables import plan_of
 from recsys_pipelines.features import Features
 from recsys_pipelines.prepare import Prepared
@@ -18,6 +19,8 @@ from recsys_pipelines.shards import locked, write_json
 from recsys_tables.plan import BudgetError
 
 Prepare = Callable[[ExperimentConfig], Prepared]
+
+DRAWS = 100  # for each trial, before the rest of the space is taken not to fit the budget
 
 
 class NothingFits(ConfigError):
@@ -40,22 +43,40 @@ def candidates(config: ExperimentConfig, prepare: Prepare) -> list[Candidate]:
     """
     found: list[Candidate] = []
     reason: BudgetError | None = None
-    for settings in _draws(config):
+    drawn = itertools.chain([{}], random_draws(config.search.space, config.search.seed))
+    for settings in itertools.islice(drawn, DRAWS * config.search.trials):
         if len(found) == config.search.trials:
             break
-        drawn = config.replace(settings | {"training.seed": config.search.training_seed}, where=config.name)
-        if any(drawn == candidate.config for candidate in found):
-            continue  # the grid holds the file's own settings too
-        prepared = prepare(drawn).path
         try:
-            plan_of(drawn, _features(prepared))
+            new = candidate(config, settings, prepare)
         except BudgetError as error:
             reason = error if reason is None or error.needed < reason.needed else reason
             continue
-        found.append(Candidate(drawn, settings, prepared))
+        if all(new.config != known.config for known in found):  # the grid holds the file's own settings too
+            found.append(new)
     if not found:
         raise NothingFits(f"{config.name}: none of its settings fits the budget: {reason}")
     return found
+
+
+def candidate(config: ExperimentConfig, settings: Mapping[str, Any], prepare: Prepare) -> Candidate:
+    """`config` with other settings, and its prepared data. Raises BudgetError when its tables do not fit."""
+    changed = {**settings, "training.seed": config.search.training_seed}
+    drawn = config.replace(changed, where=config.name)
+    prepared = prepare(drawn).path
+    plan_of(drawn, _features(prepared))
+    return Candidate(drawn, dict(settings), prepared)
+
+
+def random_draws(space: Mapping[str, Choices], seed: int) -> Iterator[dict[str, Any]]:
+    """Settings of a space in a random order: without replacement where all values are listed, else for ever."""
+    random = np.random.default_rng(seed)
+    if any(isinstance(choices, Range) for choices in space.values()):
+        while True:
+            yield {key: _drawn(choices, random) for key, choices in space.items()}
+    grid = list(itertools.product(*space.values()))
+    for position in random.permutation(len(grid)):
+        yield dict(zip(space, grid[position], strict=True))
 
 
 def run_trial(config: ExperimentConfig, prepared: Path, runs: Path) -> dict[str, Any]:
@@ -92,13 +113,12 @@ def best(config: ExperimentConfig, found: list[Candidate], metrics: list[dict[st
     return found[int(np.argmax(scores))]
 
 
-def _draws(config: ExperimentConfig) -> Iterator[dict[str, Any]]:
-    """The file's own settings, then all others of the space in a random order."""
-    yield {}
-    space = config.search.space
-    grid = list(itertools.product(*space.values()))
-    for position in np.random.default_rng(config.search.seed).permutation(len(grid)):
-        yield dict(zip(space, grid[position], strict=True))
+def _drawn(choices: Choices, random: np.random.Generator) -> Any:
+    if not isinstance(choices, Range):
+        return choices[random.integers(len(choices))]
+    if choices.log:
+        return math.exp(random.uniform(math.log(choices.low), math.log(choices.high)))
+    return float(random.uniform(choices.low, choices.high))
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from rich.table import Table as Grid
 
-from recsys.config import ExperimentConfig, targets_of
+from recsys.config import ExperimentConfig
+from recsys.model_config import targets_of
 from recsys.tables import fields_of, observed_collisions, plan_of
 from recsys.training.distributed import default_device
 from recsys_cython_ext import count_ids

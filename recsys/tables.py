@@ -4,8 +4,9 @@ from collections.abc import Collection
 
 import numpy as np
 
-from recsys.config import ExperimentConfig, targets_of
+from recsys.config import ExperimentConfig
 from recsys.evaluation.diagnostics import CollisionRate, collision_rate
+from recsys.model_config import targets_of
 from recsys_pipelines.features import Features
 from recsys_tables.bytes import OptimizerName
 from recsys_tables.field import Field

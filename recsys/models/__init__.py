@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from recsys import config
+from recsys import model_config
 from recsys.models.autoint import AutoInt
 from recsys.models.click import ClickModel, InBfloat16
 from recsys.models.dcn_v2 import DCNv2
@@ -40,20 +40,22 @@ __all__ = [
 ]
 
 _MODELS: dict[type, type[nn.Module]] = {
-    config.LRConfig: LR,
-    config.FMConfig: FM,
-    config.FNNConfig: FNN,
-    config.IPNNConfig: IPNN,
-    config.DeepFMConfig: DeepFM,
-    config.DCNv2Config: DCNv2,
-    config.DLRMConfig: DLRM,
-    config.XDeepFMConfig: XDeepFM,
-    config.AutoIntConfig: AutoInt,
-    config.FinalMLPConfig: FinalMLP,
-    config.DINConfig: DIN,
+    model_config.LRConfig: LR,
+    model_config.FMConfig: FM,
+    model_config.FNNConfig: FNN,
+    model_config.IPNNConfig: IPNN,
+    model_config.DeepFMConfig: DeepFM,
+    model_config.DCNv2Config: DCNv2,
+    model_config.DLRMConfig: DLRM,
+    model_config.XDeepFMConfig: XDeepFM,
+    model_config.AutoIntConfig: AutoInt,
+    model_config.FinalMLPConfig: FinalMLP,
+    model_config.DINConfig: DIN,
 }
 
 
-def build(model: config.ModelConfig, num_dense: int, fields: Sequence[str], embedding_dim: int) -> nn.Module:
+def build(
+    model: model_config.ModelConfig, num_dense: int, fields: Sequence[str], embedding_dim: int
+) -> nn.Module:
     """Return the network that `model` declares, freshly initialised. Raises ValueError for features it cannot use."""
     return _MODELS[type(model)](model, num_dense, fields, embedding_dim)

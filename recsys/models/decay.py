@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recsys.config import DINConfig, ModelConfig, targets_of
+from recsys.model_config import DINConfig, ModelConfig, targets_of
 from recsys_cython_ext import count_ids
 from recsys_tables.bags import sum_bags
 from recsys_tables.batch_rows import BatchRows

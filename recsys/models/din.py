@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchrec import JaggedTensor
 
-from recsys.config import DINConfig
+from recsys.model_config import DINConfig
 from recsys.models.dice import Dice
 from recsys.models.layers import concatenated, mlp, positions
 from recsys_tables.bags import sum_bags

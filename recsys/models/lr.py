@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recsys.config import LRConfig
+from recsys.model_config import LRConfig
 
 
 class LR(nn.Module):

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchrec import JaggedTensor, KeyedJaggedTensor
 
-from recsys.config import ConfigError, DINConfig, parse
+from recsys.config import ConfigError, parse
 from recsys.evaluation.metrics import evaluate
+from recsys.model_config import DINConfig
 from recsys.models import ClickModel, build
 from recsys.models.click import ClickBatch
 from recsys.models.decay import OncePerId, PerImpression

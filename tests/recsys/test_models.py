@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from recsys.config import (
+from recsys.model_config import (
     AutoIntConfig,
     DCNv2Config,
     DeepFMConfig,

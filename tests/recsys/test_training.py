@@ -18,8 +18,9 @@ import torch
 import yaml
 from torchrec import KeyedJaggedTensor
 
-from recsys.config import ConfigError, ExperimentConfig, LRConfig, parse
+from recsys.config import ConfigError, ExperimentConfig, parse
 from recsys.evaluation.metrics import auc, evaluate
+from recsys.model_config import LRConfig
 from recsys.models import LR, ClickModel
 from recsys.models.click import ClickBatch
 from recsys.training.distributed import process_group, shard_model

@@ -1,0 +1,167 @@
+"""Declared networks: one class for each model of `recsys.models`."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from recsys_pipelines.config import CategoricalConfig, FeatureConfig, SequenceConfig, Strict
+
+Width = Annotated[int, Field(ge=1)]
+
+
+class _Network(Strict):
+    hidden: tuple[Width, ...] = Field((400, 400), min_length=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class LRConfig(Strict):
+    """Logistic regression: an id's weight is the mean of its vector."""
+
+    name: Literal["lr"]
+
+
+class FMConfig(Strict):
+    """Factorisation machine."""
+
+    name: Literal["fm"]
+
+
+class DeepFMConfig(_Network):
+    """FM beside an MLP."""
+
+    name: Literal["deepfm"]
+
+
+class DCNv2Config(_Network):
+    """Cross network of full rank beside an MLP."""
+
+    name: Literal["dcn_v2"]
+    cross_layers: int = Field(3, ge=1)
+
+
+class DLRMConfig(_Network):
+    """Pairwise dot products; `hidden` is the top MLP, `bottom` the one over dense features."""
+
+    name: Literal["dlrm"]
+    bottom: tuple[Width, ...] = (64,)
+
+
+class FNNConfig(_Network):
+    """An MLP over the vectors."""
+
+    name: Literal["fnn"]
+
+
+class IPNNConfig(_Network):
+    """An MLP over the vectors and the inner products of their pairs."""
+
+    name: Literal["ipnn"]
+
+
+class XDeepFMConfig(_Network):
+    """Compressed interaction network beside an MLP and a linear term; `cin` is the number of maps of each layer."""
+
+    name: Literal["xdeepfm"]
+    cin: tuple[Width, ...] = Field((100, 100), min_length=1)
+
+
+class AutoIntConfig(Strict):
+    """Self-attention of the fields; with `hidden`, beside an MLP (AutoInt+). `dropout` is of attention and MLP."""
+
+    name: Literal["autoint"]
+    layers: int = Field(3, ge=1)
+    heads: int = Field(2, ge=1)
+    head_dim: int = Field(32, ge=1)
+    residual: bool = True
+    hidden: tuple[Width, ...] = ()
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class FinalMLPConfig(_Network):
+    """Two MLPs, `hidden` and `second_hidden`, behind gates that read the named features, or a trained constant."""
+
+    name: Literal["final_mlp"]
+    second_hidden: tuple[Width, ...] = Field((400, 400), min_length=1)
+    first_gate: tuple[str, ...] = ()
+    second_gate: tuple[str, ...] = ()
+    gate_hidden: tuple[Width, ...] = (64,)
+    heads: int = Field(1, ge=1)  # of the bilinear fusion
+
+    @model_validator(mode="after")
+    def _equal_parts(self) -> "FinalMLPConfig":
+        for key in ("hidden", "second_hidden"):
+            if (last := getattr(self, key)[-1]) % self.heads:
+                raise ValueError(
+                    f"the last width {last} of `{key}` cannot be cut into {self.heads} equal `heads`"
+                )
+        return self
+
+
+class InterestConfig(Strict):
+    """A history that is attended to by its target: a sequence declared `like: <target>`, and the target."""
+
+    target: str
+    history: str
+
+
+class DINConfig(_Network):
+    """Attention to histories, whose tables are their targets', then an MLP with Dice."""
+
+    name: Literal["din"]
+    interests: tuple[InterestConfig, ...] = Field(min_length=1)
+    hidden: tuple[Width, ...] = Field((200, 80), min_length=1)
+    attention_hidden: tuple[Width, ...] = Field((80, 40), min_length=1)
+    # what `training.table_decay` shrinks: the vectors of every impression, or each id once a batch, over its
+    # count in training (mini-batch aware), where bags that are pooled stay as they are
+    decay_by: Literal["impression", "id"] = "impression"
+
+    @model_validator(mode="after")
+    def _histories_once(self) -> "DINConfig":
+        names = [interest.history for interest in self.interests]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"histories named twice: {', '.join(twice)}")
+        return self
+
+    def check(self, features: Sequence[FeatureConfig]) -> None:
+        """Raise ValueError unless every target is a single-valued feature of ids and every history a sequence like it."""
+        declared = {name: feature for feature in features if feature.categorical for name in feature.names}
+        for interest in self.interests:
+            target, history = declared.get(interest.target), declared.get(interest.history)
+            for name, found in ((interest.target, target), (interest.history, history)):
+                if found is None:
+                    near = difflib.get_close_matches(name, declared, 1, 0.4)
+                    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(declared)}"
+                    raise ValueError(f"model.interests: {name!r} is no declared feature of ids; {hint}")
+            if not isinstance(target, CategoricalConfig) or target.multivalued:
+                raise ValueError(
+                    f"model.interests: the target {interest.target!r} must hold one id a row: "
+                    "name a `kind: categorical` feature that is not multivalued"
+                )
+            if not isinstance(history, SequenceConfig) or history.like != interest.target:
+                raise ValueError(
+                    f"model.interests: the history {interest.history!r} must be a `kind: sequence` feature with "
+                    f"`like: {interest.target}`, for it reads the rows of its target"
+                )
+
+
+ModelConfig = Annotated[
+    LRConfig
+    | FMConfig
+    | FNNConfig
+    | IPNNConfig
+    | DeepFMConfig
+    | DCNv2Config
+    | DLRMConfig
+    | XDeepFMConfig
+    | AutoIntConfig
+    | FinalMLPConfig
+    | DINConfig,
+    Field(discriminator="name"),
+]
+
+
+def targets_of(model: ModelConfig) -> dict[str, str]:
+    """The target of every history that `model` reads unpooled, by the history's name, in the model's order."""
+    return {i.history: i.target for i in model.interests} if isinstance(model, DINConfig) else {}
