@@ -58,6 +58,8 @@ def sentence(d: Difference, comparison: Comparison, aside: str = "", power: Powe
     margin = f"−{power.effect:g}"
     if power.not_worse:
         return f"{text} It is not worse than {margin}: the interval's lower end is above."
+    if power.effect is not None and high < -power.effect:
+        return f"{text} It is worse than {margin}: the whole interval is below."
     return f"{text} Whether it is not worse than {margin} is undecided: the interval reaches below."
 
 

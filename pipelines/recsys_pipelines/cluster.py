@@ -42,7 +42,7 @@ def ray_session(workers: int, address: str | None = None) -> Iterator[None]:
     if own:
         where: dict[str, Any] = {"address": address}
         if address is None:
-            where = {"num_cpus": workers, "include_dashboard": False}
+            where = {"address": "local", "num_cpus": workers, "include_dashboard": False}
         else:
             _require_reachable(address)
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **where)

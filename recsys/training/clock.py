@@ -81,7 +81,15 @@ class StepClock:
         return spent
 
 
-def stragglers(busy: Sequence[float], ratio: float) -> list[int]:
-    """Ranks that were busy for more than `ratio` times the median of all ranks, for the same work."""
-    median = float(np.median(busy))
-    return [rank for rank, seconds in enumerate(busy) if seconds > ratio * median]
+def stragglers(busy: Sequence[float], ratio: float) -> dict[int, float]:
+    """Ranks that were busy for more than `ratio` times the median of all ranks, for the same work -> how many times.
+
+    Of an even number of ranks the lower of the middle two counts, so that of two ranks one can be slow. Less than a
+    second more says nothing.
+    """
+    median = float(np.quantile(busy, 0.5, method="lower"))
+    return {
+        rank: seconds / median
+        for rank, seconds in enumerate(busy)
+        if seconds > max(ratio * median, median + 1)
+    }

@@ -4,20 +4,31 @@ Local training is the distributed path with one rank: a gloo group on an in-proc
 """
 
 import resource
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.model_parallel import DataParallelWrapper
+from torchrec.distributed.types import ShardingEnv
 
 from recsys.config import ExperimentConfig
 from recsys.models.click import ClickModel
 from recsys_tables.agreement import agree
-from recsys_tables.sharding import TableOptimizer, placements, shard
+from recsys_tables.sharding import TableOptimizer, placements, shard, table_of
 
 Result = TypeVar("Result")
+
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Timed out waiting",
+)  # gloo's
 
 
 @contextmanager
@@ -27,11 +38,13 @@ def process_group() -> Iterator[None]:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    hook = sys.excepthook  # torch puts one of its own before it, at every start
     dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
     try:
         yield
     finally:
         dist.destroy_process_group()
+        sys.excepthook = hook
 
 
 def default_device() -> torch.device:
@@ -61,6 +74,7 @@ def shard_model(
         device,
         training.seed,
         job.default,
+        data_parallel=_Alike(),
         bag_lengths=bag_lengths,
         memory_per_rank=job.memory_per_rank,
         by_table=job.tables,
@@ -72,6 +86,50 @@ def shard_model(
             f"{len(holders)} workers, or let job.sharding split them by rows"
         )
     return sharded
+
+
+class _Alike(DataParallelWrapper):
+    """The dense part begins alike on all ranks, and `average` keeps it so, not DistributedDataParallel.
+
+    That one lays its messages out anew after its first step, and with more than two ranks the order of a sum depends on
+    where a number lies in its message: a run that goes on would be another. Nor could a first batch be left out.
+    """
+
+    def wrap(self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device) -> None:
+        """Move the model to its device, with rank 0's values of what is no table."""
+        dmp.module = dmp.module.to(device)
+        for values in dense_tensors(dmp).values():
+            dist.broadcast(values, src=0)
+
+
+def dense_tensors(model: DistributedModelParallel) -> dict[str, Tensor]:
+    """Parameters and buffers of a model that all ranks hold; the tensors are the live ones."""
+    return {name: value.detach() for name, value in model.state_dict().items() if table_of(name) is None}
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Put the mean over all ranks in the place of each float tensor, which ranks have in the same order; one message."""
+    if dist.get_world_size() == 1 or not tensors:
+        return
+    message = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(message)
+    message /= dist.get_world_size()
+    for tensor, mean in zip(tensors, message.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
+
+
+@contextmanager
+def losses_told() -> Iterator[None]:
+    """Raises ConnectionError, in plain words, where the block finds that another rank has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(text in str(error) for text in _LOST):
+            raise
+        raise ConnectionError(
+            f"rank {dist.get_rank()}: another rank has ended or does not answer; its own output says why. The same "
+            "command goes on from the newest checkpoint"
+        ) from error
 
 
 def gathered(value: Any) -> list[Any]:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from recsys.models.click import ClickBatch
-from recsys_pipelines.batches import Batch, Loader, Rows
+from recsys_pipelines.batches import PADDING, Batch, Loader, Rows
 from recsys_tables.agreement import OtherRankFailed
 from recsys_tables.engine import EmbeddingEngine
 
@@ -17,6 +17,7 @@ from recsys_tables.engine import EmbeddingEngine
 class Feed:
     """The batches of every epoch of `rows` [of the positions `subset`] for this rank of the process group.
 
+    Where its lanes have come to their end, a rank's batch is smaller than others', or holds no row at all.
     Raises ValueError when the number of ranks does not divide the lanes of an epoch, or no row is left.
     """
 
@@ -30,15 +31,15 @@ class Feed:
             rank=dist.get_rank(),
             ranks=dist.get_world_size(),
             subset=subset,
+            negatives=_WithoutPadding(rows),
             then=partial(click_batch, engine),
         )
         self.num_batches = self._loader.num_batches
-        self._told = 2 + len(engine.groups)
+        self._engine = engine
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[ClickBatch]:
         """Batches of an epoch from number `start` on; every rank must take as many as the others."""
-        batches = self._loader.epoch(epoch, start)
-        return _scaled(batches) if dist.get_world_size() == 1 else _agreed(batches, self._told)
+        return agreed(self._loader.epoch(epoch, start), self._engine)
 
     def positions(self, epoch: int, number: int) -> np.ndarray:
         """Which rows a batch holds for this rank."""
@@ -50,25 +51,36 @@ def click_batch(engine: EmbeddingEngine, batch: Batch) -> ClickBatch:
     return ClickBatch(batch.dense, engine.rows(batch.ids), batch.label, batch.weight, batch.rows)
 
 
+def agreed(batches: Iterator[ClickBatch], engine: EmbeddingEngine) -> Iterator[ClickBatch]:
+    """Batches whose weights make a loss a mean over all ranks' rows; the tables can be asked for them.
+
+    Every rank must take as many as the others. A rank whose batch cannot be made raises, and the others
+    OtherRankFailed.
+    """
+    return _scaled(batches) if dist.get_world_size() == 1 else _shared(batches, 2 + len(engine.groups))
+
+
+class _WithoutPadding:
+    """Rows as a batch. A single-valued feature has no empty bags, so padding is left out, and not fed to networks."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def batch(self, index: np.ndarray, epoch: int) -> Batch:
+        """The rows of `index` but PADDING."""
+        return self._rows.batch(index[index != PADDING])
+
+
 def _scaled(batches: Iterator[ClickBatch]) -> Iterator[ClickBatch]:
     """With weights that sum to 1: a loss is a mean over the batch."""
     for batch in batches:
         yield _with_share(batch, float(batch.weight.sum()))
 
 
-def agreed_bags(batch: ClickBatch) -> ClickBatch:
-    """With equally many bags on every rank."""
-    if dist.get_world_size() == 1:
-        return batch
-    everyone = _exchange([float(bags) for bags in batch.rows.num_bags.values()], len(batch.rows.num_bags))
-    return _with_bags(batch, everyone)
-
-
-def _agreed(batches: Iterator[ClickBatch], width: int) -> Iterator[ClickBatch]:
+def _shared(batches: Iterator[ClickBatch], width: int) -> Iterator[ClickBatch]:
     """With weights that average to 1 / ranks over the whole batch, and equally many bags on every rank.
 
-    One exchange a batch, of `width` numbers: an error, a weight, and bags by collection. A rank whose batch could not
-    be made says so, and raises; the others raise OtherRankFailed.
+    One exchange a batch, of `width` numbers: an error, a weight, and bags by collection.
     """
     while True:
         try:

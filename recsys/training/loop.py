@@ -13,8 +13,9 @@ import torch
 import torch.distributed as dist
 from torchrec.distributed import DistributedModelParallel
 
-from recsys.config import ExperimentConfig, targets_of
+from recsys.config import ExperimentConfig
 from recsys.evaluation.metrics import evaluate
+from recsys.model_config import targets_of
 from recsys.models import ClickModel, build
 from recsys.models.click import ClickBatch, InBfloat16
 from recsys.models.decay import table_decay
@@ -54,6 +55,7 @@ class Fitted:
 
     model: DistributedModelParallel
     state: TrainingState
+    rows: int  # trained on by this call: of a run that went on, those of before are not among them
 
     @property
     def best(self) -> dict[str, Any]:
@@ -135,6 +137,7 @@ class _Training:
         """Train to the end."""
         if self._store is not None:
             self._state = self._store.resume(self._model, self._optimizer)
+        before = self._state.rows
         self._model.train()
         try:
             while not self._finished:
@@ -143,7 +146,7 @@ class _Training:
             self._clock.remove()
         if self._store is not None:
             self._store.load_best(self._model, self._state)
-        return Fitted(self._model, self._state)
+        return Fitted(self._model, self._state, self._state.rows - before)
 
     @property
     def _finished(self) -> bool:
@@ -200,11 +203,10 @@ class _Training:
         seconds = self._clock.read()
         everyone = gathered(seconds | {"memory": peak_memory(self._device)})
         slow = stragglers([rank["busy"] for rank in everyone], self._config.job.straggler_ratio)
-        for rank in slow:
-            median = float(np.median([other["busy"] for other in everyone]))
+        for rank, times in slow.items():
             self._watch.warn(
                 f"rank {rank} is slow: {everyone[rank]['busy']:.1f} s of its own work since the last evaluation, "
-                f"{everyone[rank]['busy'] / median:.1f} times the median of all ranks, which wait for it"
+                f"{times:.1f} times the median of all ranks, which wait for it"
             )
         total = seconds["tables"] + seconds["dense"] + seconds["loading"]
         shares = {f"share_{what}": seconds[what] / total for what in ("tables", "dense", "loading")}

@@ -1,6 +1,7 @@
 """Checkpoints copied to a URL: what is left when the machine that trained is lost."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -12,36 +13,51 @@ class Mirror:
     """Checkpoint folders at any URL that fsspec can write; each is whole when it has its manifest, which comes last.
 
     Object stores cannot rename, and need not: a copy that was interrupted has no manifest. Every method raises
-    OSError, with the URL in its message, where the store does not answer.
+    OSError, with the URL in its message, where the store does not do what is asked.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._fs, root = fsspec.core.url_to_fs(self.url)
+        with self._asked():
+            self._fs, root = fsspec.core.url_to_fs(self.url)
         self._root = str(root)
 
     def names(self) -> list[str]:
         """Whole checkpoints."""
-        found = self._fs.glob(f"{self._root}/*/{MANIFEST}")
+        with self._asked():
+            found = self._fs.glob(f"{self._root}/*/{MANIFEST}")
         return sorted(str(path).rsplit("/", 2)[-2] for path in found)
 
     def upload(self, folder: Path) -> None:
         """Copy a checkpoint's files, the manifest last."""
         target = f"{self._root}/{folder.name}"
-        self._fs.makedirs(target, exist_ok=True)
-        for file in sorted(folder.iterdir(), key=lambda file: file.name == MANIFEST):
-            self._fs.put_file(str(file), f"{target}/{file.name}")
+        with self._asked():
+            self._fs.makedirs(target, exist_ok=True)
+            for file in sorted(folder.iterdir(), key=lambda file: file.name == MANIFEST):
+                self._fs.put_file(str(file), f"{target}/{file.name}")
 
     def download(self, name: str, root: Path) -> None:
         """Copy a checkpoint to a folder of that name below `root`, which gets its name when it is whole."""
         partial = root / f"{name}.tmp"
         partial.mkdir(parents=True, exist_ok=True)
-        for path in self._fs.ls(f"{self._root}/{name}", detail=False):
-            self._fs.get_file(path, str(partial / str(path).rsplit("/", 1)[-1]))
+        with self._asked():
+            for path in self._fs.ls(f"{self._root}/{name}", detail=False):
+                self._fs.get_file(path, str(partial / str(path).rsplit("/", 1)[-1]))
         partial.replace(root / name)
 
     def keep(self, names: Collection[str]) -> None:
         """Remove all other checkpoints, and what interrupted copies left."""
-        for path in self._fs.ls(self._root, detail=False) if self._fs.exists(self._root) else ():
-            if str(path).rstrip("/").rsplit("/", 1)[-1] not in names:
-                self._fs.rm(path, recursive=True)
+        with self._asked():
+            for path in self._fs.ls(self._root, detail=False) if self._fs.exists(self._root) else ():
+                if str(path).rstrip("/").rsplit("/", 1)[-1] not in names:
+                    self._fs.rm(path, recursive=True)
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # every store has exceptions of its own
+            why = str(error) or type(error).__name__
+            raise OSError(
+                f"job.checkpoint.url {self.url}: {why}; see that it can be reached, or take another"
+            ) from error

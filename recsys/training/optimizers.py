@@ -9,6 +9,7 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from recsys.config import TrainingConfig
+from recsys.training.distributed import average, dense_tensors
 
 _DENSE = {
     "adam": torch.optim.Adam,
@@ -22,7 +23,8 @@ class Optimizer:
     """Both optimisers behind `zero_grad` and `step`, which TorchRec's pipelines call around every batch.
 
     Tables are updated in the backward pass of every batch. The rest is updated after `accumulate` batches, by the
-    mean of their gradients, whose norm over all of these parameters `clip_norm` bounds.
+    mean of their gradients over batches and ranks, whose norm over all of these parameters `clip_norm` bounds. A batch
+    that is left out counts as a gradient of 0. Moments of a batch that a network keeps are averaged over ranks.
     """
 
     def __init__(self, model: DistributedModelParallel, settings: TrainingConfig, num_steps: int) -> None:
@@ -36,6 +38,12 @@ class Optimizer:
             weight_decay=settings.dense_decay,
             **({} if settings.dense_optimizer == "adagrad" else {"fused": True}),
         )
+        self._buffers = [
+            value
+            for name, value in dense_tensors(model).items()
+            if name not in self._parameters and value.is_floating_point()
+        ]
+        self._before: list[Tensor] = []
         self.steps = 0  # batches so far
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -50,16 +58,23 @@ class Optimizer:
         self._tables.zero_grad()  # hands the rate to FBGEMM
         if self.steps % self._settings.accumulate == 0:
             self._dense.zero_grad(set_to_none)
+        self._before = [buffer.clone() for buffer in self._buffers]
+
+    def leave_out(self) -> None:
+        """Forget what the forward pass since `zero_grad` left in the model; a step without gradients follows."""
+        for buffer, before in zip(self._buffers, self._before, strict=True):
+            buffer.copy_(before)
 
     def step(self) -> None:
         """Count a batch, and update the dense part where one is due."""
         self.steps += 1
         every = self._settings.accumulate
+        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
+        average([*gradients, *self._buffers])  # what has accumulated is alike on all ranks, and its own mean
         if self.steps % every and self.steps < self._num_steps:
             return
         gathered = (self.steps - 1) % every + 1
-        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
-        if gathered > 1:
+        if gathered > 1 and gradients:
             torch._foreach_div_(gradients, gathered)
         if self._settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.clip_norm)
@@ -76,7 +91,7 @@ class Optimizer:
         return found
 
     def load(self, state: Mapping[str, Tensor], steps: int) -> None:
-        """Go on from `state` after `steps` batches. Raises ValueError when it is of another optimiser."""
+        """Go on from the `state` of an optimiser with these settings after `steps` batches."""
         self.steps = steps
         for name, parameter in self._parameters.items():
             own = {

@@ -32,7 +32,7 @@ class Pipeline(TrainPipelineSparseDist[ClickBatch, None]):
     ) -> None:
         super().__init__(model, optimizer, device, custom_model_fwd=self._losses)  # type: ignore[arg-type]
         self.loss = 0.0
-        self._click_model = model
+        self._click_model, self._updates = model, optimizer
         self._table_decay = table_decay
         self._clock = clock
         self._on_nonfinite = on_nonfinite
@@ -58,6 +58,7 @@ class Pipeline(TrainPipelineSparseDist[ClickBatch, None]):
             super()._backward(losses)
         else:  # without a gradient the optimisers find nothing to do
             self._on_nonfinite(self.loss)
+            self._updates.leave_out()
         self._clock.tables_done()
 
     def _optimizer_step(self) -> None:

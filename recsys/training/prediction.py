@@ -8,8 +8,8 @@ from torch import nn
 from recsys.config import ExperimentConfig
 from recsys.evaluation.metrics import recalibrate
 from recsys.training.distributed import default_device
-from recsys.training.feed import agreed_bags, click_batch
-from recsys_pipelines.batches import PADDING, Rows
+from recsys.training.feed import agreed, click_batch
+from recsys_pipelines.batches import Rows
 from recsys_tables.engine import engine_of
 
 
@@ -21,17 +21,16 @@ def predict(model: nn.Module, rows: Rows, config: ExperimentConfig) -> np.ndarra
     """
     model.eval()
     device, engine = default_device(), engine_of(model)
-    ranks, rank = dist.get_world_size(), dist.get_rank()
-    out = np.zeros(len(rows))
+    ranks, rank, n = dist.get_world_size(), dist.get_rank(), len(rows)
+    out = np.zeros(n)
     share = -(-config.evaluation.batch_size // ranks)
-    for start in range(0, len(rows), share * ranks):
-        index = start + share * rank + np.arange(share)
-        if ranks == 1:
-            index = index[index < len(rows)]
-        index[index >= len(rows)] = PADDING  # ranks look up equally many bags
-        batch = agreed_bags(click_batch(engine, rows.batch(index))).to(device)
-        logit = model(batch)[0][index != PADDING]
-        out[index[index != PADDING]] = torch.sigmoid(logit.double()).cpu().numpy()
+    parts = [
+        np.arange(min(first, n), min(first + share, n))
+        for first in range(share * rank, n + share * rank, share * ranks)
+    ]
+    batches = (click_batch(engine, rows.batch(part)) for part in parts)
+    for part, batch in zip(parts, agreed(batches, engine), strict=True):
+        out[part] = torch.sigmoid(model(batch.to(device))[0].double()).cpu().numpy()
     if ranks > 1:
         dist.all_reduce(torch.from_numpy(out))
     return recalibrate(out, config.training.negative_rate)

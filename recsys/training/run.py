@@ -11,6 +11,7 @@
     events.out.tfevents.*       TensorBoard
 """
 
+import errno
 import json
 import shutil
 import time
@@ -30,7 +31,14 @@ from recsys.config import ConfigError, ExperimentConfig, parse
 from recsys.evaluation.diagnostics import effective_rank, information_abundance, rows_touched
 from recsys.evaluation.metrics import best_possible, evaluate
 from recsys.tables import observed_collisions, plan_of
-from recsys.training.distributed import default_device, gathered, on_rank_0, peak_memory, process_group
+from recsys.training.distributed import (
+    default_device,
+    gathered,
+    losses_told,
+    on_rank_0,
+    peak_memory,
+    process_group,
+)
 from recsys.training.loop import Fitted, Watch, fit
 from recsys.training.prediction import predict
 from recsys.training.records import profiled, recorded
@@ -97,13 +105,15 @@ def train(
     """Train, evaluate on test and write the run's folder; a finished run is returned as it is.
 
     On every rank of a process group, or alone. A run that was interrupted goes on from its newest checkpoint.
+    Raises ConnectionError when another rank has ended, and otherwise as `fit` and `Store` do.
+
     `profile`: write a trace of a few steps, for chrome://tracing or Perfetto, as `trace.json.gz`.
     """
-    out = run_folder(config, prepared, runs)
-    with process_group(), _only_job(out):
+    out, watch = run_folder(config, prepared, runs), watch or Watch()
+    with process_group(), losses_told(), _told(out, watch), _only_job(out):
         if not on_rank_0(lambda: _finished(out)):
             on_rank_0(lambda: _begin(out, config, prepared))
-            _train_into(out, config, prepared, watch or Watch(), profile)
+            _train_into(out, config, prepared, watch, profile)
         on_rank_0(lambda: discard(out / CHECKPOINTS, config.job.checkpoint))
     return Run.open(out)
 
@@ -112,12 +122,31 @@ def train(
 def _only_job(out: Path) -> Iterator[None]:
     """While the block runs no other job works on the run; rank 0 sees to it."""
     with ExitStack() as stack:
-        if dist.get_rank() == 0:
+
+        def lock() -> None:
             out.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(out.parent / f".{out.name}.lock"))
-        dist.barrier()
+
+        on_rank_0(lock)
         yield
         dist.barrier()
+
+
+@contextmanager
+def _told(out: Path, watch: Watch) -> Iterator[None]:
+    """Say what becomes of a run that a full disk or its user stops."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        watch.warn(f"{out}: interrupted; the same command goes on from its newest checkpoint")
+        raise
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        free = shutil.disk_usage(out.parent).free
+        raise OSError(
+            f"{out}: cannot be written where {free:,} bytes are free ({error}); make room, and the same command goes on"
+        ) from error
 
 
 def _finished(out: Path) -> bool:
@@ -125,12 +154,14 @@ def _finished(out: Path) -> bool:
 
 
 def _begin(out: Path, config: ExperimentConfig, prepared: Prepared) -> None:
-    """Clear what is not a checkpoint, and say what is trained."""
+    """Clear what does not belong to checkpoints that training can go on from, and say what is trained."""
     prepared.verify()
     out.mkdir(exist_ok=True)
+    goes_on = (out / CHECKPOINTS).exists()
     for path in out.iterdir():
-        if path.name != CHECKPOINTS:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.name == CHECKPOINTS or (goes_on and path.name.startswith("events.")):  # curves so far
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     (out / "config.yaml").write_text(text)
 
@@ -160,7 +191,7 @@ def _train_into(out: Path, config: ExperimentConfig, prepared: Prepared, watch: 
             ours |= {
                 "prepared": str(prepared.path.resolve()),
                 "training_seconds": seconds,
-                "rows_per_second": fitted.state.rows / seconds,
+                "rows_per_second": fitted.rows / seconds,
                 "ranks": dist.get_world_size(),
                 "process_peak_memory_bytes": max(memory),
                 "memory_by_rank": memory,

@@ -3,6 +3,7 @@
 Random numbers need no state: every step seeds them from (seed, epoch, step, rank).
 """
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,13 +27,10 @@ class TrainingState:
     worse: int = 0  # evaluations since
 
     def count(self, loss: float, rows: int) -> None:
-        """One more batch of `rows` rows."""
-        self.step, self.steps = self.step + 1, self.steps + 1
-        self.loss_sum, self.loss_rows, self.rows = (
-            self.loss_sum + loss * rows,
-            self.loss_rows + rows,
-            self.rows + rows,
-        )
+        """One more batch of `rows` rows; one that was left out has no loss."""
+        self.step, self.steps, self.rows = self.step + 1, self.steps + 1, self.rows + rows
+        if math.isfinite(loss):
+            self.loss_sum, self.loss_rows = self.loss_sum + loss * rows, self.loss_rows + rows
 
     def evaluated(self, metrics: dict[str, Any], settings: TrainingConfig, num_steps: int) -> bool:
         """Note an evaluation after `step` of `num_steps` batches of the epoch; is it the best so far?"""

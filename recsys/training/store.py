@@ -7,7 +7,7 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import torch.distributed as dist
 from torchrec.distributed import DistributedModelParallel
 
 from recsys.config import CheckpointConfig
+from recsys.training.distributed import on_rank_0
 from recsys.training.mirror import Mirror
 from recsys.training.optimizers import Optimizer
 from recsys.training.state import TrainingState
 from recsys_tables.agreement import agree
 from recsys_tables.changes import Baseline
-from recsys_tables.checkpoint import Checkpoint, CheckpointError, base_of, save
+from recsys_tables.checkpoint import Checkpoint, CheckpointError, OtherVersion, base_of, save
 from recsys_tables.pieces import Piece, refresh, snapshot
 
 
@@ -56,6 +57,8 @@ class Store:
         self._thread.shutdown(wait=True)
         if kind is None:
             self.wait()
+            if self._group is not None:
+                dist.destroy_process_group(self._group)
 
     def save(self, model: DistributedModelParallel, optimizer: Optimizer, state: TrainingState) -> None:
         """Copy what this rank holds, and write it while training goes on; waits for the save before.
@@ -82,16 +85,10 @@ class Store:
 
         Raises CheckpointError when it is of another configuration or prepared set, or does not fit the model.
         """
-        found: list[Any] = [None]
-        if dist.get_rank() == 0:
-            found = [self._newest()]
-        if dist.get_world_size() > 1:
-            dist.broadcast_object_list(found, src=0)
-        if isinstance(found[0], CheckpointError):
-            raise found[0]
-        if found[0] is None:
+        newest = on_rank_0(self._newest)
+        if newest is None:
             return TrainingState()
-        checkpoint = agree(lambda: Checkpoint(self.root / found[0]))
+        checkpoint = agree(lambda: Checkpoint(self.root / newest))
         checkpoint.load_into(model)
         state = TrainingState(**checkpoint.about["state"])
         optimizer.load(checkpoint.extra(), state.steps)
@@ -125,14 +122,15 @@ class Store:
         kept |= {base for name in kept & set(names) if (base := base_of(self.root / name)) is not None}
         for path in self.root.iterdir():
             if path.name not in kept:
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
         if self._mirror is not None:
             self._mirror.keep(kept)
 
-    def _newest(self) -> str | CheckpointError | None:
-        """Name of the newest checkpoint that is whole, and whose best evaluation's is; or why it cannot be used.
+    def _newest(self) -> str | None:
+        """Name of the newest checkpoint that is whole, and whose best evaluation's is.
 
-        Those after it, which are not, make room: training will write them anew.
+        Those after it, which are not, make room: training will write them anew. Raises CheckpointError when it is of
+        something else than is trained here.
         """
         damaged = []
         for path in self.root.glob("*.tmp"):
@@ -149,21 +147,32 @@ class Store:
                 best = name_of(found.about["state"]["best_steps"])
                 if found.about["state"]["best"] and best != name:
                     Checkpoint(self.root / best)
+            except OtherVersion:
+                raise
             except CheckpointError as error:
                 self._warn(f"{error}: going on from an older checkpoint")
                 damaged.append(self.root / name)
                 continue
             for key, wanted in self._about.items():
                 if found.about.get(key) != wanted:
-                    return CheckpointError(
+                    raise CheckpointError(
                         f"{found.folder}: its {key} is {found.about.get(key)}, and {wanted} here; restore what it was "
                         f"trained with, or delete {self.root.parent} to train from the beginning"
                     )
             newest = name
             break
         for path in damaged:
-            shutil.rmtree(path)
+            _remove(path)
+        if damaged and newest is None:
+            self._warn(f"{self.root}: no whole checkpoint is left; training begins anew")
         return newest
+
+
+def _remove(path: Path) -> None:
+    """Delete a folder; one that is half deleted does not look like a checkpoint."""
+    dying = path.with_suffix(".tmp")
+    path.replace(dying)
+    shutil.rmtree(dying, ignore_errors=True)
 
 
 def discard(root: Path, config: CheckpointConfig) -> None:
@@ -189,6 +198,7 @@ class Listed:
 
     name: str
     bytes: int
+    step: int | None = None
     epoch: float | None = None
     rows: int | None = None
     base: str | None = None
@@ -197,8 +207,12 @@ class Listed:
 
 
 def listed(run: Path) -> list[Listed]:
-    """Verify every checkpoint of a run folder, oldest first; the finished model's, if there is one, is the last."""
+    """Verify every checkpoint of a run folder, oldest first; the finished model's, if there is one, is the last.
+
+    Best is what the newest whole one says is best so far.
+    """
     found = []
+    best: str | None = None
     root = run / "checkpoints"
     folders = [root / name for name in names_in(root)]
     if (run / "checkpoint").exists():
@@ -212,6 +226,11 @@ def listed(run: Path) -> list[Listed]:
             continue
         state = saved.about.get("state", {})
         base = None if saved.base is None else saved.base.folder.name
-        best = folder.name in ("checkpoint", name_of(state.get("best_steps", -1)))
-        found.append(Listed(folder.name, size, state.get("epoch"), state.get("rows"), base, best))
-    return found
+        found.append(
+            Listed(folder.name, size, state.get("steps"), state.get("epoch"), state.get("rows"), base)
+        )
+        if folder.name == "checkpoint":
+            best = folder.name
+        elif state["best"]:
+            best = name_of(state["best_steps"])
+    return [replace(item, best=item.name == best) for item in found]

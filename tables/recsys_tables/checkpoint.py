@@ -19,14 +19,14 @@ and otherwise a state that no unsharded training would have had.
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
@@ -49,6 +49,10 @@ class CheckpointError(ValueError):
     """A checkpoint is damaged, or belongs to another model, scheme or hash version."""
 
 
+class OtherVersion(CheckpointError):
+    """A checkpoint may be whole, but another version of this program wrote it."""
+
+
 def save(
     folder: Path,
     model: DistributedModelParallel,
@@ -69,7 +73,8 @@ def save(
             that one must stay beside this. A checkpoint without such shards is remembered in its place.
         group: ranks' messages go over this group, so that another thread than training's can save.
 
-    Raises CheckpointError if the folder exists, and the OSError of a disk that is full; nothing is left then.
+    Raises CheckpointError if the folder exists, and OSError, naming file and free bytes, where it cannot be written;
+    nothing is left then.
     """
     partial = folder.with_name(folder.name + ".tmp")
 
@@ -123,8 +128,20 @@ def _write_rank(
     if rank == 0:
         tensors |= {f"extra/{name}": values.detach().cpu().clone() for name, values in extra.items()}
     file = partial / f"rank-{rank}.safetensors"
-    save_file(tensors, file)
+    _write(file, sum(values.nbytes for values in tensors.values()), lambda: save_file(tensors, file))
     return {"file": file.name, "bytes": file.stat().st_size, "blake2b": _digest(file), "pieces": entries}
+
+
+def _write(file: Path, size: int, write: Callable[[], object]) -> None:
+    """Do `write`. Raises OSError with the file's name and the room there is; that of safetensors has neither."""
+    try:
+        write()
+    except (OSError, SafetensorError) as error:
+        file.unlink(missing_ok=True)
+        free = shutil.disk_usage(file.parent).free
+        raise OSError(
+            f"{file}: {size:,} bytes cannot be written where {free:,} are free ({error}); make room and start again"
+        ) from error
 
 
 def _is_partial(file: Mapping[str, Any]) -> bool:
@@ -150,7 +167,8 @@ def _finish(
     }
     text = json.dumps(manifest, indent=1)
     digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    (partial / "manifest.json").write_text(json.dumps({"blake2b": digest, "manifest": text}))
+    text, file = json.dumps({"blake2b": digest, "manifest": text}), partial / "manifest.json"
+    _write(file, len(text), lambda: file.write_text(text))
     partial.replace(folder)
 
 
@@ -170,7 +188,7 @@ def load(folder: Path, model: DistributedModelParallel) -> "Checkpoint":
 class Checkpoint:
     """A checkpoint folder, whose manifest and files were found whole.
 
-    Raises CheckpointError naming the damaged or missing file, or the other version.
+    Raises CheckpointError naming the damaged or missing file, OtherVersion naming that.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -178,7 +196,7 @@ class Checkpoint:
         manifest = _manifest(folder)
         for name, mine in (("format_version", FORMAT_VERSION), ("hash_version", HASH_VERSION)):
             if manifest.get(name) != mine:
-                raise CheckpointError(
+                raise OtherVersion(
                     f"{folder}: {name} {manifest.get(name)}, but this program reads {mine}; train again"
                 )
         self.about: dict[str, Any] = manifest["about"]

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.model_parallel import DataParallelWrapper
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
 from torchrec.distributed.types import ShardingPlan, ShardingType
@@ -123,13 +124,15 @@ def shard(
     seed: int,
     sharding: Sharding = "auto",
     plan: ShardingPlan | None = None,
+    data_parallel: DataParallelWrapper | None = None,
     **planning: Any,
 ) -> DistributedModelParallel:
     """Shard `module`, whose engine was built on the meta device, over the ranks of the process group.
 
     Each rank makes its own shards only; their first values depend on (seed, table, row, column) alone, so they
     are the same on any number of ranks. A `plan` of the caller's own is taken as it is; otherwise
-    `planning` goes on to `plan_sharding`.
+    `planning` goes on to `plan_sharding`. `data_parallel` keeps what is no table alike on all ranks: TorchRec's
+    choice, torch's DistributedDataParallel, unless given.
 
     Raises ValueError for a negative seed, and as `plan_sharding` does.
     """
@@ -138,7 +141,13 @@ def shard(
     optimizer.attach(module)
     plan = plan or _one_plan(module, sharding, optimizer, device, planning)
     with quiet():
-        model = DistributedModelParallel(module, device=device, plan=plan, sharders=[_Sharder()])  # type: ignore[list-item]
+        model = DistributedModelParallel(
+            module,
+            device=device,
+            plan=plan,
+            sharders=[_Sharder()],  # type: ignore[list-item]
+            data_parallel_wrapper=data_parallel,
+        )
     tables = {table.name: table for table in engine_of(module).tables}
     for piece in local_shards(model):
         table = tables[piece.table]

@@ -1,0 +1,43 @@
+"""Command on what a run can go on from: checkpoints."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from recsys.console import JsonOption, app, err, out, print_json
+
+
+@app.command()
+def checkpoints(
+    run: Annotated[Path, typer.Argument(help="folder of a run, finished or not", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """List a run's checkpoints and verify them; exit status 1 when one is damaged, whose file is named."""
+    from recsys.training.store import listed
+
+    found = listed(run)
+    if not found:
+        raise ValueError(f"{run}: no checkpoints: not the folder of a run, or one that has saved nothing yet")
+    if as_json:
+        print_json({"checkpoints": [asdict(item) for item in found]})
+    else:
+        table = Table("checkpoint", "step", "epoch", "rows", "bytes", "holds", "best", "state")
+        for item in found:
+            holds = "–" if item.damage else "everything" if item.base is None else f"changes of {item.base}"
+            table.add_row(
+                item.name,
+                *("–" if value is None else f"{value:,}" for value in (item.step, item.epoch, item.rows)),
+                f"{item.bytes:,}",
+                holds,
+                "best" if item.best else "",
+                "[red]damaged[/red]" if item.damage else "[green]whole[/green]",
+            )
+        out.print(table)
+        for item in found:
+            if item.damage:
+                err.print("✗", item.damage, style="red", markup=False, highlight=False, soft_wrap=True)
+    if any(item.damage for item in found):
+        raise typer.Exit(1)

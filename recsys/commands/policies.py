@@ -1,0 +1,218 @@
+"""Commands on logged actions of a policy: ope, replay."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from recsys.console import RUNS, JsonOption, RunsOption, Show, app, bars, print_json, print_sheets
+
+PolicyOption = Annotated[
+    str | None,
+    typer.Option(
+        help="'uniform'; a file of row_id, probability and, where known, one column per action; or the folder of a "
+        "finished run, with --greedy or --softmax"
+    ),
+]
+GreedyOption = Annotated[
+    float | None,
+    typer.Option(
+        help="of a run: this share at random, else the action with the highest prediction", metavar="EPSILON"
+    ),
+]
+SoftmaxOption = Annotated[
+    float | None,
+    typer.Option(help="of a run: probabilities in proportion to exp(log-odds / this)", metavar="TEMPERATURE"),
+]
+TestRowsOption = Annotated[
+    bool, typer.Option("--test-rows", help="of a log the run was trained on, use the rows of its test only")
+]
+WhereOption = Annotated[list[str] | None, typer.Option(help="rows of the log to use, column=value")]
+ActionOption = Annotated[str | None, typer.Option(help="its column; default: action, item_id")]
+RewardOption = Annotated[str | None, typer.Option(help="its column; default: reward, click, label")]
+PropensityOption = Annotated[
+    str | None, typer.Option(help="its column; default: propensity, propensity_score, pscore")
+]
+PositionOption = Annotated[str | None, typer.Option(help="place in a slate; default: position, if any")]
+UserOption = Annotated[
+    str | None, typer.Option(help="whose rows are dependent; default: user, user_id, if any")
+]
+RowIdOption = Annotated[str | None, typer.Option(help="default: row_id, else the number of the row")]
+LevelOption = Annotated[float, typer.Option(help="of the intervals")]
+
+
+def _kept(log: Path, policy: str | None, test_rows: bool) -> Any:
+    """Numbers of the rows to use, None for all: with --test-rows those that the policy's run was tested on."""
+    if not test_rows:
+        return None
+    if policy is None or not Path(policy).is_dir():
+        raise ValueError("--test-rows are those of a run: name its folder with --policy")
+    from recsys.off_policy_models import held_out_rows, trained_on
+    from recsys.training.run import Run
+
+    run = Run.open(Path(policy))
+    if not trained_on(run, log):
+        raise ValueError(
+            f"--test-rows: {policy} was trained on {run.config.data.path}, not on {log}: leave it out"
+        )
+    return held_out_rows(run)
+
+
+def _target(
+    policy: str, log: Path, logged: Any, greedy: float | None, softmax: float | None, show: Show
+) -> Any:
+    """The policy that is named: uniform, a run, or a file of probabilities."""
+    from recsys.evaluation.off_policy_data import uniform
+    from recsys.off_policy_log import read_policy
+
+    if policy != "uniform" and Path(policy).is_dir():
+        from recsys.off_policy_models import policy_of
+        from recsys.training.run import Run
+
+        return policy_of(
+            Run.open(Path(policy)), log, logged, greedy=greedy, temperature=softmax, progress=show
+        )
+    if greedy is not None or softmax is not None:
+        raise ValueError(
+            f"--greedy and --softmax make a policy of a run's predictions, and {policy} is no run's folder"
+        )
+    return uniform(logged) if policy == "uniform" else read_policy(Path(policy), logged)
+
+
+@app.command()
+def ope(
+    log: Annotated[Path, typer.Argument(help="logged actions, Parquet or CSV", show_default=False)],
+    policy: PolicyOption = None,
+    greedy: GreedyOption = None,
+    softmax: SoftmaxOption = None,
+    test_rows: TestRowsOption = False,
+    policy_log: Annotated[
+        Path | None,
+        typer.Option(help="log of the policy itself: its action frequencies (without --policy) and rewards"),
+    ] = None,
+    where: WhereOption = None,
+    policy_where: Annotated[
+        list[str] | None, typer.Option(help="rows of --policy-log to use, column=value")
+    ] = None,
+    action: ActionOption = None,
+    reward: RewardOption = None,
+    propensity: PropensityOption = None,
+    position: PositionOption = None,
+    user: UserOption = None,
+    row_id: RowIdOption = None,
+    estimator: Annotated[
+        str | None, typer.Option(help="the verdict's; default: dr, snips without all actions")
+    ] = None,
+    reward_model: Annotated[
+        Path | None,
+        typer.Option(
+            help="experiment as YAML, trained out of fold to predict the reward of every action; default: means by "
+            "action and position"
+        ),
+    ] = None,
+    runs: RunsOption = RUNS,
+    threshold: Annotated[
+        float | None, typer.Option(help="on weights, clipped and switch-dr; default: √rows")
+    ] = None,
+    method: Annotated[
+        Literal["normal", "bootstrap"], typer.Option("--intervals", help="how they are made")
+    ] = "normal",
+    level: LevelOption = 0.95,
+    seed: Annotated[int, typer.Option(min=0, help="of folds and bootstrap")] = 0,
+    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("ope-report.html"),
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate what another policy would have earned on logged actions, or say why the log cannot tell."""
+    from recsys.evaluation.off_policy import evaluate_policy
+    from recsys.evaluation.off_policy_data import frequencies
+    from recsys.off_policy_log import read_log
+    from recsys.off_policy_report import on_policy, ope_dict, ope_sheets, ope_summary, write_ope
+
+    if policy is None and policy_log is None:
+        raise ValueError(
+            "no policy to judge: give --policy uniform, --policy FILE, --policy RUN or --policy-log FILE"
+        )
+    columns = {
+        "action": action,
+        "reward": reward,
+        "propensity": propensity,
+        "position": position,
+        "user": user,
+        "row_id": row_id,
+    }
+    logged = read_log(log, columns, where or (), _kept(log, policy, test_rows))
+    own = None if policy_log is None else read_log(policy_log, columns, policy_where or ())
+    with bars() as show:
+        if policy is not None:
+            target = _target(policy, log, logged, greedy, softmax, show)
+        else:
+            assert own is not None
+            target = frequencies(logged, own)
+        model = None
+        if reward_model is not None:
+            from recsys.config import load
+            from recsys.off_policy_models import cross_fitted
+
+            experiment = load(reward_model, str(log))
+            model = cross_fitted(experiment, log, logged, target, runs, seed=seed, progress=show)
+    truth = None if own is None else on_policy(own)
+    result = evaluate_policy(
+        logged,
+        target,
+        primary=estimator,
+        threshold=threshold,
+        model=model,
+        method=method,
+        level=level,
+        seed=seed,
+    )
+    write_ope(result, report, truth)
+    if as_json:
+        return print_json({**ope_dict(result, truth), "report": str(report)})
+    print_sheets(ope_summary(result, truth), ope_sheets(result, truth), report)
+
+
+@app.command()
+def replay(
+    log: Annotated[Path, typer.Argument(help="actions drawn uniformly, Parquet or CSV", show_default=False)],
+    policy: PolicyOption = None,
+    greedy: GreedyOption = None,
+    softmax: SoftmaxOption = None,
+    test_rows: TestRowsOption = False,
+    where: WhereOption = None,
+    action: ActionOption = None,
+    reward: RewardOption = None,
+    propensity: PropensityOption = None,
+    position: PositionOption = None,
+    user: UserOption = None,
+    row_id: RowIdOption = None,
+    level: LevelOption = 0.95,
+    seed: Annotated[int, typer.Option(min=0, help="of the draws of a policy that draws")] = 0,
+    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("replay-report.html"),
+    as_json: JsonOption = False,
+) -> None:
+    """Replay a policy on uniformly logged actions: the mean reward of the rows where it chooses the logged one."""
+    from recsys.evaluation.replay import replay as replayed
+    from recsys.evaluation.replay import require_uniform
+    from recsys.off_policy_log import read_log
+    from recsys.replay_report import replay_dict, replay_sheets, replay_summary, write_replay
+
+    if policy is None:
+        raise ValueError("no policy to replay: give --policy FILE or --policy RUN")
+    columns = {
+        "action": action,
+        "reward": reward,
+        "propensity": propensity,
+        "position": position,
+        "user": user,
+        "row_id": row_id,
+    }
+    logged = read_log(log, columns, where or (), _kept(log, policy, test_rows))
+    require_uniform(logged)  # before a run's predictions are made
+    with bars() as show:
+        target = _target(policy, log, logged, greedy, softmax, show)
+    result = replayed(logged, target, level=level, seed=seed)
+    write_replay(result, report)
+    if as_json:
+        return print_json({**replay_dict(result), "report": str(report)})
+    print_sheets(replay_summary(result), replay_sheets(result), report)

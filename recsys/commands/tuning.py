@@ -1,0 +1,92 @@
+"""Command that searches: tune."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from recsys.console import (
+    PREPARED,
+    RUNS,
+    ConfigArgument,
+    DataOption,
+    JsonOption,
+    PreparedOption,
+    RunsOption,
+    app,
+    bars,
+    out,
+    preparing,
+    print_json,
+    print_sheets,
+)
+
+
+@app.command()
+def tune(
+    config: ConfigArgument,
+    trials: Annotated[
+        int | None, typer.Option(min=2, help="settings to try; default: search.trials, or all of a grid")
+    ] = None,
+    how: Annotated[
+        Literal["random", "grid", "optuna"], typer.Option(help="how settings are drawn from search.space")
+    ] = "random",
+    asha: Annotated[
+        bool, typer.Option("--asha/--no-asha", help="stop trials that fall behind others of their age")
+    ] = True,
+    workers: Annotated[int | None, typer.Option(min=1, help="trials at once; default: one per core")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster that sees the same folders; default: started on this machine"),
+    ] = None,
+    data: DataOption = None,
+    prepared: PreparedOption = PREPARED,
+    runs: RunsOption = RUNS,
+    report: Annotated[
+        Path, typer.Option(help="HTML report to write; the best settings go beside it as YAML")
+    ] = Path("tune-report.html"),
+    as_json: JsonOption = False,
+) -> None:
+    """Search over the settings of search.space on validation rows; the same command goes on after an interruption."""
+    from recsys.config import load
+    from recsys.tuning import opened
+    from recsys.tuning_report import summary, trials_sheet, write_tuning
+    from recsys_pipelines.prepare import prepare as run_prepare
+
+    experiment = load(config, data)
+    most = trials or (None if how == "grid" else experiment.search.trials)
+    at_once = workers or max(1, (os.cpu_count() or 1) // experiment.training.num_threads)
+    with bars() as show:
+
+        def prepare(changed: Any) -> Any:
+            return run_prepare(changed.data, changed.features, prepared, preparing(show))
+
+        with opened(experiment, prepare, runs, how, most, asha) as study:
+            if not study.is_done:
+                _runner()(study, at_once, address, lambda: show("trials", *_progress(study)))
+            search = study.result()
+    best = write_tuning(search, config, report)
+    if as_json:
+        paths = {"best_config": str(best), "report": str(report)}
+        return print_json({**search.to_dict(), "summary": summary(search), **paths})
+    print_sheets(summary(search), [trials_sheet(search)], report)
+    out.print(f"best settings: [bold]{best.resolve()}[/bold]", soft_wrap=True)
+
+
+def _runner() -> Any:
+    try:
+        from recsys.tuning_ray import run_trials
+    except ImportError:
+        raise ValueError("recsys tune needs Ray: pip install 'recsys-embedding-tables[ray]'") from None
+    return run_trials
+
+
+def _progress(study: Any) -> tuple[int, int, str]:
+    """Trials that ended, of how many, and the best metric so far."""
+    ended = sum(trial.end is not None for trial in study.trials)
+    best = max(study.trials, key=lambda trial: trial.score(study.config))
+    metrics = best.best(study.config)
+    monitor = study.config.training.monitor
+    detail = "" if metrics is None else f"best {monitor} {metrics[monitor]:.5f} (trial {best.number})"
+    return ended, study.most, detail

@@ -1,0 +1,94 @@
+"""`recsys checkpoints`: what a run can go on from, and which file is damaged."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from recsys.cli import app
+from recsys.config import ExperimentConfig
+from recsys.training.loop import Watch
+from recsys.training.run import Run, run_folder, train
+from recsys.training.store import names_in
+from recsys_pipelines.prepare import Prepared
+
+Configure = Callable[..., ExperimentConfig]
+
+
+class Interrupted(Exception):
+    pass
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["checkpoints", *map(str, arguments)])
+
+
+def as_json(*arguments: object) -> list[dict[str, Any]]:
+    return json.loads(command(*arguments, "--json").stdout)["checkpoints"]
+
+
+@pytest.fixture
+def folder(configure: Configure, prepared: Prepared, tmp_path: Path) -> Path:
+    """A run of 19 batches an epoch that was interrupted after 26, saved every 4 and at evaluations after 9 and 19."""
+    config = configure(
+        {"job.checkpoint.every_steps": 4, "job.checkpoint.keep": 4, "job.checkpoint.incremental": True}
+    )
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if done == 26:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(config, prepared, tmp_path, Watch(step=step))
+    return run_folder(config, prepared, tmp_path)
+
+
+def test_checkpoints_are_listed_oldest_first(folder: Path) -> None:
+    found = as_json(folder)
+    assert [item["name"] for item in found] == names_in(folder / "checkpoints")
+    assert [f"steps-{item['step']:010d}" for item in found] == [item["name"] for item in found]
+    assert [item["step"] for item in found] == sorted(item["step"] for item in found)
+    assert [item["name"] for item in found if item["best"]] == ["steps-0000000019"], "the last evaluation's"
+    assert all(item["damage"] is None and item["bytes"] > 0 for item in found)
+    for item in found:
+        assert item["epoch"] == item["step"] // 19
+        assert item["rows"] <= item["step"] * 256
+    names = {item["name"] for item in found}
+    assert {item["base"] for item in found} <= {None, *names}
+    printed = command(folder)
+    assert printed.exit_code == 0
+    assert all(name in printed.stdout for name in names)
+
+
+def test_a_damaged_file_is_named_and_the_exit_status_is_1(folder: Path) -> None:
+    newest = names_in(folder / "checkpoints")[-1]
+    file = folder / "checkpoints" / newest / "rank-0.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    printed = command(folder)
+    assert printed.exit_code == 1
+    assert str(file) in printed.stderr.replace("\n", "")
+    assert "damaged" in printed.stdout
+    assert command(folder, "--json").exit_code == 1
+    *others, last = as_json(folder)
+    assert str(file) in last["damage"]
+    assert last["step"] is None
+    assert all(item["damage"] is None for item in others)
+
+
+def test_a_finished_run_has_the_best_one(run: Run) -> None:
+    (only,) = as_json(run.path)
+    assert (only["name"], only["best"], only["damage"]) == ("checkpoint", True, None)
+
+
+def test_a_folder_without_any_is_no_run(tmp_path: Path) -> None:
+    found = command(tmp_path)
+    assert isinstance(found.exception, ValueError)
+    assert "no checkpoints" in str(found.exception)
