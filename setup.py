@@ -52,6 +52,11 @@ EXTENSIONS = [
         extra_compile_args=["-O3"],
     ),
     Extension(
+        "recsys_cython_ext._remap",
+        ["cython_ext/recsys_cython_ext/_remap.pyx"],
+        extra_compile_args=["-O3"],
+    ),
+    Extension(
         "recsys_cython_ext._lookup",
         ["cython_ext/recsys_cython_ext/_lookup.pyx"],
         extra_compile_args=[

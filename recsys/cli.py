@@ -9,7 +9,16 @@ from rich.table import Table
 
 from recsys.console import JsonOption, app, err, out, print_json
 
-for commands in ("data", "models", "comparisons", "experiments"):  # in the order of the help
+for commands in (
+    "data",
+    "models",
+    "checkpoints",
+    "exporting",
+    "tuning",
+    "comparisons",
+    "policies",
+    "experiments",
+):  # in the order of the help
     import_module(f"recsys.commands.{commands}")
 
 
@@ -45,3 +54,7 @@ def main() -> None:
             print_json({"error": str(error)})
         err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+
+
+if __name__ == "__main__":  # of a Ray job, whose package is not installed
+    main()

@@ -45,10 +45,14 @@ class ResidentBytes:
 def resident_bytes(
     schemes: Sequence[Scheme], vocabulary_bytes: int, optimizer: OptimizerName = "rowwise_adagrad"
 ) -> ResidentBytes:
-    """Count the schemes' physical tables, shared ones once, their combines, and `vocabulary_bytes` of id -> code tables."""
+    """Count the schemes' physical tables, shared ones once, their combines and remaps, and `vocabulary_bytes` of
+    id -> code tables.
+    """
     tables = table_bytes(unique_tables(schemes), optimizer)
+    remaps = sum(getattr(scheme, "remap_bytes", 0) for scheme in schemes)
     return sum(
-        (combine_bytes(scheme) for scheme in schemes), tables + ResidentBytes(vocabulary=vocabulary_bytes)
+        (combine_bytes(scheme) for scheme in schemes),
+        tables + ResidentBytes(vocabulary=vocabulary_bytes, remaps=remaps),
     )
 
 

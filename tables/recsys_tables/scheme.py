@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
+from recsys_tables.remap import Remap
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -144,6 +146,8 @@ def describe(scheme: Scheme) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """As JSON gives it back; a scheme that another reads is described under its own feature, and only named here."""
+    if isinstance(value, Remap):
+        return str(value)  # with its digest
     if is_dataclass(value):
         return value.feature  # type: ignore[union-attr]
     return list(value) if isinstance(value, tuple) else value

@@ -1,6 +1,7 @@
 """The schemes, one file each."""
 
 from recsys_tables.schemes.chinese_remainder import ChineseRemainder, coprime_moduli
+from recsys_tables.schemes.compact import Compact, compact_from
 from recsys_tables.schemes.deep_hash import DeepHash
 from recsys_tables.schemes.frequency_split import FrequencySplit
 from recsys_tables.schemes.full import Full
@@ -19,6 +20,7 @@ from recsys_tables.schemes.unified import Unified
 
 __all__ = [
     "ChineseRemainder",
+    "Compact",
     "DeepHash",
     "FrequencySplit",
     "Full",
@@ -34,6 +36,7 @@ __all__ = [
     "Shared",
     "TensorTrain",
     "Unified",
+    "compact_from",
     "coprime_moduli",
     "popularity_dims",
 ]

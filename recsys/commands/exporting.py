@@ -1,0 +1,55 @@
+"""Command on a run that is to be served: export."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from recsys.console import JsonOption, RunArgument, app, out, print_json, print_metrics
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    to: Annotated[Path, typer.Option("--out", help="folder to write")],
+    dtype: Annotated[
+        Literal["fp32", "fp16", "fp8", "int8", "int4"],
+        typer.Option(help="of the tables; fp8, int8 and int4 have a scale a row"),
+    ] = "fp32",
+    width: Annotated[
+        int | None, typer.Option("--pca", help="narrow wider rows to this width; a multiple of 4")
+    ] = None,
+    checked: Annotated[
+        bool, typer.Option("--check", help="score the run's test rows through it, beside the run's metrics")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a run as a folder to serve from: tables in fewer bits, features and network, with checksums."""
+    from recsys.exporting import check, file_bytes
+    from recsys.exporting import export as write
+    from recsys.training.run import Run
+
+    finished = Run.open(run)
+    made = write(finished, to, dtype, width)
+    before, after = finished.metrics["bytes"], made.bytes.to_dict()
+    metrics = {"run": finished.metrics["test"], "artefact": check(finished, to)} if checked else None
+    if as_json:
+        return print_json(
+            {
+                "path": str(to),
+                "dtype": dtype,
+                "bytes": after,
+                "run_bytes": before,
+                "file_bytes": file_bytes(to),
+                "test": metrics,
+            }
+        )
+    table = Table("resident bytes", "run", to.name, "times smaller")
+    for kind in ("parameters", "vocabulary", "remaps", "dense", "serving"):
+        ratio = f"{before[kind] / after[kind]:.2f}" if after[kind] else "–"
+        table.add_row(kind, f"{before[kind]:,}", f"{after[kind]:,}", ratio)
+    out.print(table)
+    if metrics is not None:
+        print_metrics(metrics)
+    out.print(f"{to}: {file_bytes(to):,} bytes on disk", soft_wrap=True, highlight=False)

@@ -1,0 +1,194 @@
+"""A trained table in fewer bytes: narrower rows (PCA), then fewer bits; and its lookup without torch.
+
+Steps that follow any scheme: what a scheme looks up is replaced, and its `rows` and `combine` stay. Numbers are
+rounded to nearest; int8 and int4 rows are those of `recsys_cython_ext.rowwise` (fp16 scale and bias first). A row of
+fp8 is an fp32 scale and then codes in e4m3 (Micikevicius et al., "FP8 formats for deep learning", 2022: no infinity, the
+largest is 448); the scale takes the row's largest absolute value there.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from recsys_cython_ext import QuantisedTable, dequantise, pooled, quantise
+from recsys_cython_ext.rowwise import row_bytes
+
+Dtype = Literal["fp32", "fp16", "fp8", "int8", "int4"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+
+_SCALE = 4  # bytes of fp8's
+_BLOCK = 1 << 18  # values taken at a time
+
+
+def _e4m3() -> np.ndarray:
+    """Value of each of the 256 codes, float32; 0x7F and 0xFF are none."""
+    code = np.arange(256)
+    exponent, mantissa = code >> 3 & 15, code & 7
+    size = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7))
+    size[code & 127 == 127] = np.nan
+    return np.where(code < 128, size, -size).astype(np.float32)
+
+
+E4M3 = _e4m3()
+_MIDDLES = (E4M3[:126] + E4M3[1:127]) / 2  # between neighbours; exact
+
+
+@dataclass(frozen=True, eq=False)
+class StoredTable:
+    """A table [N, D] as it is served.
+
+    data: [N, d] float32 or float16, or the bytes of its rows, uint8; may be mapped. width: d. projection: float32
+    [d, D] that looked-up rows are multiplied by, or None where d = D. Raises ValueError where these do not fit.
+    """
+
+    data: np.ndarray
+    dtype: Dtype
+    width: int
+    projection: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        kind, columns = stored_as(self.dtype, self.width)
+        if self.data.ndim != 2 or self.data.dtype != kind or self.data.shape[1] != columns:
+            raise ValueError(
+                f"{self.dtype} rows of width {self.width} are {kind.name} [N, {columns}], "
+                f"not {self.data.dtype} {list(self.data.shape)}"
+            )
+        if self.projection is not None and (
+            self.projection.dtype != np.float32 or self.projection.shape[:1] != (self.width,)
+        ):
+            raise ValueError(
+                f"a projection of width {self.width} is float32 [{self.width}, D], "
+                f"not {self.projection.dtype} {list(self.projection.shape)}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, D) of the table it stands for."""
+        return len(self.data), self.width if self.projection is None else self.projection.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Resident bytes of the rows, scales included; the projection's are its own."""
+        return self.data.nbytes
+
+    def pooled(self, rows: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """Σ over n of weights · rows: float32 [L, D] for int64 rows [L, n] and float32 weights [L, n], 1 unless given."""
+        num_bags, n = rows.shape
+        flat = np.ascontiguousarray(rows).reshape(-1)
+        factors = None if weights is None else np.ascontiguousarray(weights).reshape(-1)
+        if self.dtype == "fp8":
+            values = _decoded(self.data.take(flat, axis=0))
+            if factors is not None:
+                values *= factors[:, None]
+            found = values.reshape(num_bags, n, self.width).sum(axis=1)
+        else:
+            offsets = None if n == 1 else np.arange(0, num_bags * n + 1, n)
+            found = pooled(self._kernel_table, flat, offsets, factors)
+        return found if self.projection is None else found @ self.projection
+
+    def dense(self) -> np.ndarray:
+        """The values that lookups see, float32 [N, D]."""
+        values = _decoded(self.data) if self.dtype == "fp8" else dequantise(self._kernel_table)
+        return values if self.projection is None else values @ self.projection
+
+    @property
+    def _kernel_table(self) -> np.ndarray | QuantisedTable:
+        if self.dtype in ("int8", "int4"):
+            return QuantisedTable(self.data, self.dtype, self.width)
+        return self.data
+
+
+def stored_as(dtype: str, width: int) -> tuple[np.dtype, int]:
+    """Element type and number of columns of the rows. Raises ValueError for another dtype."""
+    match dtype:
+        case "fp32":
+            return np.dtype(np.float32), width
+        case "fp16":
+            return np.dtype(np.float16), width
+        case "fp8":
+            return np.dtype(np.uint8), _SCALE + width
+        case "int8" | "int4":
+            return np.dtype(np.uint8), row_bytes(dtype, width)
+    raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+
+
+def compress(table: np.ndarray, dtype: Dtype, width: int | None = None) -> StoredTable:
+    """Store a table float32 [N, D] in `dtype`, and where it is wider than `width`, as rows of that width by `pca`.
+
+    Raises ValueError for a dtype or width there is not, and, naming row and column, for a value that is not finite
+    or that the dtype cannot hold.
+    """
+    stored_as(dtype, 4)
+    projection = None
+    if width is not None and width < table.shape[1]:
+        table, projection = pca(table, width)
+    d = table.shape[1]
+    if dtype == "fp8":
+        return StoredTable(_in_blocks_fp8(table), dtype, d, projection)
+    stored = quantise(table, dtype)
+    data = stored.data if isinstance(stored, QuantisedTable) else stored
+    return StoredTable(data, dtype, d, projection)
+
+
+def pca(table: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [N, d] and a projection [d, D], float32, whose product is the nearest of rank d = `width` to a table [N, D].
+
+    Nearest in the sum of squares over all rows alike (Eckart and Young, 1936): principal components without
+    centring, so that a weighted sum of rows is projected like a row. Raises ValueError for a width that is no
+    multiple of 4 below D, and for a value that is not finite.
+    """
+    columns = table.shape[1]
+    if width % 4 or not 4 <= width < columns:
+        raise ValueError(f"width {width} is none of 4, 8, … below the {columns} columns of the table")
+    _check_finite(table)
+    step = max(1, _BLOCK // columns)
+    moments = np.zeros((columns, columns))
+    for first in range(0, len(table), step):
+        block = table[first : first + step].astype(np.float64)
+        moments += block.T @ block
+    directions = np.linalg.eigh(moments).eigenvectors[:, : -width - 1 : -1]
+    rows = np.empty((len(table), width), np.float32)
+    for first in range(0, len(table), step):
+        rows[first : first + step] = table[first : first + step].astype(np.float64) @ directions
+    return rows, np.ascontiguousarray(directions.T.astype(np.float32))
+
+
+def _in_blocks_fp8(table: np.ndarray) -> np.ndarray:
+    """Scale and codes, uint8 [N, 4 + D]."""
+    _check_finite(table)
+    out = np.empty((len(table), _SCALE + table.shape[1]), np.uint8)
+    step = max(1, _BLOCK // table.shape[1])
+    for first in range(0, len(table), step):
+        block = table[first : first + step]
+        scale = np.abs(block).max(axis=1, keepdims=True) / np.float32(448)
+        scale[scale == 0] = 1
+        out[first : first + step, :_SCALE] = scale.view(np.uint8)
+        out[first : first + step, _SCALE:] = to_e4m3(block / scale)
+    return out
+
+
+def to_e4m3(values: np.ndarray) -> np.ndarray:
+    """Codes, uint8, of finite float32 values: the nearest, of two equally near ones the even, at most ±448."""
+    size = np.abs(values)
+    code = np.searchsorted(_MIDDLES, size)
+    between = _MIDDLES[code.clip(max=125)] == size
+    code += between & (code & 1).astype(np.bool_)
+    return (code + 128 * np.signbit(values)).astype(np.uint8)
+
+
+def _decoded(rows: np.ndarray) -> np.ndarray:
+    """float32 [n, d] of fp8 rows, uint8 [n, 4 + d]."""
+    values = E4M3.take(rows[:, _SCALE:])  # faster than an index, as is `take` of rows
+    values *= np.ascontiguousarray(rows[:, :_SCALE]).view(np.float32)
+    return values
+
+
+def _check_finite(table: np.ndarray) -> None:
+    step = max(1, _BLOCK // table.shape[1])
+    for first in range(0, len(table), step):
+        bad = ~np.isfinite(table[first : first + step])
+        if bad.any():
+            row, column = np.unravel_index(int(bad.argmax()), bad.shape)
+            value = table[first + int(row), column]
+            raise ValueError(f"row {first + int(row)}, column {column}: {value} is not finite")
