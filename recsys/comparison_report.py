@@ -118,7 +118,8 @@ def differences_sheet(comparison: Comparison, title: str = "", folded: bool = Fa
         ),
         rows,
         "Interval: rows and seeds, not adjusted for the number of arms; the verdict is, by Holm over arms. BCa: "
-        "bias-corrected bootstrap interval with seeds held fixed. BH: Benjamini–Hochberg. DeLong assumes independent rows: "
+        "bias-corrected bootstrap interval with seeds held fixed, a little short with few users. BH: Benjamini–Hochberg. "
+        "DeLong assumes independent rows: "
         "a fast check, never the verdict." + "".join(f" {note[0].upper()}{note[1:]}." for note in notes),
         folded,
     )

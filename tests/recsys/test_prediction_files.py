@@ -102,7 +102,10 @@ def test_effect_gives_power_and_a_verdict_of_not_worse(folder: Path) -> None:
     (power,) = worse["power"]
     assert (power["units"], power["not_worse"]) == (40, False)
     assert power["units_needed"] > 40
-    assert "is undecided" in worse["verdict"][0]
+    assert "It is worse than −0.001: the whole interval is below" in worse["verdict"][0]
+    (auc,) = (d for d in worse["comparison"]["differences"] if d["metric"] == "auc")
+    within = compare("a.parquet", "b.parquet", "--effect", round(-auc["estimate"], 4))
+    assert "is undecided: the interval reaches below" in within["verdict"][0]
     better = compare("b.parquet", "a.parquet", "--effect", 0.001)
     assert better["power"][0]["not_worse"]
     assert "not worse than −0.001" in better["verdict"][0]
