@@ -42,12 +42,13 @@ def run_trials(study: Study, workers: int, address: str | None, progress: Progre
     Raises KeyboardInterrupt when it was interrupted, ValueError as `ray_session` does.
     """
     os.environ |= SILENT
+    threads = study.config.training.num_threads
     # Ray prints the deaths of workers to standard output, which is the result's
-    with redirect_stdout(sys.stderr), ray_session(workers, address), _scratch(study) as storage:
+    with redirect_stdout(sys.stderr), ray_session(workers * threads, address), _scratch(study) as storage:
         for name in ("ray.tune", "ray.train", "ray.air"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told by the study
         gpus = ray.cluster_resources().get("GPU", 0)
-        resources = {"cpu": 1.0} | ({"gpu": min(1.0, gpus / workers)} if gpus else {})
+        resources = {"cpu": float(threads)} | ({"gpu": min(1.0, gpus / workers)} if gpus else {})
         scheduler = (
             AsyncHyperBandScheduler(
                 metric="score", mode="max", max_t=RUNGS_END, grace_period=1, reduction_factor=KEPT

@@ -6,11 +6,12 @@ import json
 import mmap
 import os
 import shutil
+import time
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -106,8 +107,26 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 @contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """One process at a time holds `file`: two would share temporary names. A lock dies with its process."""
+def locked(file: Path, seconds: float | None = None) -> Iterator[None]:
+    """One process at a time holds `file`: two would share temporary names. A lock dies with its process.
+
+    Waits for as long as another holds it; with `seconds`, raises TimeoutError after so many.
+    """
     with file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        if seconds is None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        else:
+            _lock_within(handle, seconds)
         yield
+
+
+def _lock_within(handle: IO[str], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise TimeoutError(f"{handle.name}: another process holds it") from None
+        time.sleep(0.1)

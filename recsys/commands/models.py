@@ -38,7 +38,7 @@ def tables(
         typer.Option(help="how TorchRec places them"),
     ] = "auto",
     optimizer: Annotated[
-        Literal["rowwise_adagrad", "adagrad", "sgd"],
+        Literal["rowwise_adagrad", "adagrad", "sgd", "adam"],
         typer.Option(help="whose state is counted; column_wise needs an elementwise one"),
     ] = "rowwise_adagrad",
     on: OnOption = None,
@@ -109,6 +109,8 @@ def train(
 
         watch = Watch(report, progress, lambda text: err.print(text, style="yellow", soft_wrap=True))
         if workers is None and address is None:
+            if wheel is not None:
+                raise ValueError("--wheel is for the workers of a Ray job: give --workers too")
             run = run_train(experiment, ready(experiment, prepared, on, show), runs, watch, profile)
         else:
             asked = (workers or 1, cpus_per_worker, address, wheel, max_failures)

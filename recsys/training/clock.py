@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from recsys.models.click import ClickModel
@@ -66,6 +67,8 @@ class StepClock:
         self._hook.remove()
 
     def _looked_up(self, embeddings: Embeddings) -> None:
+        if not torch.is_grad_enabled():  # an evaluation's
+            return
         self._lap("tables")
         vectors = embeddings.concatenated
         if vectors.requires_grad:

@@ -1,6 +1,6 @@
 """A rank's batches as the model takes them: made in the loader's thread, and agreed on by the ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -37,9 +37,14 @@ class Feed:
         self.num_batches = self._loader.num_batches
         self._engine = engine
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[ClickBatch]:
-        """Batches of an epoch from number `start` on; every rank must take as many as the others."""
-        return agreed(self._loader.epoch(epoch, start), self._engine)
+    def epoch(
+        self, epoch: int, start: int = 0, timed: Callable[[Iterator[ClickBatch]], Iterator[ClickBatch]] = iter
+    ) -> Iterator[ClickBatch]:
+        """Batches of an epoch from number `start` on; every rank must take as many as the others.
+
+        `timed`: what is done with this rank's own batches, before it waits for the other ranks.
+        """
+        return agreed(timed(self._loader.epoch(epoch, start)), self._engine)
 
     def positions(self, epoch: int, number: int) -> np.ndarray:
         """Which rows a batch holds for this rank."""

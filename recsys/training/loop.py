@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -18,7 +19,7 @@ from recsys.evaluation.metrics import evaluate
 from recsys.model_config import targets_of
 from recsys.models import ClickModel, build
 from recsys.models.click import ClickBatch, InBfloat16
-from recsys.models.decay import table_decay
+from recsys.models.decay import OncePerId, table_decay
 from recsys.tables import fields_of, plan_of
 from recsys.training.clock import StepClock, stragglers
 from recsys.training.distributed import default_device, gathered, on_rank_0, peak_memory, shard_model
@@ -121,6 +122,11 @@ class _Training:
         lengths = {name: len(train.ids_of(name)) / max(1, len(train)) for name in lists}
         self._model = shard_model(click_model, config, self._device, lengths)
         settings = self._settings
+        if dist.get_world_size() > 1 and settings.table_decay and isinstance(click_model.decay, OncePerId):
+            raise ValueError(
+                "model.decay_by: id counts the ids of a whole batch, of which a worker sees a part: take one worker, or "
+                "decay_by: impression"
+            )
         kept = train.keep_negatives(settings.negative_rate, settings.seed)
         if len(kept) == 0:
             raise ValueError(
@@ -155,7 +161,7 @@ class _Training:
     def _epoch(self) -> None:
         """Train from the state's batch to the end of its epoch, or until training is finished."""
         state, of = self._state, self._feed.num_batches
-        batches = self._clock.loaded(self._feed.epoch(state.epoch, state.step))
+        batches = self._feed.epoch(state.epoch, state.step, self._clock.loaded)
         parts = self._settings.evaluations_per_epoch
         for stop in sorted({of * (part + 1) // parts for part in range(parts)} - set(range(state.step + 1))):
             self._train_until(stop, islice(batches, stop - state.step))
@@ -182,8 +188,11 @@ class _Training:
                 self._watch.progress(f"epoch {state.epoch + 1}", state.step, of, f"{rate:,.0f} samples/s")
                 if every is not None and state.steps % every == 0 and state.step < stop:
                     self._save()
-        finally:
-            pipeline.detach()
+        except BaseException:
+            with suppress(AssertionError):  # of a pipeline that had not begun; the error is the other one
+                pipeline.detach()
+            raise
+        pipeline.detach()
 
     def _evaluate(self) -> None:
         """Measure on validation, tell everybody, and move on to the next epoch where this one is done."""

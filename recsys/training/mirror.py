@@ -7,6 +7,7 @@ from pathlib import Path
 import fsspec
 
 MANIFEST = "manifest.json"
+CHECKPOINT = "steps-"  # what the names of checkpoints begin with; nothing else at the URL is ours
 
 
 class Mirror:
@@ -25,7 +26,7 @@ class Mirror:
     def names(self) -> list[str]:
         """Whole checkpoints."""
         with self._asked():
-            found = self._fs.glob(f"{self._root}/*/{MANIFEST}")
+            found = self._fs.glob(f"{self._root}/{CHECKPOINT}*/{MANIFEST}")
         return sorted(str(path).rsplit("/", 2)[-2] for path in found)
 
     def upload(self, folder: Path) -> None:
@@ -49,7 +50,8 @@ class Mirror:
         """Remove all other checkpoints, and what interrupted copies left."""
         with self._asked():
             for path in self._fs.ls(self._root, detail=False) if self._fs.exists(self._root) else ():
-                if str(path).rstrip("/").rsplit("/", 1)[-1] not in names:
+                name = str(path).rstrip("/").rsplit("/", 1)[-1]
+                if name.startswith(CHECKPOINT) and name not in names:
                     self._fs.rm(path, recursive=True)
 
     @contextmanager

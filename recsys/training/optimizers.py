@@ -10,6 +10,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from recsys.config import TrainingConfig
 from recsys.training.distributed import average, dense_tensors
+from recsys_tables.engine import engine_of
 
 _DENSE = {
     "adam": torch.optim.Adam,
@@ -24,7 +25,7 @@ class Optimizer:
 
     Tables are updated in the backward pass of every batch. The rest is updated after `accumulate` batches, by the
     mean of their gradients over batches and ranks, whose norm over all of these parameters `clip_norm` bounds. A batch
-    that is left out counts as a gradient of 0. Moments of a batch that a network keeps are averaged over ranks.
+    that is left out adds nothing to that sum. Moments of a batch that a network keeps are averaged over ranks.
     """
 
     def __init__(self, model: DistributedModelParallel, settings: TrainingConfig, num_steps: int) -> None:
@@ -32,12 +33,20 @@ class Optimizer:
         self._settings, self._num_steps = settings, num_steps
         self._tables = model.fused_optimizer
         self._parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
+        self._fused = settings.dense_optimizer != "adagrad"  # which keeps its steps on the CPU
         self._dense = _DENSE[settings.dense_optimizer](
             list(self._parameters.values()),
             lr=settings.dense_lr,
             weight_decay=settings.dense_decay,
-            **({} if settings.dense_optimizer == "adagrad" else {"fused": True}),
+            **({"fused": True} if self._fused else {}),
         )
+        self._lookups = [
+            part
+            for collection in engine_of(model).collections.values()
+            for lookup in getattr(collection, "_lookups", ())  # of a sharded one
+            for part in lookup.modules()
+            if hasattr(part, "iter_cpu")
+        ]
         self._buffers = [
             value
             for name, value in dense_tensors(model).items()
@@ -56,6 +65,9 @@ class Optimizer:
             for group in groups:
                 group["lr"] = rate * factor
         self._tables.zero_grad()  # hands the rate to FBGEMM
+        for lookup in self._lookups:  # whose Adam counts forward passes, evaluations too, and forgets the count
+            lookup.iter.fill_(self.steps)
+            lookup.iter_cpu.fill_(self.steps)
         if self.steps % self._settings.accumulate == 0:
             self._dense.zero_grad(set_to_none)
         self._before = [buffer.clone() for buffer in self._buffers]
@@ -104,9 +116,7 @@ class Optimizer:
                 parameter.grad = gradient.to(parameter.device)
             if own:
                 self._dense.state[parameter] = {
-                    kind: value
-                    if kind == "step" and value.device.type == "cpu"
-                    else value.to(parameter.device)
+                    kind: value if kind == "step" and not self._fused else value.to(parameter.device)
                     for kind, value in own.items()
                 }
 

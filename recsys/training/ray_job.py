@@ -23,6 +23,7 @@ from typing import Any
 
 import ray
 import ray.train
+import torch
 import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
@@ -223,7 +224,7 @@ def _messages(queue: Queue) -> Iterator[Message]:
 
 
 def _said(error: Exception) -> str:
-    """The first and the last line of Ray's pages."""
+    """The last line of Ray's pages."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"workers were lost ({lines[-1]})"
 
@@ -236,7 +237,8 @@ def _train_on_worker(work: dict[str, Any]) -> None:
         train(work["config"], work["prepared"], work["runs"], _telling(queue), work["profile"])
     except Exception as error:
         # where another worker is gone, PyTorch raises one of these, or Ray has ended the process group meanwhile
-        gone = isinstance(error, (RuntimeError, ConnectionError)) or not dist.is_initialized()
+        lost = isinstance(error, (RuntimeError, ConnectionError)) and not isinstance(error, torch.OutOfMemoryError)
+        gone = lost or not dist.is_initialized()
         if not gone:
             queue.put(("failure", error))  # a mistake, which to begin again would not mend
         raise

@@ -53,6 +53,7 @@ from recsys_tables.scheme import Scheme
 from recsys_tables.sharding import placements
 
 CHECKPOINTS = "checkpoints"
+LOCK_SECONDS = 120.0  # waited for another job on the same run; that of a job that was killed is free at once
 DIAGNOSED_IDS = 10_000  # ids per field whose vectors the singular values are taken of, the most frequent
 DIAGNOSES = (
     "effective_rank",
@@ -104,8 +105,12 @@ def train(
 ) -> Run:
     """Train, evaluate on test and write the run's folder; a finished run is returned as it is.
 
-    On every rank of a process group, or alone. A run that was interrupted goes on from its newest checkpoint.
-    Raises ConnectionError when another rank has ended, and otherwise as `fit` and `Store` do.
+    On every rank of a process group, or alone. A run that was interrupted goes on from its newest checkpoint, and ends as
+    one that was not, to the bit where as many ranks hold the same parts of tables. The plan of `auto` depends on the
+    memory that it finds: name other ways in `job.sharding`, or its `memory_per_rank`, to hold it on other machines.
+
+    Raises ConnectionError when another rank has ended, ValueError when another job is at work on the run, and otherwise as
+    `fit` and `Store` do.
 
     `profile`: write a trace of a few steps, for chrome://tracing or Perfetto, as `trace.json.gz`.
     """
@@ -120,12 +125,17 @@ def train(
 
 @contextmanager
 def _only_job(out: Path) -> Iterator[None]:
-    """While the block runs no other job works on the run; rank 0 sees to it."""
+    """While the block runs no other job works on the run; rank 0 sees to it. Raises ValueError where one does."""
     with ExitStack() as stack:
 
         def lock() -> None:
             out.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(out.parent / f".{out.name}.lock"))
+            try:
+                stack.enter_context(locked(out.parent / f".{out.name}.lock", LOCK_SECONDS))
+            except TimeoutError:
+                raise ValueError(
+                    f"{out}: another job is at work on this run; wait for it, or stop it"
+                ) from None
 
         on_rank_0(lock)
         yield

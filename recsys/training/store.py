@@ -2,6 +2,8 @@
 
 <run>/checkpoints/steps-<n>/   after n batches, as `recsys_tables.checkpoint` writes it; `about` holds the
                                configuration's and the prepared set's digests and the `TrainingState`
+<job.checkpoint.url>/<name>-<digest>/seed-<k>/steps-<n>/
+                               copies, where there is a URL: every run has a folder of its own below it
 """
 
 import shutil
@@ -42,7 +44,8 @@ class Store:
         self.root = root
         self._config, self._about, self._warn = config, dict(about), warn
         self._since = Baseline() if config.incremental else None
-        self._mirror = None if config.url is None else Mirror(config.url)
+        self._mirror = _mirror_of(root, config)
+        self._places = f"{root.parent}" if self._mirror is None else f"{root.parent} and {self._mirror.url}"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recsys-checkpoint")
         # messages of the saving thread must not meet those of training
         self._group = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
@@ -83,14 +86,14 @@ class Store:
     def resume(self, model: DistributedModelParallel, optimizer: Optimizer) -> TrainingState:
         """Load the newest whole checkpoint and return where it was; the beginning, where there is none.
 
-        Raises CheckpointError when it is of another configuration or prepared set, or does not fit the model.
+        Raises CheckpointError when it is of another configuration, prepared set or version, or does not fit the model.
         """
         newest = on_rank_0(self._newest)
         if newest is None:
             return TrainingState()
         checkpoint = agree(lambda: Checkpoint(self.root / newest))
         checkpoint.load_into(model)
-        state = TrainingState(**checkpoint.about["state"])
+        state = self._state_of(checkpoint)
         optimizer.load(checkpoint.extra(), state.steps)
         return state
 
@@ -113,18 +116,36 @@ class Store:
 
     def _retain(self, newest: Path, best_steps: int) -> None:
         """Keep the newest few, the best, and the full ones that these are changes of; here and in the mirror."""
-        if self._mirror is not None:
-            self._mirror.upload(newest)
         names = names_in(self.root)
-        kept = set(names[-self._config.keep :]) | {name_of(best_steps)}
-        if self._since is not None and self._since.name is not None:
-            kept.add(self._since.name)
-        kept |= {base for name in kept & set(names) if (base := base_of(self.root / name)) is not None}
-        for path in self.root.iterdir():
-            if path.name not in kept:
+        kept = {*names[-self._config.keep :], name_of(best_steps)}
+        full = None if self._since is None else self._since.name  # what the next one may be changes of
+        bases = {full}
+        damaged: set[str] = set()
+        for name in sorted(kept & set(names) - {full}):
+            try:
+                bases.add(base_of(self.root / name))
+            except CheckpointError as error:
+                self._warn(f"{error}: going on without it")
+                damaged.add(name)
+        kept |= {base for base in bases if base is not None}
+        for path in sorted(self.root.iterdir(), reverse=True):  # changes before what they are changes of
+            if path.name not in kept - damaged:
                 _remove(path)
         if self._mirror is not None:
-            self._mirror.keep(kept)
+            lacking = kept & set(names) - damaged - set(self._mirror.names())
+            for name in sorted(lacking | {newest.name}):  # what they are changes of before changes
+                self._mirror.upload(self.root / name)
+            self._mirror.keep(kept)  # its copy of one that is damaged here may be whole
+
+    def _state_of(self, checkpoint: Checkpoint) -> TrainingState:
+        """Where training was. Raises OtherVersion when it does not say so as this program does."""
+        state = checkpoint.about.get("state", {})
+        if other := sorted(state.keys() ^ TrainingState().to_dict().keys()):  # a default would be another run
+            raise OtherVersion(
+                f"{checkpoint.folder}: its state is of another version ({', '.join(other)}); delete "
+                f"{self._places} to train from the beginning"
+            )
+        return TrainingState(**state)
 
     def _newest(self) -> str | None:
         """Name of the newest checkpoint that is whole, and whose best evaluation's is.
@@ -144,8 +165,9 @@ class Store:
         for name in reversed(names_in(self.root)):
             try:
                 found = Checkpoint(self.root / name)
-                best = name_of(found.about["state"]["best_steps"])
-                if found.about["state"]["best"] and best != name:
+                state = self._state_of(found)
+                best = name_of(state.best_steps)
+                if state.best and best != name:
                     Checkpoint(self.root / best)
             except OtherVersion:
                 raise
@@ -157,7 +179,7 @@ class Store:
                 if found.about.get(key) != wanted:
                     raise CheckpointError(
                         f"{found.folder}: its {key} is {found.about.get(key)}, and {wanted} here; restore what it was "
-                        f"trained with, or delete {self.root.parent} to train from the beginning"
+                        f"trained with, or delete {self._places} to train from the beginning"
                     )
             newest = name
             break
@@ -176,10 +198,21 @@ def _remove(path: Path) -> None:
 
 
 def discard(root: Path, config: CheckpointConfig) -> None:
-    """Remove all checkpoints, the copies at `config.url` too: the run is finished."""
+    """Remove all checkpoints, the run's copies at `config.url` too: it is finished."""
+    for name in reversed(names_in(root)):
+        _remove(root / name)
     shutil.rmtree(root, ignore_errors=True)
-    if config.url is not None:
-        Mirror(config.url).keep(())
+    mirror = _mirror_of(root, config)
+    if mirror is not None:
+        mirror.keep(())
+
+
+def _mirror_of(root: Path, config: CheckpointConfig) -> Mirror | None:
+    """Copies of a run's checkpoints; runs that share a URL have folders below it as they have below `runs`."""
+    if config.url is None:
+        return None
+    run = root.parent
+    return Mirror(f"{config.url.removesuffix('/')}/{run.parent.name}/{run.name}")
 
 
 def name_of(steps: int) -> str:
@@ -209,7 +242,7 @@ class Listed:
 def listed(run: Path) -> list[Listed]:
     """Verify every checkpoint of a run folder, oldest first; the finished model's, if there is one, is the last.
 
-    Best is what the newest whole one says is best so far.
+    Best is what the newest whole one says is best so far. The run may be training: what it removes meanwhile is left out.
     """
     found = []
     best: str | None = None
@@ -218,11 +251,13 @@ def listed(run: Path) -> list[Listed]:
     if (run / "checkpoint").exists():
         folders.append(run / "checkpoint")
     for folder in folders:
-        size = sum(file.stat().st_size for file in folder.iterdir())
+        size = 0
         try:
+            size = sum(file.stat().st_size for file in folder.iterdir())
             saved = Checkpoint(folder)
-        except CheckpointError as error:
-            found.append(Listed(folder.name, size, damage=str(error)))
+        except (CheckpointError, FileNotFoundError) as error:
+            if folder.exists():
+                found.append(Listed(folder.name, size, damage=str(error)))
             continue
         state = saved.about.get("state", {})
         base = None if saved.base is None else saved.base.folder.name
@@ -231,6 +266,6 @@ def listed(run: Path) -> list[Listed]:
         )
         if folder.name == "checkpoint":
             best = folder.name
-        elif state["best"]:
-            best = name_of(state["best_steps"])
+        elif best_steps := state.get("best_steps"):
+            best = name_of(best_steps)
     return [replace(item, best=item.name == best) for item in found]

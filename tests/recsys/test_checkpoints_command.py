@@ -1,6 +1,7 @@
 """`recsys checkpoints`: what a run can go on from, and which file is damaged."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from recsys.cli import app
 from recsys.config import ExperimentConfig
 from recsys.training.loop import Watch
 from recsys.training.run import Run, run_folder, train
-from recsys.training.store import names_in
+from recsys.training.store import listed, names_in
 from recsys_pipelines.prepare import Prepared
+from recsys_tables.checkpoint import Checkpoint
 
 Configure = Callable[..., ExperimentConfig]
 
@@ -81,6 +83,32 @@ def test_a_damaged_file_is_named_and_the_exit_status_is_1(folder: Path) -> None:
     assert str(file) in last["damage"]
     assert last["step"] is None
     assert all(item["damage"] is None for item in others)
+
+
+def test_what_a_run_removes_meanwhile_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its files are counted, and before they are read."""
+    *others, last = listed(folder)
+
+    def gone(path: Path) -> Checkpoint:
+        if path.name == last.name:
+            shutil.rmtree(path)
+        return Checkpoint(path)
+
+    monkeypatch.setattr("recsys.training.store.Checkpoint", gone)
+    monkeypatch.setattr("recsys.training.store.names_in", lambda root: ["steps-0000000001", *names_in(root)])
+    assert [item.name for item in listed(folder)] == [item.name for item in others]
+
+
+def test_a_checkpoint_that_does_not_say_where_training_was_is_listed(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path / "checkpoint", tmp_path / "checkpoints" / "steps-0000000001")
+    (only,) = as_json(tmp_path)
+    assert (only["name"], only["step"], only["best"], only["damage"]) == (
+        "steps-0000000001",
+        None,
+        False,
+        None,
+    )
+    assert command(tmp_path).exit_code == 0
 
 
 def test_a_finished_run_has_the_best_one(run: Run) -> None:

@@ -88,3 +88,14 @@ def test_seconds_are_counted_for_what_they_were_spent_on(time_is: Callable[[floa
     time_is(1)
     model(torch.ones(2, 1))
     assert not any(clock.read().values())
+
+
+def test_an_evaluation_is_no_time_of_a_step(time_is: Callable[[float], None]) -> None:
+    model = Model()
+    clock = StepClock(model)  # type: ignore[arg-type]
+    clock.begin()
+    with torch.no_grad():
+        time_is(9)
+        model(torch.ones(2, 1))
+    assert clock.read()["tables"] == 0
+    clock.remove()

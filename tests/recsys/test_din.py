@@ -436,3 +436,16 @@ def test_a_history_of_another_column_or_named_twice_is_refused(raw: dict[str, An
     twice = [{"target": "item_id", "history": "liked"}] * 2
     with pytest.raises(ConfigError, match="histories named twice: liked"):
         parse(raw | {"model": {"name": "din", "interests": twice}}, "x.yaml")
+
+
+def test_decay_by_id_is_refused_where_no_worker_sees_the_whole_batch(
+    din_run: Run, prepared_log: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """c_j counts a whole batch."""
+    config = din_run.config.replace({"model.decay_by": "id", "training.table_decay": 0.1})
+    rows = rows_of(prepared_log)["train"]
+    with process_group():
+        monkeypatch.setattr("recsys.training.loop.dist.get_world_size", lambda *_: 2)
+        monkeypatch.setattr("recsys.training.loop.shard_model", lambda *_: None)
+        with pytest.raises(ValueError, match="take one worker, or decay_by: impression"):
+            fit(config, rows, rows)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 
 from recsys.config import ExperimentConfig, parse
 from recsys.models.deepfm import DeepFM
-from recsys.training import feed, loop
+from recsys.training import feed, loop, run
 from recsys.training.loop import Watch
 from recsys.training.pipeline import Pipeline
 from recsys.training.run import Run, run_folder, train
@@ -29,6 +30,7 @@ from recsys.training.store import listed
 from recsys_pipelines.batches import PADDING, Rows
 from recsys_pipelines.order import epoch_order
 from recsys_pipelines.prepare import Prepared
+from recsys_pipelines.shards import locked
 from recsys_tables import checkpoint
 from recsys_tables.agreement import OtherRankFailed
 from recsys_tables.checkpoint import Checkpoint
@@ -49,6 +51,7 @@ def scenarios(folder: Path, in_ranks: InRanks) -> None:
         ("dies", dies),
         ("slow", slow),
         ("few_tables", few_tables),
+        ("busy", busy),
     ):
         in_ranks(2, told, folder, name, work)
     in_ranks(4, told, folder, "tiny", tiny)
@@ -153,6 +156,15 @@ def few_tables(rank: int, config: ExperimentConfig, prepared: Prepared, runs: Pa
     return one
 
 
+def busy(rank: int, config: ExperimentConfig, prepared: Prepared, runs: Path) -> Any:
+    """Another job holds the run."""
+    folder = run_folder(config, prepared, runs)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    run.LOCK_SECONDS = 0.2
+    with locked(folder.with_name(f".{folder.name}.lock")) if rank == 0 else nullcontext():
+        train(config, prepared, runs)
+
+
 def tiny(rank: int, config: ExperimentConfig, prepared: Prepared, runs: Path) -> Any:
     """Three rows on four ranks."""
     sizes: list[int] = []
@@ -245,6 +257,13 @@ def test_more_ranks_than_tables_can_be_split_over(results: Path) -> None:
         assert (
             "2 workers, but the tables can be split over 1 only: take 1 workers, or let job.sharding" in said
         )
+
+
+def test_a_run_that_another_job_is_at_work_on_is_refused_on_all_ranks(results: Path) -> None:
+    first, second = answers(results, "busy")
+    assert first.startswith("ValueError: ")
+    assert first.endswith(": another job is at work on this run; wait for it, or stop it")
+    assert second == f"{OtherRankFailed.__name__}: rank 0: {first.removeprefix('ValueError: ')}"
 
 
 def test_ranks_may_have_no_row_of_a_batch(results: Path) -> None:

@@ -1,5 +1,7 @@
 """Checkpoints of a run: what is kept, what is refused, and stores that do not answer."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.config import ExperimentConfig
+from recsys.training import run as run_module
 from recsys.training.loop import Watch
 from recsys.training.mirror import Mirror
 from recsys.training.run import run_folder, train
 from recsys.training.store import listed, names_in
 from recsys_pipelines.prepare import Prepared, prepare
+from recsys_pipelines.shards import locked
 from recsys_tables import checkpoint
 from recsys_tables.checkpoint import CheckpointError, OtherVersion
 
@@ -70,6 +74,21 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def copies_of(config: ExperimentConfig, prepared: Prepared, url: Path) -> Path:
+    """The run's own folder below a URL."""
+    return run_folder(config, prepared, url)
+
+
+def rewrite_state(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """As another program would have written it: with a checksum that is right."""
+    file = folder / "manifest.json"
+    manifest = json.loads(json.loads(file.read_text())["manifest"])
+    change(manifest["about"]["state"])
+    text = json.dumps(manifest)
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    file.write_text(json.dumps({"blake2b": digest, "manifest": text}))
+
+
 # ---- what is refused
 
 
@@ -109,6 +128,48 @@ def test_checkpoints_of_another_version_are_refused_and_left(
     with pytest.raises(OtherVersion, match=rf"{version.lower()} \d+, but this program reads 99"):
         train(config, prepared, runs)
     assert content(checkpoints_of(config, prepared, runs)) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda state: state.pop("best_steps"), "best_steps"),
+        (lambda state: state.pop("loss_sum"), "loss_sum"),
+        (lambda state: state.update(lanes=64), "lanes"),
+    ],
+    ids=["lost", "default", "more"],
+)
+def test_a_state_of_another_version_is_refused_and_left(
+    config: ExperimentConfig, prepared: Prepared, runs: Path, change: Any, named: str
+) -> None:
+    """Also where what it lacks has a default: going on from that would be another run."""
+    root = checkpoints_of(config, prepared, runs)
+    for name in names_in(root):
+        rewrite_state(root / name, change)
+    before = content(root)
+    with pytest.raises(
+        OtherVersion,
+        match=rf"steps-\d+: its state is of another version \({named}\); delete {root.parent} to train from",
+    ):
+        train(config, prepared, runs)
+    assert content(root) == before
+
+
+def test_a_run_that_another_job_is_at_work_on_is_refused(
+    config: ExperimentConfig, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `run_folder` has beside it is held by another job, as another process would."""
+    monkeypatch.setattr(run_module, "LOCK_SECONDS", 0.2)
+    folder = run_folder(config, prepared, tmp_path)
+    folder.parent.mkdir(parents=True)
+    with (
+        locked(folder.with_name(f".{folder.name}.lock")),
+        pytest.raises(
+            ValueError, match=rf"{folder}: another job is at work on this run; wait for it, or stop it"
+        ),
+    ):
+        train(config, prepared, tmp_path)
+    train(config, prepared, tmp_path)
 
 
 def test_a_prepared_set_that_is_damaged_is_named(
@@ -174,6 +235,41 @@ def test_what_is_damaged_is_passed_over_with_its_name(
     assert began[0] == int(names[-2].removeprefix("steps-")) + 1
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_an_old_one_that_gets_damaged_does_not_stop_a_run(
+    config: ExperimentConfig, prepared: Prepared, tmp_path: Path, mirrored: bool
+) -> None:
+    """It goes, with its name; a copy of it that is whole stays, and comes back when it is still wanted."""
+    config = config.replace({"job.checkpoint.every_steps": 1})  # a save that failed is told by the next one
+    if mirrored:
+        config = config.replace({"job.checkpoint.url": f"file://{tmp_path}/mirror"})
+    root = checkpoints_of(config, prepared, tmp_path)
+    warned: list[str] = []
+    hurt: list[Path] = []
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if done == 7:  # the best evaluation's
+            hurt.extend(root / item.name / "manifest.json" for item in listed(root.parent) if item.best)
+            hurt[0].write_text("{}")
+        if done == 9:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(config, prepared, tmp_path, Watch(step=step, warn=warned.append))
+    (file,) = hurt
+    assert len(warned) == 1
+    assert str(file) in warned[0]
+    assert warned[0].endswith(": going on without it")
+    assert file.parent.name not in names_in(root)
+    assert "steps-0000000008" in names_in(root)
+    began: list[int] = []
+    train(config, prepared, tmp_path, Watch(progress=lambda _, done, *__: began.append(done)))
+    assert began[0] == (9 if mirrored else 1), "the best evaluation is lost where there is no copy"
+
+
 def test_training_begins_anew_where_nothing_is_whole(
     config: ExperimentConfig, prepared: Prepared, runs: Path
 ) -> None:
@@ -210,7 +306,8 @@ def test_a_store_that_does_not_answer_is_named(
     config: ExperimentConfig, prepared: Prepared, tmp_path: Path, url: str
 ) -> None:
     with pytest.raises(
-        (OSError, ValueError), match=rf"job\.checkpoint\.url {url}: .*see that it can be reached"
+        (OSError, ValueError),
+        match=rf"job\.checkpoint\.url {url}/small-\w+/seed-0: .*see that it can be reached",
     ):
         train(config.replace({"job.checkpoint.url": url}), prepared, tmp_path)
 
@@ -222,8 +319,53 @@ def test_what_is_kept_is_kept_at_the_url_too(
     with pytest.raises(Interrupted):
         train(mirrored, prepared, tmp_path / "runs", after(9))
     root = checkpoints_of(mirrored, prepared, tmp_path / "runs")
-    assert Mirror(f"file://{tmp_path}/mirror").names() == names_in(root)
-    assert content(tmp_path / "mirror") == content(root)
+    copies = copies_of(mirrored, prepared, tmp_path / "mirror")
+    assert Mirror(f"file://{copies}").names() == names_in(root)
+    assert content(copies) == content(root)
+
+
+def test_runs_share_a_url_with_each_other_and_with_other_files(
+    config: ExperimentConfig, prepared: Prepared, tmp_path: Path
+) -> None:
+    one = config.replace({"job.checkpoint.url": f"file://{tmp_path}/mirror/"})
+    other = one.replace({"training.seed": 1})
+    copies = copies_of(one, prepared, tmp_path / "mirror")
+    foreign = [tmp_path / "mirror" / "notes.txt", copies / "notes.txt"]
+    for file in foreign:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("not ours")
+    with pytest.raises(Interrupted):
+        train(one, prepared, tmp_path / "runs", after(9))
+    before = content(copies)
+    assert len(before) > 2
+    train(other, prepared, tmp_path / "runs")
+    assert content(copies) == before
+    shutil.rmtree(tmp_path / "runs")
+    began: list[int] = []
+    train(one, prepared, tmp_path / "runs", Watch(progress=lambda _, done, *__: began.append(done)))
+    assert began[0] == 9
+    assert sorted(content(tmp_path / "mirror")) == sorted(
+        str(file.relative_to(tmp_path / "mirror")) for file in foreign
+    )
+
+
+def test_what_a_url_lacks_is_copied_with_the_next_one(
+    config: ExperimentConfig, prepared: Prepared, tmp_path: Path
+) -> None:
+    """A URL that was named later: without its best evaluation's, the newest would be worth nothing."""
+    local = config.replace({"job.checkpoint.keep": 1})
+    with pytest.raises(Interrupted):
+        train(local, prepared, tmp_path / "runs", after(7))
+    mirrored = local.replace({"job.checkpoint.url": f"file://{tmp_path}/mirror"})
+    with pytest.raises(Interrupted):
+        train(mirrored, prepared, tmp_path / "runs", after(3))
+    root = checkpoints_of(mirrored, prepared, tmp_path / "runs")
+    assert len(names_in(root)) == 2, "the newest one and the best"
+    assert content(copies_of(mirrored, prepared, tmp_path / "mirror")) == content(root)
+    shutil.rmtree(tmp_path / "runs")
+    began: list[int] = []
+    train(mirrored, prepared, tmp_path / "runs", Watch(progress=lambda _, done, *__: began.append(done)))
+    assert began[0] == 9
 
 
 def test_a_copy_that_was_interrupted_is_none(tmp_path: Path) -> None:
