@@ -64,9 +64,8 @@ class CheckpointConfig(Strict):
     every_steps: int | None = Field(None, ge=1)
     keep: int = Field(2, ge=1)  # newest ones; the best evaluation's is kept besides
     incremental: bool = False  # only the rows that changed since the last full one, where that is smaller
-    url: str | None = Field(
-        None, pattern="://"
-    )  # of a folder that fsspec can write; else in the run's folder
+    # of a folder that fsspec can write: copies of checkpoints, each run's in a folder of its own below it
+    url: str | None = Field(None, pattern="://")
 
 
 class ShardingConfig(Strict):

@@ -4,13 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 from rich.markup import escape
 from rich.table import Table as Grid
 
 from recsys.data_pictures import (
     VERDICT_COLORS,
-    Picture,
     curves_picture,
     deciles_picture,
     labels_picture,
@@ -18,6 +16,7 @@ from recsys.data_pictures import (
     psi_picture,
     shares_pictures,
 )
+from recsys.page import write_page
 from recsys_pipelines.drift import DRIFTED, SHIFTED, Drift, FeatureDrift
 from recsys_pipelines.inspected import CategoricalReport, Inspection, NumericReport, Rate
 
@@ -98,7 +97,7 @@ def write_inspection(found: Inspection, path: Path) -> None:
     if found.numeric:
         pictures.append(deciles_picture(found))
     title = f"Inspection of {Path(found.path).name}"
-    _write(path, title, [inspection_summary(found), found.path], inspection_sheets(found), pictures)
+    write_page(path, title, [inspection_summary(found), found.path], inspection_sheets(found), pictures)
 
 
 def write_drift(found: Drift, path: Path) -> None:
@@ -109,21 +108,7 @@ def write_drift(found: Drift, path: Path) -> None:
     pictures = [psi_picture(_by_psi(found)), labels_picture(found)]
     if any(feature.new_impressions or feature.vanished_impressions for feature in found.features):
         pictures.insert(1, new_ids_picture(_by_psi(found)))
-    _write(path, title, texts, sheets, pictures)
-
-
-def _write(
-    path: Path, title: str, texts: Sequence[str], sheets: Sequence[Sheet], pictures: Sequence[Picture]
-) -> None:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("recsys", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    template = environment.get_template("data_report.html.j2")
-    html = template.render(title=title, texts=texts, sheets=sheets, pictures=pictures)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
+    write_page(path, title, texts, sheets, pictures)
 
 
 # Tables

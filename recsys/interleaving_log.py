@@ -31,7 +31,7 @@ def read_interleaved(
 
     Errors (ValueError), which name file, row and value: no such file or column, no rows, missing values, clicks other than
     0 and 1, a third team or one only, a position or an item twice in an impression, an impression of two users, one user
-    only, no click at all. Rows count from 0, without the header.
+    or impression only, no click at all. Rows count from 0, without the header.
     """
     frame = read_table(path)
     names = {
@@ -59,6 +59,8 @@ def read_interleaved(
             )
     team_codes, team_names = _teams(frame["team"].cast(pl.String), teams, path, str(names["team"]))
     impressions = np.unique(used["impression"].to_numpy(), return_inverse=True)[1]
+    if not impressions.any():
+        raise ValueError(f"{path.name}: has one impression only: no error can be estimated, use more lists")
     places, position_codes = np.unique(positions, return_inverse=True)
     if not clicks.any():
         raise ValueError(

@@ -132,7 +132,7 @@ def policy_of(
     """The policy that shows the actions of `log` by the predictions of a run: ε-greedy or softmax, one of the two.
 
     Errors (ValueError): both rules or none; rows of the run's own file that it was not tested on (it has seen their
-    clicks, and would be judged by its memory). A copy of that file under another name is not noticed.
+    clicks, and would be judged by its memory), or of a file in its folder. A copy under another name is not noticed.
     """
     if (greedy is None) == (temperature is None):
         raise ValueError(
@@ -158,8 +158,19 @@ def policy_of(
 
 
 def trained_on(run: Run, path: Path) -> bool:
-    """Whether a run's data are this very file."""
-    return isinstance(run.config.data.path, Path) and run.config.data.path.resolve() == path.resolve()
+    """Whether a run's data are this very file.
+
+    Errors (ValueError): they are a folder that the file is in; a run numbers the rows of all its files together.
+    """
+    data = run.config.data.path
+    if not isinstance(data, Path):
+        return False
+    if data.resolve() == path.resolve().parent:
+        raise ValueError(
+            f"{path}: {run.path} was trained on the folder it is in, {data}, and which of these rows it has seen cannot be "
+            "told: use a log of another folder, or train on this file alone and use its test rows (--test-rows)"
+        )
+    return data.resolve() == path.resolve()
 
 
 def held_out_rows(run: Run) -> np.ndarray:

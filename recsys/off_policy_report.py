@@ -10,15 +10,20 @@ from matplotlib.figure import Figure
 from recsys.data_report import Sheet
 from recsys.evaluation.off_policy import Estimate, OffPolicy, Slice
 from recsys.evaluation.off_policy_data import Log
+from recsys.evaluation.off_policy_errors import standard_error
 from recsys.page import DAGGER, Picture, interval, number, png, share, write_page
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean reward, and its standard error."""
+    """A mean reward, and its standard error; None where one row or user says nothing of others."""
 
     value: float
-    standard_error: float
+    standard_error: float | None
+
+    def __str__(self) -> str:
+        error = "–" if self.standard_error is None else number(self.standard_error)
+        return f"{number(self.value)} ± {error}"
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,7 @@ def on_policy(log: Log) -> OnPolicy:
         units = np.arange(rewards.size)
         if log.clusters is not None:
             units = np.unique(log.clusters[rows], return_inverse=True)[1]
-        sums = np.bincount(units, weights=rewards - rewards.mean())
-        error = float(np.sqrt(sums @ sums * sums.size / max(sums.size - 1, 1)) / rewards.size)
+        error = standard_error(rewards - rewards.mean(), units) if units.any() else None
         return Mean(float(rewards.mean()), error)
 
     by_position = {
@@ -66,6 +70,7 @@ def ope_dict(result: OffPolicy, truth: OnPolicy | None) -> dict[str, Any]:
 def ope_summary(result: OffPolicy, truth: OnPolicy | None = None) -> str:
     """Return the verdict in a sentence, and what must be known to believe it."""
     whole, estimate = result.overall, result.overall[result.primary]
+    doubts = "; ".join(filter(None, (whole.note, estimate.note)))
     against = f"{result.policy} against the policy that wrote {result.source}"
     worth = (
         f"{number(estimate.value)} by {result.primary} ({result.level:.0%} interval {interval(estimate.interval)}), "
@@ -79,15 +84,12 @@ def ope_summary(result: OffPolicy, truth: OnPolicy | None = None) -> str:
         "better": f"{against}: better, {worth}, {change}",
         "worse": f"{against}: worse, {worth}, {change}",
         "undecided": f"{against}: not told apart from it, {worth}, {change}",
-        "unreliable": f"{against}: no verdict, {estimate.estimator} is not to be relied on ({estimate.note}): {worth}",
+        "unreliable": f"{against}: no verdict, {estimate.estimator} is not to be relied on ({doubts}): {worth}",
     }
     text = f"{texts[result.verdict]};{rows or ' from its model'} of {whole.rows:,}."
     if truth is not None:
         mean = truth.overall
-        text += (
-            f" In its own log the policy earned {number(mean.value)} ± {number(mean.standard_error)}: "
-            f"{_where(estimate, mean)} the interval."
-        )
+        text += f" In its own log the policy earned {mean}: {_where(estimate, mean)} the interval."
     return text
 
 
@@ -128,7 +130,7 @@ def _estimates_sheet(result: OffPolicy, part: Slice, truth: Mean | None) -> Shee
     notes[0] += f" on {part.rows:,} rows"
     notes[0] += "" if part.clusters is None else f" of {part.clusters:,} users"
     if truth is not None:
-        notes.append(f"Target, its own log: {number(truth.value)} ± {number(truth.standard_error)}")
+        notes.append(f"Target, its own log: {truth}")
     notes += [part.note] if part.note else []
     remarks: dict[str, list[str]] = {}
     for estimate in part.estimates:
@@ -146,11 +148,7 @@ def _estimates_sheet(result: OffPolicy, part: Slice, truth: Mean | None) -> Shee
 def _row(estimate: Estimate, part: Slice, truth: Mean | None) -> tuple[str, ...]:
     own: tuple[str, ...] = ()
     if truth is not None:
-        both = float(np.hypot(estimate.standard_error, truth.standard_error))
-        own = (
-            _where(estimate, truth),
-            f"{round((estimate.value - truth.value) / both, 1) + 0.0:+.1f}" if both else "–",
-        )
+        own = _where(estimate, truth), _errors_apart(estimate, truth)
     return (
         estimate.estimator if estimate.reliable else f"{estimate.estimator} {DAGGER}",
         number(estimate.value),
@@ -170,6 +168,13 @@ def _count(effective: float | None) -> str:
     if effective is None:
         return "–"
     return f"{effective:,.0f}" if effective >= 10 else f"{effective:.1f}"
+
+
+def _errors_apart(estimate: Estimate, truth: Mean) -> str:
+    if truth.standard_error is None:
+        return "–"
+    both = float(np.hypot(estimate.standard_error, truth.standard_error))
+    return f"{round((estimate.value - truth.value) / both, 1) + 0.0:+.1f}" if both else "–"
 
 
 def _where(estimate: Estimate, truth: Mean) -> str:

@@ -1,13 +1,9 @@
 """What `recsys abtest` shows: tables for a terminal, and a self-contained HTML file with pictures."""
 
-import base64
-import io
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,20 +11,17 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from recsys.data_report import Sheet
 from recsys.evaluation.online import Effect, OnlineTest
-
-matplotlib.use("Agg")
+from recsys.page import Picture, png, write_html
 
 COLUMNS = 2  # of panels
 COLORS = {"higher": "#11702d", "lower": "#b8433a", "undecided": "#6b7280"}
-Picture = tuple[str, str, str]  # title, PNG in base64, what to see in it
 
 
 def write_online_report(test: OnlineTest, path: Path, source: str = "") -> None:
     """Render `test` into a self-contained HTML file, written under a temporary name first."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("recsys", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    html = environment.get_template("online_report.html.j2").render(
+    write_html(
+        path,
+        "online_report.html.j2",
         title="A/B test" + (f" of {source}" if source else ""),
         summary=summary(test),
         verdicts=verdicts(test),
@@ -36,10 +29,6 @@ def write_online_report(test: OnlineTest, path: Path, source: str = "") -> None:
         pictures=online_pictures(test),
         passed=test.sample_ratio.passed,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
 
 
 def online_json(test: OnlineTest) -> dict[str, Any]:
@@ -287,7 +276,7 @@ def _effects_picture(test: OnlineTest) -> Picture:
         f"{test.level:.0%} intervals of one look at the end, not adjusted for the number of comparisons; "
         f"coloured where the Holm-adjusted test decides.{band}"
     )
-    return "Effects", _png(figure), note
+    return "Effects", png(figure), note
 
 
 def _paths_picture(test: OnlineTest) -> Picture:
@@ -307,7 +296,7 @@ def _paths_picture(test: OnlineTest) -> Picture:
         "Grey dashes: the interval of one look, which may not be looked at daily. Dotted: the day of decision. "
         "Early bands beyond the picture are cut."
     )
-    return "Day by day", _png(figure), note
+    return "Day by day", png(figure), note
 
 
 def _draw_path(axes: Axes, effect: Effect) -> None:
@@ -351,9 +340,3 @@ def _percent(value: float | None, sign: str) -> str:
     if value is None:
         return "–"
     return f"±{value:.2%}" if sign == "±" else f"{value:+.2%}"
-
-
-def _png(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return base64.b64encode(buffer.getvalue()).decode()

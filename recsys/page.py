@@ -4,12 +4,14 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
-from recsys.data_report import Sheet
+if TYPE_CHECKING:  # data_report writes its page here
+    from recsys.data_report import Sheet
 
 matplotlib.use("Agg")
 
@@ -19,15 +21,18 @@ Picture = tuple[str, str, str]  # title, PNG in base64, what to see in it
 
 
 def write_page(
-    path: Path, title: str, texts: Sequence[str], sheets: Sequence[Sheet], pictures: Sequence[Picture]
+    path: Path, title: str, texts: Sequence[str], sheets: Sequence["Sheet"], pictures: Sequence[Picture]
 ) -> None:
-    """Write the page under a temporary name, then rename it. The first text is what was found."""
+    """Write a page of sentences, tables and pictures. The first text is what was found."""
+    write_html(path, "data_report.html.j2", title=title, texts=texts, sheets=sheets, pictures=pictures)
+
+
+def write_html(path: Path, template: str, **values: Any) -> None:
+    """Render a template of this package; written under a temporary name, then renamed."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("recsys", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    html = environment.get_template("data_report.html.j2").render(
-        title=title, texts=texts, sheets=sheets, pictures=pictures
-    )
+    html = environment.get_template(template).render(**values)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")
     partial.write_text(html, encoding="utf-8")

@@ -74,7 +74,7 @@ def write_replay(result: Replay, path: Path) -> None:
         f"Replay of {result.policy}",
         [replay_summary(result), f"Draws of the target: seed {result.seed}."],
         replay_sheets(result),
-        [_picture(result)],
+        [] if result.overall.value is None else [_picture(result)],
     )
 
 

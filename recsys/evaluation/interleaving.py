@@ -136,9 +136,10 @@ def analyse_interleaving(log: InterleavedLog, *, level: float = 0.95) -> Interle
     half = None if error is None else float(student.ppf((1 + level) / 2, int(units.max()))) * error
     by_unit = np.sign(np.bincount(units, won))
     preferring = int((by_unit > 0).sum()), int((by_unit < 0).sum())
-    opened = log.positions == 0
-    first_teams = log.teams[opened]
-    coin_p = _coin(first_teams, units[log.impressions[opened]])
+    by_place = np.lexsort((log.positions, log.impressions))
+    openings = by_place[np.unique(log.impressions[by_place], return_index=True)[1]]  # a list's own first row
+    first_teams = log.teams[openings]
+    coin_p = _coin(first_teams, units)
     clicked = credit.sum(axis=0) > 0
     note = _note(coin_p, first_teams, error, sum(preferring), log)
     return Interleaving(
@@ -177,10 +178,7 @@ def _tested(values: np.ndarray, expected: float, units: np.ndarray) -> tuple[flo
 
 def _coin(first_teams: np.ndarray, units: np.ndarray) -> float:
     """P-value of opening lists by a fair coin; by unit, as a system may draw once for a user's session."""
-    codes = np.unique(units, return_inverse=True)[1]
-    if codes.max() == 0:
-        return 1.0
-    p_value = _tested(first_teams.astype(float), 0.5, codes)[1]
+    p_value = _tested(first_teams.astype(float), 0.5, units)[1]
     return float(binomtest(int(first_teams.sum()), first_teams.size).pvalue) if p_value is None else p_value
 
 

@@ -46,6 +46,7 @@ FEW_REWARDS = 10  # effective rewards, likewise: with fewer, a normal interval o
 HEAVY_ROW = 0.1  # share of the weight that one row may carry in a verdict
 REFUSE_AT, WARN_AT = 5.0, 3.0  # standard errors by which the mean weight may miss 1
 MARGIN = 0.05  # by which it may always miss it
+CUT_WEIGHT = 0.01  # share of the weight that a threshold may cut in a verdict: the bias is of this order
 BINS = 40
 
 
@@ -56,8 +57,8 @@ class Estimate:
     Of the weights it used (None where it uses none): Kish's effective sample size (Σw)² / Σw², the same of |w r|
     (how many rewards decide: clicks are rare), the largest weight, its share of Σw, the share of rows above the threshold
     and the share of weight they lose. `reliable`: enough effective rows and rewards, and no row that carries a tenth of the
-    weight; elsewhere intervals are too narrow (the rare rows with large weights have not been seen).
-    Never dm, whose bias is unknown.
+    weight; elsewhere intervals are too narrow (the rare rows with large weights have not been seen). At most a hundredth
+    of the weight cut, and weights that average 1: elsewhere a bias is in no interval. Never dm, whose bias is unknown.
     """
 
     estimator: str
@@ -146,8 +147,8 @@ def evaluate_policy(
     """Estimate the value of `target` on `log` by every estimator that the target's probabilities allow.
 
     `model` replaces the default reward model (`fit_reward_model`). `primary`: dr, or snips where there is no model.
-    Errors (ValueError): the log does not support the target (`support`); weights whose mean is further from 1 than chance
-    allows, so that propensities, target and log do not belong together; unknown options.
+    Errors (ValueError): the log does not support the target (`support`, `check_mean_weight`), or propensities, target and
+    log do not belong together; unknown options.
     """
     overlap = support(log, target)
     if model is None and target.table is not None:
@@ -169,7 +170,7 @@ def evaluate_policy(
     everything = np.ones(log.rows, bool)
     shares = None if overlap is None else float(overlap @ log.counts().sum(axis=1) / log.rows)
     overall = _slice("overall", everything, log, weights, model, shares, names, settings)
-    check_mean_weight(log, target, overall.mean_weight, overall.mean_weight_error)
+    check_mean_weight(log, target, weights, overall.mean_weight_error)
     by_position = []
     if len(log.position_names) > 1:
         for code, name in enumerate(log.position_names.tolist()):
@@ -236,6 +237,8 @@ def _slice(
         for estimator in estimators
     ]
     draws = bootstrap([baseline, *columns], count, settings) if settings.method == "bootstrap" else None
+    weight_error = standard_error(weights - weights.mean(), units)
+    note = mean_weight_doubt(float(weights.mean()), weight_error)
     estimates = []
     for number, (estimator, column) in enumerate(zip(estimators, columns, strict=True), 1):
         interval, error = column.interval(None if draws is None else draws[number], settings)
@@ -254,7 +257,7 @@ def _slice(
                 difference=column.value - baseline.value,
                 difference_interval=difference_interval,
                 **told,
-                reliable=not doubt and estimator != "dm",
+                reliable=not doubt and not note and estimator != "dm",
                 note=_note(
                     estimator,
                     doubt,
@@ -264,20 +267,19 @@ def _slice(
             )
         )
     logged_interval, _ = baseline.interval(None if draws is None else draws[0], settings)
-    weight_error = standard_error(weights - weights.mean(), units)
     return Slice(
         **fixed,
         logged_interval=logged_interval,
         mean_weight_error=weight_error,
         estimates=tuple(estimates),
-        note=_doubt(float(weights.mean()), weight_error),
+        note=note,
     )
 
 
 def _weights_told(
     used: np.ndarray | None, weights: np.ndarray, rewards: np.ndarray, threshold: float, cut: bool
 ) -> dict[str, float | None]:
-    if used is None or not used.any():
+    if used is None:
         keys = (
             "effective_rows",
             "effective_rewards",
@@ -288,10 +290,10 @@ def _weights_told(
         )
         return dict.fromkeys(keys)
     return {
-        "effective_rows": effective_rows(used),
+        "effective_rows": effective_rows(used) if used.any() else 0.0,
         "effective_rewards": effective_rows(np.abs(used * rewards)) if (used * rewards).any() else 0.0,
         "largest_weight": float(used.max()),
-        "largest_share": float(used.max() / used.sum()),
+        "largest_share": float(used.max() / used.sum()) if used.any() else 0.0,
         "clipped_rows": float((weights > threshold).mean()) if cut else 0.0,
         "clipped_weight": float(1 - used.sum() / weights.sum()) if cut else 0.0,
     }
@@ -310,10 +312,13 @@ def _note(estimator: str, doubt: str, cut: bool, fitted: bool) -> str:
 
 
 def _uneven(told: dict[str, float | None]) -> str:
-    """Why weights are too uneven to be relied on; nothing where they are not, or where there are none."""
+    """Why weights are too uneven, or cut too much, to be relied on; nothing where they are not, or there are none."""
     rows, rewards, share = told["effective_rows"], told["effective_rewards"], told["largest_share"]
-    if rows is None or rewards is None or share is None:
+    cut = told["clipped_weight"]
+    if rows is None or rewards is None or share is None or cut is None:
         return ""
+    if cut > CUT_WEIGHT:
+        return f"{cut:.1%} of the weight is cut"
     if share > HEAVY_ROW:
         return f"one row carries {share:.0%} of the weight"
     if rows < FEW_ROWS:
@@ -323,7 +328,8 @@ def _uneven(told: dict[str, float | None]) -> str:
     return ""
 
 
-def _doubt(mean: float, error: float) -> str:
+def mean_weight_doubt(mean: float, error: float) -> str:
+    """What a mean weight far from 1 says of an estimate; nothing where it is near."""
     if abs(mean - 1) < MARGIN or abs(mean - 1) < WARN_AT * error:
         return ""
     return f"weights average {mean:.3g} ± {error:.2g}, not 1: propensities or support are doubtful"
@@ -336,22 +342,30 @@ def _verdict(estimate: Estimate) -> Literal["better", "worse", "undecided", "unr
     return "better" if low > 0 else "worse" if high < 0 else "undecided"
 
 
-def check_mean_weight(log: Log, target: Target, mean: float, error: float | None) -> None:
-    """Raise ValueError for weights that do not average 1.
+def check_mean_weight(log: Log, target: Target, weights: np.ndarray, error: float | None) -> None:
+    """Raise ValueError for weights [n] that do not average 1; `error`: standard error of their mean.
 
-    E w is the target's mass that the log supports: more than 1 is impossible, less is lost support.
+    E w is the target's mass that the log supports: more than 1 is impossible, less is lost support. Where few heavy rows
+    decide, heavier ones may not have been seen: the error is then too small to refuse a low mean by it, and
+    `mean_weight_doubt` is all that can be said.
     """
-    off = mean - 1
+    off = float(weights.mean()) - 1
     if error is None or abs(off) < MARGIN or abs(off) < REFUSE_AT * error:
         return
-    told = f"{log.source}: the weights of {target.name} average {mean:.4g} ± {error:.2g}"
+    told = f"{log.source}: the weights of {target.name} average {1 + off:.4g} ± {error:.2g}"
+    propensity = log.columns["propensity"]
     if off > 0:
         raise ValueError(
-            f"{told}, and at most 1 is possible: {log.columns['propensity']} or the target's probabilities are not those "
-            "of these rows"
+            f"{told}, and at most 1 is possible: {propensity} or the target's probabilities are not those of these rows"
         )
+    if effective_rows(weights) < FEW_ROWS or weights.max() > HEAVY_ROW * weights.sum():
+        return
     if target.table is None:
         raise ValueError(
             f"{told}, and would average 1 if the logging policy had shown all that the target shows: no support for the "
             "rest, or probabilities that are not of these rows; give the target's probabilities of all actions to see which"
         )
+    raise ValueError(
+        f"{told}, not 1: in some contexts the log never, or too rarely, shows what the target shows (no support), or "
+        f"{propensity} is too large; use a log with randomisation in every context, or correct it"
+    )

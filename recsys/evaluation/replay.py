@@ -8,12 +8,12 @@ A target that draws is drawn from once per row (`seed`): a row is kept with the 
 value's error is that of the mean over kept rows, the difference's that of a ratio over all rows, both by cluster.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from recsys.evaluation.off_policy import FEW_REWARDS, FEW_ROWS, check_mean_weight
+from recsys.evaluation.off_policy import FEW_REWARDS, FEW_ROWS, check_mean_weight, mean_weight_doubt
 from recsys.evaluation.off_policy_data import Log, Target, support
 from recsys.evaluation.off_policy_errors import (
     Column,
@@ -79,11 +79,14 @@ def replay(log: Log, target: Target, *, level: float = 0.95, seed: int = 0) -> R
     support(log, target)
     units = np.arange(log.rows) if log.clusters is None else log.clusters
     weights = target.logged / log.propensities
-    check_mean_weight(log, target, float(weights.mean()), standard_error(weights - weights.mean(), units))
+    error = standard_error(weights - weights.mean(), units)
+    check_mean_weight(log, target, weights, error)
     kept = np.random.default_rng(seed).random(log.rows) < target.logged
     settings = Settings(np.inf, "normal", 2, level, seed)
     everything = np.ones(log.rows, bool)
     overall = _part("overall", everything, log, kept, settings)
+    if doubt := mean_weight_doubt(float(weights.mean()), error):
+        overall = replace(overall, note="; ".join(filter(None, (doubt, overall.note))))
     positions = [
         _part(f"position {name}", log.positions == code, log, kept, settings)
         for code, name in enumerate(log.position_names.tolist())

@@ -1,5 +1,6 @@
 """Off-policy estimators against short formulas, and against bandits whose truth is known."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from recsys.evaluation.off_policy_data import (
 )
 from recsys.evaluation.off_policy_errors import effective_rows
 from recsys.evaluation.off_policy_reward import RewardModel, fit_reward_model
+from recsys.off_policy_report import on_policy, ope_sheets, ope_summary
 
 MEANS = np.array([[0.10, 0.30, 0.50, 0.20], [0.40, 0.15, 0.05, 0.60]])  # of a reward: context × action
 LOGGING = np.array([[0.40, 0.30, 0.20, 0.10], [0.10, 0.20, 0.30, 0.40]])
@@ -303,9 +305,27 @@ def test_rows_rewards_and_single_weights_that_decide_are_told() -> None:
     heavy = bandit_log(np.arange(5000) % 2, np.arange(5000) % 3 == 0, p)
     result = run(heavy, uniform(heavy))
     assert result.overall["snips"].note == "one row carries 50% of the weight"
-    assert result.overall["switch-dr"].reliable
-    assert result.overall["clipped"].note.startswith("too low")
     assert result.verdict == "unreliable"
+
+
+def test_cut_weight_is_a_bias_that_no_interval_holds() -> None:
+    log, target = simulate(0, 5000)
+    assert TARGET[1, 0] / LOGGING[1, 0] == pytest.approx(3.5), "the largest weight, of 17.5% of the weight"
+    kept = run(log, target, threshold=3.6).overall
+    assert kept["clipped"].reliable
+    assert kept["switch-dr"].reliable
+    cut = run(log, target, threshold=3.4)
+    assert 0 < (cut.overall["clipped"].clipped_weight or 0) < 0.01
+    assert cut.overall["clipped"].reliable
+    assert cut.overall["clipped"].note.startswith("too low")
+    assert not cut.overall["switch-dr"].reliable
+    assert re.match(r"1\d\.\d% of the weight is cut; the reward model", cut.overall["switch-dr"].note)
+    assert cut.verdict == "better", "dr cuts nothing"
+    assert run(log, target, threshold=3.4, primary="switch-dr").verdict == "unreliable"
+    assert not run(log, target, threshold=2).overall["clipped"].reliable
+    nothing_left = run(log, target, threshold=1e-9, primary="switch-dr")
+    assert nothing_left.verdict == "unreliable"
+    assert nothing_left.overall["switch-dr"].note.startswith("100.0% of the weight is cut")
 
 
 def test_a_position_without_rewards_gets_a_note_and_no_number() -> None:
@@ -407,6 +427,63 @@ def test_weights_that_cannot_average_one_are_refused() -> None:
     halved = bandit_log(log.actions, log.rewards, log.propensities / 2)
     with pytest.raises(ValueError, match=r"average 2.* at most 1 is possible"):
         run(halved, target)
+
+
+def test_contexts_that_the_log_does_not_randomise_are_refused() -> None:
+    rows = np.arange(1000)
+    segment, reward = rows % 2, rows % 3 == 0
+    always = bandit_log(segment, reward, np.ones(1000))
+    with pytest.raises(
+        ValueError,
+        match=r"uniform average 0\.5 ± 0, not 1: in some contexts the log never.* or propensity is too large",
+    ):
+        run(always, uniform(always))
+    mixed = bandit_log(np.where(rows < 500, segment, rows // 2 % 2), reward, np.where(rows < 500, 1, 0.5))
+    with pytest.raises(ValueError, match=r"average 0\.75 ± 0\.0079, not 1: in some contexts"):
+        run(mixed, uniform(mixed))
+
+
+def test_a_mean_weight_that_chance_hardly_allows_gives_no_verdict() -> None:
+    rows = np.arange(200)
+    log = bandit_log(rows % 2, rows % 3 == 0, np.full(200, 0.5))
+    own = np.where(rows // 2 % 2, 0.75, 0.05)  # weights 1.5 and 0.1: 0.8, four standard errors below 1
+    target = probabilities(log, None, np.where(np.eye(2)[log.actions], own[:, None], 1 - own[:, None]))
+    result = run(log, target)
+    assert result.overall["dr"].note == ""
+    assert result.verdict == "unreliable"
+    assert not any(estimate.reliable for estimate in result.overall.estimates)
+    assert "not to be relied on (weights average 0.8 ± 0.05, not 1: propensities or" in ope_summary(result)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["all actions", "logged actions"])
+def test_a_low_mean_of_few_heavy_weights_is_unreliable_and_not_refused(known: bool) -> None:
+    rows = np.arange(2000)
+    heavy = rows % 100 == 0
+    log = bandit_log(heavy.astype(int), rows % 3 == 0, np.where(heavy, 0.05, 0.99))
+    table = np.where(heavy[:, None], [0.0, 1.0], [0.0099, 0.9901])  # weights 20 and 0.01
+    target = probabilities(log, table[rows, log.actions], table if known else None)
+    result = run(log, target)
+    assert result.overall.mean_weight == pytest.approx(0.21, abs=0.001)
+    assert result.verdict == "unreliable"
+    summary = ope_summary(result)
+    assert "weights average 0.21" in summary
+    assert "22 effective rows" in summary
+
+
+def test_a_target_seen_with_one_user_at_a_position_has_no_error_there() -> None:
+    rows = np.arange(400)
+    log = bandit_log(rows // 2 % 2, rows % 3 == 0, np.full(400, 0.5), rows % 2 + 1)
+    place, user = np.where(rows < 390, 1, 2), np.minimum(rows // 3, 130)
+    own = bandit_log(rows % 2, rows % 3 == 0, np.full(400, 0.5), place, user)
+    truth = on_policy(own)
+    by_user = np.bincount(user, own.rewards - own.rewards.mean())
+    assert truth.overall.standard_error == pytest.approx(
+        np.sqrt(np.square(by_user).sum() * 131 / 130) / 400, rel=1e-12
+    )
+    assert truth.by_position["position 2"].standard_error is None
+    sheet = next(s for s in ope_sheets(run(log, uniform(log)), truth) if s.title == "Estimates, position 2")
+    assert "Target, its own log: 0.4 ± –" in sheet.note
+    assert {row[-1] for row in sheet.rows} == {"–"}
 
 
 def test_options_are_checked() -> None:

@@ -22,7 +22,14 @@ from recsys.evaluation.off_policy_data import Log, uniform
 from recsys.evaluation.off_policy_reward import folds_of, model_of
 from recsys.evaluation.off_policy_rules import epsilon_greedy, softmax
 from recsys.off_policy_log import read_log
-from recsys.off_policy_models import cross_fitted, held_out_rows, policy_of, predict_actions, read_contexts
+from recsys.off_policy_models import (
+    cross_fitted,
+    held_out_rows,
+    policy_of,
+    predict_actions,
+    read_contexts,
+    trained_on,
+)
 from recsys.scoring import score_file
 from recsys.training.run import Run, train
 from recsys_pipelines.prepare import prepare
@@ -120,6 +127,17 @@ def test_a_run_is_a_policy_by_a_rule_and_is_not_judged_on_what_it_has_seen(
     for both in ({}, {"greedy": 0.1, "temperature": 1.0}):
         with pytest.raises(ValueError, match="--greedy EPSILON or --softmax TEMPERATURE, one of the two"):
             policy_of(run, path, held, **both)
+
+
+def test_a_file_of_the_folder_that_a_run_was_trained_on_is_refused(run: Run, path: Path) -> None:
+    def trained_on_data_at(place: Path) -> Run:
+        data = run.config.data.model_copy(update={"path": place})
+        return replace(run, config=run.config.model_copy(update={"data": data}))
+
+    assert trained_on(run, path)
+    assert not trained_on(trained_on_data_at(path.parent / "p"), path)
+    with pytest.raises(ValueError, match=r"log.* was trained on the folder it is in, .*cannot be told: use"):
+        trained_on(trained_on_data_at(path.parent), path)
 
 
 def test_each_fold_is_predicted_by_a_model_of_the_others_and_finished_ones_are_kept(

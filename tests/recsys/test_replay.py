@@ -14,6 +14,7 @@ from recsys import cli
 from recsys.evaluation.off_policy import evaluate_policy
 from recsys.evaluation.off_policy_data import Log, Target, bandit_log, probabilities, uniform
 from recsys.evaluation.replay import replay
+from recsys.replay_report import replay_summary, write_replay
 
 MEANS = np.array([[0.10, 0.30, 0.50, 0.20], [0.40, 0.15, 0.05, 0.60]])  # of a reward: context × action
 TARGET = np.array([[0.10, 0.20, 0.60, 0.10], [0.35, 0.05, 0.10, 0.50]])
@@ -132,6 +133,30 @@ def test_too_little_is_told() -> None:
     assert found.overall.value == 0
     assert found.overall.interval is None
     assert found.overall.note == "every kept reward is 0: no error can be estimated"
+
+
+def test_a_low_mean_weight_gives_no_verdict() -> None:
+    rows = np.arange(800)
+    log = bandit_log(rows % 2, rows // 2 % 3 == 0, np.full(800, 0.5))
+    own = np.where(rows // 2 % 4 == 0, 1, 0.3)  # weights 2 and 0.6, average 0.95
+    own[:36] = 0
+    target = probabilities(log, own)
+    found = replay(log, target)
+    assert found.overall.matched > 200
+    assert found.overall.note.startswith("weights average 0.9")
+    assert found.verdict == "unreliable"
+    assert found.overall.note in replay_summary(found)
+
+
+def test_a_report_of_nothing_kept_has_no_picture(tmp_path: Path) -> None:
+    log = bandit_log([0, 1, 0, 1], [0, 1, 1, 0], [0.5] * 4)
+    seed = next(s for s in range(1000) if (np.random.default_rng(s).random(4) >= 0.5).all())
+    found = replay(log, uniform(log), seed=seed)
+    assert found.overall.matched == 0
+    write_replay(found, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "no row is kept: the target never chose what was logged" in text
+    assert "data:image" not in text
 
 
 def test_command(tmp_path: Path) -> None:
