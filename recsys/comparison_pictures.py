@@ -24,7 +24,7 @@ BETTER = {
     "calibration": "nearer 1 is better",
 }
 COLUMNS = 3  # of panels
-LEVEL = 0.05  # below which an adjusted p-value colours a slice
+SHRUNK = "#4b5563"
 
 
 def comparison_pictures(judged: Judgement) -> list[Picture]:
@@ -87,10 +87,9 @@ def _slices_picture(judged: Judgement, dimension: str) -> Picture:
     for number, (axes, arm) in enumerate(zip(panels, arms, strict=True)):
         for effect in (effect for effect in effects if effect.arm == arm):
             place = names.index(effect.slice)
-            decided = effect.adjusted_p_value < LEVEL
-            color = COLORS["undecided" if not decided else "better" if effect.estimate > 0 else "worse"]
-            _interval(axes, place - 0.15, effect.estimate, effect.interval, "#c3c7cd", size=4)
-            _interval(axes, place + 0.15, effect.shrunk, effect.shrunk_interval, color, size=5)
+            color = _slice_color(effect, judged.comparison.level)
+            _interval(axes, place - 0.15, effect.estimate, effect.interval, color, size=5)
+            _interval(axes, place + 0.15, effect.shrunk, effect.shrunk_interval, SHRUNK, size=4)
         axes.axvline(0, color="black", linewidth=0.8)
         axes.axvline(overall[arm], color="#33608c", linestyle=":", linewidth=1)
         axes.set_title(arm, fontsize=9)
@@ -98,8 +97,8 @@ def _slices_picture(judged: Judgement, dimension: str) -> Picture:
     figure.supxlabel(f"difference in AUC from {judged.comparison.baseline}", fontsize=9)
     skipped = sum(skip.dimension == dimension for skip in judged.sliced.skipped)
     note = (
-        "Light: the slice alone, with its interval. Dark: shrunk towards their mean, of four or more; coloured where the "
-        "Holm-adjusted test over all slices and arms decides. Dotted: all rows."
+        "Above: the slice alone, coloured where the Holm-adjusted test over all slices and arms decides. "
+        "Below, dark: shrunk towards their mean, of four or more. Dotted: all rows."
         + (f" Skipped, for reasons that the table gives: {skipped}." if skipped else "")
     )
     return f"Slices by {dimension}", png(figure), note
@@ -113,7 +112,8 @@ def _paths_picture(paths: Sequence[DailyPath]) -> Picture:
     note = (
         "Line: the difference on all rows so far, below 0 the arm is better. Band: the confidence sequence, which holds on "
         "all days at once, so that it may be looked at every day. Grey dashes: the interval of one look at an end planned "
-        "beforehand. Dotted: the day of decision. Early bands beyond the picture are cut."
+        "beforehand. Dotted: the day of decision. Early bands beyond the picture are cut. "
+        "It judges these trained models: the spread over training seeds is not in it."
     )
     return "Day by day", png(figure), note
 
@@ -127,7 +127,7 @@ def _draw_path(axes: Axes, path: DailyPath) -> None:
     axes.grid(alpha=0.3)
     axes.tick_params(labelsize=7)
     word = {-1: "better", 1: "worse", 0: "undecided"}[sequence.direction]
-    axes.set_title(f"{path.arm}: {word}", fontsize=9)
+    axes.set_title(f"{path.arm}: {word}, these models", fontsize=9)
     shown = np.unique(np.linspace(0, len(path.days) - 1, min(len(path.days), 5)).astype(int)).tolist()
     axes.set_xticks(shown, [path.days[day].rpartition(" to ")[2] for day in shown], rotation=25, ha="right")
     axes.set_xlim(-0.5, len(path.days) - 0.5)
@@ -152,6 +152,13 @@ def _draw_path(axes: Axes, path: DailyPath) -> None:
 def _judged(judged: Judgement, dimension: str) -> list[SliceEffect]:
     """Effects in AUC of a dimension's slices."""
     return [e for e in judged.sliced.effects if (e.dimension, e.metric) == (dimension, "auc")]
+
+
+def _slice_color(effect: SliceEffect, level: float) -> str:
+    """Of the slice alone, which is what the test is of."""
+    if effect.adjusted_p_value >= 1 - level:
+        return "#c3c7cd"
+    return COLORS["better" if effect.estimate > 0 else "worse"]
 
 
 def _panels(count: int, height: float, width: float = 3.4) -> tuple[Figure, list[Axes]]:

@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from recsys.comparison_pictures import TITLES, comparison_pictures
 from recsys.data_report import Sheet
 from recsys.evaluation.comparison import Comparison, Difference
 from recsys.evaluation.slices import SliceEffect
 from recsys.judging import DailyPath, Judgement, Power
+from recsys.page import write_html
 from recsys.prediction_files import Arms
 
 WORDS = {"better": "better than", "worse": "worse than", "undecided": "not told apart from"}
@@ -48,19 +47,27 @@ def verdicts(judged: Judgement) -> list[str]:
 def sentence(d: Difference, comparison: Comparison, aside: str = "", power: Power | None = None) -> str:
     """The verdict on one arm's AUC; `aside` stands after its name."""
     low, high = d.interval
+    arms = len(comparison.arms) - 1
+    test = "the test" if arms == 1 else f"the first step of Holm's test over {arms} arms"
     text = (
         f"{d.arm}{aside} is {WORDS[d.verdict]} {d.baseline} in AUC: {d.estimate:+.4f} "
-        f"({comparison.level:.0%} interval {low:+.4f} to {high:+.4f}, Holm-adjusted p = {d.adjusted_p_value:.3g}; a single "
-        f"test finds ±{d.minimum_detectable_effect:.4f} four times in five{'' if d.note is None else '; ' + d.note})."
+        f"({comparison.level:.0%} interval {low:+.4f} to {high:+.4f}, Holm-adjusted p = {d.adjusted_p_value:.3g}; "
+        f"{test} finds ±{d.minimum_detectable_effect:.4f} four times in five{'' if d.note is None else '; ' + d.note})."
     )
-    if power is None or power.not_worse is None:
+    if power is None or power.effect is None:
         return text
+    low, high = power.interval
+    interval = f"the interval {low:+.4f} to {high:+.4f}" + (
+        f" (Bonferroni over {arms} arms)" if arms > 1 else ""
+    )
+    against = f"{text} Against {d.baseline} it is"
     margin = f"−{power.effect:g}"
     if power.not_worse:
-        return f"{text} It is not worse than {margin}: the interval's lower end is above."
-    if power.effect is not None and high < -power.effect:
-        return f"{text} It is worse than {margin}: the whole interval is below."
-    return f"{text} Whether it is not worse than {margin} is undecided: the interval reaches below."
+        return f"{against} not worse than {margin}: {interval} is above."
+    if power.worse:
+        return f"{against} worse than {margin}: {interval} is below."
+    why = f"{interval} holds {margin}" if low < high else "nothing varies"
+    return f"{text} Whether it is worse than {d.baseline} by more than {power.effect:g} is undecided: {why}."
 
 
 def power_lines(judged: Judgement) -> list[str]:
@@ -178,18 +185,6 @@ def write_comparison(judged: Judgement, arms: Arms, path: Path) -> None:
     )
 
 
-def write_html(path: Path, template: str, **values: Any) -> None:
-    """Render a template beside this module, under a temporary name first."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("recsys", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    html = environment.get_template(template).render(**values)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
-
-
 def _slice_sheet(judged: Judgement, dimension: str) -> Sheet:
     sliced = judged.sliced
     sizes = sliced.sizes[dimension]
@@ -207,7 +202,7 @@ def _slice_sheet(judged: Judgement, dimension: str) -> Sheet:
     if spreads:
         note += (
             "Shrunk: towards the mean of the slices, by empirical Bayes, the more the less a slice knows. True differences "
-            f"vary over slices as {'; '.join(spreads)}."
+            f"are estimated to vary over slices as {'; '.join(spreads)} (few slices cannot show it)."
         )
     else:
         note += "Fewer than four slices are not shrunk."

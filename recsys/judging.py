@@ -7,15 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from recsys.evaluation.comparison import Comparison, Difference, compare
+from recsys.evaluation.comparison import Comparison, Difference, Interval, compare
 from recsys.evaluation.daily import daily_loss_difference
 from recsys.evaluation.metrics import auc, row_loss
 from recsys.evaluation.pairing import Paired, pair
-from recsys.evaluation.power import power_sentence, units_needed
+from recsys.evaluation.power import contrast_of, first_step, power_sentence, units_needed
 from recsys.evaluation.sequential import ConfidenceSequence, confidence_sequence
-from recsys.evaluation.slices import Sliced, Slicing, compare_slices
+from recsys.evaluation.slices import ROUNDING, Sliced, Slicing, compare_slices
 from recsys.prediction_files import Columns, Predictions, tables
-from recsys.slicing import by_column, by_time, time_numbers
+from recsys.slicing import by_column, by_day, by_time, time_numbers
+
+MOST_DAYS = 3660  # of a path, ten years: its days have a covariance each with each
+ROLES = ("row_id", "label", "prediction", "user_id")  # of columns, once read
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,11 @@ class Options:
 class Power:
     """What the test can find of one arm's difference in AUC, whatever it found.
 
-    `units_needed` (rows, or users) would find `effect` with power 80 % in a two-sided test at 5 %; None without an
-    effect, and where the seeds alone vary too much for any number of rows.
+    `units_needed` (rows, or users) would find `effect` with power 80 % in the verdict's test, of several arms at Holm's
+    first step; None without an effect, and where the seeds alone vary too much for any number of rows.
+
+    `interval`: of all arms at once (Bonferroni), so that it never says else than the verdict. By it the arm is
+    `not_worse` than the baseline less `effect`, or `worse`, or neither, as where nothing varies; None without an effect.
     """
 
     arm: str
@@ -50,7 +56,9 @@ class Power:
     effect: float | None
     units: int
     units_needed: int | None
-    not_worse: bool | None  # than the baseline less `effect`, by the interval; None without an effect
+    interval: Interval
+    not_worse: bool | None
+    worse: bool | None
     sentence: str
 
 
@@ -126,7 +134,14 @@ def judge(arms: Mapping[str, Sequence[Predictions]], options: Options = Options(
         power=tuple(
             _power(d, comparison, options.effect) for d in comparison.differences if d.metric == "auc"
         ),
-        sliced=compare_slices(paired, slicings, baseline, options.replicates, level=options.level),
+        sliced=compare_slices(
+            paired,
+            slicings,
+            baseline,
+            options.replicates,
+            level=options.level,
+            overall=comparison.differences,
+        ),
         paths=_paths(paired, days, baseline, options.level),
         seeds={
             "auc": {name: [auc(paired.labels, p) for p in values] for name, values in paired.arms.items()},
@@ -147,6 +162,14 @@ def _check_columns(options: Options, runs: bool) -> None:
         raise ValueError(
             "--slice time: name the column of the time with --time, or slice by the column itself"
         )
+    if runs:
+        return
+    columns = options.columns
+    paired_by = {*ROLES, columns.row_id, columns.label, columns.prediction, columns.user}
+    for option, names in (("slice", options.slices), ("time", (options.time,))):
+        for name in names:
+            if name is not None and name in paired_by:
+                raise ValueError(f"--{option} {name}: rows are paired by it; {option} by another column")
 
 
 def _columns_of(options: Options) -> tuple[str, ...]:
@@ -156,14 +179,19 @@ def _columns_of(options: Options) -> tuple[str, ...]:
 
 
 def _file_slicings(options: Options, paired: Paired) -> tuple[list[Slicing], Slicing | None]:
-    days = None
-    if options.time is not None:
-        days = by_time("time", time_numbers(options.time, paired.attributes[options.time]))
-    slicings = [
-        days if name == "time" and days is not None else by_column(name, paired.attributes[name])
+    if options.time is None:
+        return [by_column(name, paired.attributes[name]) for name in options.slices], None
+    times, scale = time_numbers(options.time, paired.attributes[options.time])
+    days = by_day("time", times, scale)
+    if not _can_be_followed(days):
+        raise ValueError(
+            f"--time {options.time}: its days are {len(days.names):,}, from {days.names[0]} on, and a path has 2 to "
+            f"{MOST_DAYS:,}: name a column of dates, or leave --time out"
+        )
+    return [
+        by_time("time", times, scale) if name == "time" else by_column(name, paired.attributes[name])
         for name in options.slices
-    ]
-    return slicings, days
+    ], days
 
 
 def _run_slicings(
@@ -174,22 +202,35 @@ def _run_slicings(
     order = [baseline, *(name for name in arms if name != baseline)]
     firsts = [run for name in order if (run := arms[name][0].run) is not None]
     times = run_times(firsts[0], paired.row_ids)
-    days = None if times is None or (times == times[0]).all() else by_time("time", times)
-    return run_slicings(firsts, options.slices, paired.row_ids) if options.slices else [], days
+    days = None if times is None else by_day("time", times)
+    return (
+        run_slicings(firsts, options.slices, paired.row_ids) if options.slices else [],
+        days if days is not None and _can_be_followed(days) else None,
+    )
+
+
+def _can_be_followed(days: Slicing) -> bool:
+    return 2 <= len(days.names) <= MOST_DAYS
 
 
 def _power(d: Difference, comparison: Comparison, effect: float | None) -> Power:
     units = comparison.clusters or comparison.rows
     seeds = min(arm.seeds for arm in comparison.arms if arm.name in (d.arm, d.baseline))
     unit = "rows" if comparison.clusters is None else "users"
+    arms = len(comparison.arms) - 1
+    alpha = first_step(comparison.level, arms)
+    low, high = interval = contrast_of(d).interval(1 - alpha)
+    known = d.standard_error > 0 or abs(d.estimate) <= ROUNDING
     return Power(
         arm=d.arm,
         minimum_detectable_effect=d.minimum_detectable_effect,
         effect=effect,
         units=units,
-        units_needed=None if effect is None else units_needed(d, units, effect),
-        not_worse=None if effect is None else bool(d.interval[0] > -effect),
-        sentence=power_sentence(d, units, seeds, unit, effect),
+        units_needed=None if effect is None else units_needed(d, units, effect, alpha=alpha),
+        interval=interval,
+        not_worse=None if effect is None else known and low > -effect,
+        worse=None if effect is None else known and high < -effect,
+        sentence=power_sentence(d, units, seeds, unit, effect, comparison.level, arms),
     )
 
 
@@ -209,7 +250,6 @@ def _paths(paired: Paired, days: Slicing | None, baseline: str, level: float) ->
                     losses[name] - losses[baseline], days.codes, len(days.names), paired.clusters
                 ),
                 alpha=(1 - level) / len(others),
-                planned_days=len(days.names),
             ),
         )
         for name in others

@@ -90,18 +90,28 @@ def are_configs(arguments: Sequence[str]) -> bool:
 def find_arms(arguments: Sequence[str]) -> dict[str, list[Predictions]]:
     """Arms by name, in the order given, each with its seeds.
 
-    Errors (ValueError): no such path, a folder that is no finished run, fewer than two arms.
+    Errors (ValueError): no such path, a folder that is no finished run, fewer than two arms, an arm whose predictions are
+    not those of different seeds of one configuration, or are files that nobody called seeds.
     """
     arms: dict[str, list[Predictions]] = {}
+    by_default: set[str] = set()  # arms called by a file
     for argument in arguments:
         name, path = named(argument)
         for default, predictions in _found(path):
             arms.setdefault(name or default, []).append(predictions)
+            if name is None and predictions.run is None:
+                by_default.add(default)
     if len(arms) < 2:
         (only,) = arms
         raise ValueError(
             f"all arguments are seeds of one arm, {only}: a comparison needs two, name them apart with NAME=PATH"
         )
+    for name, seeds in arms.items():
+        _check_seeds(name, seeds)
+        if len(seeds) > 1 and name in by_default:
+            raise ValueError(
+                f"two files are called {name}: name them apart with NAME=PATH, or give both one NAME as seeds"
+            )
     return arms
 
 
@@ -160,6 +170,20 @@ def _found(path: Path) -> list[tuple[str, Predictions]]:
         if ending.search(path.name):
             return [(ending.sub("", path.name), Predictions(path))]
     raise ValueError(f"{path}: neither a run folder nor a file .parquet, .pq, .csv or .csv.gz")
+
+
+def _check_seeds(name: str, seeds: Sequence[Predictions]) -> None:
+    """Refuse what would count as luck of seeds, or as none: one seed twice, another configuration."""
+    if len({predictions.path.resolve() for predictions in seeds}) < len(seeds):
+        raise ValueError(f"{name}: the same predictions stand twice: give each seed once")
+    runs = [predictions.run for predictions in seeds if predictions.run is not None]
+    settings = {
+        run.config.replace({"training.seed": 0}).digest(Path(run.metrics["prepared"])) for run in runs
+    }
+    if len(settings) > 1 or len({run.config.training.seed for run in runs}) < len(runs):
+        raise ValueError(
+            f"{name}: these runs differ in more than their seed, or share one: name them apart, NAME=PATH"
+        )
 
 
 def _names(path: Path) -> list[str]:

@@ -18,10 +18,9 @@ from recsys.comparison_report import (
     power_lines,
     sentence,
     slice_sheets,
-    write_html,
 )
 from recsys.evaluation.metrics import reliability
-from recsys.page import Picture, png
+from recsys.page import Picture, png, write_html
 
 matplotlib.use("Agg")
 

@@ -7,6 +7,7 @@ time                days, or ten equal spans
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -165,10 +166,9 @@ def _texts(rows: TestRows, feature: Categorical | Buckets, codes: Sequence[int])
     fixed = {} if feature.encoding == "hash" else {MISSING_CODE: MISSING, UNKNOWN_CODE: "(out of vocabulary)"}
     if isinstance(feature, Buckets):
         ends = [f"{end:.4g}" for end in (-np.inf, *feature.boundaries, np.inf)]
-        names = {
-            code: f"{ends[code - FIRST_CODE]} to {ends[code - FIRST_CODE + 1]}"
-            for code in codes
-            if code not in fixed
+        names = {  # with their place, for ends may look the same
+            FIRST_CODE + place: f"{place + 1}: {low} to {high}"
+            for place, (low, high) in enumerate(pairwise(ends))
         }
         return [(fixed | names)[code] for code in codes], "Buckets hold their lower end."
     if feature.encoding == "hash":

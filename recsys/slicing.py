@@ -36,7 +36,7 @@ def by_column(dimension: str, values: pa.Array) -> Slicing:
             f"slices by {dimension}: its values are {values.type}, and a row may be in one slice only"
         )
     if pt.is_temporal(values.type):
-        return by_time(dimension, time_numbers(dimension, values))
+        return by_time(dimension, *time_numbers(dimension, values))
     number = pt.is_integer(values.type) or pt.is_floating(values.type)
     if number and pc.count_distinct(values).as_py() > FEW_VALUES:
         return by_decile(dimension, values.cast(pa.float64()).to_numpy(zero_copy_only=False))
@@ -85,30 +85,40 @@ def by_decile(dimension: str, values: np.ndarray) -> Slicing:
     return Slicing(dimension, (*names, *([MISSING] * (not present.all()))), out)
 
 
-def by_time(dimension: str, times: np.ndarray) -> Slicing:
-    """Days where there are 2 to 31 of them, else ten equal spans: times int64 [n].
+def by_day(dimension: str, times: np.ndarray, scale: int | None = None) -> Slicing:
+    """Every day that has rows, however many: times int64 [n], of which `scale` are a second.
 
-    Numbers as large as seconds to nanoseconds since 1970 are taken for these; of others, each value is
-    a day. Errors (ValueError): all rows have one time.
+    Without a scale, numbers as large as seconds to nanoseconds since 1970 are taken for these; of others, each value is
+    a day.
+    """
+    scale, note = _scale(times, scale)
+    found, codes = np.unique(_days(times, scale), return_inverse=True)
+    names = [str(day) if scale == 0 else _date(day * DAY) for day in found.tolist()]
+    return Slicing(dimension, tuple(names), codes, note, ordered=True)
+
+
+def by_time(dimension: str, times: np.ndarray, scale: int | None = None) -> Slicing:
+    """Days where there are 2 to 31 of them, else ten equal spans: times and scale as in `by_day`.
+
+    Errors (ValueError): all rows have one time.
     """
     first, last = int(times.min()), int(times.max())
     if first == last:
         raise ValueError(f"slices by {dimension}: all rows have one time, {first}")
-    scale, unit = _unit(float(np.median(times)))
-    days = times if scale == 0 else times // (scale * DAY)
-    found, codes = np.unique(days, return_inverse=True)
-    note = f"Times are read as {unit} since 1970 (UTC)." if unit else ""
-    if 2 <= found.size <= MOST_DAYS:
-        names = [str(day) if scale == 0 else _date(int(day) * DAY) for day in found.tolist()]
-        return Slicing(dimension, tuple(names), codes, note, ordered=True)
+    per_second, note = _scale(times, scale)
+    count = np.unique(_days(times, per_second)).size
+    if 2 <= count <= MOST_DAYS:
+        return by_day(dimension, times, scale)
     codes = np.minimum((times - first) * PARTS // max(last - first, 1), PARTS - 1)
     ends = [first + (last - first) * part / PARTS for part in range(PARTS + 1)]
     texts = [
-        f"{end:,.6g}" if scale == 0 else _date(end / scale, hour=last - first < 90 * scale * DAY)
+        f"{end:,.6g}"
+        if per_second == 0
+        else _date(end / per_second, hour=last - first < 90 * per_second * DAY)
         for end in ends
     ]
     names = [f"{place}: {texts[place - 1]} to {texts[place]}" for place in range(1, PARTS + 1)]
-    note = f"{note} Ten spans of equal length, for there are {found.size:,} days.".strip()
+    note = f"{note} Ten spans of equal length, for there are {count:,} day{'s' if count > 1 else ''}.".strip()
     return Slicing(dimension, tuple(names), codes.astype(np.intp), note, ordered=True)
 
 
@@ -128,17 +138,31 @@ def by_novelty(dimension: str, counts: np.ndarray, exact: bool) -> Slicing:
     return Slicing(dimension, (unseen, "known"), (counts > 0).astype(np.intp))
 
 
-def time_numbers(name: str, values: pa.Array) -> np.ndarray:
-    """Whole numbers [n] of a column of dates, times or integers, in microseconds since 1970 where it is a time."""
+def time_numbers(name: str, values: pa.Array) -> tuple[np.ndarray, int | None]:
+    """Whole numbers [n] of a column of dates, times or integers, and how many are a second: of a time microseconds since
+    1970; None of integers, which do not say.
+    """
     if values.null_count:
         raise ValueError(
             f"{name} is missing at row {pc.index(values.is_null(), True).as_py()}: a time is needed"
         )
     if pt.is_date(values.type) or pt.is_timestamp(values.type):
-        return values.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
+        return values.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_numpy(), 10**6
     if pt.is_integer(values.type):
-        return values.cast(pa.int64()).to_numpy()
+        return values.cast(pa.int64()).to_numpy(), None
     raise ValueError(f"{name} is {values.type}: a time is a date, a timestamp or a whole number")
+
+
+def _days(times: np.ndarray, scale: int) -> np.ndarray:
+    return times if scale == 0 else times // (scale * DAY)
+
+
+def _scale(times: np.ndarray, scale: int | None) -> tuple[int, str]:
+    """The scale, and a note where it is a guess."""
+    if scale is not None:
+        return scale, ""
+    scale, unit = _unit(float(np.median(times)))
+    return scale, f"Times are read as {unit} since 1970 (UTC)." if unit else ""
 
 
 def _unit(size: float) -> tuple[int, str]:

@@ -49,7 +49,7 @@ from recsys.evaluation.comparison_result import (
 from recsys.evaluation.delong import from_placements, placements
 from recsys.evaluation.metrics import binary_labels, group_codes, improper
 from recsys.evaluation.multiplicity import benjamini_hochberg, holm
-from recsys.evaluation.power import minimum_detectable_effect
+from recsys.evaluation.power import first_step, minimum_detectable_effect
 from recsys.evaluation.variance import Arms, Contrast
 from recsys.evaluation.weighted import METRICS, WeightedMetrics, auc_influence, badness_slope
 
@@ -191,7 +191,7 @@ def _differences(
                 row_df=contrast.row_df,
                 seed_variance=contrast.seed_variance,
                 seed_df=contrast.seed_df,
-                minimum_detectable_effect=minimum_detectable_effect(contrast),
+                minimum_detectable_effect=minimum_detectable_effect(contrast, first_step(level, len(others))),
                 verdict="undecided" if p >= 1 - level else "worse" if judgement.value > 0 else "better",
                 note="; ".join(notes) or None,
             )

@@ -65,7 +65,8 @@ class Difference:
     `adjusted_p_value` (Holm) and `false_discovery_p_value` (Benjamini-Hochberg) are over the arms, on this metric.
     `bca_interval`: over rows only, seeds held fixed; None where the bootstrap lies on one side of the estimate.
     `delong_p_value`: AUC only; assumes independent rows; a fast check, never the verdict.
-    `minimum_detectable_effect`: the true difference that one two-sided 5 % test finds with power 80 %.
+    `minimum_detectable_effect`: the true difference that the verdict's test finds with power 80 %: two-sided, of several
+    arms at Holm's first step.
     Degrees of freedom are those of the two variances. `seed_variance` and `seed_df` are None, and `note` says so,
     where the arm or the baseline has one seed.
     """

@@ -14,7 +14,7 @@ import numpy as np
 
 from recsys.evaluation.sequential import DailyDifference
 
-UNITS_AT_ONCE = 2**16
+ENTRIES_AT_ONCE = 2**22  # of units by days
 
 
 def daily_loss_difference(
@@ -23,7 +23,7 @@ def daily_loss_difference(
     """Mean of `difference` [n] over all rows up to each of `count` days; `days` [n] and `units` [n] are codes from 0.
 
     A day before which fewer than two units have rows has a difference of 0 and no variance. Memory: the rows sorted
-    by unit, and UNITS_AT_ONCE x D numbers.
+    by unit, and a few times ENTRIES_AT_ONCE and D x D numbers.
     """
     units = np.arange(difference.size) if units is None else units
     order = np.argsort(units, kind="stable")
@@ -36,7 +36,8 @@ def daily_loss_difference(
     products, present = np.zeros((count, count)), np.zeros(count, np.int64)
     informative = np.zeros(count, np.int64)
     start = 0
-    for block in np.array_split(ends, range(UNITS_AT_ONCE, ends.size, UNITS_AT_ONCE)):
+    at_once = max(ENTRIES_AT_ONCE // count, 1)
+    for block in np.array_split(ends, range(at_once, ends.size, at_once)):
         part = slice(start, block[-1])
         unit = np.searchsorted(block, np.arange(start, block[-1]), side="right")
         place = unit * count + days[part]

@@ -176,15 +176,22 @@ def _nullable(table: pa.Table, name: str, source: str) -> pa.Array:
 
 
 def _ids(table: pa.Table, name: str, source: str) -> pa.Array:
-    """Ids as int64 or as text; floats that are whole numbers are integers, for pandas makes such of nullable ones."""
+    """Ids as int64 or as text; floats that are whole numbers are integers, for pandas makes such of nullable ones.
+
+    Unsigned ones of 64 bits, such as hashes, are the int64 of the same bits, in every table alike.
+    """
     column = _column(table, name, source)
     if pt.is_large_string(column.type):
         return column
+    if pt.is_uint64(column.type):
+        return column.view(pa.int64())
     if pt.is_integer(column.type) or pt.is_floating(column.type):
         try:
             return column.cast(pa.int64())
         except pa.ArrowInvalid as error:
-            raise ValueError(f"{source}: {name} is no 64-bit integer in some row ({error})") from None
+            raise ValueError(
+                f"{source}: {name} is no 64-bit integer in some row ({error}); write it as text"
+            ) from None
     raise ValueError(f"{source}: {name} is {column.type}: ids are integers or text")
 
 

@@ -15,6 +15,7 @@ rejects up to 7 % of A/A comparisons at a level of 5 %.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from scipy.stats import t as student
@@ -97,14 +98,19 @@ class Arms:
         total, seed_df = satterthwaite([(seed_variance(own), own.size - 1) for own in seeds])
         return Contrast(value, _variance(np.array([*signs.values()]), between), df, total, seed_df)
 
-    def joint(self) -> tuple[np.ndarray, np.ndarray]:
-        """Means of all arms [A] and their covariance [A, A] over rows and seeds."""
+    def joint(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        """Means of all arms [A], their covariance [A, A] over rows, variances [A] over seeds, and the degrees of the last.
+
+        Those are the fewest of the difference of any two arms. An arm of one seed has a variance over seeds of 0.
+        """
         arms = range(len(self.influence))
         covariance = np.array([[self.row_covariance(a, b) for b in arms] for a in arms])
-        for a in arms:
-            if self.of(a).size > 1:
-                covariance[a, a] += seed_variance(self.of(a))
-        return np.array([self.mean(a) for a in arms]), covariance
+        several = [self.of(a).size > 1 for a in arms]
+        seeds = np.array([seed_variance(self.of(a)) if several[a] else 0.0 for a in arms])
+        parts = [(float(seeds[a]), self.of(a).size - 1.0) for a in arms if seeds[a] > 0]
+        pairs = [list(pair) for pair in combinations(parts, 2)] or [parts]
+        df = min(satterthwaite(pair)[1] for pair in pairs)
+        return np.array([self.mean(a) for a in arms]), covariance, seeds, df
 
 
 def _variance(weights: np.ndarray, covariance: np.ndarray) -> float:

@@ -65,7 +65,9 @@ class Optimizer:
             for group in groups:
                 group["lr"] = rate * factor
         self._tables.zero_grad()  # hands the rate to FBGEMM
-        for lookup in self._lookups:  # whose Adam counts forward passes, evaluations too, and forgets the count
+        for (
+            lookup
+        ) in self._lookups:  # whose Adam counts forward passes, evaluations too, and forgets the count
             lookup.iter.fill_(self.steps)
             lookup.iter_cpu.fill_(self.steps)
         if self.steps % self._settings.accumulate == 0:

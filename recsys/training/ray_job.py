@@ -237,7 +237,9 @@ def _train_on_worker(work: dict[str, Any]) -> None:
         train(work["config"], work["prepared"], work["runs"], _telling(queue), work["profile"])
     except Exception as error:
         # where another worker is gone, PyTorch raises one of these, or Ray has ended the process group meanwhile
-        lost = isinstance(error, (RuntimeError, ConnectionError)) and not isinstance(error, torch.OutOfMemoryError)
+        lost = isinstance(error, (RuntimeError, ConnectionError)) and not isinstance(
+            error, torch.OutOfMemoryError
+        )
         gone = lost or not dist.is_initialized()
         if not gone:
             queue.put(("failure", error))  # a mistake, which to begin again would not mend

@@ -180,7 +180,7 @@ def test_intervals_miss_in_one_of_twenty_and_those_of_rivals_more_often():
     rows = calibration.summary(calibration.simulate(worlds, 300, 100))
     assert len(rows) == 10
     for row in rows:
-        assert 0.015 <= row["compare"] <= 0.10, row
+        assert 0.025 <= row["compare"] <= 0.085, row  # two standard errors below 5 %, nearly three above
     auc = rows[0]
     assert auc["delong"] > 0.08
     assert auc["seeds"] > 0.4

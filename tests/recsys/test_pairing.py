@@ -87,6 +87,19 @@ def test_pair_is_a_join_by_row_id(ids, as_text, data):
     assert paired.clusters.tolist() == [i // 2 for i in range(len(keys))]
 
 
+def test_unsigned_ids_beyond_int64_are_ids():
+    ids = pa.array([2**63 + 5, 1, 2**64 - 1, 7], pa.uint64())
+    first = table(ids, user_id=ids)
+    second = first.set_column(2, "prediction", pa.array([0.4, 0.3, 0.2, 0.1])).take([2, 0, 3, 1])
+    paired = pair({"a": first, "b": second})
+    assert paired.arms["b"].tolist() == [[0.4, 0.3, 0.2, 0.1]]
+    assert paired.clusters.tolist() == [0, 1, 2, 3]
+    small = table(pa.array([3, 4], pa.uint64()))
+    assert pair({"a": small, "b": table([4, 3], label=[1, 0])}).row_ids.to_pylist() == [3, 4]
+    with pytest.raises(ValueError, match=r"row_id is no 64-bit integer in some row .*; write it as text"):
+        pair({"a": table([0.0, 2.0**63])})
+
+
 def test_pair_keeps_attributes_of_whoever_has_them_and_refuses_others():
     first = table([1, 2, 3, 4])
     second = first.append_column("age", pa.array([1.0, None, float("nan"), 4.0])).take([3, 2, 1, 0])

@@ -6,7 +6,7 @@ from scipy.stats import t
 
 from recsys.evaluation.comparison import compare
 from recsys.evaluation.power import (
-    LEVEL,
+    ALPHA,
     POWER,
     minimum_detectable_effect,
     planned,
@@ -29,12 +29,12 @@ def difference():
 
 
 def test_power_is_80_percent_at_the_minimum_detectable_effect(difference):
-    assert minimum_detectable_effect(difference) == difference.minimum_detectable_effect
+    assert difference.minimum_detectable_effect == pytest.approx(minimum_detectable_effect(difference))
     only_rows = replace(difference, row_variance=1.0, row_df=30.0, seed_variance=None, seed_df=None)
     effect = minimum_detectable_effect(only_rows)
     rng = np.random.default_rng(0)
     estimate, error = rng.normal(effect, 1, 100_000), np.sqrt(rng.chisquare(30, 100_000) / 30)
-    found = np.abs(estimate) / error > t.ppf(1 - LEVEL / 2, 30)
+    found = np.abs(estimate) / error > t.ppf(1 - ALPHA / 2, 30)
     assert found.mean() == pytest.approx(POWER, abs=0.01)
 
 
@@ -78,16 +78,33 @@ def test_more_seeds_where_no_number_of_units_suffices(difference):
 
 def test_the_sentence(difference):
     rows = replace(difference, row_variance=1e-6, row_df=12_344.0, seed_variance=1e-9, seed_df=8.0)
-    rows = replace(rows, minimum_detectable_effect=minimum_detectable_effect(rows))
     assert power_sentence(rows, 12_345, 5) == (
-        "With 5 seeds and 12,345 users a difference of ±0.0028 AUC would be found four times in five; "
-        "to find ±0.001 you need about 98,000 users."
+        "With 5 seeds and 12,345 users a difference of ±0.0028 AUC would be found four times in five, "
+        "by a two-sided test at 5 %; to find ±0.001 you need about 98,000 users."
     )
     one = replace(rows, seed_variance=None, seed_df=None)
     assert "With 1 seed and 9 rows" in power_sentence(one, 9, 1, "rows")
     assert "one seed says nothing about other seeds" in power_sentence(one, 9, 1, "rows")
-    nothing = replace(rows, minimum_detectable_effect=0.0)
+    nothing = replace(rows, row_variance=0.0, seed_variance=0.0)
     assert "what could be found is unknown" in power_sentence(nothing, 9, 2)
+
+
+def test_of_several_arms_power_is_that_of_holms_first_step(difference):
+    """An arm alone passes where its p-value is below 5 % over the number of arms."""
+    rng = np.random.default_rng(0)
+    labels = rng.random(400) < 0.3
+    arms = {str(a): 1 / (1 + np.exp(rng.normal(size=(1, 400)) - labels)) for a in range(4)}
+    for d in compare(arms, labels, metrics=("auc",), replicates=50, level=0.9).differences:
+        assert d.minimum_detectable_effect == pytest.approx(minimum_detectable_effect(d, 0.1 / 3))
+        assert d.minimum_detectable_effect > 1.1 * minimum_detectable_effect(d, 0.1)
+    only_rows = replace(difference, row_variance=1.0, row_df=30.0, seed_variance=None, seed_df=None)
+    estimate, error = rng.normal(0, 1, 100_000), np.sqrt(rng.chisquare(30, 100_000) / 30)
+    estimate += minimum_detectable_effect(only_rows, 0.05 / 3)
+    assert (2 * t.sf(np.abs(estimate) / error, 30) < 0.05 / 3).mean() == pytest.approx(POWER, abs=0.01)
+    sentence = power_sentence(only_rows, 400, 1, "rows", 2.0, arms=3)
+    assert "by a two-sided test at 1.67 % (Holm's first step over 3 arms)" in sentence
+    assert f"about {units_needed(only_rows, 400, 2.0, alpha=0.05 / 3):,}"[:8] in sentence
+    assert units_needed(only_rows, 400, 2.0, alpha=0.05 / 3) > units_needed(only_rows, 400, 2.0)
 
 
 def test_without_row_variance_units_change_nothing(difference):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,14 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import norm
 from typer.testing import CliRunner
 
 from recsys import cli
+from recsys.comparison_pictures import COLORS, _slice_color, comparison_pictures
+from recsys.comparison_report import sentence
+from recsys.evaluation.comparison import compare as compare_arms
+from recsys.judging import Options, _power, judge
 from recsys.prediction_files import Columns, find_arms, named, read_predictions
 
 ROWS = 400
@@ -102,13 +108,96 @@ def test_effect_gives_power_and_a_verdict_of_not_worse(folder: Path) -> None:
     (power,) = worse["power"]
     assert (power["units"], power["not_worse"]) == (40, False)
     assert power["units_needed"] > 40
-    assert "It is worse than −0.001: the whole interval is below" in worse["verdict"][0]
+    assert (power["worse"], power["interval"]) == (True, pytest.approx(of(worse)["interval"]))
+    assert "Against a it is worse than −0.001: the interval −0." in worse["verdict"][0].replace("-", "−")
+    assert "Bonferroni" not in worse["verdict"][0]
     (auc,) = (d for d in worse["comparison"]["differences"] if d["metric"] == "auc")
     within = compare("a.parquet", "b.parquet", "--effect", round(-auc["estimate"], 4))
-    assert "is undecided: the interval reaches below" in within["verdict"][0]
+    assert "is undecided: the interval " in within["verdict"][0]
+    assert (within["power"][0]["worse"], within["power"][0]["not_worse"]) == (False, False)
     better = compare("b.parquet", "a.parquet", "--effect", 0.001)
     assert better["power"][0]["not_worse"]
-    assert "not worse than −0.001" in better["verdict"][0]
+    assert not better["power"][0]["worse"]
+    assert "Against b it is not worse than −0.001" in better["verdict"][0]
+
+
+def five_arms(**changes: Any) -> tuple[Any, Any]:
+    """A comparison of five arms with a baseline, and the first difference in AUC, changed."""
+    table = scores(1.0)
+    arms = {f"arm{i}": scores(1.0, i)["prediction"].to_numpy()[None] for i in range(6)}
+    found = compare_arms(arms, table["label"].to_numpy(), metrics=("auc",), replicates=50)
+    return found, replace(found.differences[0], **changes)
+
+
+def test_the_margin_never_contradicts_the_verdict() -> None:
+    """A loss of 2.5 standard errors: decided of one arm, but not of five."""
+    found, d = five_arms(estimate=-0.020, standard_error=0.008, row_variance=0.008**2, row_df=1e6)
+    power = _power(d, found, 0.001)
+    half = norm.ppf(1 - 0.05 / 5 / 2) * 0.008
+    assert power.interval == pytest.approx((-0.020 - half, -0.020 + half), abs=1e-6)
+    assert (power.worse, power.not_worse) == (False, False)
+    assert _power(d, found, 0.05).not_worse
+    said = sentence(d, found, power=power)
+    assert (
+        "Whether it is worse than arm0 by more than 0.001 is undecided: the interval -0.0406 to +0.0006 "
+        in said
+    )
+    assert "(Bonferroni over 5 arms) holds −0.001" in said
+    assert "the first step of Holm's test over 5 arms finds" in said
+    assert _power(d, found, None).worse is None
+
+
+def test_where_nothing_varies_neither_is_said() -> None:
+    found, d = five_arms(estimate=-0.020, standard_error=0.0, row_variance=0.0)
+    for effect in (0.001, 0.05):
+        power = _power(d, found, effect)
+        assert (power.worse, power.not_worse) == (False, False)
+        assert sentence(d, found, power=power).endswith("is undecided: nothing varies.")
+
+
+def test_a_path_does_not_change_when_days_are_added(folder: Path) -> None:
+    """Of 40 days, more than slices have, the first 20 are as they were."""
+    for name, noise in (("a", 0.1), ("b", 2.0)):
+        pq.write_table(scores(noise, rows=2000), f"{name}.parquet")
+        pq.write_table(scores(noise, rows=2000).slice(0, 1000), f"{name}20.parquet")
+    long, short = (
+        compare(f"a{days}.parquet", f"b{days}.parquet", "--time", "day")["daily"][0] for days in ("", "20")
+    )
+    assert (len(long["days"]), len(short["days"])) == (40, 20)
+    assert long["days"][-1] == "2022-02-16"
+    assert long["days"][:20] == short["days"]
+    for known in ("intervals", "p_values"):
+        for now, then in zip(long["sequence"][known], short["sequence"][known], strict=False):
+            assert now == (None if then is None else pytest.approx(then))
+    assert short["sequence"]["intervals"][-1] is not None
+
+
+def test_slices_are_told_the_differences_on_all_rows(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    told = []
+    monkeypatch.setattr(
+        "recsys.judging.compare_slices", lambda *_, **options: told.append(options["overall"])
+    )
+    judged = judge(find_arms(["a.parquet", "b.parquet"]), Options(replicates=50, slices=("country",)))
+    assert told == [judged.comparison.differences]
+
+
+def test_pictures_say_whom_they_judge(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    figures = []
+    monkeypatch.setattr("recsys.comparison_pictures.png", lambda figure: figures.append(figure) or "")
+    options = Options(replicates=50, time="day", slices=("country",), level=0.5)
+    judged = judge(find_arms(["a.parquet", "b.parquet"]), options)
+    pictures = {name: note for name, _, note in comparison_pictures(judged)}
+    assert figures[-1].axes[0].get_title() in ("b: worse, these models", "b: undecided, these models")
+    assert (
+        "It judges these trained models: the spread over training seeds is not in it."
+        in pictures["Day by day"]
+    )
+    effects = [effect for effect in judged.sliced.effects if effect.metric == "auc"]
+    raw = figures[1].axes[0].lines[0]
+    assert raw.get_xdata() == pytest.approx(effects[0].interval)
+    assert raw.get_color() == COLORS["worse"]
+    unsure = replace(effects[0], adjusted_p_value=0.3)
+    assert _slice_color(unsure, 0.5) == COLORS["worse"] != _slice_color(unsure, 0.95)
 
 
 def test_slices_and_days_of_files(folder: Path) -> None:
@@ -316,12 +405,69 @@ def test_files_that_cannot_be_read_are_refused(
         (["a.parquet", "b.parquet", "--effect", "-1"], "effect is -1.0: give the smallest difference in AUC"),
         (["a.parquet", "b.parquet", "--level", "1.5"], "level 1.5: need"),
         ([".", "b.parquet"], ".: not a finished run (no metrics.json); train it first"),
+        (["a.parquet", "a.parquet", "b.parquet"], "a: the same predictions stand twice: give each seed once"),
+        (
+            ["x=a.parquet", "x=../{folder}/a.parquet", "b.parquet"],
+            "x: the same predictions stand twice: give each seed once",
+        ),
+        (
+            ["a.parquet", "other/a.parquet", "b.parquet"],
+            "two files are called a: name them apart with NAME=PATH, or give both one NAME as seeds",
+        ),
+        (["a=b.parquet", "a.parquet", "c=other/a.parquet"], "two files are called a: name them apart"),
+        *(
+            (
+                ["a.parquet", "b.parquet", "--slice", name],
+                f"--slice {name}: rows are paired by it; slice by another column",
+            )
+            for name in ("row_id", "label", "prediction", "user_id")
+        ),
+        (
+            ["a.parquet", "b.parquet", "--user", "country", "--slice", "country"],
+            "--slice country: rows are paired by it",
+        ),
+        (
+            ["a.parquet", "b.parquet", "--time", "row_id"],
+            "--time row_id: rows are paired by it; time by another",
+        ),
+        (
+            ["one.parquet", "two=one.parquet", "--time", "day"],
+            "--time day: its days are 1, from 2022-01-08 on",
+        ),
     ],
 )
 def test_arguments_that_make_no_comparison_are_refused(
     folder: Path, refused: Any, arguments: list[str], said: str
 ) -> None:
-    assert said in refused("compare", *arguments)
+    (folder / "other").mkdir()
+    pq.write_table(scores(1.0), "other/a.parquet")
+    day = pa.array([19_000] * ROWS, pa.int32()).cast(pa.date32())
+    pq.write_table(scores(1.0).set_column(6, "day", day), "one.parquet")
+    assert said in refused("compare", *(text.format(folder=folder.name) for text in arguments))
+
+
+def test_runs_of_one_name_are_seeds_of_one_configuration(folder: Path, configure: Any) -> None:
+    def finished(place: str, **settings: Any) -> str:
+        config = configure({key.replace("_", ".", 1): value for key, value in settings.items()})
+        (folder / place).mkdir(parents=True)
+        (folder / place / "metrics.json").write_text(json.dumps({"prepared": "prepared/x"}))
+        raw = config.model_dump(mode="json", exclude_unset=True)
+        (folder / place / "config.yaml").write_text(json.dumps(raw))
+        return place
+
+    first, second = (finished(f"one/seed-{seed}", training_seed=seed) for seed in (0, 1))
+    other = finished("two/seed-2", training_seed=2, tables_embedding_dim=4)
+    again = finished("three/seed-0", training_seed=0)
+    assert len(find_arms([first, second, "a.parquet"])["small"]) == 2
+    assert len(find_arms(["one", "a.parquet"])["small"]) == 2
+    assert len(find_arms([first, f"other={other}"])) == 2
+    for arguments in ([first, other], [first, again], ["one", other], [f"x={first}", f"x={other}"]):
+        with pytest.raises(
+            ValueError, match="these runs differ in more than their seed, or share one: name them"
+        ):
+            find_arms([*arguments, "a.parquet"])
+    with pytest.raises(ValueError, match="small: the same predictions stand twice"):
+        find_arms([first, "one", "a.parquet"])
 
 
 def test_only_the_columns_that_are_wanted_are_read(folder: Path) -> None:

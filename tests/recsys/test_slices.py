@@ -17,7 +17,16 @@ from recsys.evaluation.pairing import Paired
 from recsys.evaluation.sequential import daily_difference
 from recsys.evaluation.slices import Slicing, compare_slices, shrink
 from recsys.prediction_files import Predictions
-from recsys.slicing import by_column, by_decile, by_novelty, by_time, by_training_count, by_value
+from recsys.slicing import (
+    by_column,
+    by_day,
+    by_decile,
+    by_novelty,
+    by_time,
+    by_training_count,
+    by_value,
+    time_numbers,
+)
 from recsys.training.run import Run
 from recsys_cython_ext import string_ids
 
@@ -114,6 +123,8 @@ def test_a_row_without_a_slice_and_a_dimension_twice_are_refused() -> None:
         compare_slices(paired(), [Slicing("x", ("a",), np.arange(ROWS) % 2)], "base", replicates=10)
     with pytest.raises(ValueError, match="third are asked for twice"):
         compare_slices(paired(), [thirds(), thirds()], "base", replicates=10)
+    with pytest.raises(ValueError, match="slices by x: two of them are called 'a': rename"):
+        compare_slices(paired(), [Slicing("x", ("a", "b", "a"), np.arange(ROWS) % 3)], "base", replicates=10)
 
 
 @settings(max_examples=60, deadline=None)
@@ -157,6 +168,47 @@ def test_shrinking_brings_estimates_nearer_to_the_truth_and_its_intervals_cover(
         better += float(((shrunk - truth) ** 2).sum())
     assert better < 0.98 * raw
     assert inside / 4000 > 0.92  # wide, not wrong, where nothing varies
+
+
+@pytest.mark.parametrize("slices", [5, 20])
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("luck", [0.7, 1.5])
+def test_shrunk_intervals_cover_where_slices_share_their_luck(slices: int, tau: float, luck: float) -> None:
+    """As they share that of an arm's seeds: own errors are about 0.5, and the truth is around 0."""
+    random = np.random.default_rng(2)
+    inside, without = [], []
+    for _ in range(300):
+        truth = random.normal(0, tau, slices)
+        own = random.uniform(0.3, 0.7, slices)
+        y = random.normal(truth, own) + random.normal(0, luck)
+        s = np.sqrt(own**2 + luck**2)
+        for found, overall in ((inside, np.sqrt(luck**2 + 1 / (1 / own**2).sum())), (without, 0.0)):
+            shrunk, errors, _, _ = shrink(y, s, float(overall))
+            found.append(np.mean(np.abs(shrunk - truth) < 1.96 * errors))
+    assert np.mean(inside) > 0.92
+    if slices == 20:
+        assert np.mean(without) < 0.85
+
+
+def test_luck_that_slices_share_is_read_off_all_rows() -> None:
+    """The difference on all rows is known no better than that of a slice: shrinking gains nothing."""
+    five = Slicing("five", tuple("abcde"), np.arange(ROWS) % 5)
+    data = paired()
+    whole = compare(data.arms, data.labels, data.clusters, metrics=("auc", "logloss"), replicates=20)
+    alone = compare_slices(data, [five], "base", replicates=20)
+    widest = max(e.interval[1] - e.interval[0] for e in alone.effects)
+    vague = [replace(d, interval=(-widest, widest)) for d in whole.differences]
+    known, unknown = (
+        compare_slices(data, [five], "base", replicates=20, overall=overall)
+        for overall in (whole.differences, vague)
+    )
+    independent, shared, same = (
+        np.mean([np.ptp(e.shrunk_interval) for e in found.effects if e.metric == "auc"])
+        for found in (alone, known, unknown)
+    )
+    assert shared == pytest.approx(independent, rel=0.02)
+    assert same > 1.04 * independent
+    assert [e.interval for e in known.effects] == [e.interval for e in alone.effects]
 
 
 def test_fewer_than_four_slices_are_not_shrunk() -> None:
@@ -234,6 +286,29 @@ def test_times_are_parted_by_day_whatever_their_unit(unit: str, scale: int) -> N
     assert np.bincount(years.codes).tolist() == [10] * 10
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.timestamp("s"), pa.timestamp("ns"), pa.timestamp("us", "UTC"), pa.date32()]
+)
+def test_times_with_a_unit_are_not_guessed(kind: pa.DataType) -> None:
+    """Of January 1970, where numbers are too small to tell; with nanoseconds that microseconds cannot say."""
+    days = pa.array([0, 1, 1, 5], pa.int32()).cast(pa.date32())
+    times = days.cast(pa.timestamp("ns")).cast(kind)
+    if kind == pa.timestamp("ns"):
+        times = pa.array(times.cast(pa.int64()).to_numpy() + 123, kind)
+    found = by_column("x", times)
+    assert found.names == ("1970-01-01", "1970-01-02", "1970-01-06")
+    assert found.codes.tolist() == [0, 1, 1, 2]
+    assert found.note == ""
+    assert by_time("x", *time_numbers("x", times)).names == found.names
+
+
+def test_days_to_follow_are_days_whatever_their_number() -> None:
+    times = 1_700_006_400 + np.arange(100) * 86_400
+    found = by_day("time", times)
+    assert (len(found.names), found.names[0], found.codes.tolist()) == (100, "2023-11-15", [*range(100)])
+    assert len(by_time("time", times).names) == 10
+
+
 def test_times_that_are_just_numbers() -> None:
     assert by_time("t", np.array([3, 1, 2, 2])).codes.tolist() == [2, 0, 1, 1]
     assert np.bincount(by_time("t", np.arange(1000)).codes).tolist() == [100] * 10
@@ -284,13 +359,22 @@ def test_blocks_of_users_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     random = np.random.default_rng(0)
     d, day, user = random.normal(size=500), random.integers(0, 4, 500), random.integers(0, 90, 500)
     whole = daily_loss_difference(d, day, 4, user)
-    monkeypatch.setattr("recsys.evaluation.daily.UNITS_AT_ONCE", 7)
+    monkeypatch.setattr("recsys.evaluation.daily.ENTRIES_AT_ONCE", 28)
     parts = daily_loss_difference(d, day, 4, user)
     np.testing.assert_allclose(parts.covariance, whole.covariance)
     np.testing.assert_array_equal(parts.informative, whole.informative)
 
 
 # Runs
+
+
+def test_buckets_whose_ends_look_the_same_have_names_of_their_own() -> None:
+    from recsys.run_slices import _texts
+    from recsys_pipelines.features import Buckets
+
+    buckets = Buckets("x_bucket", np.array([1.00001, 1.00002, 1.00003]))
+    names, _ = _texts(None, buckets, [3, 0, 2, 4])  # type: ignore[arg-type]
+    assert names == ["2: 1 to 1", "(missing)", "1: -inf to 1", "3: 1 to 1"]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from scipy.stats import norm
 from recsys.evaluation import metrics, weighted
 from recsys.evaluation.best import best_probabilities
 from recsys.evaluation.delong import placements
+from recsys.evaluation.variance import Arms
 from recsys.evaluation.weighted import METRICS, WeightedMetrics, auc_influence, badness, badness_slope
 
 
@@ -94,23 +95,45 @@ def test_badness_is_lower_for_the_better(metric):
 
 def test_the_best_arm_of_two_is_a_normal_probability():
     covariance = np.array([[1.0, 0.9], [0.9, 1.2]]) * 1e-4
-    found = best_probabilities("auc", np.array([0.70, 0.705]), covariance)
+    found = best_probabilities("auc", np.array([0.70, 0.705]), covariance, np.zeros(2), 1)
     expected = norm.cdf(0.005 / np.sqrt(1e-4 * (1 + 1.2 - 1.8)))
     assert found == pytest.approx([1 - expected, expected], abs=0.012)
-    assert best_probabilities("logloss", np.array([0.70, 0.705]), covariance) == pytest.approx(
-        [expected, 1 - expected], abs=0.012
-    )
+    assert best_probabilities(
+        "logloss", np.array([0.70, 0.705]), covariance, np.zeros(2), 1
+    ) == pytest.approx([expected, 1 - expected], abs=0.012)
+
+
+@pytest.mark.parametrize("rows", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize("seeds", [(2, 2), (2, 4), (5, 5)])
+@pytest.mark.parametrize("gap", [0.5, 1.5, 3.0])
+def test_the_better_of_two_arms_is_the_best_with_one_minus_half_p(rows, seeds, gap):
+    """`rows`: variance over rows of the difference, relative to the seeds' variance of a mean."""
+    own = [np.linspace(-1, 1, count) for count in seeds]
+    own = [values / np.sqrt(values.var(ddof=1) / values.size) for values in own]
+    error = np.sqrt(2 + rows)
+    owners = np.repeat([0, 1], seeds)
+    covariance = (rows / 2) * (owners[:, None] == owners) + 5.0  # luck in common
+    influence = np.random.default_rng(0).normal(size=(2, 1000))
+    found = Arms(np.r_[own[0], own[1] + gap * error], covariance, owners, influence)
+    contrast = found.contrast({1: 1.0, 0: -1.0})
+    assert contrast.error_and_df[0] == pytest.approx(error)
+    assert best_probabilities("auc", *found.joint())[1] == pytest.approx(1 - contrast.p_value / 2, abs=0.04)
 
 
 def test_equal_arms_share_and_a_sure_arm_has_all():
     luck = np.full((3, 3), 1e-4)  # in common
-    assert best_probabilities("auc", np.full(3, 0.7), luck) == pytest.approx(np.full(3, 1 / 3))
-    assert best_probabilities("auc", np.array([0.7, 0.8, 0.6]), np.zeros((3, 3))) == pytest.approx([0, 1, 0])
-    assert best_probabilities("calibration", np.array([0.7, 1.1, 1.4]), luck) == pytest.approx([0, 1, 0])
-    assert best_probabilities("auc", np.array([0.7]), np.zeros((1, 1))).tolist() == [1]
+    none = np.zeros(3), 1
+    assert best_probabilities("auc", np.full(3, 0.7), luck, *none) == pytest.approx(np.full(3, 1 / 3))
+    assert best_probabilities("auc", np.array([0.7, 0.8, 0.6]), np.zeros((3, 3)), *none) == pytest.approx(
+        [0, 1, 0]
+    )
+    assert best_probabilities("calibration", np.array([0.7, 1.1, 1.4]), luck, *none) == pytest.approx(
+        [0, 1, 0]
+    )
+    assert best_probabilities("auc", np.array([0.7]), np.zeros((1, 1)), np.zeros(1), 1).tolist() == [1]
     twins = np.array([[1.0, 1.0, 0.2], [1.0, 1.0, 0.2], [0.2, 0.2, 1.0]]) * 1e-6
-    a, b, c = best_probabilities("auc", np.full(3, 0.7), twins)
+    a, b, c = best_probabilities("auc", np.full(3, 0.7), twins, *none)
     assert a == b == pytest.approx(0.25, abs=0.012)
     assert c == pytest.approx(0.5, abs=0.012)
     negative = np.array([[1.0, 1.1], [1.1, 1.0]]) * 1e-6  # cannot be; estimated so
-    assert best_probabilities("auc", np.full(2, 0.7), negative).sum() == pytest.approx(1)
+    assert best_probabilities("auc", np.full(2, 0.7), negative, np.zeros(2), 1).sum() == pytest.approx(1)
