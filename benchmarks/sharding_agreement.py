@@ -28,9 +28,11 @@ from recsys_tables import schemes
 from recsys_tables.checkpoint import Checkpoint, save
 from recsys_tables.engine import EmbeddingEngine
 from recsys_tables.field import Field
+from recsys_tables.remap import Remap
 from recsys_tables.sharding import TableOptimizer, shard
 
 D, IDS, BATCH, SEED = 8, 50, 24, 3
+KEPT = Remap.of(np.arange(IDS) % 3 > 0)
 SCHEMES: dict[str, Callable[[str], Any]] = {
     "full": lambda f: schemes.Full(f, IDS, D),
     "hash": lambda f: schemes.Hash(f, 13, D),
@@ -54,6 +56,9 @@ SCHEMES: dict[str, Callable[[str], Any]] = {
     "robe 2 ids a row": lambda f: schemes.Robe(f, 31, D, 2 * D),
     "tensor_train": lambda f: schemes.TensorTrain(f, IDS, (4, 4), D, 2),
     "mem_com": lambda f: schemes.MEmCom(f, IDS, 13, D),
+    "shared": lambda f: schemes.Shared(f, schemes.Full("origin", IDS, D)),
+    "compact": lambda f: schemes.Compact(f, KEPT, D // 2, D),
+    "compact default": lambda f: schemes.Compact(f, KEPT, D, D, "default"),
 }
 SHARDINGS = {  # column shards need an elementwise state
     "table_wise": "rowwise_adagrad",
