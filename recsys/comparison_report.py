@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from recsys.comparison_pictures import TITLES, comparison_pictures
-from recsys.data_report import Sheet
 from recsys.evaluation.comparison import Comparison, Difference
 from recsys.evaluation.slices import SliceEffect
 from recsys.judging import DailyPath, Judgement, Power
 from recsys.page import write_html
 from recsys.prediction_files import Arms
+from recsys.sheet import Sheet
 
 WORDS = {"better": "better than", "worse": "worse than", "undecided": "not told apart from"}
 DIGITS = {"logloss": 5, "calibration": 3}  # decimals of a metric; four of others

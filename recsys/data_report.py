@@ -1,11 +1,7 @@
 """What `recsys inspect` and `recsys drift` show: the same tables in a terminal and in a self-contained HTML file."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-from rich.markup import escape
-from rich.table import Table as Grid
 
 from recsys.data_pictures import (
     VERDICT_COLORS,
@@ -17,33 +13,9 @@ from recsys.data_pictures import (
     shares_pictures,
 )
 from recsys.page import write_page
+from recsys.sheet import Row, Sheet
 from recsys_pipelines.drift import DRIFTED, SHIFTED, Drift, FeatureDrift
 from recsys_pipelines.inspected import CategoricalReport, Inspection, NumericReport, Rate
-
-Row = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table of text: the first column is left-aligned, a note explains the others.
-
-    folded: HTML shows it after the pictures, and only when asked to.
-    """
-
-    title: str
-    headers: Row
-    rows: Sequence[Row]
-    note: str = ""
-    folded: bool = False
-
-    def grid(self) -> Grid:
-        """For a terminal."""
-        grid = Grid(title=self.title, caption=self.note or None, title_justify="left", caption_justify="left")
-        for place, header in enumerate(self.headers):
-            grid.add_column(header, justify="right" if place else "left", overflow="fold")
-        for row in self.rows:
-            grid.add_row(*map(escape, row))
-        return grid
 
 
 def inspection_sheets(found: Inspection) -> list[Sheet]:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from recsys.data_report import Sheet
 from recsys.evaluation.interleaving import Interleaving
 from recsys.page import Picture, png, share, write_page
+from recsys.sheet import Sheet
 
 COLORS = ("#33608c", "#b8433a")
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from recsys.data_report import Sheet
 from recsys.evaluation.off_policy import Estimate, OffPolicy, Slice
 from recsys.evaluation.off_policy_data import Log
 from recsys.evaluation.off_policy_errors import standard_error
 from recsys.page import DAGGER, Picture, interval, number, png, share, write_page
+from recsys.sheet import Sheet
 
 
 @dataclass(frozen=True)

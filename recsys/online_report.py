@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from recsys.data_report import Sheet
 from recsys.evaluation.online import Effect, OnlineTest
 from recsys.page import Picture, png, write_html
+from recsys.sheet import Sheet
 
 COLUMNS = 2  # of panels
 COLORS = {"higher": "#11702d", "lower": "#b8433a", "undecided": "#6b7280"}

@@ -4,14 +4,13 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:  # data_report writes its page here
-    from recsys.data_report import Sheet
+from recsys.sheet import Sheet
 
 matplotlib.use("Agg")
 
@@ -21,7 +20,7 @@ Picture = tuple[str, str, str]  # title, PNG in base64, what to see in it
 
 
 def write_page(
-    path: Path, title: str, texts: Sequence[str], sheets: Sequence["Sheet"], pictures: Sequence[Picture]
+    path: Path, title: str, texts: Sequence[str], sheets: Sequence[Sheet], pictures: Sequence[Picture]
 ) -> None:
     """Write a page of sentences, tables and pictures. The first text is what was found."""
     write_html(path, "data_report.html.j2", title=title, texts=texts, sheets=sheets, pictures=pictures)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from recsys.data_report import Sheet
 from recsys.evaluation.replay import Replay, Replayed
 from recsys.page import DAGGER, Picture, interval, number, png, share, write_page
+from recsys.sheet import Sheet
 
 
 def replay_dict(result: Replay) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from recsys.data_report import Sheet
 from recsys.page import write_page
+from recsys.sheet import Sheet
 from recsys.tuning import Search, Trial
 from recsys.tuning_pictures import curves_picture, parallel_picture, progress_picture
 
