@@ -304,8 +304,12 @@ def test_a_user_may_interrupt_a_run(
     config: ExperimentConfig, prepared: Prepared, whole: Run, tmp_path: Path
 ) -> None:
     warned: list[str] = []
-    with pytest.raises(KeyboardInterrupt):
-        train(config, prepared, tmp_path, stopped_by(signal.SIGINT, 5, warned))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(config, prepared, tmp_path, stopped_by(signal.SIGINT, 5, warned))
+    finally:
+        signal.signal(signal.SIGINT, before)
     folder = run_folder(config, prepared, tmp_path)
     assert warned == [f"{folder}: interrupted; the same command goes on from its newest checkpoint"]
     check_same(train(config, prepared, tmp_path), whole)
