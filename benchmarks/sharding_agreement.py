@@ -59,6 +59,13 @@ SCHEMES: dict[str, Callable[[str], Any]] = {
     "shared": lambda f: schemes.Shared(f, schemes.Full("origin", IDS, D)),
     "compact": lambda f: schemes.Compact(f, KEPT, D // 2, D),
     "compact default": lambda f: schemes.Compact(f, KEPT, D, D, "default"),
+    "opt_embed": lambda f: schemes.OptEmbed(f, IDS, D),
+    "opt_embed by id": lambda f: schemes.OptEmbed(f, IDS, D, threshold_by="id"),
+    "pep": lambda f: schemes.Pep(f, IDS, D, threshold_init=-4.0),
+    "deep_light": lambda f: schemes.DeepLight(f, IDS, D),
+    "auto_dim": lambda f: schemes.AutoDim(f, IDS, D),
+    "auto_srh": lambda f: schemes.AutoSrh(f, IDS, D),
+    "mde": lambda f: schemes.Mde(f, IDS, 4, D),
 }
 SHARDINGS = {  # column shards need an elementwise state
     "table_wise": "rowwise_adagrad",
@@ -143,6 +150,7 @@ def work(out: Path, names: list[str], world_size: int, rank: int, steps: int, se
         ):
             torch.manual_seed(SEED)
             model = shard(Model(scheme), table, torch.device("cpu"), seed, sharding)
+            model.eval()  # a supernet's ranks would draw widths of their own
             outputs = train(model, number, 0.1)
             folder = out / f"{case}-{world_size}-{phase}"
             save(folder, model, {})

@@ -15,6 +15,7 @@ for commands in (
     "checkpoints",
     "exporting",
     "tuning",
+    "size_search",
     "comparisons",
     "policies",
     "experiments",

@@ -11,11 +11,17 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from recsys.model_config import DINConfig, ModelConfig
+from recsys.model_config import DINConfig, ModelConfig, targets_of
 from recsys_pipelines.config import DataConfig, FeatureConfig, Strict
 from recsys_pipelines.sources.location import Place, located
 from recsys_tables.bytes import OptimizerName
-from recsys_tables.config import Sharding, TablesConfig
+from recsys_tables.config import CompactTables, Sharding, TablesConfig
+
+LEARNER = {  # of `recsys search`, unless `shrink.learner` says otherwise
+    "tables.scheme": "opt_embed",
+    "tables.alpha": 3e-4,
+    "training.table_weight_decay": 1e-3,
+}
 
 
 class ConfigError(ValueError):
@@ -37,6 +43,8 @@ class TrainingConfig(Strict):
     table_optimizer: OptimizerName = "rowwise_adagrad"
     table_lr: float = Field(0.05, gt=0)
     table_decay: float = Field(0.0, ge=0)  # λ of λ/2 · mean over samples of Σ_f |e_f|², added to the loss
+    table_weight_decay: float = Field(0.0, ge=0)  # λ: each batch multiplies all rows by 1 - table_lr · λ
+    table_decay_every: int = Field(16, ge=1)  # batches whose table_weight_decay is one sweep over the rows
     dense_optimizer: Literal["adam", "adamw", "adagrad", "sgd"] = "adam"
     dense_lr: float = Field(0.001, gt=0)
     dense_decay: float = Field(0.0, ge=0)
@@ -50,8 +58,18 @@ class TrainingConfig(Strict):
     negative_rate: float = Field(
         1.0, gt=0, le=1
     )  # share of negatives trained on; predictions are recalibrated
+    start: Path | None = None  # inherited weights, .safetensors: see `recsys_tables.pieces.load_start`
     seed: int = Field(0, ge=0)
     num_threads: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _decays_less_than_all(self) -> "TrainingConfig":
+        if self.table_lr * self.table_weight_decay >= 1:
+            raise ValueError(
+                f"table_lr {self.table_lr:g} times table_weight_decay {self.table_weight_decay:g} must be below 1, for "
+                "every batch multiplies all rows by 1 - table_lr · table_weight_decay"
+            )
+        return self
 
     def score(self, metrics: Mapping[str, Any]) -> float:
         """Return the monitored metric, higher is better."""
@@ -147,6 +165,24 @@ class SearchConfig(Strict):
     training_seed: int = Field(1000, ge=0)
 
 
+class ShrinkConfig(Strict):
+    """How `recsys search` makes tables small: settings of the learner, and the evolution over what it leaves.
+
+    `learner`: dotted keys -> values that make the experiment a learner's, such as `tables.scheme: opt_embed`.
+    The other names are `evolution.Settings`'.
+    """
+
+    learner: dict[str, Any] = Field(default_factory=lambda: dict(LEARNER))
+    weights: Literal["initial", "inherited"] = "initial"  # that compact tables and their network start from
+    validation_rows: int = Field(50_000, ge=1)  # at most so many judge a genome
+    population: int = Field(20, ge=1)
+    mutations: int = Field(10, ge=0)
+    crossovers: int = Field(10, ge=0)
+    generations: int = Field(30, ge=0)
+    mutation_rate: float = Field(0.1, gt=0, le=1)
+    seed: int = Field(0, ge=0)
+
+
 class ExperimentConfig(Strict):
     """One arm of a comparison: data, features, tables, model, training, evaluation, and its search."""
 
@@ -159,6 +195,7 @@ class ExperimentConfig(Strict):
     job: JobConfig = JobConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     search: SearchConfig = SearchConfig()
+    shrink: ShrinkConfig = ShrinkConfig()
 
     @model_validator(mode="after")
     def _features_once(self) -> "ExperimentConfig":
@@ -170,12 +207,30 @@ class ExperimentConfig(Strict):
             raise ValueError("an experiment needs at least one categorical feature")
         if isinstance(self.model, DINConfig):
             self.model.check(self.features)
+        if isinstance(self.tables, CompactTables):
+            readers = targets_of(self.model)  # of other features' tables
+            categorical = [feature for feature in self.features if feature.categorical]
+            self.tables.check([n for feature in categorical for n in feature.names if n not in readers])
         return self
 
     def digest(self, prepared: Path) -> str:
-        """Twelve hexadecimal digits of all that a run on a prepared folder depends on."""
-        kept = self.model_dump(mode="json", exclude={"name", "job", "evaluation", "search"})
-        text = json.dumps([kept, prepared.name], sort_keys=True)
+        """Twelve hexadecimal digits of all that a run on a prepared folder depends on.
+
+        Of a file to start from, and of ids to keep (by the folder's name), it is the content that counts.
+        Raises ConfigError where `training.start` cannot be read.
+        """
+        kept = self.model_dump(
+            mode="json",
+            exclude={
+                **dict.fromkeys(("name", "job", "evaluation", "search", "shrink"), True),
+                "training": {"start"},
+                "features": {"__all__": {"keep"}},
+            },
+        )
+        told = [kept, prepared.name]
+        if self.training.start is not None:
+            told.append(_content(self.training.start))
+        text = json.dumps(told, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
     def replace(self, settings: Mapping[str, Any], where: str = "settings") -> "ExperimentConfig":
@@ -194,8 +249,8 @@ def load(path: Path, data: Place | None = None) -> ExperimentConfig:
     """Read one experiment. `extends: other.yaml` starts from another file, and keys here replace its keys;
     `set` then replaces dotted keys, as `ExperimentConfig.replace` does.
 
-    A relative path (`data.path`, `vocabulary` of a feature) is relative to the file that names it; `data` replaces
-    `data.path`. Raises ConfigError.
+    A relative path (`data.path`, `training.start`, `vocabulary` and `keep` of a feature) is relative to the file that
+    names it; `data` replaces `data.path`. Raises ConfigError.
     """
     raw = _read(path, ())
     section = raw.get("data")
@@ -207,6 +262,8 @@ def load(path: Path, data: Place | None = None) -> ExperimentConfig:
             f"{path}: data.path: {config.data.path} does not exist{_near_file(config.data.path)}; "
             "correct it, or name the file with --data"
         )
+    if (start := config.training.start) is not None and not start.is_file():
+        raise ConfigError(f"{path}: training.start: {start} is no file{_near_file(start)}")
     for key, choices in config.search.space.items():
         for value in choices.examples if isinstance(choices, Range) else choices:
             config.replace({key: value}, where=f"{path}: search.space.{key}")
@@ -239,8 +296,12 @@ def _read(path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
         )
     settings = raw.pop("set", {})
     features = raw.get("features")
-    vocabularies = [(feature, "vocabulary") for feature in features] if isinstance(features, list) else []
-    for section, key in ((raw.get("data"), "path"), (settings, "data.path"), *vocabularies):
+    declared = features if isinstance(features, list) else []
+    for section, key in (
+        *((raw.get("data"), "path"), (raw.get("training"), "start")),
+        *((settings, "data.path"), (settings, "training.start"), (settings, "features.keep")),
+        *((feature, key) for feature in declared for key in ("vocabulary", "keep")),
+    ):
         if isinstance(section, dict) and isinstance(section.get(key), str) and "://" not in section[key]:
             section[key] = str((path.parent / Path(section[key]).expanduser()).resolve())
     if (parent := raw.pop("extends", None)) is not None:
@@ -265,6 +326,15 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         )
         out[key] = _merge(old, value) if same_kind else value  # type: ignore[arg-type]
     return out
+
+
+def _content(file: Path) -> str:
+    """BLAKE2b of a file that training starts from."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"training.start: {file}: cannot be read ({error.strerror})") from None
 
 
 def _near_file(path: Path) -> str:

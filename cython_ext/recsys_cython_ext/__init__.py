@@ -14,7 +14,7 @@ from recsys_cython_ext.hashing import (
     string_ids,
     xxh64,
 )
-from recsys_cython_ext.lookup import advise_huge_pages, empty_huge, pooled
+from recsys_cython_ext.lookup import advise_huge_pages, empty_huge, padded, pooled
 from recsys_cython_ext.rowwise import QuantisedTable, dequantise, quantise
 from recsys_cython_ext.sums import ExactSum
 from recsys_cython_ext.vocabulary import IdCounter, IdTable, count_ids
@@ -34,6 +34,7 @@ __all__ = [
     "hash_rows_jagged",
     "ids",
     "mix64",
+    "padded",
     "pooled",
     "quantise",
     "salt",

@@ -1,7 +1,7 @@
 """Bare gather-and-pool kernel; `lookup.py` validates, allocates and splits bags over threads.
 
 The inner loops are plain, of constant length, for the compiler to vectorise: see the flags in setup.py.
-Rows of int8 and int4 start with an fp16 scale and an fp16 bias. Little-endian machines only.
+Rows of int8 and int4 start with an fp16 scale and an fp16 bias, rows of fp8 with an fp32 scale. Little-endian machines only.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint64_t
@@ -33,11 +33,18 @@ cdef extern from *:
     #define RECSYS_STREAM4(to, from) memcpy(to, from, 16)
     #define RECSYS_FENCE() ((void)0)
     #endif
+
+    static inline float recsys_as_float(int32_t bits) {
+        float value;
+        memcpy(&value, &bits, sizeof value);
+        return value;
+    }
     """
     ctypedef void inlined "RECSYS_INLINE void"  # these two are no types, but Cython has no other place for them
     ctypedef void clones "RECSYS_CLONES void"
     void prefetch "RECSYS_PREFETCH"(const void* p) noexcept nogil
     void stream4 "RECSYS_STREAM4"(float* to, const float* source) noexcept nogil
+    float as_float "recsys_as_float"(int32_t bits) noexcept nogil
     void fence "RECSYS_FENCE"() noexcept nogil
 
 cdef enum Kind:  # as in lookup.py
@@ -45,6 +52,7 @@ cdef enum Kind:  # as in lookup.py
     FP16
     INT8
     INT4
+    FP8
 
 cdef enum:
     LINES_AHEAD = 160  # cache lines asked for ahead of use, 10 KiB of L1: the best of 64 to 256
@@ -57,11 +65,14 @@ cdef struct Job:
     int64_t n_rows
     const int64_t* offsets  # [bags + 1], or NULL: bags of one
     const float* weights  # [n_rows], or NULL: ones
-    float* out  # [bags, dim]
-    int64_t dim
+    float* out  # [bags, out_dim]
+    int64_t dim, out_dim  # columns of the table, and of out
     int64_t first, last  # the bags to pool
     bint stream
     int64_t bad  # position of the first row or weight refused; -2 - b for the offsets of bag b; -1: none
+
+
+cdef float ZEROS[BLOCK]  # as bytes, a row of zeros in every kind
 
 
 cdef union Words:  # written as bits, read as values
@@ -85,6 +96,14 @@ cdef inlined from_halves(const uint16_t* p, const int n, float* out) noexcept no
         out[i] = -value if p[i] & 0x8000 else value
 
 
+cdef inline float from_e4m3(int32_t code) noexcept nogil:
+    """An eight-bit float without a branch: right for subnormals (one exact difference) and NaN, under DAZ too."""
+    cdef int32_t sign = (code & 0x80) << 24, m = code & 0x7F
+    cdef int32_t is_tiny = (m - 8) >> 31, is_nan = -((m + 1) >> 7)  # 0, or all ones
+    cdef int32_t bits = (m << 20) + (120 << 23) + (is_tiny & (1 << 23)) + (is_nan & (120 << 23))
+    return as_float(bits | sign) - as_float((is_tiny & (121 << 23)) | sign)
+
+
 cdef inlined add_row(
     float* acc, const uint8_t* row, const uint8_t* p, const int kind, const int width, float weight
 ) noexcept nogil:
@@ -105,7 +124,12 @@ cdef inlined add_row(
         for i in range(width):
             acc[i] += weight * values[i]
         return
-    memcpy(header, row, sizeof(header))  # rows may begin at any byte
+    if kind == FP8:
+        memcpy(line, row, sizeof(float))  # rows may begin at any byte
+        for i in range(width):
+            acc[i] += weight * (line[0] * from_e4m3(p[i]))
+        return
+    memcpy(header, row, sizeof(header))
     from_halves(header, 2, line)
     if kind == INT8:
         for i in range(width):
@@ -126,12 +150,18 @@ cdef inlined write(float* out, const float* sums, const int width, bint stream) 
         memcpy(out, sums, width * sizeof(float))
 
 
-cdef inlined sweep(Job* job, int64_t column, const int kind, const int width) noexcept nogil:
-    """Columns [column, column + width) of every bag; kind and width are literals after inlining."""
-    cdef int bits = 32 if kind == FP32 else 16 if kind == FP16 else 8 if kind == INT8 else 4
+cdef inlined sweep(
+    Job* job, int64_t column, const int kind, const int width, const bint padded
+) noexcept nogil:
+    """Columns [column, column + width) of every bag; kind, width and padded are literals after inlining.
+
+    Padded: a row -1 is one of zeros, and zeros follow the last column of the table.
+    """
+    cdef int bits = 32 if kind == FP32 else 16 if kind == FP16 else 4 if kind == INT4 else 8
     cdef int n_bytes = width * bits // 8, ahead = LINES_AHEAD // ((n_bytes + 63) // 64), i
     cdef uint64_t start = (4 if kind >= INT8 else 0) + <uint64_t> column * bits // 8
-    cdef int64_t b, l = job.first, stop, later
+    cdef int64_t b, l = job.first, stop, later, end
+    cdef uint64_t number, kept
     cdef const uint8_t* row
     cdef float* out
     cdef float weight = 1
@@ -163,13 +193,19 @@ cdef inlined sweep(Job* job, int64_t column, const int kind, const int width) no
                 prefetch(row + start + n_bytes - 1)
             if job.weights != NULL:
                 weight = job.weights[l]
-            if <uint64_t> job.rows[l] >= job.n_table or weight != weight:
+            number = <uint64_t> job.rows[l]
+            if number + padded >= job.n_table + padded or weight != weight:
                 job.bad = l
                 return
-            row = job.table + <uint64_t> job.rows[l] * job.stride
-            add_row(acc, row, row + start, kind, width, weight)
+            row = job.table + number * job.stride
+            if padded:  # by a mask, for no machine could predict a jump
+                kept = <uint64_t> (number == <uint64_t> -1) - 1
+                row = <const uint8_t*> (<uint64_t> row & kept | <uint64_t> ZEROS & ~kept)
+                add_row(acc, row, row + (start & kept), kind, width, weight)
+            else:
+                add_row(acc, row, row + start, kind, width, weight)
             l += 1
-        out = job.out + b * job.dim + column
+        out = job.out + b * job.out_dim + column
         if kind == INT4:
             for i in range(width // 2):
                 ordered[2 * i] = acc[i]
@@ -177,41 +213,54 @@ cdef inlined sweep(Job* job, int64_t column, const int kind, const int width) no
             write(out, ordered, width, job.stream)
         else:
             write(out, acc, width, job.stream)
+        if padded and column + width == job.dim:
+            for end in range(job.dim, job.out_dim, 4):
+                write(out + end - column, ZEROS, 4, job.stream)
 
 
-cdef inlined sweeps(Job* job, const int kind) noexcept nogil:
+cdef inlined sweeps(Job* job, const int kind, const bint padded) noexcept nogil:
     """All columns, in blocks of a constant width."""
     cdef int64_t column = 0, left
     while column < job.dim and job.bad == -1:
         left = job.dim - column
         if left >= 64:
-            sweep(job, column, kind, 64)
+            sweep(job, column, kind, 64, padded)
             column += 64
         elif left >= 32:
-            sweep(job, column, kind, 32)
+            sweep(job, column, kind, 32, padded)
             column += 32
         elif left >= 16:
-            sweep(job, column, kind, 16)
+            sweep(job, column, kind, 16, padded)
             column += 16
         elif left >= 8:
-            sweep(job, column, kind, 8)
+            sweep(job, column, kind, 8, padded)
             column += 8
         else:
-            sweep(job, column, kind, 4)
+            sweep(job, column, kind, 4, padded)
             column += 4
     if job.stream:
         fence()
 
 
-cdef clones pool(Job* job, int kind) noexcept nogil:
+cdef inlined sweeps_of(Job* job, int kind, const bint padded) noexcept nogil:
     if kind == FP32:
-        sweeps(job, FP32)
+        sweeps(job, FP32, padded)
     elif kind == FP16:
-        sweeps(job, FP16)
+        sweeps(job, FP16, padded)
     elif kind == INT8:
-        sweeps(job, INT8)
+        sweeps(job, INT8, padded)
+    elif kind == INT4:
+        sweeps(job, INT4, padded)
     else:
-        sweeps(job, INT4)
+        sweeps(job, FP8, padded)
+
+
+cdef clones pool(Job* job, int kind) noexcept nogil:
+    sweeps_of(job, kind, False)
+
+
+cdef clones pad(Job* job, int kind) noexcept nogil:
+    sweeps_of(job, kind, True)
 
 
 def pool_into(
@@ -224,11 +273,14 @@ def pool_into(
     int64_t first,
     int64_t last,
     bint stream,
+    int64_t dim,
+    bint padded,
 ):
     """``out[b] = sum of weights[l] * table[rows[l]]`` over ``offsets[b] <= l < offsets[b + 1]``, first <= b < last.
 
     table: the bytes of its rows [N, stride]; rows [L]; offsets [B + 1] or None; weights [L] or None; out [B, D],
-    D % 4 == 0; stream needs ``out`` on a multiple of 16 bytes. Returns -1, or the position of a row outside
+    D % 4 == 0; stream needs ``out`` on a multiple of 16 bytes. dim: columns of the table, D unless padded; then a row -1
+    is one of zeros, and zeros follow the dim columns. Returns -1, or the position of a row outside
     [0, N) or of a weight NaN, or -2 - b where the offsets of bag b fall or leave [0, L]. Nothing is read there.
     """
     cdef Job job
@@ -250,11 +302,15 @@ def pool_into(
     job.n_table = <uint64_t> table.shape[0]
     job.n_rows = rows.shape[0]
     job.out = &out[0, 0]
-    job.dim = out.shape[1]
+    job.dim = dim
+    job.out_dim = out.shape[1]
     job.first = first
     job.last = last
     job.stream = stream
     job.bad = -1
     with nogil:
-        pool(&job, kind)
+        if padded:
+            pad(&job, kind)
+        else:
+            pool(&job, kind)
     return job.bad

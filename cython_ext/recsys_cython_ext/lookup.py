@@ -1,6 +1,6 @@
 """Read-only embedding lookup: gather rows, weight them, sum them per bag.
 
-Rows are fp32, fp16, int8 or int4 (`rowwise`), sums are fp32. Random rows cost cache and TLB misses, so
+Rows are fp32, fp16, fp8, int8 or int4 (`rowwise`), sums are fp32. Random rows cost cache and TLB misses, so
 the kernel asks for rows ahead of their use, and tables and reused outputs belong on huge pages (`empty_huge`).
 """
 
@@ -19,7 +19,7 @@ import recsys_cython_ext._lookup as _lookup
 from recsys_cython_ext.rowwise import QuantisedTable
 from recsys_cython_ext.threads import pool
 
-_KINDS = {"float32": 0, "float16": 1, "int8": 2, "int4": 3}  # the enum in _lookup.pyx
+_KINDS = {"float32": 0, "float16": 1, "int8": 2, "int4": 3, "fp8": 4}  # the enum in _lookup.pyx
 _ROWS_PER_THREAD = 8192  # fewer are done before another thread wakes up
 _STREAM_BYTES = 32 << 20  # a larger output no cache keeps for its reader: it is written past them
 _HUGE_PAGE = 2 << 20
@@ -68,12 +68,29 @@ def pooled(
         raise ValueError(f"threads must be >= 1, got {threads}")
     large = out.nbytes > _STREAM_BYTES and out.ctypes.data % 16 == 0
     stream = large and kind == _KINDS["float32"]  # narrower rows lose by it
-    run = functools.partial(_lookup.pool_into, stored, kind, rows, offsets, weights, out)
+    run = functools.partial(_lookup.pool_into, stored, kind, rows, offsets, weights, out, dim=d, padded=False)
     cuts = _cuts(offsets, n_bags, len(rows), min(threads, 1 + len(rows) // _ROWS_PER_THREAD))
     others = [pool().submit(run, cuts[i], cuts[i + 1], stream) for i in range(1, len(cuts) - 1)]
     for bad in [run(cuts[0], cuts[1], stream), *(other.result() for other in others)]:
         if bad != -1:
             raise ValueError(_reason(bad, len(stored), rows, offsets, weights))
+    return out
+
+
+def padded(table: np.ndarray | QuantisedTable, rows: np.ndarray, width: int) -> np.ndarray:
+    """``out[l] = table[rows[l]]``, then zeros up to ``width`` columns; a row -1 is one of zeros.
+
+    What is left of a wider table by pruning is read as if it were whole, in one pass. table: [N, D] as in `pooled`; rows:
+    int64 [L]. Returns float32 [L, width]. Raises as `pooled` does, and ValueError for a width below D.
+    """
+    kind, stored, d = _stored(table)
+    rows = _checked("rows", rows, np.int64, 1)
+    if width < d or width % 4:
+        raise ValueError(f"width must be a multiple of 4 and at least the table's {d}, got {width}")
+    out = np.empty((len(rows), width), np.float32)
+    bad = _lookup.pool_into(stored, kind, rows, None, None, out, 0, len(rows), False, dim=d, padded=True)
+    if bad != -1:
+        raise ValueError(_reason(bad, len(stored), rows, None, None))
     return out
 
 

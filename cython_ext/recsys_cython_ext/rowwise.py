@@ -1,9 +1,12 @@
-"""Row-wise quantised tables in the layout of FBGEMM and TorchRec: half the bytes, a quarter or an eighth.
+"""Row-wise quantised tables: half the bytes, a quarter or an eighth.
 
 A row of int8 or int4 is an fp16 scale, an fp16 bias (the row's minimum) and then the codes; int4 packs two codes
 into a byte, the earlier column in the low four bits. A value is ``scale * code + bias``. The arithmetic is that of
 FBGEMM's ``FloatToFusedNBitRowwiseQuantizedSBHalf``, which puts the four header bytes last; its inference tables
 (``IntNBitTableBatchedEmbeddingBagsCodegen``) put them first, as here.
+
+A row of fp8 is an fp32 scale and then codes in `e4m3`; a value is ``scale * E4M3[code]``, and the row's largest absolute
+value takes the largest code.
 """
 
 from __future__ import annotations
@@ -13,10 +16,12 @@ from typing import Literal
 
 import numpy as np
 
-Kind = Literal["fp32", "fp16", "int8", "int4"]
-HEADER = 4  # bytes of scale and bias
+from recsys_cython_ext.e4m3 import E4M3, LARGEST, to_e4m3
 
-_BITS = {"int8": 8, "int4": 4}
+Kind = Literal["fp32", "fp16", "fp8", "int8", "int4"]
+HEADER = 4  # bytes of scale and bias, or of fp8's scale
+
+_BITS = {"fp8": 8, "int8": 8, "int4": 4}
 _BLOCK = 1 << 20  # values quantised at a time: temporaries stay small beside the table
 
 
@@ -24,8 +29,8 @@ _BLOCK = 1 << 20  # values quantised at a time: temporaries stay small beside th
 class QuantisedTable:
     """Row-wise quantised embedding table, read-only by convention; ``data`` may be memory-mapped.
 
-    data: uint8 [N, stride], stride >= 4 + D * bits / 8 (more is padding), C-contiguous; kind: int8 or int4;
-    embedding_dim: D, a multiple of 4. Raises TypeError or ValueError where these do not hold.
+    data: uint8 [N, stride], stride >= 4 + D * bits / 8 (more is padding), C-contiguous; kind: fp8, int8 or
+    int4; embedding_dim: D, a multiple of 4. Raises TypeError or ValueError where these do not hold.
     """
 
     data: np.ndarray
@@ -34,7 +39,7 @@ class QuantisedTable:
 
     def __post_init__(self) -> None:
         if self.kind not in _BITS:
-            raise ValueError(f"kind must be int8 or int4, got {self.kind!r}")
+            raise ValueError(f"kind must be fp8, int8 or int4, got {self.kind!r}")
         if not isinstance(self.data, np.ndarray) or self.data.dtype != np.uint8:
             raise TypeError(f"data must be a uint8 array, got {getattr(self.data, 'dtype', type(self.data))}")
         if self.data.ndim != 2 or not self.data.flags.c_contiguous:
@@ -59,12 +64,12 @@ class QuantisedTable:
 
 
 def row_bytes(kind: str, embedding_dim: int) -> int:
-    """Bytes of one int8 or int4 row, header included."""
+    """Bytes of one fp8, int8 or int4 row, header included."""
     return HEADER + embedding_dim * _BITS[kind] // 8
 
 
 def quantise(table: np.ndarray, kind: Kind) -> np.ndarray | QuantisedTable:
-    """``table`` in fewer bytes: round to nearest, each row between its own minimum and maximum.
+    """``table`` in fewer bytes: round to nearest, each row by a scale of its own.
 
     table: float32 [N, D], D a multiple of 4; may be memory-mapped. Returns a new float32 or float16 array
     [N, D] or a `QuantisedTable`.
@@ -77,7 +82,7 @@ def quantise(table: np.ndarray, kind: Kind) -> np.ndarray | QuantisedTable:
     if table.ndim != 2 or table.shape[1] == 0 or table.shape[1] % 4:
         raise ValueError(f"table must be [N, D] with D a positive multiple of 4, got shape {table.shape}")
     if kind not in ("fp32", "fp16", *_BITS):
-        raise ValueError(f"kind must be fp32, fp16, int8 or int4, got {kind!r}")
+        raise ValueError(f"kind must be fp32, fp16, fp8, int8 or int4, got {kind!r}")
     n, d = table.shape
     shape, dtype = (n, d), np.dtype(np.float32 if kind == "fp32" else np.float16)
     if kind in _BITS:
@@ -87,7 +92,9 @@ def quantise(table: np.ndarray, kind: Kind) -> np.ndarray | QuantisedTable:
     for first in range(0, n, step):
         block = np.asarray(table[first : first + step])
         _refuse(~np.isfinite(block), block, first, "is not finite")
-        if kind in _BITS:
+        if kind == "fp8":
+            out[first : first + step] = _fp8_block(block)
+        elif kind in _BITS:
             out[first : first + step] = _quantise_block(block, _BITS[kind], first)
         else:
             with np.errstate(over="ignore"):
@@ -105,11 +112,21 @@ def dequantise(table: np.ndarray | QuantisedTable) -> np.ndarray:
         return table.astype(np.float32)
     if not isinstance(table, QuantisedTable):
         raise TypeError(f"need a float32 or float16 array or a QuantisedTable, got {type(table)}")
-    header = np.ascontiguousarray(table.data[:, :HEADER]).view(np.float16).astype(np.float32)
+    header = np.ascontiguousarray(table.data[:, :HEADER])
     codes = table.data[:, HEADER : row_bytes(table.kind, table.embedding_dim)]
+    if table.kind == "fp8":
+        return header.view(np.float32) * E4M3.take(codes)  # faster than an index
+    header = header.view(np.float16).astype(np.float32)
     if table.kind == "int4":
         codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(table.shape)
     return header[:, :1] * codes.astype(np.float32) + header[:, 1:]
+
+
+def _fp8_block(block: np.ndarray) -> np.ndarray:
+    """Scale and codes, uint8 [n, 4 + D], of float32 [n, D]."""
+    scale = np.abs(block).max(axis=1, keepdims=True) / np.float32(LARGEST)
+    scale[scale == 0] = 1
+    return np.concatenate([scale.view(np.uint8), to_e4m3(block / scale)], axis=1)
 
 
 def _quantise_block(block: np.ndarray, bits: int, first: int) -> np.ndarray:

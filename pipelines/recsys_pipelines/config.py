@@ -135,11 +135,15 @@ class CategoricalConfig(_EncodedConfig):
 
     `vocabulary` names a text file with one value a line, whose codes are then fixed. `buckets: squared_log` first
     turns an integer column into Criteo's buckets: floor(ln(x)^2) for x > 2, else int(x).
+
+    `keep` names a folder of files `<name>.npy`, int64 [n], one for each of `names`: the vocabulary that training gives
+    then has codes only for those of its 64-bit ids that the file lists, and every other id is unknown.
     """
 
     kind: Literal["categorical"]
     names: tuple[FeatureName, ...] = Field(min_length=1)
     vocabulary: Location | None = None
+    keep: Location | None = None
     buckets: Literal["squared_log"] | None = None
     multivalued: bool = False
     separator: str | None = Field(None, min_length=1)  # splits a text column into a list
@@ -159,6 +163,13 @@ class CategoricalConfig(_EncodedConfig):
         if self.vocabulary is not None and (self.encoding == "hash" or self.min_count > 1 or self.buckets):
             raise ValueError(
                 "a fixed `vocabulary` goes with neither `encoding: hash`, `min_count` nor `buckets`"
+            )
+        if self.keep is not None and (
+            self.vocabulary is not None or (self.encoding, self.unknown) != ("vocabulary", "code")
+        ):
+            raise ValueError(
+                "`keep` chooses from the vocabulary that training gives, and makes every other id unknown: it goes "
+                "with neither a fixed `vocabulary`, `encoding: hash` nor `unknown: hash`"
             )
         return self
 

@@ -43,7 +43,10 @@ SMOOTHING = 1e-6
 OWN_BUCKET_PARTS = 1000  # an id with one of so many parts of A's or B's impressions is a bucket of its own
 LARGEST = 5
 # settings of a declaration that change neither the 64-bit ids nor the numbers that are compared
-FREE = {"names", "parts", "encoding", "min_count", "unknown", "vocabulary", "pooling", "like", "standardise"}
+FREE = {
+    *("names", "parts", "encoding", "min_count", "unknown", "vocabulary", "keep", "pooling", "like"),
+    "standardise",
+}
 # kinds that make a feature of each of their `columns`
 ONE_A_COLUMN = {"tokens", "prefixes", "buckets", "statistic"}
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recsys_cython_ext import HASH_VERSION
+from recsys_cython_ext import HASH_VERSION, xxh64
 from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig
-from recsys_pipelines.features import FeatureFitter, Features, sequences_of
+from recsys_pipelines.features import FeatureFitter, Features, kept_ids, sequences_of
 from recsys_pipelines.quarantine import TooManyBadRows
 from recsys_pipelines.runner import Progress, Runner, Threads
 from recsys_pipelines.shards import (
@@ -210,7 +210,7 @@ def _files(data: DataConfig) -> list[list[Any]]:
 def _key(
     data: DataConfig, features: Sequence[FeatureConfig], files: list[list[Any]], base: Prepared | None
 ) -> str:
-    vocabularies = []
+    vocabularies = []  # of ids to keep the content, wherever they lie
     for feature in features:
         if isinstance(feature, CategoricalConfig) and feature.vocabulary is not None:
             path = located(feature.vocabulary)
@@ -219,12 +219,15 @@ def _key(
                     f"{path}: there is no such vocabulary, which feature {feature.names[0]!r} names"
                 )
             vocabularies.append(file_prints(path))
+        if isinstance(feature, CategoricalConfig) and feature.keep is not None:
+            kept = {name: kept_ids(feature.keep, name) for name in feature.names}
+            vocabularies.append([(name, f"{xxh64(ids.tobytes()):016x}") for name, ids in kept.items()])
     text = json.dumps(
         [
             FORMAT_VERSION,
             HASH_VERSION,
             data.model_dump(mode="json"),
-            [feature.model_dump(mode="json") for feature in features],
+            [feature.model_dump(mode="json", exclude={"keep"}) for feature in features],
             files,
             vocabularies,
             None if base is None else base.path.name,

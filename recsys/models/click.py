@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torchrec.streamable import Pipelineable
 
-from recsys.models.decay import PerImpression
 from recsys_tables.batch_rows import BatchRows
 from recsys_tables.engine import EmbeddingEngine
 
@@ -47,10 +46,10 @@ class ClickModel(nn.Module):
         engine: its pooled fields are the network's F vectors, in their order.
         network: (dense [B, n], vectors [B, F, D], *sequences) -> logit [B].
         histories: fields with `pooling="none"` whose sequences the network reads, in its order.
-        decay: what `training.table_decay` shrinks (`recsys.models.decay`); PerImpression unless given.
+        decay: what `training.table_decay` shrinks (`recsys.models.decay`); nothing unless given.
 
-    Call: a batch of B samples -> (logit [B], what the decay shrinks [B]); nothing is to be shrunk in evaluation, and
-    the second is 0 there. TorchRec's pipelines trace it, down to collections and networks.
+    Call: a batch of B samples -> (logit [B], what the decay shrinks [B]), which is 0 in evaluation. TorchRec's
+    pipelines trace it, down to collections and networks.
     """
 
     def __init__(
@@ -64,14 +63,16 @@ class ClickModel(nn.Module):
         self.engine = engine
         self.network = network
         self.histories = tuple(histories)
-        self.decay = PerImpression() if decay is None else decay
+        self.decay = decay
 
     def forward(self, batch: ClickBatch) -> tuple[Tensor, Tensor]:
         """See the class."""
         embeddings = self.engine.look_up(batch.rows)
         sequences = [embeddings.sequences[name] for name in self.histories]
         logit = self.network(batch.dense, embeddings.stacked(), *sequences)
-        return logit, self.decay(embeddings, batch.rows) if self.training else torch.zeros_like(logit)
+        if self.decay is None or not self.training:
+            return logit, torch.zeros_like(logit)
+        return logit, self.decay(embeddings, batch.rows)
 
 
 class InBfloat16(nn.Module):

@@ -79,13 +79,13 @@ class OncePerId(nn.Module):
 
 
 def table_decay(
-    model: ModelConfig, fields: Sequence[Field], ids_of: Callable[[str], np.ndarray] | None
+    model: ModelConfig, fields: Sequence[Field], ids_of: Callable[[str], np.ndarray]
 ) -> nn.Module:
     """Return what `model` declares, a history in one group with its target.
 
-    ids_of: all ids [L] of a feature in training; None for a model that is not to be trained.
+    ids_of: all ids [L] of a feature in training.
     """
-    if not isinstance(model, DINConfig) or model.decay_by == "impression" or ids_of is None:
+    if not isinstance(model, DINConfig) or model.decay_by == "impression":
         return PerImpression()
     targets = targets_of(model)
     groups: dict[str, list[str]] = {}

@@ -32,6 +32,7 @@ from recsys.training.store import Store
 from recsys_pipelines.batches import PADDING, Rows
 from recsys_pipelines.features import Features
 from recsys_tables.engine import EmbeddingEngine
+from recsys_tables.pieces import load_start
 
 Report = Callable[
     [dict[str, Any]], None
@@ -68,16 +69,23 @@ class NonFiniteLoss(ValueError):
     """Training met a loss that is not a number."""
 
 
-def make_model(config: ExperimentConfig, features: Features, train: Rows | None = None) -> ClickModel:
-    """Build the model on the CPU, its tables on the meta device; to be trained, it needs the rows of training."""
+def make_model(
+    config: ExperimentConfig,
+    features: Features,
+    train: Rows | None = None,
+    device: str = "meta",
+) -> ClickModel:
+    """Build the model on the CPU, its tables on `device`; to be trained, it needs the rows of training."""
     histories = targets_of(config.model)
     fields = fields_of(plan_of(config, features), features, histories)
-    engine = EmbeddingEngine(fields, device=torch.device("meta"))
+    engine = EmbeddingEngine(fields, device=torch.device(device))
     pooled = [field.feature for field in fields if field.pooling != "none"]
     network = build(config.model, len(features.numeric_columns), pooled, engine.embedding_dims[0])
     if config.training.precision == "bf16":
         network = InBfloat16(network)
-    decay = table_decay(config.model, fields, None if train is None else train.ids_of)
+    decay = None
+    if train is not None and config.training.table_decay:
+        decay = table_decay(config.model, fields, train.ids_of)
     return ClickModel(engine, network, list(histories), decay)
 
 
@@ -102,7 +110,7 @@ def fit(
     checkpoint there, and a run that was interrupted ends with the same weights, on as many ranks, as one that was not;
     without, the model stays as the last batch left it.
 
-    Raises NonFiniteLoss naming epoch and batch, ValueError as `Feed`, `shard_model` and `Store.resume` do.
+    Raises NonFiniteLoss naming epoch and batch, ValueError as `Feed`, `shard_model`, `Store.resume` and `load_start` do.
     """
     seed_everything(config)
     return _Training(config, train, validation, store, watch or Watch()).run()
@@ -143,6 +151,8 @@ class _Training:
         """Train to the end."""
         if self._store is not None:
             self._state = self._store.resume(self._model, self._optimizer)
+        if self._settings.start is not None and self._state.steps == 0:
+            load_start(self._settings.start, self._model)
         before = self._state.rows
         self._model.train()
         try:

@@ -1,7 +1,7 @@
 """What a step updates: the tables' fused optimiser and the optimiser of everything else, on one schedule."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from recsys.config import TrainingConfig
 from recsys.training.distributed import average, dense_tensors
 from recsys_tables.engine import engine_of
+from recsys_tables.sharding import local_shards
 
 _DENSE = {
     "adam": torch.optim.Adam,
@@ -26,6 +27,8 @@ class Optimizer:
     Tables are updated in the backward pass of every batch. The rest is updated after `accumulate` batches, by the
     mean of their gradients over batches and ranks, whose norm over all of these parameters `clip_norm` bounds. A batch
     that is left out adds nothing to that sum. Moments of a batch that a network keeps are averaged over ranks.
+    Parameters to which their module gives learning rates of their own (`learning_rates`) follow the same schedule, and
+    `dense_decay` leaves them alone.
     """
 
     def __init__(self, model: DistributedModelParallel, settings: TrainingConfig, num_steps: int) -> None:
@@ -34,12 +37,21 @@ class Optimizer:
         self._tables = model.fused_optimizer
         self._parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
         self._fused = settings.dense_optimizer != "adagrad"  # which keeps its steps on the CPU
+        by_rate = _by_rate(model, list(self._parameters.values()), settings.dense_lr)
+        self._rates = [rate for rate, _, _ in by_rate]
         self._dense = _DENSE[settings.dense_optimizer](
-            list(self._parameters.values()),
-            lr=settings.dense_lr,
-            weight_decay=settings.dense_decay,
+            [
+                {"params": own, "lr": rate, "weight_decay": settings.dense_decay if decays else 0.0}
+                for rate, own, decays in by_rate
+            ],
             **({"fused": True} if self._fused else {}),
         )
+        shrinking = {table.name for table in engine_of(model).tables if table.decays}
+        self._decayed = [
+            piece.weight
+            for piece in (local_shards(model) if settings.table_weight_decay else ())
+            if piece.table in shrinking
+        ]
         self._lookups = [
             part
             for collection in engine_of(model).collections.values()
@@ -58,12 +70,10 @@ class Optimizer:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Set the learning rates of the coming batch, and forget gradients unless they accumulate."""
         factor = rate_factor(self._settings, self.steps, self._num_steps)
-        for groups, rate in (
-            (self._tables.param_groups, self._settings.table_lr),
-            (self._dense.param_groups, self._settings.dense_lr),
-        ):
-            for group in groups:
-                group["lr"] = rate * factor
+        for group in self._tables.param_groups:
+            group["lr"] = self._settings.table_lr * factor
+        for group, rate in zip(self._dense.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
         self._tables.zero_grad()  # hands the rate to FBGEMM
         for (
             lookup
@@ -82,6 +92,7 @@ class Optimizer:
     def step(self) -> None:
         """Count a batch, and update the dense part where one is due."""
         self.steps += 1
+        self._decay_tables()
         every = self._settings.accumulate
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
         average([*gradients, *self._buffers])  # what has accumulated is alike on all ranks, and its own mean
@@ -93,6 +104,27 @@ class Optimizer:
         if self._settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.clip_norm)
         self._dense.step()
+
+    def _decay_tables(self) -> None:
+        """Multiply all rows by 1 - table_lr · λ for each batch since the last sweep, where a sweep is due.
+
+        The fused optimiser sees only rows that a batch looks up. Batches that were left out count too, as they do for
+        the schedule: what is due depends on the number of batches alone. A training that stops early ends at most
+        `table_decay_every` - 1 batches after its last sweep.
+        """
+        settings, steps, every = self._settings, self.steps, self._settings.table_decay_every
+        if not self._decayed or (steps % every and steps < self._num_steps):
+            return
+        torch._foreach_mul_(
+            self._decayed,
+            math.prod(
+                1
+                - settings.table_lr
+                * rate_factor(settings, step, self._num_steps)
+                * settings.table_weight_decay
+                for step in range((steps - 1) // every * every, steps)
+            ),
+        )
 
     def state(self) -> dict[str, Tensor]:
         """State of the dense optimiser, and gradients that have accumulated, by `<parameter>/<kind>`."""
@@ -124,6 +156,21 @@ class Optimizer:
 
 
 _GRADIENT = "accumulated"
+
+
+def _by_rate(
+    model: DistributedModelParallel, parameters: Sequence[Tensor], rate: float
+) -> list[tuple[float, list[Tensor], bool]]:
+    """(learning rate, its parameters, are they decayed), of all: first those of the ordinary `rate`."""
+    own = {
+        id(module.get_parameter(name)): of_its_own
+        for module in engine_of(model).combiner.combines
+        for name, of_its_own in getattr(module, "learning_rates", {}).items()
+    }
+    found = [(rate, [p for p in parameters if id(p) not in own], True)]
+    for of_its_own in sorted(set(own.values())):
+        found.append((of_its_own, [p for p in parameters if own.get(id(p)) == of_its_own], False))
+    return [entry for entry in found if entry[1]]
 
 
 def rate_factor(settings: TrainingConfig, step: int, num_steps: int) -> float:

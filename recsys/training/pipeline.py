@@ -1,7 +1,8 @@
 """One step of training: TorchRec's pipeline around the loss, its decay, and losses that are no number."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from recsys.models.click import ClickBatch
 from recsys.training.clock import StepClock
 from recsys.training.optimizers import Optimizer
+from recsys_tables.engine import engine_of
 
 
 class Pipeline(TrainPipelineSparseDist[ClickBatch, None]):
@@ -36,6 +38,8 @@ class Pipeline(TrainPipelineSparseDist[ClickBatch, None]):
         self._table_decay = table_decay
         self._clock = clock
         self._on_nonfinite = on_nonfinite
+        combines: Iterable[Any] = engine_of(model).combiner.combines
+        self._penalties = [combine.penalty for combine in combines if hasattr(combine, "penalty")]
         self._cross_entropy = nn.BCEWithLogitsLoss(reduction="none")
 
     def _losses(self, batch: ClickBatch | None) -> tuple[Tensor, None]:
@@ -50,6 +54,8 @@ class Pipeline(TrainPipelineSparseDist[ClickBatch, None]):
         self.loss = float(shared) / ranks
         if self._table_decay:
             loss = loss + self._table_decay / 2 * (decayed * batch.weight).sum()
+        for penalty in self._penalties:
+            loss = loss + penalty()  # on every rank: ranks average
         return loss[None], None
 
     def _backward(self, losses: Tensor) -> None:

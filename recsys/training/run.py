@@ -249,10 +249,11 @@ def _diagnose(
     vectors = engine.vectors_of(scheme.feature, ids[most], tables)
     touched = [rows_touched(item.rows, len(tables[item.table])) for item in scheme.rows(ids)]
     collisions = observed_collisions(scheme, ids, impressions)
+    has_table = vectors.any()  # a compact field of width 0 has none, and only zeros
     return {
         "ids": len(ids),
-        "effective_rank": effective_rank(vectors),
-        "information_abundance": information_abundance(vectors),
+        "effective_rank": effective_rank(vectors) if has_table else 0.0,
+        "information_abundance": information_abundance(vectors) if has_table else 0.0,
         "rows_touched": float(np.mean(touched)),
         **{f"collisions_{name}": value for name, value in collisions._asdict().items()},
     }

@@ -6,23 +6,30 @@ A builder deals the share itself; a menu lists the schemes of one feature for `a
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from recsys_tables.allocation import Builder, FeatureSize
 from recsys_tables.bytes import ADAM_BYTES, combine_bytes
 from recsys_tables.config import (
     ChineseRemainderTables,
+    CompactTables,
     FullTables,
     MixedDimensionTables,
     MixedRadixTables,
+    OptEmbedTables,
     PathBasedTables,
     QuotientRemainderTables,
     TensorTrainTables,
 )
+from recsys_tables.remap import Remap
 from recsys_tables.scheme import Scheme
 from recsys_tables.schemes import (
     ChineseRemainder,
+    Compact,
     Full,
     MixedDimension,
     MixedRadix,
+    OptEmbed,
     PathBased,
     QuotientRemainder,
     TensorTrain,
@@ -32,11 +39,45 @@ from recsys_tables.schemes import (
 
 Menu = Iterator[Scheme]
 
+_UNKNOWN = 1  # the code that all ids outside a vocabulary share
+
 
 def full(config: FullTables, features: Sequence[FeatureSize]) -> Builder:
     """One size only."""
     schemes = tuple(
         Full(feature.name, feature.codes("full"), config.embedding_dim, config.init_bound)
+        for feature in features
+    )
+    return lambda share: schemes
+
+
+def compact(config: CompactTables, features: Sequence[FeatureSize]) -> Builder:
+    """One size only: the declared widths, for every code or every one but that of unknown ids."""
+    config.check([feature.name for feature in features])
+
+    def scheme(feature: FeatureSize) -> Compact:
+        keep = np.ones(feature.codes("compact"), np.bool_)
+        if config.unknown == "zero":
+            keep[_UNKNOWN] = False
+        width = config.widths[feature.name]
+        return Compact(feature.name, Remap.of(keep), width, config.embedding_dim, "zero", config.init_bound)
+
+    schemes = tuple(scheme(feature) for feature in features)
+    return lambda share: schemes
+
+
+def opt_embed(config: OptEmbedTables, features: Sequence[FeatureSize]) -> Builder:
+    """One size only."""
+    schemes = tuple(
+        OptEmbed(
+            feature.name,
+            feature.codes("opt_embed"),
+            config.embedding_dim,
+            config.init_bound,
+            config.threshold_by,
+            config.alpha,
+            config.threshold_lr,
+        )
         for feature in features
     )
     return lambda share: schemes

@@ -49,7 +49,7 @@ def split(fields: Sequence[Field], ids: KeyedJaggedTensor) -> list[Bag]:
     lengths = ids.lengths().view(len(ids.keys()), -1)
     key_of = {key: position for position, key in enumerate(ids.keys())}
     order = [key_of[field.feature] for field in fields]
-    _check_single_valued(fields, lengths, order)
+    _check_single_valued(fields, numpy_on_cpu(lengths), order)
     offsets = ids.offset_per_key()
     weights = ids.weights_or_none()
     return [
@@ -87,9 +87,14 @@ def sum_bags(values: Tensor, lengths: Tensor) -> Tensor:
     return torch.segment_reduce(values, "sum", lengths=lengths, initial=0)
 
 
-def numpy_on_cpu(ids: Tensor) -> Any:
-    """The Cython kernels read CPU ids; on other devices the torch forms run."""
-    return ids.numpy() if ids.device.type == "cpu" else ids
+def numpy_on_cpu(values: Tensor) -> Any:
+    """The Cython kernels read arrays, and NumPy leaves the other cores to training; elsewhere the torch forms run."""
+    return values.numpy() if values.device.type == "cpu" else values
+
+
+def first_of(wrong: Any) -> int:
+    """Position of the first True of a NumPy array or a tensor [n]."""
+    return int(torch.as_tensor(wrong).nonzero()[0, 0])
 
 
 def _check_batch(fields: Sequence[Field], ids: KeyedJaggedTensor) -> None:
@@ -116,15 +121,17 @@ def _check_batch(fields: Sequence[Field], ids: KeyedJaggedTensor) -> None:
 
 def _check_lengths(ids: KeyedJaggedTensor, weights: Tensor | None) -> None:
     """Raise ValueError unless lengths are F × B, not negative, and add up to the ids and to the weights."""
-    lengths, features = ids.lengths(), len(ids.keys())
+    lengths, features = numpy_on_cpu(ids.lengths()), len(ids.keys())
     if ids.variable_stride_per_key() or len(lengths) % features:
         raise ValueError(
             f"the batch's {len(lengths)} lengths are not as many for each of {features} features"
         )
     if bool((lengths < 0).any()):
-        feature, sample = divmod(int((lengths < 0).nonzero()[0, 0]), len(lengths) // features)
-        length = int(lengths.view(features, -1)[feature, sample])
-        raise ValueError(f"feature {ids.keys()[feature]!r}: sample {sample} has length {length}")
+        position = first_of(lengths < 0)
+        feature, sample = divmod(position, len(lengths) // features)
+        raise ValueError(
+            f"feature {ids.keys()[feature]!r}: sample {sample} has length {int(lengths[position])}"
+        )
     total = int(lengths.sum())
     for values, name in ((ids.values(), "ids"), (weights, "weights")):
         if values is not None and values.shape != (total,):
@@ -132,14 +139,14 @@ def _check_lengths(ids: KeyedJaggedTensor, weights: Tensor | None) -> None:
             raise ValueError(f"the batch's lengths add up to {total}, but it holds {held} {name}")
 
 
-def _check_single_valued(fields: Sequence[Field], lengths: Tensor, order: Sequence[int]) -> None:
+def _check_single_valued(fields: Sequence[Field], lengths: Any, order: Sequence[int]) -> None:
     """Raise ValueError naming the first single-valued feature, row `order` of lengths [F, B], that is not all 1."""
     if bool((lengths == 1).all()):
         return
     for field, row in zip(fields, order, strict=True):
         if field.multivalued or bool((lengths[row] == 1).all()):
             continue
-        sample = int((lengths[row] != 1).nonzero()[0, 0])
+        sample = first_of(lengths[row] != 1)
         raise ValueError(
             f"feature {field.feature!r} is single-valued, but sample {sample} holds "
             f"{int(lengths[row, sample])} ids; declare it multivalued, or give the missing id"
@@ -154,7 +161,7 @@ def _check_weights(fields: Sequence[Field], ids: KeyedJaggedTensor, weights: Ten
         own = weights[offsets[position] : offsets[position + 1]].float()  # as they are used: 1e39 is infinite
         bad = ~torch.isfinite(own) if weighted[feature] else own != 1
         if bool(bad.any()):
-            at = int(bad.nonzero()[0, 0])
+            at = first_of(bad)
             why = (
                 "must be finite"
                 if weighted[feature]

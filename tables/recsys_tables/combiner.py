@@ -1,6 +1,7 @@
 """From looked-up vectors to a feature's own: combine, weigh, pool. What comes after the tables, on any device."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torchrec import KeyedTensor
@@ -53,12 +54,17 @@ class Combiner(nn.Module):
         used = len(bag.ids) if group.bag_per_id else len(bag.lengths)
         aux = field.scheme.aux(bag.ids)
         more = () if aux is None else (aux,)
-        vector = self.combines[position]([_first(vector, used) for vector in found], *more)
+        combine: Any = self.combines[position]
+        vector = combine([_first(vector, used) for vector in found], *more)
         if group.bag_per_id:
-            return pool(field, bag, vector)
-        if bag.weights is not None and not field.weighs_rows:
-            vector = vector * bag.weights[:, None]
-        return average(field, bag, vector)
+            vector = pool(field, bag, vector)
+        else:
+            if bag.weights is not None and not field.weighs_rows:
+                vector = vector * bag.weights[:, None]
+            vector = average(field, bag, vector)
+        if hasattr(combine, "narrow"):
+            return combine.narrow(vector, bag.lengths if field.pooling == "none" else None)
+        return vector
 
 
 def _first(values: Tensor, length: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Declared tables: which scheme, how wide, in how many bytes."""
 
 import re
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -68,6 +69,109 @@ class FullTables(_Tables):
     """One row per id; a budget is only checked."""
 
     scheme: Literal["full"]
+
+
+class CompactTables(_Tables):
+    """A row for each code, as wide as `widths` says of its feature, then zeros; a budget is only checked.
+
+    For vocabularies of ids that were chosen (`keep` of a feature): all others share the row of unknown ids, or with
+    `unknown: zero` are the zero vector. A feature of width 0 has no table, and is the zero vector for every id.
+    """
+
+    scheme: Literal["compact"]
+    widths: dict[str, int]
+    unknown: Literal["default", "zero"] = "default"
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> Self:
+        for feature, width in self.widths.items():
+            if width % 4 or not 0 <= width <= self.embedding_dim:
+                raise ValueError(
+                    f"widths: feature {feature!r}: width {width} is none of 0, 4, 8, … up to embedding_dim "
+                    f"{self.embedding_dim}"
+                )
+        return self
+
+    def check(self, features: Collection[str]) -> None:
+        """Raise ValueError unless `widths` are those of `features`, the ones with tables of their own."""
+        if missing := [feature for feature in features if feature not in self.widths]:
+            raise ValueError(
+                f"tables.widths lacks {', '.join(missing)}: give every feature a width, 0 for no table"
+            )
+        if unknown := [feature for feature in self.widths if feature not in features]:
+            raise ValueError(
+                f"tables.widths names {', '.join(unknown)}, but only these features have tables of their own: "
+                f"{', '.join(features)}"
+            )
+
+
+class OptEmbedTables(_Tables):
+    """A row per id, some of which training learns to mask, at every width at once; a budget is only checked.
+
+    It is trained to choose rows and widths by, and not to be kept: a budget is met by what is made of it.
+    """
+
+    scheme: Literal["opt_embed"]
+    threshold_by: Literal["field", "id"] = "field"
+    alpha: float = Field(1e-4, ge=0)  # of alpha · exp(-threshold) in the loss, which masks more rows
+    threshold_lr: float | None = Field(None, gt=0)  # of thresholds by field; `training.dense_lr` unless given
+
+    @model_validator(mode="after")
+    def _threshold_rate(self) -> Self:
+        if self.threshold_by == "id" and self.threshold_lr is not None:
+            raise ValueError(
+                "threshold_lr is for `threshold_by: field`; thresholds by id are trained with training.table_lr: "
+                "leave it out"
+            )
+        return self
+
+
+class _LearnerTables(_Tables):
+    """A row per id, of which training learns what to mask; a budget is only checked, and met by what is made of it."""
+
+
+class PepTables(_LearnerTables):
+    """Weights are shrunk by σ(s), s of the field or of each of its columns."""
+
+    scheme: Literal["pep"]
+    threshold_by: Literal["field", "field_dimension"] = "field"
+    threshold_init: float = -15.0  # of s
+    threshold_decay: float = Field(1e-5, ge=0)  # draws s to 0, where σ(s) is 0.5
+    threshold_lr: float | None = Field(None, gt=0)  # `training.dense_lr` unless given
+
+
+class DeepLightTables(_LearnerTables):
+    """The smallest of the weights that batches look up are masked: after k batches sparsity · (1 - damping^(k/100))."""
+
+    scheme: Literal["deep_light"]
+    sparsity: float = Field(0.9, gt=0, lt=1)
+    damping: float = Field(0.99, gt=0, lt=1)
+
+
+class AutoDimTables(_LearnerTables):
+    """Every feature mixes the widths 0, 4, …, embedding_dim, and learns which is best."""
+
+    scheme: Literal["auto_dim"]
+    alpha: float = Field(0.0, ge=0)  # of (expected width / embedding_dim) in the loss
+    annealing: float = Field(5e-5, ge=0)  # what the temperature loses each batch, from 1 down to 0.01
+    choice_lr: float | None = Field(None, gt=0)  # `training.dense_lr` unless given
+
+
+class AutoSrhTables(_LearnerTables):
+    """Ids of like frequency share a scale for each column; scales below `cut` mask it."""
+
+    scheme: Literal["auto_srh"]
+    groups: int = Field(6, ge=1)  # of equally many ids
+    l1: float = Field(1e-4, ge=0)  # of the scales' sum in the loss
+    cut: float = Field(0.01, ge=0)
+    scale_lr: float | None = Field(None, gt=0)  # `training.dense_lr` unless given
+
+
+class MdeTables(_LearnerTables):
+    """A row for every id, narrower the more ids its feature has (width ~ ids^-alpha), then zeros. It learns no mask."""
+
+    scheme: Literal["mde"]
+    alpha: float = Field(0.3, ge=0, le=1)
 
 
 class HashTables(_AllocatedTables):
@@ -216,6 +320,13 @@ class UnifiedTables(_Tables):
 
 TablesConfig = Annotated[
     FullTables
+    | CompactTables
+    | OptEmbedTables
+    | PepTables
+    | DeepLightTables
+    | AutoDimTables
+    | AutoSrhTables
+    | MdeTables
     | HashTables
     | MultiHashTables
     | QuotientRemainderTables

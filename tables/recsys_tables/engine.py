@@ -6,7 +6,9 @@ It is an ordinary nn.Module. Wrapped in `DistributedModelParallel` its collectio
 other TorchRec collection; used alone they are plain FBGEMM-free tables with dense gradients.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,29 +171,29 @@ class EmbeddingEngine(nn.Module):
         self, group: Group, bags: Sequence[Bag], lookups: Sequence[tuple[Lookup, ...]], num_bags: int
     ) -> KeyedJaggedTensor:
         """Row numbers of one collection: n rows of an id are neighbours in its bag, empty bags come last."""
-        keys, rows, rows_per_id, weights = [], [], [], []
+        keys, rows, lengths, weights = [], [], [], []
         for position in group.fields:
+            bag = bags[position]
+            own = torch.ones_like(bag.ids) if group.bag_per_id else bag.lengths
+            own = _padded(own.to(torch.int32), num_bags)
             for (key, _), lookup in zip(self._keys[position], lookups[position], strict=True):
+                n = lookup.rows.shape[1]
                 keys.append(key)
-                rows.append(torch.as_tensor(lookup.rows).reshape(-1))
-                rows_per_id.append(lookup.rows.shape[1])
+                rows.append(lookup.rows.reshape(-1))
+                lengths.append(numpy_on_cpu(own if n == 1 else own * n))
                 if group.weighted:
                     # elsewhere they multiply what `combine` makes of the rows: a product would square them
                     applies = self.fields[position].weighs_rows and not group.bag_per_id
-                    weights.append(_row_weights(lookup, bags[position].weights if applies else None))
-        lengths = [
-            _padded(torch.ones_like(bag.ids) if group.bag_per_id else bag.lengths, num_bags)
-            for bag in (bags[position] for position in group.fields)
-        ]
-        keys_per_field = torch.tensor([len(self._keys[position]) for position in group.fields])
-        per_key = torch.stack(lengths).repeat_interleave(keys_per_field.to(lengths[0].device), dim=0)
-        if max(rows_per_id) > 1:
-            per_key = per_key * torch.tensor(rows_per_id, device=per_key.device)[:, None]
-        return KeyedJaggedTensor.from_lengths_sync(
+                    weights.append(_row_weights(lookup, bag.weights if applies else None))
+        sizes = [len(own) for own in rows]
+        return KeyedJaggedTensor(  # with all that `sync` would compute
             keys=keys,
-            values=torch.cat(rows),
-            lengths=per_key.reshape(-1),
+            values=_concatenated(rows),
             weights=torch.cat(weights) if group.weighted else None,
+            lengths=_concatenated(lengths),
+            stride=num_bags,
+            length_per_key=sizes,
+            offset_per_key=[0, *itertools.accumulate(sizes)],
         )
 
 
@@ -207,6 +209,11 @@ def _padded(lengths: Tensor, num_bags: int) -> Tensor:
     """With empty bags at the end, [num_bags]."""
     missing = num_bags - len(lengths)
     return nn.functional.pad(lengths, (0, missing)) if missing else lengths
+
+
+def _concatenated(parts: list[Any]) -> Tensor:
+    """NumPy arrays, or tensors, [n] each."""
+    return torch.from_numpy(np.concatenate(parts)) if isinstance(parts[0], np.ndarray) else torch.cat(parts)
 
 
 def _row_weights(lookup: Lookup, factor: Tensor | None) -> Tensor:

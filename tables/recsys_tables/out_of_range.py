@@ -5,6 +5,8 @@ Left to FBGEMM it would be read from row 0 in silence.
 
 from typing import Any, Literal
 
+import numpy as np
+
 from recsys_cython_ext import hash_rows, salt
 from recsys_tables.scheme import MAX_ROWS, Scheme
 
@@ -37,6 +39,10 @@ def in_range(scheme: Scheme, ids: Any, policy: Policy, oov_id: int | None) -> An
     `hash` gives every outside id one of 0..num_ids-1 by the project's hash.
     """
     if scheme.num_ids is None or len(ids) == 0:
+        return ids
+    if (
+        isinstance(ids, np.ndarray) and ids.view(np.uint64).max() < scheme.num_ids
+    ):  # one below 0 is above 2^63
         return ids
     bad = (ids < 0) | (ids >= scheme.num_ids)
     if not bad.any():

@@ -3,20 +3,27 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from recsys_tables import allocation_codes, allocation_hashed
+from recsys_tables import allocation_codes, allocation_hashed, allocation_learners
 from recsys_tables.allocation import Builder, FeatureSize, largest_options
 from recsys_tables.bytes import OptimizerName, ResidentBytes, optimizer_row_bytes, resident_bytes
 from recsys_tables.config import (
+    AutoDimTables,
+    AutoSrhTables,
     ChineseRemainderTables,
+    CompactTables,
+    DeepLightTables,
     FrequencySplitTables,
     FullTables,
     HashEmbeddingTables,
     HashTables,
+    MdeTables,
     MEmComTables,
     MixedDimensionTables,
     MixedRadixTables,
     MultiHashTables,
+    OptEmbedTables,
     PathBasedTables,
+    PepTables,
     QuotientRemainderTables,
     RobeTables,
     TablesConfig,
@@ -86,6 +93,13 @@ def full_table_bytes(
 
 _BUILDERS: dict[type, Callable[..., Builder]] = {
     FullTables: allocation_codes.full,
+    CompactTables: allocation_codes.compact,
+    OptEmbedTables: allocation_codes.opt_embed,
+    PepTables: allocation_learners.pep,
+    DeepLightTables: allocation_learners.deep_light,
+    AutoDimTables: allocation_learners.auto_dim,
+    AutoSrhTables: allocation_learners.auto_srh,
+    MdeTables: allocation_learners.mde,
     HashTables: allocation_hashed.hash_,
     MultiHashTables: allocation_hashed.multi_hash,
     HashEmbeddingTables: allocation_hashed.hash_embedding,

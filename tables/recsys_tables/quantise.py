@@ -1,9 +1,7 @@
 """A trained table in fewer bytes: narrower rows (PCA), then fewer bits; and its lookup without torch.
 
 Steps that follow any scheme: what a scheme looks up is replaced, and its `rows` and `combine` stay. Numbers are
-rounded to nearest; int8 and int4 rows are those of `recsys_cython_ext.rowwise` (fp16 scale and bias first). A row of
-fp8 is an fp32 scale and then codes in e4m3 (Micikevicius et al., "FP8 formats for deep learning", 2022: no infinity, the
-largest is 448); the scale takes the row's largest absolute value there.
+rounded to nearest; fp8, int8 and int4 rows are those of `recsys_cython_ext.rowwise`.
 """
 
 from dataclasses import dataclass
@@ -11,27 +9,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from recsys_cython_ext import QuantisedTable, dequantise, pooled, quantise
+from recsys_cython_ext import QuantisedTable, dequantise, padded, pooled, quantise
 from recsys_cython_ext.rowwise import row_bytes
 
 Dtype = Literal["fp32", "fp16", "fp8", "int8", "int4"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
-_SCALE = 4  # bytes of fp8's
 _BLOCK = 1 << 18  # values taken at a time
-
-
-def _e4m3() -> np.ndarray:
-    """Value of each of the 256 codes, float32; 0x7F and 0xFF are none."""
-    code = np.arange(256)
-    exponent, mantissa = code >> 3 & 15, code & 7
-    size = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7))
-    size[code & 127 == 127] = np.nan
-    return np.where(code < 128, size, -size).astype(np.float32)
-
-
-E4M3 = _e4m3()
-_MIDDLES = (E4M3[:126] + E4M3[1:127]) / 2  # between neighbours; exact
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,24 +61,26 @@ class StoredTable:
         num_bags, n = rows.shape
         flat = np.ascontiguousarray(rows).reshape(-1)
         factors = None if weights is None else np.ascontiguousarray(weights).reshape(-1)
-        if self.dtype == "fp8":
-            values = _decoded(self.data.take(flat, axis=0))
-            if factors is not None:
-                values *= factors[:, None]
-            found = values.reshape(num_bags, n, self.width).sum(axis=1)
-        else:
-            offsets = None if n == 1 else np.arange(0, num_bags * n + 1, n)
-            found = pooled(self._kernel_table, flat, offsets, factors)
+        offsets = None if n == 1 else np.arange(0, num_bags * n + 1, n)
+        found = pooled(self._kernel_table, flat, offsets, factors)
         return found if self.projection is None else found @ self.projection
+
+    def padded(self, rows: np.ndarray, width: int) -> np.ndarray:
+        """float32 [L, width] of int64 rows [L]: zeros for a row -1, and in columns beyond D."""
+        if self.projection is None:
+            return padded(self._kernel_table, rows, width)
+        out = np.zeros((len(rows), width), np.float32)
+        np.matmul(padded(self._kernel_table, rows, self.width), self.projection, out=out[:, : self.shape[1]])
+        return out
 
     def dense(self) -> np.ndarray:
         """The values that lookups see, float32 [N, D]."""
-        values = _decoded(self.data) if self.dtype == "fp8" else dequantise(self._kernel_table)
+        values = dequantise(self._kernel_table)
         return values if self.projection is None else values @ self.projection
 
     @property
     def _kernel_table(self) -> np.ndarray | QuantisedTable:
-        if self.dtype in ("int8", "int4"):
+        if self.dtype in ("fp8", "int8", "int4"):
             return QuantisedTable(self.data, self.dtype, self.width)
         return self.data
 
@@ -106,9 +92,7 @@ def stored_as(dtype: str, width: int) -> tuple[np.dtype, int]:
             return np.dtype(np.float32), width
         case "fp16":
             return np.dtype(np.float16), width
-        case "fp8":
-            return np.dtype(np.uint8), _SCALE + width
-        case "int8" | "int4":
+        case "fp8" | "int8" | "int4":
             return np.dtype(np.uint8), row_bytes(dtype, width)
     raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
 
@@ -124,8 +108,6 @@ def compress(table: np.ndarray, dtype: Dtype, width: int | None = None) -> Store
     if width is not None and width < table.shape[1]:
         table, projection = pca(table, width)
     d = table.shape[1]
-    if dtype == "fp8":
-        return StoredTable(_in_blocks_fp8(table), dtype, d, projection)
     stored = quantise(table, dtype)
     data = stored.data if isinstance(stored, QuantisedTable) else stored
     return StoredTable(data, dtype, d, projection)
@@ -152,36 +134,6 @@ def pca(table: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     for first in range(0, len(table), step):
         rows[first : first + step] = table[first : first + step].astype(np.float64) @ directions
     return rows, np.ascontiguousarray(directions.T.astype(np.float32))
-
-
-def _in_blocks_fp8(table: np.ndarray) -> np.ndarray:
-    """Scale and codes, uint8 [N, 4 + D]."""
-    _check_finite(table)
-    out = np.empty((len(table), _SCALE + table.shape[1]), np.uint8)
-    step = max(1, _BLOCK // table.shape[1])
-    for first in range(0, len(table), step):
-        block = table[first : first + step]
-        scale = np.abs(block).max(axis=1, keepdims=True) / np.float32(448)
-        scale[scale == 0] = 1
-        out[first : first + step, :_SCALE] = scale.view(np.uint8)
-        out[first : first + step, _SCALE:] = to_e4m3(block / scale)
-    return out
-
-
-def to_e4m3(values: np.ndarray) -> np.ndarray:
-    """Codes, uint8, of finite float32 values: the nearest, of two equally near ones the even, at most ±448."""
-    size = np.abs(values)
-    code = np.searchsorted(_MIDDLES, size)
-    between = _MIDDLES[code.clip(max=125)] == size
-    code += between & (code & 1).astype(np.bool_)
-    return (code + 128 * np.signbit(values)).astype(np.uint8)
-
-
-def _decoded(rows: np.ndarray) -> np.ndarray:
-    """float32 [n, d] of fp8 rows, uint8 [n, 4 + d]."""
-    values = E4M3.take(rows[:, _SCALE:])  # faster than an index, as is `take` of rows
-    values *= np.ascontiguousarray(rows[:, :_SCALE]).view(np.float32)
-    return values
 
 
 def _check_finite(table: np.ndarray) -> None:

@@ -33,13 +33,15 @@ MAX_ROWS = 2**31  # row numbers are the high half of a 64-bit product (DESIGN: h
 class Table:
     """A physical table [num_embeddings, embedding_dim], initialised uniformly in ±init_bound.
 
-    Features that name the same table share it; their declarations must then be equal.
+    `decays`: may training shrink its rows, also those that no batch touches? Not where 0 means something else than
+    nothing. Features that name the same table share it; their declarations must then be equal.
     """
 
     name: str
     num_embeddings: int
     embedding_dim: int
     init_bound: float
+    decays: bool = True
 
     def __post_init__(self) -> None:
         if "." in self.name or not self.name:
@@ -126,6 +128,19 @@ class ServableScheme(Scheme, Protocol):
 
     def combine_numpy(self, vectors: Sequence[Any], aux: Any = None) -> Any:
         """Do what `combine` does, in NumPy."""
+        ...
+
+
+class LearnerScheme(Scheme, Protocol):
+    """A scheme of full tables that is trained to choose rows and widths of smaller ones by."""
+
+    def learned(
+        self, table: np.ndarray, combine: Mapping[str, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """What training has left, from the first physical table [n, D], and the parameters and buffers of `combine` and
+        further physical tables by their own names: effective weights [n, D], the score of each row [n], above 0 where
+        it is worth keeping, and the widest useful width.
+        """
         ...
 
 

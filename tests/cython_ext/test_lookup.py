@@ -8,9 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_cython_ext import advise_huge_pages, dequantise, empty_huge, lookup, pooled, quantise
+from recsys_cython_ext import (
+    QuantisedTable,
+    advise_huge_pages,
+    dequantise,
+    empty_huge,
+    lookup,
+    padded,
+    pooled,
+    quantise,
+)
 
-KINDS = ["fp32", "fp16", "int8", "int4"]
+KINDS = ["fp32", "fp16", "fp8", "int8", "int4"]
 
 
 def oracle(table, rows, offsets, weights):
@@ -76,6 +85,48 @@ def test_every_fp16_value_is_converted_like_numpy():
     table = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(-1, 16)
     out = pooled(table, np.arange(len(table)))
     assert np.array_equal(out, table.astype(np.float32), equal_nan=True)
+
+
+@given(
+    scales=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=4),
+    d=st.sampled_from([4, 8, 16, 32, 64, 100]),
+    weighted=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy on inf - inf and overflow
+def test_every_fp8_code_is_read_like_numpy(scales, d, weighted, seed):
+    """Scales of every size, subnormal and infinite ones too; the codes of NaN; bags that are empty and of many."""
+    rng = np.random.default_rng(seed)
+    n = -(-256 // d) * len(scales)
+    codes = rng.permutation(np.resize(np.arange(256, dtype=np.uint8), n * d)).reshape(n, d)
+    header = np.resize(np.array(scales, np.float32), (n, 1)).view(np.uint8)
+    table = QuantisedTable(np.concatenate([header, codes], axis=1), "fp8", d)
+    rows, weights = rng.integers(0, n, 300), np.ones(300, np.float32)
+    rows[:n] = rng.permutation(n)
+    if weighted:
+        weights = rng.standard_normal(300).astype(np.float32)
+    offsets = np.array([0, 0, *range(1, n + 1), n, 300])
+    found = pooled(table, rows, offsets, weights if weighted else None)
+    assert np.array_equal(found, oracle(table, rows, offsets, weights), equal_nan=True)
+    assert np.isnan(pooled(table, np.arange(n))[codes & 127 == 127]).all()
+
+
+@given(
+    kind=st.sampled_from(KINDS),
+    d=st.integers(1, 36).map(lambda quarter: 4 * quarter),
+    more=st.integers(0, 20).map(lambda quarter: 4 * quarter),
+    n=st.integers(0, 17),
+    length=st.integers(0, 40),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_padded_rows_are_the_rows_and_zeros(kind, d, more, n, length, seed):
+    rows = np.random.default_rng(seed).integers(-1, n, length)
+    table = random_table(n, d, kind, seed)
+    values, expected = dequantise(table), np.zeros((length, d + more), np.float32)
+    for at, row in enumerate(rows):
+        if row >= 0:
+            expected[at, :d] = values[row]
+    assert np.array_equal(padded(table, rows, d + more), expected)
 
 
 def test_unaligned_memory():
@@ -144,6 +195,20 @@ def test_row_out_of_range_names_position_and_value(bad, threads, d, many_threads
     rows[[70, 90]] = bad
     with pytest.raises(ValueError, match=f"row {bad} at position 70 is outside the table's 5 rows"):
         pooled(random_table(5, d), rows, np.arange(0, 101, 10), threads=threads)
+
+
+@pytest.mark.parametrize("bad", [5, -2, 2**63 - 1, -(2**63)])
+def test_padded_refuses_what_is_no_row(bad):
+    with pytest.raises(ValueError, match=f"row {bad} at position 2 is outside the table's 5 rows"):
+        padded(random_table(5, 8), np.array([0, -1, bad, bad]), 12)
+
+
+def test_padded_refuses_another_width_or_dtype():
+    for width in (4, 10):
+        with pytest.raises(ValueError, match=f"a multiple of 4 and at least the table's 8, got {width}"):
+            padded(random_table(5, 8), np.array([0]), width)
+    with pytest.raises(TypeError, match="rows must be int64"):
+        padded(random_table(5, 8), np.array([0], np.int32), 8)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from recsys_cython_ext import QuantisedTable, dequantise, pooled, quantise
+from recsys_cython_ext.e4m3 import E4M3, to_e4m3
 
 BITS = {"int8": 8, "int4": 4}
 TABLES = st.tuples(st.integers(1, 5), st.integers(1, 9).map(lambda quarter: 4 * quarter)).flatmap(
@@ -44,6 +45,38 @@ def test_codes_agree_with_the_oracle(kind, table):
     assert np.array_equal(codes, expected_codes)
     values = header[:, :1].astype(np.float32) * codes.astype(np.float32) + header[:, 1:].astype(np.float32)
     assert np.array_equal(dequantise(quantised), values)
+
+
+@given(table=TABLES)
+def test_fp8_rows_are_a_scale_and_the_nearest_codes(table):
+    quantised = quantise(table, "fp8")
+    sizes = E4M3[:127].astype(np.float64)
+    for row, values in zip(quantised.data, table, strict=True):
+        scale = np.abs(values).max() / np.float32(448) or np.float32(1)
+        assert row[:4].tobytes() == np.float32(scale).tobytes()
+        for code, value in zip(row[4:], values, strict=True):
+            exact = float(value / scale)
+            nearest = np.abs(sizes - abs(exact)).min()
+            assert abs(float(E4M3[code]) - exact) == nearest
+            assert bool(code & 128) == bool(np.signbit(value))
+    assert np.array_equal(
+        dequantise(quantised), quantised.data[:, :4].copy().view(np.float32) * E4M3[quantised.data[:, 4:]]
+    )
+
+
+def test_e4m3_is_that_of_torch():
+    torch = pytest.importorskip("torch")
+    every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
+    assert np.array_equal(E4M3, every, equal_nan=True)
+    finite = every[np.isfinite(every)]
+    sizes = np.unique(np.abs(finite))
+    random = np.random.default_rng(0).uniform(-448, 448, 4000)
+    middles = (sizes[1:] + sizes[:-1]) / 2
+    values = np.concatenate([finite, middles, -middles, random, random / 1e4, [448.1, -460]]).astype(
+        np.float32
+    )
+    wanted = torch.from_numpy(values).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+    assert np.array_equal(to_e4m3(values), wanted)
 
 
 @pytest.mark.parametrize("kind", BITS)
@@ -110,7 +143,7 @@ def test_padded_rows_and_memory_mapping(tmp_path):
     assert (table.shape, table.nbytes) == ((50, 12), 500)
 
 
-@pytest.mark.parametrize("kind", ["fp32", "fp16", *BITS])
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "fp8", *BITS])
 def test_blocks_do_not_show(kind, monkeypatch):
     table = np.random.default_rng(6).standard_normal((100, 8)).astype(np.float32)
     whole = dequantise(quantise(table, kind))

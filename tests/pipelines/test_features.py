@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from recsys_cython_ext import HASH_VERSION, MISSING_ID, string_ids
+from recsys_cython_ext.vocabulary import table_bytes
 from recsys_pipelines.config import (
     CategoricalConfig,
     DataConfig,
@@ -19,6 +20,7 @@ from recsys_pipelines.config import (
 )
 from recsys_pipelines.features import MISSING_CODE, UNKNOWN_CODE, FeatureFitter, Features
 from recsys_pipelines.features.statistics import fold_of
+from recsys_pipelines.sources import SourceError
 
 IDS = st.one_of(st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1), st.just(MISSING_ID))
 LISTS = pa.list_(pa.int64())
@@ -82,6 +84,15 @@ def test_names_that_cannot_be_used_are_refused(name, kind):
         (lambda: categorical(weights="w"), "belongs to one feature of lists"),
         (lambda: categorical("a", "b", multivalued=True, weights="w"), "give one name"),
         (lambda: categorical(vocabulary="v.txt", min_count=2), "fixed `vocabulary`"),
+        (
+            lambda: categorical(vocabulary="v.txt", keep="kept"),
+            "`keep` chooses from the vocabulary that training",
+        ),
+        (
+            lambda: categorical(encoding="hash", keep="kept"),
+            "neither a fixed `vocabulary`, `encoding: hash` nor",
+        ),
+        (lambda: categorical(unknown="hash", keep="kept"), "and makes every other id unknown"),
         (lambda: CategoricalConfig(kind="categorical", names=()), "names"),
         (lambda: categorical(min_cuont=2), "min_cuont"),
         (lambda: SplitConfig(train=0.8, validation=0.1, test=0.2), "must be 1, not 1.1"),
@@ -384,6 +395,84 @@ def test_a_vocabulary_grows_without_renumbering(first, second, min_count, unknow
     assert set(grown) == {v for v in both if both.count(v) >= min_count}
     assert new.categorical[0].full_codes == 2 + len(set(both))
     assert new.categorical[0].unknown == unknown
+
+
+@given(st.lists(IDS, max_size=40), st.lists(IDS, max_size=20), st.integers(1, 3))
+def test_a_vocabulary_of_ids_to_keep_is_the_whole_one_without_the_others(
+    tmp_path_factory, train, keep, min_count
+):
+    folder = tmp_path_factory.mktemp("kept")
+    np.save(folder / "c.npy", np.array(keep, np.int64))
+    features, whole = (
+        fit([categorical(min_count=min_count, keep=kept)], {"c": ids(train)}) for kept in (folder, None)
+    )
+    (feature,), (other,) = features.categorical, whole.categorical
+    assert feature.ids.tolist() == [i for i in other.ids.tolist() if i in keep]
+    codes = {i: code for code, i in enumerate(feature.ids.tolist(), 2)}
+    rows = train + keep
+    expected = [MISSING_CODE if v == MISSING_ID else codes.get(v, UNKNOWN_CODE) for v in rows]
+    assert features.encode(pa.table({"c": ids(rows)}))["c"].to_pylist() == expected
+    # what a share of the full table means stays; what is resident is that of the kept ids
+    assert feature.full_codes == other.full_codes
+    assert feature.full_vocabulary_bytes == other.full_vocabulary_bytes
+    assert feature.vocabulary_bytes == table_bytes(len(codes))
+
+
+def test_every_name_keeps_ids_of_its_own_and_a_sequence_those_of_its_target(tmp_path):
+    np.save(tmp_path / "c.npy", np.array([5, 6]))
+    np.save(tmp_path / "d.npy", np.array([7, 99]))
+    configs = [
+        categorical("c", "d", keep=tmp_path),
+        *parse("[{kind: sequence, name: seen, column: d, length: 3, like: d}]"),
+    ]
+    rows = ids([5, 6, 7, 8])
+    table = {"c": rows, "d": rows, "seen": pa.array([[7, 8]] * 4, LISTS)}
+    features = fit(configs, table)
+    encoded = features.encode(pa.table(table))
+    assert encoded["c"].to_pylist() == [2, 3, 1, 1]
+    assert encoded["d"].to_pylist() == [1, 1, 2, 1], "99 was not seen, and has no code"
+    assert encoded["seen"].to_pylist() == [[2, 1]] * 4
+    features.save(tmp_path / "features")
+    for file in tmp_path.glob("*.npy"):
+        file.unlink()
+    again = Features.load(tmp_path / "features")
+    assert again.encode(pa.table(table)).equals(encoded), "what was fitted needs no files"
+
+
+def test_a_vocabulary_grows_by_ids_to_keep_only(tmp_path):
+    np.save(tmp_path / "c.npy", np.array([3, 1]))
+    config = categorical(keep=tmp_path)
+    before = FeatureFitter([config])
+    before.add(pa.table({"c": ids([1, 2])}))
+    after = FeatureFitter([config])
+    after.merge(dict(before.arrays()))
+    after.add(pa.table({"c": ids([2, 3, 4])}))
+    grown = after.fit(base=before.fit()).categorical[0]
+    assert grown.ids.tolist() == [1, 3]
+    assert grown.full_codes == 2 + 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"cannot be read \(No such file or directory\); `keep` of feature 'c' takes 64-bit ids"),
+        (b"", "no file of a NumPy array"),
+        (b"no array at all", "no file of a NumPy array"),
+        (np.array([1.0]), r"holds float64 \[1\]; `keep` of feature 'c' takes 64-bit ids, int64 \[n\]"),
+        (np.array([1], np.int32), r"holds int32 \[1\]"),
+        (np.array([[1]]), r"holds int64 \[1, 1\]"),
+        (np.array(1), r"holds int64 \[\]"),
+        (np.array([{}], object), "no file of a NumPy array .*Object arrays cannot be loaded"),
+    ],
+)
+def test_files_of_ids_that_cannot_be_used(tmp_path, content, message):
+    file = tmp_path / "c.npy"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        np.save(file, content, allow_pickle=True)
+    with pytest.raises(SourceError, match=rf"c\.npy: {message}"):
+        fit([categorical(keep=tmp_path)], {"c": ids([1])})
 
 
 # Fits know no order

@@ -555,6 +555,42 @@ def test_a_vocabulary_that_is_not_there_is_named_before_anything_is_read(folder,
         prepare(declared(folder), [feature], tmp_path / "out")
 
 
+def test_a_set_is_named_by_the_ids_it_keeps_wherever_they_lie(folder, tmp_path):
+    counts = Counter(row["c"] for part in range(FILES) for row in log(part * ROWS).to_pylist() if row["c"])
+    frequent = string_ids(pa.array([value for value, _ in counts.most_common(4)]))
+    kept = CategoricalConfig(kind="categorical", names=("c", "h"), keep=tmp_path / "kept")
+    sets = []
+    for number, ids in enumerate((frequent, frequent[1:], frequent)):
+        place = tmp_path / "kept" if number < 2 else tmp_path / "moved"
+        place.mkdir(exist_ok=True)
+        for name in kept.names:
+            np.save(place / f"{name}.npy", ids)
+        feature = kept.model_copy(update={"keep": place})
+        sets.append(prepare(declared(folder), [feature], tmp_path / "out"))
+    assert sets[0].path != sets[1].path, "another content, though it lies in the same place"
+    assert sets[0].path == sets[2].path, "the same content, in another place"
+    sizes = [{name: v["num_codes"] for name, v in found.manifest["vocabularies"].items()} for found in sets]
+    assert sizes == [{"c": 6, "h": 2}, {"c": 5, "h": 2}, {"c": 6, "h": 2}]
+    whole = prepare(
+        declared(folder), [CategoricalConfig(kind="categorical", names=("c", "h"))], tmp_path / "out"
+    )
+    assert whole.path not in [found.path for found in sets]
+    assert [whole.manifest["vocabularies"][name]["full_codes"] for name in kept.names] == [
+        sets[1].manifest["vocabularies"][name]["full_codes"] for name in kept.names
+    ]
+
+
+def test_ids_to_keep_that_are_not_there_are_named_before_anything_is_read(folder, tmp_path):
+    feature = CategoricalConfig(kind="categorical", names=("c", "h"), keep=tmp_path)
+    np.save(tmp_path / "c.npy", np.array([1]))
+    with pytest.raises(SourceError, match=r"h\.npy: cannot be read .* `keep` of feature 'h' takes"):
+        prepare(declared(folder), [feature], tmp_path / "out")
+    np.save(tmp_path / "h.npy", np.array([1.5]))
+    with pytest.raises(SourceError, match=r"h\.npy: holds float64 \[1\]"):
+        prepare(declared(folder), [feature], tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_two_at_once_share_the_work(folder, tmp_path):
     stages = []
 

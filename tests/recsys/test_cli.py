@@ -252,7 +252,7 @@ def test_help_imports_no_torch() -> None:
     code = """
 import sys
 from recsys.cli import main
-for command in ([], ["train"], ["tables"], ["compare"]):
+for command in ([], ["train"], ["tables"], ["search"], ["compare"]):
     sys.argv = ["recsys", *command, "--help"]
     try:
         main()
@@ -261,5 +261,15 @@ for command in ([], ["train"], ["tables"], ["compare"]):
 assert not {"torch", "torchrec", "scipy", "polars", "matplotlib"} & set(sys.modules)
 """
     result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    for command in ("prepare", "tables", "train", "evaluate", "predict", "compare", "demo", "doctor"):
+    for command in (
+        "prepare",
+        "tables",
+        "train",
+        "evaluate",
+        "predict",
+        "search",
+        "compare",
+        "demo",
+        "doctor",
+    ):
         assert command in result.stdout

@@ -47,6 +47,7 @@ PUBLISHED = {
         *("app_domain", "app_category", "device_id", "device_ip", "device_model", "device_type"),
         *("device_conn_type", *(f"C{i}" for i in range(14, 22)), *avazu.DERIVED),
     ),
+    "table": ("label", *(f"f{i}" for i in range(10))),  # Frappe's
     "movielens_1m": movielens_1m.MovieLens1M.columns,
     "movielens_csv": movielens_csv.MovieLensCSV.columns,
     "taobao_ad": taobao_ad.TaobaoAd.columns,
@@ -117,10 +118,10 @@ def load_raw_source(path: Path) -> str:
         (
             "tables",
             {"scheme": "unifed", "budget": "1%"},
-            "F.yaml: tables.scheme: 'unifed' is not known; did you mean 'unified'? valid: full, hash, ",
+            "F.yaml: tables.scheme: 'unifed' is not known; did you mean 'unified'? valid: full, ",
         ),
         ("tables", {"scheme": "hash"}, "F.yaml: tables.budget: required, but not given"),
-        ("tables", {}, "F.yaml: tables.scheme: required, but not given; valid: full, hash, "),
+        ("tables", {}, "F.yaml: tables.scheme: required, but not given; valid: full, "),
         (
             "model",
             {"name": "dcn_v3"},
@@ -373,6 +374,86 @@ def test_a_vocabulary_is_found_beside_the_file_that_names_it(write: Callable[...
     feature = {"kind": "categorical", "names": ["c"], "vocabulary": "v.txt"}
     path = write("a.yaml", RAW | {"features": [feature]})
     assert load(path).features[0].vocabulary == path.parent / "v.txt"
+
+
+def test_ids_to_keep_and_first_weights_are_found_beside_the_file_that_names_them(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "sub").mkdir()
+    for folder in (tmp_path, tmp_path / "sub"):
+        (folder / "w.safetensors").touch()
+    feature = {"kind": "categorical", "names": ["c"], "keep": "kept"}
+    path = write("a.yaml", RAW | {"features": [feature], "training": {"start": "w.safetensors"}})
+    config = load(path)
+    assert (config.features[0].keep, config.training.start) == (tmp_path / "kept", tmp_path / "w.safetensors")
+    settings = {"features.keep": "own", "training.start": "w.safetensors"}
+    config = load(write("sub/b.yaml", {"extends": "../a.yaml", "set": settings}))
+    assert config.features[0].keep == tmp_path / "sub" / "own"
+    assert config.training.start == tmp_path / "sub" / "w.safetensors"
+    assert parse(config.model_dump(mode="json"), "again") == config
+    with pytest.raises(
+        ConfigError, match=r"a\.yaml: training\.start: .*v\.safetensors is no file; did you mean .*w\.s"
+    ):
+        load(write("a.yaml", RAW | {"training": {"start": "v.safetensors"}}))
+
+
+def test_the_digest_is_of_the_content_of_first_weights(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a", "b")]
+    for file in files:
+        file.write_bytes(b"weights")
+    prepared = Path("log-1")
+    one, other = (parse(RAW, "F").replace({"training.start": str(file)}) for file in files)
+    digest = one.digest(prepared)
+    assert digest == other.digest(prepared) != parse(RAW, "F").digest(prepared)
+    files[0].write_bytes(b"others!")
+    assert one.digest(prepared) != digest
+    files[0].unlink()
+    with pytest.raises(ConfigError, match=rf"training\.start: {files[0]}: cannot be read \(No such file"):
+        one.digest(prepared)
+    kept = parse(RAW, "F").replace({"features.keep": "somewhere"})
+    assert kept.digest(prepared) == parse(RAW, "F").digest(prepared), "the prepared folder's name tells"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"widths": {"item_id": 4}}, r"the file: tables\.widths lacks tags: give every feature a width"),
+        (
+            {"widths": {"item_id": 4, "tags": 4, "x": 4}},
+            r"the file: tables\.widths names x, but only these features have tables of their own: item_id, tags",
+        ),
+        (
+            {"widths": {"item_id": 4, "tags": 9}},
+            "tables: widths: feature 'tags': width 9 is none of 0, 4, 8,",
+        ),
+    ],
+)
+def test_widths_that_do_not_fit_the_features(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"F: {message}"):
+        parse(RAW | {"tables": {"scheme": "compact", **settings}}, "F")
+
+
+def test_a_history_needs_no_width() -> None:
+    raw = RAW | {
+        "data": RAW["data"] | {"user": "u", "time": "t", "split": {"by": "time"}},
+        "features": [
+            {"kind": "categorical", "names": ["item_id"]},
+            {"kind": "sequence", "name": "seen", "column": "item_id", "like": "item_id"},
+        ],
+        "model": {"name": "din", "interests": [{"target": "item_id", "history": "seen"}]},
+        "tables": {"scheme": "compact", "widths": {"item_id": 4}},
+    }
+    assert parse(raw, "F").tables.widths == {"item_id": 4}
+    raw["tables"]["widths"]["seen"] = 4
+    with pytest.raises(ConfigError, match=r"names seen, but only these .* own: item_id"):
+        parse(raw, "F")
+
+
+def test_keep_is_set_for_every_categorical_feature() -> None:
+    config = parse(RAW, "F").replace({"features.keep": "/kept"})
+    assert [str(getattr(feature, "keep", None)) for feature in config.features] == ["None", "/kept", "/kept"]
+    with pytest.raises(ConfigError, match=r"settings: features\.1: `keep` chooses from the vocabulary"):
+        config.replace({"features.encoding": "hash"})
 
 
 @pytest.mark.parametrize(

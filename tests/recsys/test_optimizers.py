@@ -238,3 +238,106 @@ def test_what_has_accumulated_can_be_gone_on_from(configure: Configure, rows: Ro
     second.optimizer.load({name: value.clone() for name, value in first.optimizer.state().items()}, 6)
     found = second.steps(2, iter(batches[6:]))[-1]
     assert all(found[key].equal(wanted[key]) for key in wanted)
+
+
+# ---- decay of all rows
+
+
+@pytest.mark.parametrize("every", [1, 3, 4])
+@pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad"])
+def test_sweeps_multiply_all_rows_by_what_batches_since_the_last_are_due(
+    configure: Configure, rows: Rows, every: int, optimizer: str
+) -> None:
+    """Rows that no batch looks up move by sweeps alone, when one is due, and at the end of training."""
+    settings = {"training.table_optimizer": optimizer, "training.table_lr": 0.4, "training.batch_size": 64}
+    settings |= {"training.schedule": "linear", "training.warmup_steps": 2, "training.final_lr": 0.1}
+    decay = {"training.table_weight_decay": 0.3, "training.table_decay_every": every}
+    plain = Training(configure(settings), rows).steps(10)
+    swept = Training(configure(settings | decay), rows).steps(10)
+    config = configure(settings).training
+    factors = [1 - 0.4 * rate_factor(config, step, 10) * 0.3 for step in range(10)]
+    due = [math.prod(factors[: 10 if step == 10 else step // every * every]) for step in range(11)]
+    tables = [name for name in plain[0] if name.startswith("table/")]
+    for name in tables:
+        still = (plain[-1][name] == plain[0][name]).all(dim=1)
+        assert still.any()
+        for step in range(11):
+            torch.testing.assert_close(swept[step][name][still], plain[0][name][still] * due[step])
+        if every == 1:
+            torch.testing.assert_close(swept[1][name], plain[1][name] * factors[0])
+    states = [name for name in plain[0] if name.startswith("optimizer/")]
+    assert all(swept[1][name].equal(plain[1][name]) for name in states)
+
+
+def test_batches_that_are_left_out_count_for_sweeps(configure: Configure, rows: Rows) -> None:
+    """What is due depends on the number of batches alone, so that a run that goes on needs to know no more."""
+    settings = {"training.table_lr": 0.4, "training.table_weight_decay": 0.3, "training.table_decay_every": 2}
+    training = Training(configure(settings), rows)
+
+    def spoilt() -> Iterator[ClickBatch]:
+        for batch in training.batches:
+            batch.label.fill_(torch.nan)
+            yield batch
+
+    states = training.steps(2, spoilt())
+    assert len(training.skipped) == 2
+    for name in [name for name in states[0] if name.startswith("table/")]:
+        assert states[1][name].equal(states[0][name])
+        torch.testing.assert_close(states[2][name], states[0][name] * (1 - 0.4 * 0.3) ** 2)
+
+
+def test_a_decay_that_would_turn_rows_round_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"table_lr 5 times table_weight_decay 0\.2 must be below 1"):
+        TrainingConfig(table_lr=5, table_weight_decay=0.2)
+
+
+# ---- thresholds
+
+
+def threshold_after_a_step(configure: Configure, rows: Rows, **settings: Any) -> tuple[float, float]:
+    """Of the first field, from 0.2, and the loss that is reported; everything else hardly moves."""
+    tables = {"scheme": "opt_embed", "embedding_dim": 8, "alpha": settings.pop("alpha")}
+    tables["threshold_lr"] = settings.pop("threshold_lr")
+    still = {"training.table_optimizer": "sgd", "training.table_lr": 1e-30, "training.dense_optimizer": "sgd"}
+    training = Training(configure(still | settings, tables=tables), rows)
+    threshold = training.optimizer._parameters["engine.combiner.combines.0.threshold"]
+    with torch.no_grad():
+        threshold.fill_(0.2)
+    torch.manual_seed(0)
+    training.steps(1)
+    return threshold.item(), training.pipeline.loss
+
+
+def test_thresholds_have_a_rate_of_their_own_on_the_schedule_and_do_not_decay(
+    configure: Configure, rows: Rows
+) -> None:
+    unit, _ = threshold_after_a_step(configure, rows, alpha=0.5, threshold_lr=1.0)
+    gradient = 0.2 - unit
+    settings = {"training.dense_lr": 0.01, "training.dense_decay": 0.5, "training.warmup_steps": 4}
+    found, _ = threshold_after_a_step(configure, rows, alpha=0.5, threshold_lr=0.3, **settings)
+    assert abs(gradient) > 0.1
+    assert found == pytest.approx(0.2 - 0.3 / 4 * gradient, abs=1e-6)
+    ordinary, _ = threshold_after_a_step(
+        configure, rows, alpha=0.5, threshold_lr=None, **{"training.dense_lr": 0.01}
+    )
+    assert ordinary == pytest.approx(0.2 - 0.01 * gradient, abs=1e-6)
+
+
+def test_thresholds_by_id_are_not_swept(configure: Configure, rows: Rows) -> None:
+    settings = {"training.table_lr": 0.4, "training.table_weight_decay": 0.3, "training.table_decay_every": 1}
+    tables = {"scheme": "opt_embed", "embedding_dim": 8, "threshold_by": "id"}
+    training = Training(configure(settings, tables=tables), rows)
+    for piece in pieces(training.model):
+        if piece.name.startswith("table/"):
+            piece.values.fill_(1)
+    _, after = training.steps(1)
+    missing = 0  # a code that no row of the log has
+    assert after["table/user_id/threshold"][missing].tolist() == [1] * 4
+    torch.testing.assert_close(after["table/user_id/full"][missing], torch.full((8,), 1 - 0.4 * 0.3))
+
+
+def test_the_penalty_is_trained_on_and_not_reported(configure: Configure, rows: Rows) -> None:
+    without, loss = threshold_after_a_step(configure, rows, alpha=0.0, threshold_lr=1.0)
+    with_it, same = threshold_after_a_step(configure, rows, alpha=0.7, threshold_lr=1.0)
+    assert with_it - without == pytest.approx(0.7 * math.exp(-0.2), abs=1e-5)
+    assert same == loss

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from recsys.config import ExperimentConfig
 from recsys.training.loop import Watch
@@ -85,6 +86,20 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
     assert sorted(path.name for path in again.path.iterdir() if "tfevents" not in path.name) == sorted(
         path.name for path in whole.path.iterdir() if "tfevents" not in path.name
     ), "nothing temporary is left"
+
+
+def test_inherited_weights_are_where_a_run_begins_and_not_where_it_goes_on(
+    config: ExperimentConfig, prepared: Prepared, whole: Run, tmp_path: Path
+) -> None:
+    saved = Checkpoint(whole.path / "checkpoint")
+    names = [name for name in saved.names if not name.startswith("optimizer/")]
+    save_file({name: saved.read(name) for name in names}, tmp_path / "start.safetensors")
+    started = config.replace({"training.start": str(tmp_path / "start.safetensors")})
+    one = train(started, prepared, tmp_path / "one")
+    first = [run.metrics["history"][0]["train_loss"] for run in (one, whole)]
+    assert first[0] < first[1] - 0.02
+    interrupted(started, prepared, tmp_path, 4, 9)
+    assert same(train(started, prepared, tmp_path), one)
 
 
 def test_changes_alone_can_be_saved(config: ExperimentConfig, prepared: Prepared, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,7 +60,10 @@ def plan(
 
 def test_every_scheme_is_tested() -> None:
     models = get_args(get_args(TablesConfig)[0])
-    assert {get_args(model.model_fields["scheme"].annotation)[0] for model in models} == {"full", *BUDGETED}
+    assert {get_args(model.model_fields["scheme"].annotation)[0] for model in models} == {
+        *("full", "compact", "opt_embed", "pep", "deep_light", "auto_dim", "auto_srh", "mde"),
+        *BUDGETED,
+    }
 
 
 @pytest.mark.parametrize(("scheme", "keys"), SETTINGS, ids=str)
@@ -159,12 +163,43 @@ def test_a_frequency_split_needs_an_open_vocabulary() -> None:
             plan([size("f", 100, encoding)], "frequency_split", budget="90%")
 
 
-@pytest.mark.parametrize("scheme", ["full", *CODES])
+@pytest.mark.parametrize("scheme", ["full", "compact", *CODES])
 def test_an_open_vocabulary_is_refused_by_a_scheme_of_codes(scheme: str) -> None:
+    keys: dict[str, Any] = {"widths": {"f": 4}} if scheme == "compact" else {}
     with pytest.raises(ValueError, match=f"'f': `unknown: hash` .* but the scheme '{scheme}' needs codes"):
-        plan([size("f", 100, "open")], scheme, budget="90%")
+        plan([size("f", 100, "open")], scheme, budget="90%", **keys)
     with pytest.raises(ValueError, match=f"'f' is hashed, but the scheme '{scheme}' needs vocabulary codes"):
-        plan([size("f", 100, "hash")], scheme, budget="90%")
+        plan([size("f", 100, "hash")], scheme, budget="90%", **keys)
+
+
+@given(
+    ids=st.lists(st.integers(0, 3000), min_size=1, max_size=4),
+    widths=st.lists(st.sampled_from([0, 4, 8, 16]), min_size=4, max_size=4),
+    unknown=st.sampled_from(["default", "zero"]),
+    optimizer=st.sampled_from(get_args(OptimizerName)),
+)
+def test_compact_tables_are_as_wide_as_declared(
+    ids: list[int], widths: list[int], unknown: str, optimizer: OptimizerName
+) -> None:
+    """Every code has a row of its own but code 1, which is that of pruned ids, or zeros."""
+    features = [size(f"f{i}", count, "vocabulary") for i, count in enumerate(ids)]
+    declared = dict(zip([feature.name for feature in features], widths, strict=False))
+    found = plan(features, "compact", optimizer, widths=declared, unknown=unknown)
+    vocabulary = sum(feature.vocabulary_bytes for feature in features)
+    assert found.bytes == resident_bytes(found.schemes, vocabulary, optimizer)
+    assert found.full_bytes == plan(features, "full", optimizer).bytes.total
+    parameters = 0
+    for scheme, feature in zip(found.schemes, features, strict=True):
+        width, codes = declared[feature.name], feature.num_codes
+        assert codes is not None
+        (lookup,) = scheme.rows(np.arange(codes))
+        weights = np.ones((codes, 1)) if lookup.weights is None else lookup.weights
+        looked_up = (weights[:, 0] > 0).tolist()
+        assert looked_up == [width > 0 and (unknown == "default" or code != 1) for code in range(codes)]
+        rows = lookup.rows[looked_up, 0].tolist()
+        assert rows == list(range(len(rows))), "no row is shared"
+        parameters += 4 * width * len(rows) or 4 * 4  # the one row of a field without a table
+    assert found.bytes.parameters == parameters
 
 
 def test_a_frequency_split_owns_rows_for_its_codes_and_hashes_the_rest() -> None:

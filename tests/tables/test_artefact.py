@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torchrec import KeyedJaggedTensor
 
 from recsys_tables import artefact, artefact_write
@@ -101,6 +103,36 @@ def test_it_looks_up_what_the_engine_does(whole: Path) -> None:
         np.testing.assert_allclose(found, engine.vectors_of(field.feature, ids, tables), atol=1e-6)
         assert opened.vectors(field.feature, ids[:0]).shape == (0, 16)
     assert isinstance(opened.tables["a/full"].data.base, np.memmap)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    keep=st.lists(st.booleans(), min_size=1, max_size=20),
+    width=st.sampled_from([0, 4, 12, 16]),
+    pruned=st.sampled_from(["zero", "default"]),
+    dtype=st.sampled_from(DTYPES),
+    narrow=st.sampled_from([None, 4]),
+    data=st.data(),
+)
+def test_compact_vectors_are_those_of_its_rows_and_combine(
+    tmp_path: Path, keep: list[bool], width: int, pruned: Any, dtype: Dtype, narrow: int | None, data: Any
+) -> None:
+    compact = Compact("b", Remap.of(np.array(keep)), width, 16, pruned if width else "zero")
+    fields = (Field(compact, out_of_range="oov", oov_id=0), Field(Shared("s", compact)))
+    folder = tmp_path / "out"
+    shutil.rmtree(folder, ignore_errors=True)
+    opened = artefact_write.write(folder, fields, weights(fields).__getitem__, dtype, narrow)
+    ids = np.array(data.draw(st.lists(st.integers(0, len(keep) - 1), max_size=30)), np.int64)
+    (item,) = compact.rows(ids)
+    wanted = compact.combine_numpy([opened.tables[item.table].pooled(item.rows, item.weights)])
+    for feature in ("b", "s"):
+        np.testing.assert_allclose(opened.vectors(feature, ids), wanted, rtol=0, atol=1e-6)
+        if narrow is None:
+            assert np.array_equal(opened.vectors(feature, ids), wanted)
+    beyond = np.array([len(keep), -1])
+    assert np.array_equal(opened.vectors("b", beyond), opened.vectors("b", np.array([0, 0])))
+    with pytest.raises(ValueError, match=rf"feature 's': id {len(keep)} at position 0 is outside 0\.\."):
+        opened.vectors("s", beyond)
 
 
 def test_bags_are_those_of_the_engine(whole: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
@@ -18,7 +19,7 @@ from recsys_tables.checkpoint import CheckpointError, load, save
 from recsys_tables.engine import EmbeddingEngine
 from recsys_tables.field import Field
 from recsys_tables.lookup import lookup
-from recsys_tables.pieces import pieces
+from recsys_tables.pieces import load_start
 from recsys_tables.remap import Remap
 from recsys_tables.schemes import Compact, Full, Shared, compact_from
 from recsys_tables.sharding import TableOptimizer, shard
@@ -198,15 +199,22 @@ class Model(nn.Module):
         return self.top(self.engine(ids).values())
 
 
-def make(sharding: Any, seed: int = 0) -> tuple[Any, dict[str, np.ndarray]]:
-    schemes, tables = compact_from(FULL, weights(), keep_of(seed), WIDTHS, "default")
+def schemes_of(seed: int) -> tuple[tuple[Compact, ...], dict[str, np.ndarray]]:
+    return compact_from(FULL, weights(), keep_of(seed), WIDTHS, "default")
+
+
+def make(sharding: Any, seed: int = 0) -> Any:
+    schemes, _ = schemes_of(seed)
     torch.manual_seed(0)
-    return shard(
-        Model(schemes), TableOptimizer("rowwise_adagrad", lr=0.1), torch.device("cpu"), 0, sharding
-    ), tables
+    return shard(Model(schemes), TableOptimizer("rowwise_adagrad", lr=0.1), torch.device("cpu"), 0, sharding)
 
 
 def between_ranks(folder: Path, in_ranks: Callable[..., None]) -> None:
+    _, tables = schemes_of(0)
+    save_file(
+        {f"table/{name}": torch.from_numpy(table) for name, table in tables.items()},
+        folder / "first.safetensors",
+    )
     in_ranks(2, begin, folder)
     in_ranks(1, end, folder, "table_wise")
     in_ranks(2, end, folder, "row_wise")
@@ -214,12 +222,8 @@ def between_ranks(folder: Path, in_ranks: Callable[..., None]) -> None:
 
 def begin(rank: int, folder: Path) -> None:
     """Inherited weights, a step, a checkpoint, a step."""
-    model, tables = make("row_wise")
-    with torch.no_grad():
-        for piece in pieces(model):
-            if piece.name.startswith("table/"):
-                whole = torch.from_numpy(tables[piece.name.removeprefix("table/")])
-                piece.values.copy_(whole[piece.first_row : piece.first_row + len(piece.values)])
+    model = make("row_wise")
+    load_start(folder / "first.safetensors", model)
     step(model, rank, 2)
     save(folder / "half", model, {})
     step(model, rank, 2)
@@ -228,11 +232,11 @@ def begin(rank: int, folder: Path) -> None:
 
 def end(rank: int, folder: Path, sharding: str) -> None:
     ranks = torch.distributed.get_world_size()
-    model, _ = make(sharding, seed=0)
+    model = make(sharding, seed=0)
     load(folder / "half", model)
     step(model, rank, ranks)
     write(model, folder / f"end-{ranks}-{rank}.json")
-    other, _ = make(sharding, seed=1)
+    other = make(sharding, seed=1)
     try:
         load(folder / "half", other)
     except CheckpointError as error:

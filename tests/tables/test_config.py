@@ -36,8 +36,10 @@ def test_a_scheme_without_an_allocation_says_which_have_one(scheme: str) -> None
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_what_every_scheme_checks(scheme: str) -> None:
-    """Only a full table needs no budget: its size is given."""
-    if scheme != "full":
+    """Full and compact tables, and what learns compact ones, need no budget: their size is given."""
+    learners = ("opt_embed", "pep", "deep_light", "auto_dim", "auto_srh", "mde")
+    own = {"widths": {"f": 8}} if scheme == "compact" else {}
+    if scheme not in ("full", "compact", *learners):
         with pytest.raises(ValidationError, match="a budget is a text"):
             parse(scheme=scheme, budget=None)
     for key, value, message in [
@@ -47,7 +49,7 @@ def test_what_every_scheme_checks(scheme: str) -> None:
         ("chunks", 1, "Extra inputs are not permitted"),
     ]:
         with pytest.raises(ValidationError, match=message):
-            parse(scheme=scheme, **{key: value})
+            parse(scheme=scheme, **own, **{key: value})
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,29 @@ def test_what_every_scheme_checks(scheme: str) -> None:
         ({"scheme": "chinese_remainder", "num_tables": 1}, "greater than or equal to 2"),
         ({"scheme": "mixed_dimension", "alpha": -0.1}, "greater than or equal to 0"),
         ({"scheme": "tensor_train", "max_rank": 0}, "greater than or equal to 1"),
+        (
+            {"scheme": "compact", "widths": {"a": 4, "b": 6}},
+            "widths: feature 'b': width 6 is none of 0, 4, 8, … up to embedding_dim 16",
+        ),
+        ({"scheme": "compact", "widths": {"a": 20}}, "'a': width 20 is none of"),
+        ({"scheme": "compact", "widths": {"a": -4}}, "'a': width -4 is none of"),
+        ({"scheme": "compact", "widths": {"a": "wide"}}, "valid integer"),
+        ({"scheme": "opt_embed", "alpha": -1}, "greater than or equal to 0"),
+        ({"scheme": "opt_embed", "threshold_lr": 0}, "greater than 0"),
+        (
+            {"scheme": "opt_embed", "threshold_by": "id", "threshold_lr": 0.1},
+            "threshold_lr is for `threshold_by: field`; thresholds by id are trained with training.table_lr",
+        ),
+        ({"scheme": "pep", "threshold_by": "id"}, "Input should be 'field' or 'field_dimension'"),
+        ({"scheme": "pep", "threshold_decay": -1}, "greater than or equal to 0"),
+        ({"scheme": "deep_light", "sparsity": 0}, "greater than 0"),
+        ({"scheme": "deep_light", "sparsity": 1}, "less than 1"),
+        ({"scheme": "deep_light", "damping": 1}, "less than 1"),
+        ({"scheme": "auto_dim", "annealing": -1}, "greater than or equal to 0"),
+        ({"scheme": "auto_srh", "groups": 0}, "greater than or equal to 1"),
+        ({"scheme": "mde", "alpha": 2}, "less than or equal to 1"),
+        ({"scheme": "compact"}, "Field required"),
+        ({"scheme": "compact", "widths": {}, "unknown": "mean"}, "Input should be 'default' or 'zero'"),
     ],
 )
 def test_sizes_that_no_table_can_have(keys: dict[str, Any], message: str) -> None:
@@ -82,3 +107,4 @@ def test_sizes_that_no_table_can_have(keys: dict[str, Any], message: str) -> Non
 def test_widths_that_fit_are_taken() -> None:
     assert parse(scheme="robe", block_dim=32).block_dim == 32
     assert parse(scheme="mixed_radix", operation="concat", embedding_dim=24).operands == 3
+    assert parse(scheme="compact", embedding_dim=8, widths={"a": 0, "b": 4, "c": 8}).unknown == "default"

@@ -1,6 +1,7 @@
 """Budgets: never exceeded, nearly used, and refused with numbers when they cannot be kept."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from recsys_tables.bytes import ResidentBytes
 from recsys_tables.config import TablesConfig, budget_bytes
 from recsys_tables.plan import BudgetError, FeatureSize, TablePlan, full_table_bytes, plan_tables
 from recsys_tables.scheme import MAX_ROWS
@@ -97,6 +99,40 @@ def test_a_budget_that_cannot_be_kept_says_what_is_needed() -> None:
     )
     with pytest.raises(BudgetError, match="the budget 1000B is 1,000"):
         plan(VOCABULARIES, "quotient_remainder", "1000B")
+
+
+def test_a_budget_of_compact_tables_is_only_checked() -> None:
+    keys: dict[str, Any] = {"widths": {"user": 4, "item": 8, "device": 0}}
+    free = plan(VOCABULARIES, "compact", **keys)
+    assert plan(VOCABULARIES, "compact", f"{free.bytes.total}B", **keys) == free
+    with pytest.raises(BudgetError, match=f"need {free.bytes.total:,} bytes"):
+        plan(VOCABULARIES, "compact", f"{free.bytes.total - 1}B", **keys)
+
+
+def test_a_history_reads_the_compact_table_of_its_target() -> None:
+    seen, widths = replace(size("seen", 20_000), reads="user"), {"user": 4, "item": 8, "device": 4}
+    found, alone = (
+        plan(features, "compact", widths=widths) for features in ([seen, *VOCABULARIES], VOCABULARIES)
+    )
+    assert [scheme.feature for scheme in found.schemes] == ["seen", "user", "item", "device"]
+    assert found.schemes[0].tables() == found.schemes[1].tables()
+    assert found.bytes == alone.bytes + ResidentBytes(vocabulary=seen.vocabulary_bytes)
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ({"user": 4}, r"tables\.widths lacks item, device: give every feature a width, 0 for no table"),
+        (
+            {"user": 4, "item": 4, "device": 4, "seen": 4, "usr": 8},
+            r"tables\.widths names seen, usr, but only these features have tables of their own: user, item, device",
+        ),
+    ],
+)
+def test_widths_are_those_of_the_features_with_tables(widths: dict[str, int], message: str) -> None:
+    seen = replace(size("seen", 20_000), reads="user")
+    with pytest.raises(ValueError, match=message):
+        plan([*VOCABULARIES, seen], "compact", widths=widths)
 
 
 @pytest.mark.parametrize("scheme", ["full", "quotient_remainder"])

@@ -1,30 +1,15 @@
-"""Tables in fewer bytes, against torch's own formats and a dense product."""
+"""Tables in fewer bytes, against a dense product."""
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tables.quantise import DTYPES, E4M3, Dtype, StoredTable, compress, pca, to_e4m3
+from recsys_tables.quantise import DTYPES, Dtype, StoredTable, compress, pca
 
 
 def table_of(rows: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 0.1, (rows, width)).astype(np.float32)
-
-
-def test_e4m3_is_that_of_torch() -> None:
-    every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
-    assert np.array_equal(E4M3, every, equal_nan=True)
-    finite = every[np.isfinite(every)]
-    sizes = np.unique(np.abs(finite))
-    random = np.random.default_rng(0).uniform(-448, 448, 4000)
-    middles = (sizes[1:] + sizes[:-1]) / 2
-    values = np.concatenate([finite, middles, -middles, random, random / 1e4, [448.1, -460]]).astype(
-        np.float32
-    )
-    wanted = torch.from_numpy(values).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
-    assert np.array_equal(to_e4m3(values), wanted)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +45,17 @@ def test_a_lookup_is_a_sum_of_dense_rows(
     wanted = (stored.dense().astype(np.float64)[rows] * factors[:, :, None]).sum(axis=1)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("narrow", [None, 4])
+def test_a_padded_lookup_is_dense_rows_and_zeros(dtype: Dtype, narrow: int | None) -> None:
+    stored = compress(table_of(20, 12), dtype, narrow)
+    found = stored.padded(np.array([3, -1, 19, 3]), 16)
+    wanted = np.zeros((4, 16), np.float32)
+    wanted[[0, 2, 3], :12] = stored.dense()[[3, 19, 3]]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=0 if narrow is None else 1e-6)
 
 
 @pytest.mark.parametrize(

@@ -27,18 +27,24 @@ from recsys_tables.out_of_range import in_range
 from recsys_tables.remap import Remap
 from recsys_tables.scheme import MAX_ROWS, Scheme, Table, describe, difference, unique_tables
 from recsys_tables.schemes import (
+    AutoDim,
+    AutoSrh,
     ChineseRemainder,
     Compact,
     DeepHash,
+    DeepLight,
     FrequencySplit,
     Full,
     Hash,
     HashEmbedding,
+    Mde,
     MEmCom,
     MixedDimension,
     MixedRadix,
     MultiHash,
+    OptEmbed,
     PathBased,
+    Pep,
     QuotientRemainder,
     Robe,
     TensorTrain,
@@ -87,6 +93,15 @@ SCHEMES: dict[str, Scheme] = {
     "compact_all_kept": Compact("item", Remap.of(KEPT | True), 12, 16),
     "compact_none_kept": Compact("item", Remap.of(KEPT & False), 8, 16),
     "compact_no_width": Compact("item", Remap.of(KEPT), 0, 16),
+    "opt_embed": OptEmbed("item", N, 16),
+    "opt_embed_by_id": OptEmbed("item", N, 16, threshold_by="id"),
+    "pep": Pep("item", N, 16),
+    "pep_by_column": Pep("item", N, 16, threshold_by="field_dimension"),
+    "deep_light": DeepLight("item", N, 16),
+    "auto_dim": AutoDim("item", N, 16),
+    "auto_srh": AutoSrh("item", N, 16),
+    "mde": Mde("item", N, 8, 16),
+    "mde_full_width": Mde("item", N, 16, 16),
     "deep_hash": DeepHash("item", 16, 8, (12,)),
     "deep_hash_normal": DeepHash("item", 16, 6, (12, 10), "normal"),
 }
@@ -193,8 +208,14 @@ def test_combine_equals_combine_numpy_and_is_linear_if_it_says_so(scheme: Any) -
     dims = {table.name: table.embedding_dim for table in scheme.tables()}
     ids = np.arange(9)
     vectors = [random.normal(size=(9, dims[item.table])).astype(np.float32) for item in scheme.rows(ids)]
-    aux, module = scheme.aux(ids), scheme.combine()
+    masks = isinstance(scheme, OptEmbed | Pep | DeepLight)
+    if masks:
+        vectors[0][::2] *= 1e-2  # norms on both sides of the thresholds
+        vectors[1:] = [np.ones((9, 4), np.float32) for _ in vectors[1:]]
+    aux, module = scheme.aux(ids), scheme.combine().eval()
     with torch.no_grad():
+        for held in itertools.chain(module.parameters(), module.buffers()) if masks else ():
+            held.fill_(1)
         more = () if aux is None else (torch.from_numpy(aux),)
         out = module([torch.from_numpy(v) for v in vectors], *more).numpy()
         if hasattr(scheme, "combine_numpy"):
@@ -232,12 +253,12 @@ def test_a_vector_starts_with_the_variance_of_a_full_table(scheme: Any) -> None:
     for seed in range(50):
         torch.manual_seed(seed)
         of_engine = engine.combiner if scheme.tables() else engine
-        of_engine.combines[0] = scheme.combine()
+        of_engine.combines[0] = scheme.combine().eval()  # in training a mixture of widths is drawn
         more = (weights(scheme, seed),) if scheme.tables() else ()
         found.append(engine.vectors_of("item", ids, *more))
     vectors = np.stack(found).astype(np.float64)
     alive = (vectors != 0).any(axis=0)
-    assert alive.all() or isinstance(scheme, Compact)
+    assert alive.all() or isinstance(scheme, Compact | Mde)
     if not alive.any():
         return
     vectors = vectors[:, alive]
@@ -346,6 +367,22 @@ def vector_by_formula(scheme: Any, tables: Tensors, dense: Tensors, i: int) -> T
                     t["compact"][334] if scheme.pruned == "default" else torch.zeros(16, dtype=torch.float64)
                 )
             return torch.nn.functional.pad(t["compact"][row], (0, 16 - scheme.width))
+        case OptEmbed():
+            threshold = dense["threshold"][0] if scheme.threshold_by == "field" else t["threshold"][i, 0]
+            return t["full"][i] * (t["full"][i].abs().sum() > threshold)
+        case Pep():
+            e, threshold = t["full"][i], torch.sigmoid(dense["threshold"])
+            return torch.where(e.abs() > threshold, e - e.sign() * threshold, 0.0)
+        case DeepLight():
+            return t["full"][i]  # before the first batch of training
+        case AutoDim():
+            chosen, p = int(dense["choice"].argmax()), torch.softmax(dense["choice"], 0)
+            return sum(p[n] * (torch.arange(16) < 4 * min(n, chosen)) for n in range(5)) * t["full"][i]
+        case AutoSrh():
+            scale = dense["scales"][6 * i // N]
+            return t["full"][i] * torch.where(scale.abs() < 0.01, 0.0, scale)
+        case Mde():
+            return torch.nn.functional.pad(t["full"][i], (0, 16 - scheme.width))
         case DeepHash():
             shares = torch.tensor([(h(j, 2**23) + 0.5) / 2**23 for j in range(scheme.num_hashes)]).double()
             x = torch.special.ndtri(shares) if scheme.encoding == "normal" else 2 * shares - 1
@@ -435,7 +472,7 @@ def assert_equals_the_oracle(fields: list[Field], bags: dict[str, Any]) -> None:
         ]
         for f in fields
     }
-    engine = engine_for(fields)
+    engine = engine_for(fields).eval()  # a supernet draws widths in training
     exact: dict[str, Tensor] = {}
     for name, parameter in engine.named_parameters():
         torch.nn.init.normal_(parameter)

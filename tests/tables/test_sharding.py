@@ -79,10 +79,11 @@ def worst(row: dict[str, Any]) -> float:
 
 def test_two_ranks_compute_what_one_does() -> None:
     rows = agreement(
-        "--ranks", "2", "--steps", "8", "--schemes", "quotient_remainder product", "unified 2 tables"
+        *("--ranks", "2", "--steps", "8", "--schemes", "quotient_remainder product", "unified 2 tables"),
+        *("opt_embed", "opt_embed by id"),
     )
     assert {row["sharding"] for row in rows} == {"table_wise", "row_wise", "column_wise", "auto"}
-    assert len(rows) == 8
+    assert len(rows) == 16
     assert [row for row in rows if not worst(row) <= TOLERANCE] == []
 
 

@@ -1,6 +1,12 @@
 """Features: declared in a config, fitted on training rows, and the same numbers wherever they are applied."""
 
-from recsys_pipelines.features.categorical import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, Categorical
+from recsys_pipelines.features.categorical import (
+    FIRST_CODE,
+    MISSING_CODE,
+    UNKNOWN_CODE,
+    Categorical,
+    kept_ids,
+)
 from recsys_pipelines.features.declared import sequences_of, serving_specs_of, specs_of
 from recsys_pipelines.features.features import FeatureFitter, Features
 from recsys_pipelines.features.numeric import Buckets, Numeric
@@ -16,6 +22,7 @@ __all__ = [
     "Features",
     "Numeric",
     "Statistic",
+    "kept_ids",
     "sequences_of",
     "serving_specs_of",
     "specs_of",

@@ -12,7 +12,8 @@ from recsys_cython_ext import MISSING_ID, IdCounter, IdTable, mix64, string_ids
 from recsys_cython_ext.vocabulary import table_bytes
 from recsys_pipelines.convert import one_array
 from recsys_pipelines.features.base import Arrays
-from recsys_pipelines.sources.location import located
+from recsys_pipelines.sources.base import SourceError
+from recsys_pipelines.sources.location import Place, located
 
 MISSING_CODE, UNKNOWN_CODE, FIRST_CODE = 0, 1, 2  # codes of a vocabulary
 SIGN_BIT = np.int64(-(2**63))
@@ -124,7 +125,8 @@ class Categorical:
 
 class CategoricalFit:
     """Counts of a feature's ids. `settings` are those of `Categorical`; `fixed` is a vocabulary given beforehand:
-    integers, or the path of a text file (`config.CategoricalConfig`) whose values are those of the column `source`.
+    integers, or the path of a text file (`config.CategoricalConfig`) whose values are those of the column `source`;
+    `keep` the folder of the ids that a vocabulary may hold.
     """
 
     def __init__(
@@ -133,11 +135,13 @@ class CategoricalFit:
         min_count: int,
         fixed: range | str | None = None,
         source: str = "",
+        keep: str | None = None,
     ) -> None:
         self._settings = settings
         self._min_count = min_count
         self._fixed = fixed
         self._source = source
+        self._keep = keep
         self._counter = IdCounter()
         self._found: tuple[np.ndarray, np.ndarray] | None = None  # in the counter, sorted
 
@@ -170,14 +174,20 @@ class CategoricalFit:
         return len(ids) - int(MISSING_ID in ids[:1])  # the smallest integer comes first
 
     def vocabulary(self) -> np.ndarray:
-        """Ids [V] seen at least `min_count` times, by falling count, then by rising id."""
+        """Ids [V] seen at least `min_count` times, and to be kept, by falling count, then by rising id.
+
+        Raises SourceError for a file of ids to keep that cannot be used.
+        """
         ids, counts = self._result()
         kept = (ids != MISSING_ID) & (counts >= self._min_count)
+        if self._keep is not None:
+            name = self._settings["name"]
+            kept &= np.isin(ids, kept_ids(self._keep, name))
         ids, counts = ids[kept], counts[kept]
         return ids[np.argsort(-counts, kind="stable")]
 
     def fitted(self, text: Mapping[str, bool]) -> Categorical:
-        """As `Fit.fitted`. Raises ValueError for a vocabulary file that cannot be used."""
+        """As `Fit.fitted`. Raises ValueError for a vocabulary or a file of ids that cannot be used."""
         full = FIRST_CODE + self.num_ids
         if self._fixed is not None:
             ids = self._fixed_ids(text)
@@ -207,6 +217,22 @@ class CategoricalFit:
         except (pa.ArrowException, UnicodeEncodeError) as error:
             raise ValueError(f"{path}: not UTF-8 text ({error}): write the vocabulary again") from None
         return _once(ids, lines, path)
+
+
+def kept_ids(folder: Place, feature: str) -> np.ndarray:
+    """The ids of a feature that `keep: folder` lists, int64 [n]. Raises SourceError naming file and feature."""
+    path = located(folder) / f"{feature}.npy"
+    wanted = f"`keep` of feature {feature!r} takes 64-bit ids, int64 [n], as numpy.save writes them"
+    try:
+        with path.open("rb") as file:
+            ids = np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror or error}); {wanted}") from None
+    except ValueError as error:
+        raise SourceError(f"{path}: no file of a NumPy array ({error}); {wanted}") from None
+    if ids.dtype != np.int64 or ids.ndim != 1:
+        raise SourceError(f"{path}: holds {ids.dtype} {list(ids.shape)}; {wanted}")
+    return ids
 
 
 def _integers(lines: list[str], path: Any) -> np.ndarray:

@@ -71,7 +71,8 @@ def _categorical(config: CategoricalConfig) -> Parts:
             specs[f"{name}:weights"] = Weights(name, config.weights, config.separator)
         settings = _settings(config, name, config.multivalued, config.pooling, config.weights is not None)
         fixed = None if config.vocabulary is None else str(config.vocabulary)
-        fits[name] = CategoricalFit(settings, config.min_count, fixed, source=name)
+        keep = None if config.keep is None else str(config.keep)
+        fits[name] = CategoricalFit(settings, config.min_count, fixed, source=name, keep=keep)
     return specs, fits
 
 

@@ -1,0 +1,244 @@
+"""From an experiment to small tables: a learner, a search on validation rows, compact tables, seeds, an artefact.
+
+<runs>/<name>-search-<digest>/
+  evaluations.jsonl    qualities of genomes, as they come
+  <budget>/            the compact experiments (`compaction.compact_config`), and `artefact`, the first seed's
+
+The learner's run, the trained arms and the evaluations are kept, so the same command goes on where it was.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys.compaction import compact_config, space_of
+from recsys.comparing import Progress, Result, run_comparison
+from recsys.config import ConfigError, ExperimentConfig
+from recsys.evaluation_log import EvaluationLog
+from recsys.evolution import Evaluate, Outcome, Settings, evolve, pareto_front
+from recsys.evolution_rivals import random_search, uniform_shrink
+from recsys.exporting import export
+from recsys.learners import learned_of
+from recsys.saliency import ranked_by_saliency, saliency
+from recsys.search_space import Genome, Learned, SearchSpace
+from recsys.supernet import Supernet, full_model, validation_rows
+from recsys.tables import plan_of
+from recsys.training.loop import Watch
+from recsys.training.run import Run, train
+from recsys_pipelines.batches import Rows
+from recsys_pipelines.features import Features
+from recsys_pipelines.prepare import Prepared
+from recsys_tables.config import budget_bytes
+from recsys_tables.quantise import Dtype
+
+Evaluator = Callable[[Supernet], AbstractContextManager[Evaluate]]
+
+
+@dataclass(frozen=True)
+class SizeSearch:
+    """What a search found: genomes, and what became of those that were trained.
+
+    learner: its finished run. full: the genome of all rows and columns that it keeps, on validation.
+    outcomes: by search, `evolution` first, then its rivals. front: quality by bytes up to the full table's.
+    compared: the full table and the best genome of each search, trained; None where nothing was.
+    """
+
+    config: ExperimentConfig
+    budget: str
+    budget_bytes: int
+    full_bytes: int
+    space: SearchSpace
+    learner: Run
+    full: float
+    outcomes: dict[str, Outcome]
+    front: Outcome
+    compact: dict[str, Path]  # experiment files, by search
+    compared: Result | None
+    artefact: Path | None
+
+    @property
+    def best(self) -> Genome:
+        """The evolution's."""
+        return self.outcomes["evolution"].best.genome
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+
+        def scored(outcome: Outcome) -> dict[str, Any]:
+            best = outcome.best
+            return {
+                "genome": best.genome.to_dict(),
+                "quality": best.quality,
+                "bytes": best.bytes,
+                "evaluations": outcome.evaluations,
+                "history": outcome.history,
+            }
+
+        return {
+            "budget": self.budget,
+            "budget_bytes": self.budget_bytes,
+            "full_bytes": self.full_bytes,
+            "features": list(self.space.features),
+            "learner": str(self.learner.path),
+            "quality_of_all_kept": self.full,
+            "bytes_of_all_kept": self.space.bytes(self.space.everything()),
+            "searches": {name: scored(outcome) for name, outcome in self.outcomes.items()},
+            "front": [
+                {**s.genome.to_dict(), "quality": s.quality, "bytes": s.bytes} for s in self.front.front
+            ],
+            "compact": {name: str(path) for name, path in self.compact.items()},
+            "compared": None if self.compared is None else self.compared.to_dict(),
+            "artefact": None if self.artefact is None else str(self.artefact),
+        }
+
+
+def run_size_search(
+    config: ExperimentConfig,
+    budget: str,
+    prepared: Prepared,
+    roots: tuple[Path, Path],
+    evaluator: Evaluator,
+    seeds: int = 5,
+    jobs: int | None = None,
+    effect: float | None = None,
+    dtype: Dtype = "fp32",
+    watch: Watch | None = None,
+    progress: Progress = lambda *_: None,
+) -> SizeSearch:
+    """Find the best compact model of `config`, of full tables, whose resident bytes are at most `budget`.
+
+    roots: the folders of runs and of prepared data. `evaluator` says where genomes are evaluated. seeds: of the final
+    comparison with the full table; 0 stops before it. effect, jobs: as of `run_comparison`.
+
+    Only validation rows choose. Raises ConfigError where the tables are not `full`, BudgetError where the smallest
+    tables that keep every field do not fit, and as `train`, `learned_of` and `run_comparison` do.
+    """
+    if config.tables.scheme != "full":
+        raise ConfigError(
+            f"{config.name}: tables.scheme is {config.tables.scheme!r}; a search starts from full tables, so set it "
+            "to 'full', and the learner's in shrink.learner"
+        )
+    runs, prepared_root = roots
+    learner_config = config.replace(
+        {**config.shrink.learner, "name": f"{config.name}-learner"}, where=f"{config.name}: shrink.learner"
+    )
+    learner = train(learner_config, prepared, runs, watch)
+    learned = _ranked(learner, prepared, progress)
+    features = Features.load(learner.path / "features")
+    space = space_of(config, features, learned)
+    full_bytes = plan_of(config, features).full_bytes
+    limit = budget_bytes(budget, full_bytes)
+    folder = runs / f"{config.name}-search-{_digest(config, learner, space)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    known = EvaluationLog(folder / "evaluations.jsonl")
+    shrink = config.shrink
+    settings = Settings(
+        shrink.population,
+        shrink.mutations,
+        shrink.crossovers,
+        shrink.generations,
+        shrink.mutation_rate,
+        shrink.seed,
+    )
+    rows = validation_rows(prepared.path, shrink.validation_rows, shrink.seed)
+    supernet = Supernet(learner, learned, space, rows)
+    everything = space.everything()
+    with evaluator(supernet) as evaluate:
+        of = settings.population + settings.generations * (settings.mutations + settings.crossovers)
+
+        def shown(what: str) -> Evaluate:
+            return _shown(evaluate, what, of, progress)
+
+        evolution = evolve(space, shown("evolution"), limit, settings, known)
+        tried = evolution.evaluations
+        outcomes = {
+            "evolution": evolution,
+            "random": random_search(space, shown("random search"), limit, tried, shrink.seed, known),
+            "uniform": uniform_shrink(space, shown("uniform shrink"), limit, tried, known),
+        }
+        front = pareto_front(space, shown("Pareto front"), space.bytes(everything), settings, known)
+        if everything not in known:
+            (known[everything],) = evaluate([everything])
+    place = folder / budget.replace(" ", "").replace("%", "pct")
+    compact, arms = {}, [config]
+    for search, outcome in outcomes.items():
+        name = f"{config.name}-{search}"
+        best = outcome.best.genome
+        compact[search] = place / f"{name}.yaml"
+        arms.append(compact_config(config, name, learner, learned, space, best, place))
+    found = SizeSearch(
+        config,
+        budget,
+        limit,
+        full_bytes,
+        space,
+        learner,
+        known[everything],
+        outcomes,
+        front,
+        compact,
+        None,
+        None,
+    )
+    if seeds == 0:
+        return found
+    compared = run_comparison(arms, seeds, runs, prepared_root, jobs, progress, effect=effect)
+    first = compared.arms[1].runs[0]
+    out = place / f"artefact-{dtype}-{first.path.parent.name.rpartition('-')[2]}"
+    export(first, out, dtype)
+    return replace(found, compared=compared, artefact=out)
+
+
+def _ranked(learner: Run, prepared: Prepared, progress: Progress) -> Learned:
+    """What the learner leaves, its rows ranked by what training would lose with them; kept beside the run."""
+    learned = learned_of(learner)
+    file = learner.path.with_name(f"{learner.path.name}-saliency.npz")
+    if not file.exists():
+        rows = Rows.load(prepared.path, "train")
+        size = learner.config.evaluation.batch_size
+        found = saliency(
+            full_model(learner, learned), learned, rows, size, lambda *done: progress("rank rows", *done)
+        )
+        partial = file.with_suffix(".tmp")
+        with partial.open("wb") as stream:
+            np.savez(stream, **found)  # type: ignore[arg-type]
+        partial.replace(file)
+    with np.load(file) as found:
+        return ranked_by_saliency(learned, dict(found))
+
+
+def _shown(evaluate: Evaluate, what: str, of: int, progress: Progress) -> Evaluate:
+    """Evaluate, and tell how many are done."""
+    done = 0
+
+    def told(genomes: Sequence[Genome]) -> Iterator[float]:
+        nonlocal done
+        qualities: Iterable[float] = evaluate(genomes)
+        for quality in qualities:
+            done += 1
+            progress(what, done, of)
+            yield quality
+
+    return told
+
+
+def _digest(config: ExperimentConfig, learner: Run, space: SearchSpace) -> str:
+    """Of all that an evaluation of a genome depends on."""
+    told = [
+        learner.path.parent.name,
+        learner.path.name,
+        config.shrink.validation_rows,
+        config.shrink.seed,
+        config.training.monitor,
+        {
+            name: hashlib.blake2b(score.tobytes(), digest_size=8).hexdigest()
+            for name, score in space.scores.items()
+        },
+    ]
+    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=6).hexdigest()

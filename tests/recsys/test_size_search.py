@@ -1,0 +1,182 @@
+"""From full tables to small ones: a learner, a search on validation rows, compact tables that are what was searched."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.compaction import compact_config
+from recsys.config import ConfigError, ExperimentConfig, load
+from recsys.evaluation.metrics import evaluate
+from recsys.learners import learned_of
+from recsys.search_space import Genome
+from recsys.size_search import SizeSearch, run_size_search
+from recsys.supernet import Supernet, evaluator, validation_rows
+from recsys.tables import plan_of
+from recsys.training.distributed import process_group
+from recsys.training.prediction import predict
+from recsys.training.run import Run
+from recsys_pipelines.batches import Rows
+from recsys_pipelines.features import Features
+from recsys_pipelines.prepare import Prepared, prepare
+from recsys_tables import artefact
+from recsys_tables.plan import BudgetError
+
+Configure = Callable[..., ExperimentConfig]
+SHRINK = {
+    "learner": {"tables.scheme": "opt_embed", "training.table_weight_decay": 0.1},
+    "population": 6,
+    "mutations": 3,
+    "crossovers": 3,
+    "generations": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def config(configure: Configure) -> ExperimentConfig:
+    return configure({"training.epochs": 1}, shrink=SHRINK)
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture(scope="module")
+def found(config: ExperimentConfig, roots: tuple[Path, Path]) -> SizeSearch:
+    ready = prepare(config.data, config.features, roots[1])
+    return run_size_search(config, "40%", ready, roots, evaluator, seeds=1, jobs=1)
+
+
+def supernet_of(found: SizeSearch) -> tuple[Run, Any, Rows]:
+    run = found.learner
+    return run, learned_of(run), Rows.load(Path(run.metrics["prepared"]), "validation")
+
+
+def test_all_that_the_learner_keeps_predicts_as_the_learner_does(found: SizeSearch) -> None:
+    run, learned, rows = supernet_of(found)
+    supernet = Supernet(run, learned, found.space, rows)
+    quality = supernet.quality(found.space.everything())
+    assert quality == pytest.approx(-run.metrics["validation"]["logloss"], abs=1e-6)
+    assert quality == found.full
+
+
+def test_a_genome_is_judged_as_its_compact_tables_are_before_training(
+    found: SizeSearch, config: ExperimentConfig, roots: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Masks on the supernet, and the compact experiment that starts from its weights, say the same of every row."""
+    run, learned, rows = supernet_of(found)
+    space = found.space
+    genome = space.fit(space.uniform(4, 0.5), space.bytes(space.everything()))
+    inherits = config.replace({"shrink.weights": "inherited"})
+    compact = compact_config(inherits, "half", run, learned, space, genome, tmp_path)
+    ready = prepare(compact.data, compact.features, roots[1])
+    assert plan_of(compact, ready.features()).bytes.total == space.bytes(genome)
+
+    from recsys.training.distributed import shard_model
+    from recsys.training.loop import make_model
+    from recsys_tables.pieces import load_start, pieces
+
+    with process_group():
+        model = shard_model(make_model(compact, ready.features()), compact, torch.device("cpu"))
+        load_start(compact.training.start, model)
+        for piece in pieces(model):  # a pruned id is zeros in the supernet, and the row of unknown ids here
+            if piece.name.startswith("table/"):
+                piece.values[1] = 0
+        predictions = predict(model, Rows.load(ready.path, "validation"), compact)
+    # the supernet's unknown ids are what its learner has made of them
+    blank = {name: weights.copy() for name, weights in learned.weights.items()}
+    for weights in blank.values():
+        weights[1] = 0
+    supernet = Supernet(run, type(learned)(blank, learned.score, learned.widths), space, rows)
+    expected = config.training.score(evaluate(rows.label, predictions))
+    assert supernet.quality(genome) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_search_is_what_its_compact_experiment_trains(found: SizeSearch) -> None:
+    assert found.compared is not None
+    best = found.outcomes["evolution"].best
+    assert best.bytes <= found.budget_bytes == int(0.4 * found.full_bytes)
+    full, compact, *rivals = found.compared.arms
+    assert full.bytes["full_table"] == found.full_bytes
+    assert compact.bytes["total"] == best.bytes
+    assert [arm.name for arm in rivals] == ["small-random", "small-uniform"]
+    file = load(found.compact["evolution"])
+    assert file.tables.scheme == "compact"
+    assert file.tables.widths == dict(zip(found.space.features, found.best.widths, strict=True))
+    kept = {name: keep.sum() - 2 for name, keep in found.space.keep(found.best).items()}
+    features = Features.load(compact.runs[0].path / "features")
+    for feature, width in zip(features.categorical, found.best.widths, strict=True):
+        assert feature.num_codes - 2 == (kept[feature.name] if width else 0)
+
+
+def test_rivals_have_as_many_evaluations_and_the_best_is_one_that_was_scored(found: SizeSearch) -> None:
+    evolution = found.outcomes["evolution"]
+    assert found.outcomes["random"].evaluations == evolution.evaluations
+    assert found.outcomes["uniform"].evaluations <= evolution.evaluations
+    run, learned, rows = supernet_of(found)
+    supernet = Supernet(run, learned, found.space, rows)
+    for outcome in found.outcomes.values():
+        assert outcome.best in outcome.evaluated
+        assert supernet.quality(outcome.best.genome) == pytest.approx(outcome.best.quality, abs=1e-9)
+
+
+def test_the_artefact_serves_the_compact_run(found: SizeSearch) -> None:
+    assert found.artefact is not None
+    assert found.compared is not None
+    served = artefact.open(found.artefact)
+    assert served.bytes.serving == found.compared.arms[1].bytes["serving"]
+
+
+def test_the_same_command_evaluates_and_trains_nothing_again(
+    found: SizeSearch, config: ExperimentConfig, roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> float:
+        raise AssertionError("was known")
+
+    monkeypatch.setattr(Supernet, "quality", never)
+    ready = prepare(config.data, config.features, roots[1])
+    again = run_size_search(config, "40%", ready, roots, evaluator, seeds=1, jobs=1)
+    assert again.to_dict() == found.to_dict()
+    json.dumps(again.to_dict())
+
+
+def test_what_cannot_be_searched_is_said(
+    config: ExperimentConfig, roots: tuple[Path, Path], found: SizeSearch
+) -> None:
+    ready = prepare(config.data, config.features, roots[1])
+    with pytest.raises(BudgetError, match="smallest tables that keep every field need"):
+        run_size_search(config, "100B", ready, roots, evaluator, seeds=0)
+    hashed = config.replace({"tables": {"scheme": "opt_embed", "embedding_dim": 8}})
+    with pytest.raises(ConfigError, match="a search starts from full tables"):
+        run_size_search(hashed, "40%", ready, roots, evaluator, seeds=0)
+    plain = config.replace({"shrink.learner": {"training.epochs": 1}})
+    with pytest.raises(ConfigError, match="learn no masks"):
+        run_size_search(plain, "40%", ready, roots, evaluator, seeds=0)
+    with pytest.raises(ValueError, match="gives up every field"):
+        found.space.keep(Genome((0, 0, 0), (0, 0, 0)))
+
+
+def test_validation_rows_are_drawn_from_validation_alone(prepared: Prepared) -> None:
+    rows = validation_rows(prepared.path, 100, 0)
+    everyone = Rows.load(prepared.path, "validation")
+    assert len(rows) == 100
+    assert set(rows.row_id) <= set(everyone.row_id)
+    assert (np.diff(rows.row_id) > 0).all()
+    assert np.array_equal(rows.row_id, validation_rows(prepared.path, 100, 0).row_id)
+    assert len(validation_rows(prepared.path, 10**6, 0)) == len(everyone)
+
+
+@pytest.mark.slow
+def test_ray_workers_find_the_same_qualities(found: SizeSearch) -> None:
+    from recsys.supernet_ray import ray_evaluator
+
+    run, learned, rows = supernet_of(found)
+    supernet = Supernet(run, learned, found.space, rows)
+    genomes = [scored.genome for scored in found.outcomes["evolution"].evaluated[:6]]
+    with ray_evaluator(supernet, 2) as evaluate_:
+        assert list(evaluate_(genomes)) == [supernet.quality(genome) for genome in genomes]
