@@ -112,7 +112,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         )
         searched = time.perf_counter() - began
         write_search(found, work / "search.html")
-        arms = [config, *(load(found.compact[search]) for search in ("evolution", "uniform", "random"))]
+        arms = [config, *(load(found.compact[search]) for search in ("evolution", "uniform"))]
         arms += [rival(config, other, arguments.budget) for other in arguments.rivals]
         result = run_comparison(
             arms,

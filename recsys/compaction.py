@@ -105,9 +105,9 @@ def compact_config(
 def _save_start(path: Path, run: Run, learned: Learned, space: SearchSpace, genome: Genome) -> None:
     """Tables under the genome's masks, and the learner's network."""
     schemes = [Full(name, space.num_codes[name], space.embedding_dim) for name in space.features]
-    weights = {f"{name}/full": learned.weights[name] for name in space.features}
-    widths = dict(zip(space.features, genome.widths, strict=True))
-    _, tables = compact_from(schemes, weights, space.keep(genome), widths)
+    keep, widths = space.keep(genome), dict(zip(space.features, genome.widths, strict=True))
+    weights = {f"{name}/full": learned.masked(name, keep[name], widths[name]) for name in space.features}
+    _, tables = compact_from(schemes, weights, keep, widths)
     saved = Checkpoint(run.path / "checkpoint")
     tensors = {name: saved.read(name) for name in saved.names if name.startswith(NETWORK)}
     tensors |= {f"table/{name}": torch.from_numpy(np.ascontiguousarray(t)) for name, t in tables.items()}

@@ -24,26 +24,37 @@ Progress = Callable[[int, int], None]  # rows done, of
 def saliency(
     model: ClickModel, learned: Learned, rows: Rows, batch_size: int, progress: Progress = lambda *_: None
 ) -> dict[str, np.ndarray]:
-    """½ Σ (g · e)² of each row e, by feature with a table of its own: float64 [V].
+    """½ Σ (g · (e - e₀))² of each row e, by feature with a table of its own: float64 [V]. e₀ is the field's default.
 
     The sum is over the impressions of `rows` that hold the id, and g the gradient of the impression's log loss by the
     id's vector: LeCun et al. 1990 (optimal brain damage) with the empirical Fisher information of whole rows in place of
-    the diagonal Hessian. Twice this is Wald's statistic against a zero vector. So it grows with the impressions of an id
+    the diagonal Hessian. Twice this is Wald's statistic against the default. So it grows with the impressions of an id
     that matters, stays small for an id that noise has moved, and is comparable over fields.
 
     model: full tables that hold `learned.weights`, in evaluation mode.
     """
     found = {name: np.zeros(len(weights)) for name, weights in learned.weights.items()}
-    weights = {name: torch.from_numpy(values) for name, values in learned.weights.items()}
+    parts = {
+        name: torch.from_numpy(values - learned.default[name]) for name, values in learned.weights.items()
+    }
     for first in range(0, len(rows), batch_size):
         part = np.arange(first, min(first + batch_size, len(rows)))
         batch = click_batch(model.engine, rows.batch(part))
         for field, bag, gradient in _gradients(model, batch):
             table = _owner(field)
-            change = (gradient * weights[table][bag.ids]).sum(dim=1).double().square()
+            change = (gradient * parts[table][bag.ids]).sum(dim=1).double().square()
             found[table] += np.bincount(bag.ids.numpy(), change.numpy(), minlength=len(found[table]))
         progress(first + len(part), len(rows))
     return {name: values / 2 for name, values in found.items()}
+
+
+def with_defaults(learned: Learned, rows: Rows) -> Learned:
+    """With the mean vector of the field's impressions in `rows` as default: what the row of unknown ids learns first."""
+    default = {}
+    for name, weights in learned.weights.items():
+        counts = np.bincount(rows.ids_of(name), minlength=len(weights))
+        default[name] = (counts @ weights.astype(np.float64) / max(1, counts.sum())).astype(np.float32)
+    return replace(learned, default=default)
 
 
 def ranked_by_saliency(learned: Learned, found: dict[str, np.ndarray]) -> Learned:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from recsys_cython_ext.vocabulary import table_bytes
-from recsys_pipelines.features.categorical import FIRST_CODE
+from recsys_pipelines.features.categorical import FIRST_CODE, UNKNOWN_CODE
 from recsys_tables.bytes import OptimizerName, optimizer_row_bytes
 from recsys_tables.plan import BudgetError
 
@@ -71,11 +71,22 @@ class Learned:
     weights: float32 [V, D], effective values: masks that belong to the learner are applied.
     score: float64 [V], importance; above 0 where the learner keeps the row, and comparable over features.
     widths: the widest useful width, D where the learner does not choose widths.
+    default: float32 [D], what a pruned id reads instead of its row; zeros unless given.
     """
 
     weights: dict[str, np.ndarray]
     score: dict[str, np.ndarray]
     widths: dict[str, int]
+    default: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def masked(self, feature: str, keep: np.ndarray, width: int) -> np.ndarray:
+        """Weights [V, D] of a feature under a mask of rows, bool [V], and of columns; the row of unknown ids too is
+        the default."""
+        default = self.default.get(feature, np.zeros(self.weights[feature].shape[1], np.float32))
+        found = np.where(keep[:, None], self.weights[feature], default)
+        found[UNKNOWN_CODE] = default
+        found[:, width:] = 0
+        return found
 
 
 @dataclass(frozen=True, eq=False)

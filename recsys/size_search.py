@@ -25,7 +25,7 @@ from recsys.evolution import Evaluate, Outcome, Settings, evolve, pareto_front
 from recsys.evolution_rivals import random_search, uniform_shrink
 from recsys.exporting import export
 from recsys.learners import learned_of
-from recsys.saliency import ranked_by_saliency, saliency
+from recsys.saliency import ranked_by_saliency, saliency, with_defaults
 from recsys.search_space import Genome, Learned, SearchSpace
 from recsys.supernet import Supernet, full_model, validation_rows
 from recsys.tables import plan_of
@@ -196,21 +196,24 @@ def run_size_search(
 
 
 def _ranked(learner: Run, prepared: Prepared, progress: Progress) -> Learned:
-    """What the learner leaves, its rows ranked by what training would lose with them; kept beside the run."""
+    """What the learner leaves, ranked by what training would lose with each row; kept beside the run."""
     learned = learned_of(learner)
     file = learner.path.with_name(f"{learner.path.name}-saliency.npz")
     if not file.exists():
         rows = Rows.load(prepared.path, "train")
-        size = learner.config.evaluation.batch_size
         found = saliency(
-            full_model(learner, learned), learned, rows, size, lambda *done: progress("rank rows", *done)
+            full_model(learner, learned),
+            with_defaults(learned, rows),
+            rows,
+            learner.config.evaluation.batch_size,
+            lambda *done: progress("rank rows", *done),
         )
         partial = file.with_suffix(".tmp")
         with partial.open("wb") as stream:
             np.savez(stream, **found)  # type: ignore[arg-type]
         partial.replace(file)
     with np.load(file) as found:
-        return ranked_by_saliency(learned, dict(found))
+        return ranked_by_saliency(with_defaults(learned, Rows.load(prepared.path, "train")), dict(found))
 
 
 def _shown(evaluate: Evaluate, what: str, of: int, progress: Progress) -> Evaluate:

@@ -30,7 +30,7 @@ class Supernet:
 
     def __init__(self, run: Run, learned: Learned, space: SearchSpace, rows: Rows) -> None:
         self.recipe = run, learned, space, rows  # what another process makes the same of
-        self._config, self._space, self._weights = run.config, space, learned.weights
+        self._config, self._space, self._learned = run.config, space, learned
         torch.set_num_threads(run.config.training.num_threads)
         self._model = full_model(run, learned)
         self._tables = {feature: _table(self._model, feature) for feature in space.features}
@@ -41,12 +41,10 @@ class Supernet:
 
     @torch.no_grad()
     def quality(self, genome: Genome) -> float:
-        """The monitored metric of a genome, higher is better. A pruned id is the zero vector."""
+        """The monitored metric of a genome, higher is better. A pruned id reads the field's default."""
         keep = self._space.keep(genome)
         for feature, width in zip(self._space.features, genome.widths, strict=True):
-            table = self._tables[feature]
-            table.copy_(torch.from_numpy(self._weights[feature] * keep[feature][:, None]))
-            table[:, width:] = 0
+            self._tables[feature].copy_(torch.from_numpy(self._learned.masked(feature, keep[feature], width)))
         logits = torch.cat([self._model(batch)[0] for batch in self._batches])
         predictions = recalibrate(torch.sigmoid(logits.double()).numpy(), self._config.training.negative_rate)
         return self._config.training.score(evaluate(self._label, predictions))
