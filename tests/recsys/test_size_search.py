@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
+from typer.testing import CliRunner
 
+from recsys import cli
 from recsys.compaction import compact_config
 from recsys.config import ConfigError, ExperimentConfig, load
 from recsys.evaluation.metrics import evaluate
@@ -179,3 +182,21 @@ def test_ray_workers_find_the_same_qualities(found: SizeSearch) -> None:
     genomes = [scored.genome for scored in found.outcomes["evolution"].evaluated[:6]]
     with ray_evaluator(supernet, 2) as evaluate_:
         assert list(evaluate_(genomes)) == [supernet.quality(genome) for genome in genomes]
+
+
+def test_the_command_says_what_it_found_and_trains_nothing_that_is_there(
+    found: SizeSearch, config: ExperimentConfig, roots: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file, report = tmp_path / "small.yaml", tmp_path / "r.html"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
+    folders = ["--runs", str(roots[0]), "--prepared", str(roots[1])]
+    command = ["search", str(file), "--budget", "40%", "--seeds", "1", *folders, "--report", str(report)]
+    told = json.loads(CliRunner().invoke(cli.app, [*command, "--json"], catch_exceptions=False).stdout)
+    assert told["searches"]["evolution"]["genome"] == found.best.to_dict()
+    assert told["artefact"] == str(found.artefact)
+    shown = CliRunner().invoke(cli.app, command, catch_exceptions=False).stdout
+    assert "Within 40%" in shown
+    assert str(found.compact["evolution"]) in shown.replace("\n", "")
+    page = report.read_text()
+    assert page.count("data:image/png;base64,") >= 3
+    assert "Pareto front" in page
