@@ -1,14 +1,17 @@
 """From what a learner found to compact tables: the space of genomes of an experiment, and a genome as a configuration."""
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 from safetensors.torch import save_file
 
-from recsys.config import ConfigError, ExperimentConfig, parse
+from recsys.config import ConfigError, ExperimentConfig
 from recsys.model_config import targets_of
 from recsys.search_space import Genome, Learned, SearchSpace
 from recsys.supernet import NETWORK
@@ -16,9 +19,11 @@ from recsys.training.run import Run
 from recsys_pipelines.config import CategoricalConfig
 from recsys_pipelines.features import Features
 from recsys_pipelines.features.categorical import FIRST_CODE, Categorical
+from recsys_tables.artefact import file_digest
 from recsys_tables.checkpoint import Checkpoint
 from recsys_tables.schemes import Full, compact_from
 
+EXPERIMENT, IDS, START = "experiment.yaml", "ids", "start.safetensors"
 INIT = "tables.init_bound"  # of a search over settings that is of compact tables too
 
 
@@ -50,7 +55,7 @@ def space_of(config: ExperimentConfig, features: Features, learned: Learned) -> 
     )
 
 
-def compact_config(
+def write_compact(
     config: ExperimentConfig,
     name: str,
     run: Run,
@@ -58,29 +63,47 @@ def compact_config(
     space: SearchSpace,
     genome: Genome,
     folder: Path,
-) -> ExperimentConfig:
-    """A genome as an experiment called `name`: its file, and beside it the ids it keeps and weights to start from.
+) -> Path:
+    """Write a genome as an experiment called `name`, and return its file, which `recsys train` takes.
 
-    <folder>/<name>.yaml            the experiment, which `recsys train` takes
-    <folder>/<name>/<feature>.npy   ids that keep a row
-    <folder>/<name>.safetensors     the learner's weights of the kept rows and columns, and its network
+    <folder>/<name>-<digest>/experiment.yaml
+                             ids/<feature>.npy    ids that keep a row
+                             start.safetensors    the learner's weights of the kept rows and columns, and its network
 
-    Training starts from these weights where `shrink.weights` is "inherited". What exists is written anew.
+    Training starts from these weights where `shrink.weights` is "inherited". The folder is named by what it holds, and
+    one that exists is left as it is.
     """
-    ids, start, file = folder / name, folder / f"{name}.safetensors", folder / f"{name}.yaml"
-    keep = space.keep(genome)
-    features = Features.load(run.path / "features")
-    shutil.rmtree(ids, ignore_errors=True)
-    ids.mkdir(parents=True)
-    prunable = _prunable(config)
-    for feature in features.categorical:
-        if isinstance(feature, Categorical) and feature.name in prunable & keep.keys():
-            np.save(ids / f"{feature.name}.npy", feature.ids[keep[feature.name][FIRST_CODE:]])
-    _save_start(start, run, learned, space, genome)
+    raw = _raw_of(config, name, space, genome)
+    told = [raw, genome.to_dict(), learner_digest(run)]
+    digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=6).hexdigest()
+    out = folder / f"{name}-{digest}"
+    if not out.exists():
+        partial = out.with_name(out.name + ".tmp")
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / IDS).mkdir(parents=True)
+        keep = space.keep(genome)
+        for feature in Features.load(run.path / "features").categorical:
+            if isinstance(feature, Categorical) and feature.name in _prunable(config) & keep.keys():
+                np.save(partial / IDS / f"{feature.name}.npy", feature.ids[keep[feature.name][FIRST_CODE:]])
+        _save_start(partial / START, run, learned, space, genome)
+        text = yaml.safe_dump(raw, sort_keys=False, default_flow_style=None, width=110)
+        (partial / EXPERIMENT).write_text(text)
+        partial.replace(out)
+    return out / EXPERIMENT
+
+
+def learner_digest(run: Run) -> str:
+    """Of the tensors of a learner's run."""
+    return file_digest(run.path / "checkpoint" / "manifest.json")
+
+
+def _raw_of(config: ExperimentConfig, name: str, space: SearchSpace, genome: Genome) -> dict[str, Any]:
+    """The experiment of a genome; its files are beside it."""
     raw = config.model_dump(mode="json", exclude_unset=True)
+    prunable = _prunable(config)
     for declared in raw["features"]:
         if declared["kind"] == "categorical" and set(declared["names"]) <= prunable:
-            declared["keep"] = str(ids.resolve())
+            declared["keep"] = IDS
     old = config.tables
     raw["tables"] = {
         "scheme": "compact",
@@ -93,13 +116,11 @@ def compact_config(
     space_of_trials = raw.get("search", {}).get("space", {})  # of what a genome has not fixed
     for key in [key for key in space_of_trials if key.startswith(("tables.", "features.")) and key != INIT]:
         del space_of_trials[key]
+    training = raw.setdefault("training", {})
+    training.pop("start", None)  # of full tables
     if config.shrink.weights == "inherited":
-        raw.setdefault("training", {})["start"] = str(start.resolve())
-    found = parse(raw, str(file))
-    partial = file.with_suffix(".tmp")
-    partial.write_text(yaml.safe_dump(raw, sort_keys=False, default_flow_style=None, width=110))
-    partial.replace(file)
-    return found
+        training["start"] = START
+    return raw
 
 
 def _save_start(path: Path, run: Run, learned: Learned, space: SearchSpace, genome: Genome) -> None:
@@ -111,9 +132,7 @@ def _save_start(path: Path, run: Run, learned: Learned, space: SearchSpace, geno
     saved = Checkpoint(run.path / "checkpoint")
     tensors = {name: saved.read(name) for name in saved.names if name.startswith(NETWORK)}
     tensors |= {f"table/{name}": torch.from_numpy(np.ascontiguousarray(t)) for name, t in tables.items()}
-    partial = path.with_suffix(".tmp")
-    save_file(tensors, partial)
-    partial.replace(path)
+    save_file(tensors, path)
 
 
 def _prunable(config: ExperimentConfig) -> set[str]:

@@ -182,6 +182,17 @@ class ShrinkConfig(Strict):
     mutation_rate: float = Field(0.1, gt=0, le=1)
     seed: int = Field(0, ge=0)
 
+    @model_validator(mode="after")
+    def _same_experiment(self) -> "ShrinkConfig":
+        fixed = ("tables.embedding_dim", "training.monitor", "training.seed", "training.start")
+        for key in self.learner:
+            if not key.startswith(("tables.", "training.")) or key in fixed:
+                raise ValueError(
+                    f"learner: {key!r} cannot differ from the experiment's; keys are of tables or training, and none of "
+                    f"{', '.join(fixed)}"
+                )
+        return self
+
 
 class ExperimentConfig(Strict):
     """One arm of a comparison: data, features, tables, model, training, evaluation, and its search."""

@@ -49,7 +49,10 @@ def saliency(
 
 
 def with_defaults(learned: Learned, rows: Rows) -> Learned:
-    """With the mean vector of the field's impressions in `rows` as default: what the row of unknown ids learns first."""
+    """With the mean vector of the field's impressions in `rows` as default: what the row of unknown ids learns first.
+
+    A history that reads the field's rows does not count.
+    """
     default = {}
     for name, weights in learned.weights.items():
         counts = np.bincount(rows.ids_of(name), minlength=len(weights))

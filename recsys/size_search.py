@@ -2,7 +2,7 @@
 
 <runs>/<name>-search-<digest>/
   evaluations.jsonl    qualities of genomes, as they come
-  <budget>/            the compact experiments (`compaction.compact_config`), and `artefact`, the first seed's
+  <budget>/            the compact experiments (`compaction.write_compact`), and the artefact of the first seed
 
 The learner's run, the trained arms and the evaluations are kept, so the same command goes on where it was.
 """
@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from recsys.compaction import compact_config, space_of
+from recsys.compaction import learner_digest, space_of, write_compact
 from recsys.comparing import Progress, Result, run_comparison
-from recsys.config import ConfigError, ExperimentConfig
+from recsys.config import ConfigError, ExperimentConfig, load
 from recsys.evaluation_log import EvaluationLog
 from recsys.evolution import Evaluate, Outcome, Settings, evolve, pareto_front
 from recsys.evolution_rivals import random_search, uniform_shrink
@@ -34,8 +34,11 @@ from recsys.training.run import Run, train
 from recsys_pipelines.batches import Rows
 from recsys_pipelines.features import Features
 from recsys_pipelines.prepare import Prepared
-from recsys_tables.config import budget_bytes
+from recsys_tables.config import budget_bytes, check_budget
 from recsys_tables.quantise import Dtype
+from recsys_tables.schemes import Shared
+
+VERSION = 1  # of how rows are ranked and genomes judged
 
 Evaluator = Callable[[Supernet], AbstractContextManager[Evaluate]]
 
@@ -61,6 +64,7 @@ class SizeSearch:
     compact: dict[str, Path]  # experiment files, by search
     compared: Result | None
     artefact: Path | None
+    prepared: Path  # what the learner was trained on
 
     @property
     def best(self) -> Genome:
@@ -128,13 +132,14 @@ def run_size_search(
     learner_config = config.replace(
         {**config.shrink.learner, "name": f"{config.name}-learner"}, where=f"{config.name}: shrink.learner"
     )
+    features = prepared.features()
+    full_bytes = plan_of(config, features).full_bytes
+    limit = budget_bytes(check_budget(budget), full_bytes)
+    _check(config, learner_config, features, limit)
     learner = train(learner_config, prepared, runs, watch)
     learned = _ranked(learner, prepared, progress)
-    features = Features.load(learner.path / "features")
     space = space_of(config, features, learned)
-    full_bytes = plan_of(config, features).full_bytes
-    limit = budget_bytes(budget, full_bytes)
-    folder = runs / f"{config.name}-search-{_digest(config, learner, space)}"
+    folder = runs / f"{config.name}-search-{_digest(config, learner)}"
     folder.mkdir(parents=True, exist_ok=True)
     known = EvaluationLog(folder / "evaluations.jsonl")
     shrink = config.shrink
@@ -166,12 +171,12 @@ def run_size_search(
         if everything not in known:
             (known[everything],) = evaluate([everything])
     place = folder / budget.replace(" ", "").replace("%", "pct")
-    compact, arms = {}, [config]
-    for search, outcome in outcomes.items():
-        name = f"{config.name}-{search}"
-        best = outcome.best.genome
-        compact[search] = place / f"{name}.yaml"
-        arms.append(compact_config(config, name, learner, learned, space, best, place))
+    compact = {
+        search: write_compact(
+            config, f"{config.name}-{search}", learner, learned, space, outcome.best.genome, place
+        )
+        for search, outcome in outcomes.items()
+    }
     found = SizeSearch(
         config,
         budget,
@@ -185,9 +190,11 @@ def run_size_search(
         compact,
         None,
         None,
+        prepared.path,
     )
     if seeds == 0:
         return found
+    arms = [config, *map(load, compact.values())]
     compared = run_comparison(arms, seeds, runs, prepared_root, jobs, progress, effect=effect)
     first = compared.arms[1].runs[0]
     out = place / f"artefact-{dtype}-{first.path.parent.name.rpartition('-')[2]}"
@@ -195,15 +202,29 @@ def run_size_search(
     return replace(found, compared=compared, artefact=out)
 
 
+def _check(config: ExperimentConfig, learner: ExperimentConfig, features: Features, limit: int) -> None:
+    """Say before training what would fail after it."""
+    own = [s for s in plan_of(learner, features).schemes if not isinstance(s, Shared)]
+    if not all(hasattr(scheme, "learned") for scheme in own):
+        raise ConfigError(
+            f"{config.name}: shrink.learner: tables of scheme {learner.tables.scheme!r} learn no masks; take one that "
+            "does, such as opt_embed"
+        )
+    ones = {scheme.feature: np.ones(scheme.num_ids or 0) for scheme in own}
+    learned = Learned({}, ones, dict.fromkeys(ones, config.tables.embedding_dim))
+    space = space_of(config, features, learned)
+    space.fit(space.everything(), limit)
+
+
 def _ranked(learner: Run, prepared: Prepared, progress: Progress) -> Learned:
-    """What the learner leaves, ranked by what training would lose with each row; kept beside the run."""
-    learned = learned_of(learner)
-    file = learner.path.with_name(f"{learner.path.name}-saliency.npz")
+    """What the learner leaves, ranked by what training would lose with each row; kept with the run."""
+    rows = Rows.load(prepared.path, "train")
+    learned = with_defaults(learned_of(learner), rows)
+    file = learner.path / f"saliency-{VERSION}.npz"
     if not file.exists():
-        rows = Rows.load(prepared.path, "train")
         found = saliency(
             full_model(learner, learned),
-            with_defaults(learned, rows),
+            learned,
             rows,
             learner.config.evaluation.batch_size,
             lambda *done: progress("rank rows", *done),
@@ -213,7 +234,7 @@ def _ranked(learner: Run, prepared: Prepared, progress: Progress) -> Learned:
             np.savez(stream, **found)  # type: ignore[arg-type]
         partial.replace(file)
     with np.load(file) as found:
-        return ranked_by_saliency(with_defaults(learned, Rows.load(prepared.path, "train")), dict(found))
+        return ranked_by_saliency(learned, dict(found))
 
 
 def _shown(evaluate: Evaluate, what: str, of: int, progress: Progress) -> Evaluate:
@@ -225,23 +246,20 @@ def _shown(evaluate: Evaluate, what: str, of: int, progress: Progress) -> Evalua
         qualities: Iterable[float] = evaluate(genomes)
         for quality in qualities:
             done += 1
-            progress(what, done, of)
+            progress(what, done, max(of, done))  # a first population may be larger
             yield quality
 
     return told
 
 
-def _digest(config: ExperimentConfig, learner: Run, space: SearchSpace) -> str:
+def _digest(config: ExperimentConfig, learner: Run) -> str:
     """Of all that an evaluation of a genome depends on."""
     told = [
-        learner.path.parent.name,
-        learner.path.name,
+        VERSION,
+        learner_digest(learner),
+        Path(learner.metrics["prepared"]).name,
         config.shrink.validation_rows,
         config.shrink.seed,
         config.training.monitor,
-        {
-            name: hashlib.blake2b(score.tobytes(), digest_size=8).hexdigest()
-            for name, score in space.scores.items()
-        },
     ]
-    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=6).hexdigest()
+    return hashlib.blake2b(json.dumps(told).encode(), digest_size=6).hexdigest()

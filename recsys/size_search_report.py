@@ -70,7 +70,7 @@ def write_search(found: SizeSearch, path: Path) -> None:
 
 def impressions(found: SizeSearch) -> dict[str, float | None]:
     """Of all validation impressions of known ids, the share whose id keeps a row; None where there are none."""
-    rows = Rows.load(Path(found.learner.metrics["prepared"]), "validation")
+    rows = Rows.load(found.prepared, "validation")
     shares: dict[str, float | None] = {}
     for name, keep in found.space.keep(found.best).items():
         ids = rows.ids_of(name)

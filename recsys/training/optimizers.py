@@ -163,7 +163,7 @@ def _by_rate(
 ) -> list[tuple[float, list[Tensor], bool]]:
     """(learning rate, its parameters, are they decayed), of all: first those of the ordinary `rate`."""
     own = {
-        id(module.get_parameter(name)): of_its_own
+        id(module.get_parameter(name)): rate if of_its_own is None else of_its_own
         for module in engine_of(model).combiner.combines
         for name, of_its_own in getattr(module, "learning_rates", {}).items()
     }

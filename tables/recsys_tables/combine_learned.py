@@ -2,7 +2,8 @@
 
 Beside `forward` such a module may have what the engine and the training loop look for:
 
-    learning_rates       base rates of its own parameters by name; the others have that of the dense optimiser
+    learning_rates       base rates of its own parameters by name, None that of the dense optimiser, whose decay leaves
+                         them alone
     penalty()            a number that is added to the training loss, once a batch
     narrow(vectors, lengths)   masks columns of a field's vectors after pooling, alike for all ids of a sample
 """
@@ -33,7 +34,7 @@ class _Supernet(nn.Module):
     def __init__(self, alpha: float) -> None:
         super().__init__()
         self.alpha = alpha
-        self.learning_rates: dict[str, float] = {}
+        self.learning_rates: dict[str, float | None] = {}
 
     def narrow(self, vectors: Tensor, lengths: Tensor | None) -> Tensor:
         """In training keep the first columns, as many as a width drawn from {0, 4, …, D} for every sample.
@@ -56,8 +57,7 @@ class FieldThreshold(_Supernet):
     def __init__(self, alpha: float, threshold_lr: float | None) -> None:
         super().__init__(alpha)
         self.threshold = nn.Parameter(torch.zeros(1))
-        if threshold_lr is not None:
-            self.learning_rates["threshold"] = threshold_lr
+        self.learning_rates["threshold"] = threshold_lr
 
     def forward(self, vectors: list[Tensor]) -> Tensor:
         """[L, D] -> [L, D]."""

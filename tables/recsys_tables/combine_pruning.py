@@ -21,7 +21,7 @@ class SoftThreshold(nn.Module):
         super().__init__()
         self.decay = decay
         self.threshold = nn.Parameter(torch.full((count,), init))
-        self.learning_rates = _rates("threshold", threshold_lr)
+        self.learning_rates = {"threshold": threshold_lr}
 
     def forward(self, vectors: list[Tensor]) -> Tensor:
         """[L, D] -> [L, D]."""
@@ -79,7 +79,7 @@ class WidthChoice(nn.Module):
         super().__init__()
         self.alpha, self.annealing = alpha, annealing
         self.choice = nn.Parameter(torch.zeros(embedding_dim // 4 + 1))  # of widths 0, 4, …
-        self.learning_rates = _rates("choice", choice_lr)
+        self.learning_rates = {"choice": choice_lr}
         self.register_buffer("steps", torch.zeros(1))  # batches in training so far
 
     def forward(self, vectors: list[Tensor]) -> Tensor:
@@ -114,7 +114,7 @@ class GroupScales(nn.Module):
         super().__init__()
         self.l1, self.cut = l1, cut
         self.scales = nn.Parameter(torch.ones(groups, embedding_dim))
-        self.learning_rates = _rates("scales", scale_lr)
+        self.learning_rates = {"scales": scale_lr}
 
     def forward(self, vectors: list[Tensor], groups: Tensor) -> Tensor:
         """[L, D] and groups [L, 1] -> [L, D]."""
@@ -126,7 +126,3 @@ class GroupScales(nn.Module):
     def penalty(self) -> Tensor:
         """l1 · Σ|α|."""
         return self.l1 * self.scales.abs().sum()
-
-
-def _rates(name: str, rate: float | None) -> dict[str, float]:
-    return {} if rate is None else {name: rate}

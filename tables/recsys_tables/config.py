@@ -29,6 +29,11 @@ Sharding = Literal["auto", "table_wise", "row_wise", "column_wise"]  # of a tabl
 Allocation = Literal["proportional", "sqrt"]  # rows go by a feature's ids, or by their square root
 
 
+def check_budget(budget: str) -> str:
+    """Return a budget as it is declared. Raises ValueError where it is none."""
+    return str(_parse_budget(budget))
+
+
 def budget_bytes(budget: str, full_bytes: int) -> int:
     """Bytes of a declared budget; a share is taken of `full_bytes`, the full table's."""
     amount, unit = re.fullmatch(r"([0-9.]+)\s*(%|[A-Za-z]+)", budget).groups()  # type: ignore[union-attr]

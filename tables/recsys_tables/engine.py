@@ -106,7 +106,9 @@ class EmbeddingEngine(nn.Module):
         field = self.fields[position]
         scheme = field.scheme
         ids = in_range(scheme, ids, field.out_of_range, field.oov_id)
-        device = next(self.combiner.combines[position].parameters(), torch.empty(0)).device
+        combine = self.combiner.combines[position]
+        held = itertools.chain(combine.parameters(), combine.buffers())
+        device = next(held, torch.empty(0)).device
         aux = scheme.aux(ids)
         more = () if aux is None else (torch.from_numpy(aux).to(device),)
         found = [torch.from_numpy(pooled(tables[item.table], item)).to(device) for item in scheme.rows(ids)]

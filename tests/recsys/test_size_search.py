@@ -12,8 +12,8 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from recsys import cli
-from recsys.compaction import compact_config
+from recsys import cli, size_search
+from recsys.compaction import write_compact
 from recsys.config import ConfigError, ExperimentConfig, load
 from recsys.evaluation.metrics import evaluate
 from recsys.learners import learned_of
@@ -82,7 +82,8 @@ def test_a_genome_is_judged_as_its_compact_tables_are_before_training(
     space = found.space
     genome = space.fit(space.uniform(4, 0.5), space.bytes(space.everything()))
     inherits = config.replace({"shrink.weights": "inherited"})
-    compact = compact_config(inherits, "half", run, learned, space, genome, tmp_path)
+    file = write_compact(inherits, "half", run, learned, space, genome, tmp_path)
+    compact = load(file)
     ready = prepare(compact.data, compact.features, roots[1])
     assert plan_of(compact, ready.features()).bytes.total == space.bytes(genome)
 
@@ -157,8 +158,13 @@ def test_what_cannot_be_searched_is_said(
     with pytest.raises(ConfigError, match="a search starts from full tables"):
         run_size_search(hashed, "40%", ready, roots, evaluator, seeds=0)
     plain = config.replace({"shrink.learner": {"training.epochs": 1}})
-    with pytest.raises(ConfigError, match="learn no masks"):
+    with pytest.raises(ConfigError, match="scheme 'full' learn no masks"):
         run_size_search(plain, "40%", ready, roots, evaluator, seeds=0)
+    with pytest.raises(ValueError, match="'10' is not a budget"):
+        run_size_search(config, "10", ready, roots, evaluator, seeds=0)
+    for key in ("features.min_count", "training.monitor", "tables.embedding_dim"):
+        with pytest.raises(ConfigError, match=f"'{key}' cannot differ from the experiment's"):
+            config.replace({"shrink.learner": {key: 4}})
     with pytest.raises(ValueError, match="gives up every field"):
         found.space.keep(Genome((0, 0, 0), (0, 0, 0)))
 
@@ -200,3 +206,39 @@ def test_the_command_says_what_it_found_and_trains_nothing_that_is_there(
     page = report.read_text()
     assert page.count("data:image/png;base64,") >= 3
     assert "Pareto front" in page
+
+
+def test_a_compact_experiment_is_never_written_over(
+    found: SizeSearch, config: ExperimentConfig, tmp_path: Path
+) -> None:
+    """Of other settings there is another folder, and one that was cut off is made anew."""
+    run, learned, _ = supernet_of(found)
+    first = write_compact(config, "a", run, learned, found.space, found.best, tmp_path)
+    written = {file: file.stat().st_mtime_ns for file in first.parent.rglob("*")}
+    assert write_compact(config, "a", run, learned, found.space, found.best, tmp_path) == first
+    assert written == {file: file.stat().st_mtime_ns for file in first.parent.rglob("*")}
+    inherits = config.replace({"shrink.weights": "inherited", "training.start": None})
+    other = write_compact(inherits, "a", run, learned, found.space, found.best, tmp_path)
+    assert other.parent != first.parent
+    assert load(first).training.start is None
+    assert load(other).training.start == other.with_name("start.safetensors")
+    cut = first.parent.with_name(first.parent.name + ".tmp")
+    first.parent.rename(cut)
+    (cut / "experiment.yaml").unlink()
+    assert write_compact(config, "a", run, learned, found.space, found.best, tmp_path) == first
+    assert load(first).tables.scheme == "compact"
+    assert not cut.exists()
+
+
+def test_another_learner_is_judged_anew(found: SizeSearch, config: ExperimentConfig) -> None:
+    """The same path with other weights has no known qualities."""
+    manifest = found.learner.path / "checkpoint" / "manifest.json"
+    before = size_search._digest(config, found.learner)
+    content = manifest.read_bytes()
+    manifest.write_bytes(content + b" ")
+    try:
+        assert size_search._digest(config, found.learner) != before
+    finally:
+        manifest.write_bytes(content)
+    assert size_search._digest(config.replace({"shrink.validation_rows": 7}), found.learner) != before
+    assert (found.learner.path / f"saliency-{size_search.VERSION}.npz").exists(), "goes with the run"

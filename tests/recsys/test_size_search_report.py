@@ -68,7 +68,7 @@ def search_of(
     }
     front = scored((everything, 0.8), (fewer, 0.72))
     return SizeSearch(
-        config, "25%", full // 4, full, space, run, 0.8 - level, searches, front, {}, None, None
+        config, "25%", full // 4, full, space, run, 0.8 - level, searches, front, {}, None, None, run.path
     )
 
 
@@ -194,7 +194,7 @@ def test_unknown_ids_are_no_impressions(configure: Configure, tmp_path: Path) ->
     ready = prepare(config.data, config.features, tmp_path)
     sizes = {f.name: len(f.ids) for f in ready.features().categorical}  # type: ignore[union-attr]
     assert (Rows.load(ready.path, "validation").ids_of("user_id") == UNKNOWN_CODE).any()
-    run = Run(tmp_path, config, {"prepared": str(ready.path)})
+    run = Run(ready.path, config, {"prepared": str(ready.path)})
     pruned = Genome((8,) * 3, (0,) * 3)
     assert set(impressions(search_of(config, space_of(sizes), run, pruned)).values()) == {0.0}
 

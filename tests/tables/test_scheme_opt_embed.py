@@ -102,7 +102,7 @@ def test_the_penalty_of_a_field_falls_with_its_threshold() -> None:
     assert penalty.item() == pytest.approx(0.3 * np.exp(-0.7))
     assert module.threshold.grad.item() == pytest.approx(-0.3 * np.exp(-0.7))
     assert module.learning_rates == {"threshold": 0.5}
-    assert FieldThreshold(0.3, None).learning_rates == {}, "the rate of everything else"
+    assert FieldThreshold(0.3, None).learning_rates == {"threshold": None}
 
 
 def test_the_penalty_of_ids_is_a_mean_over_the_batch_and_asked_for_once() -> None:

@@ -65,7 +65,7 @@ def test_thresholds_begin_at_next_to_nothing_and_decay_to_0() -> None:
     assert penalty.item() == pytest.approx(0.1 / 2 * 2 * 15**2)
     assert module.threshold.grad.tolist() == pytest.approx([-1.5, -1.5])
     assert module.learning_rates == {"threshold": 0.5}
-    assert SoftThreshold(1, -15.0, 0.1, None).learning_rates == {}
+    assert SoftThreshold(1, -15.0, 0.1, None).learning_rates == {"threshold": None}
 
 
 # ---- DeepLight

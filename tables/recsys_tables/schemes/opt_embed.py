@@ -76,6 +76,5 @@ class OptEmbed:
         score is above 0 are kept. All columns are: the width is for a search to choose.
         """
         thresholds = combine["threshold"] if self.threshold_by == "field" else combine["threshold"][:, 0]
-        # float32, as the module sums: a row at its threshold must not fall on the other side
         score = np.abs(table).sum(axis=1) - thresholds
         return table * (score > 0)[:, None], score.astype(np.float64), self.embedding_dim
