@@ -39,7 +39,7 @@ def run_trials(study: Study, workers: int, address: str | None, progress: Progre
     """Run what is left of a study, `workers` trials at once, on this machine or the cluster at `address`.
 
     A cluster must see the folders of prepared data. Trials that are done are told to ASHA again, and not run.
-    Raises KeyboardInterrupt when it was interrupted, ValueError as `ray_session` does.
+    Raises KeyboardInterrupt when it was interrupted, ValueError when no node is left, and as `ray_session` does.
     """
     os.environ |= SILENT
     threads = study.config.training.num_threads
@@ -67,7 +67,10 @@ def run_trials(study: Study, workers: int, address: str | None, progress: Progre
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                storage_path=str(storage), verbose=0, failure_config=tune.FailureConfig(max_failures=LOST)
+                storage_path=str(storage),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=LOST),
+                callbacks=[_SomeNode()],
             ),
         ).fit()
     if not study.has_ended:
@@ -83,6 +86,17 @@ def _scratch(study: Study) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class _SomeNode(tune.Callback):
+    """Ends a search whose last node is lost; Tune would wait for another one for ever."""
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Raise ValueError when no node is left."""
+        if not any(node["Alive"] for node in ray.nodes()):
+            raise ValueError(
+                "Ray's last node has ended; what trials told is kept, and the same command goes on"
+            )
 
 
 class _StudySearcher(Searcher):

@@ -27,9 +27,10 @@ def checkpoints(
         table = Table("checkpoint", "step", "epoch", "rows", "bytes", "holds", "best", "state")
         for item in found:
             holds = "–" if item.damage else "everything" if item.base is None else f"changes of {item.base}"
+            numbers = ((item.step, ","), (item.epoch, ".4g"), (item.rows, ","))
             table.add_row(
                 item.name,
-                *("–" if value is None else f"{value:,}" for value in (item.step, item.epoch, item.rows)),
+                *("–" if value is None else format(value, style) for value, style in numbers),
                 f"{item.bytes:,}",
                 holds,
                 "best" if item.best else "",

@@ -86,9 +86,11 @@ def train(
 ) -> None:
     """Train one run and evaluate it on the test rows; a finished run is shown as it is."""
     from recsys.config import load
+    from recsys.training.distributed import require_one_process
     from recsys.training.loop import Watch
     from recsys.training.run import train as run_train
 
+    require_one_process()  # before data are prepared
     experiment = load(config, data)
     if seed is not None:
         experiment = experiment.replace({"training.seed": seed})

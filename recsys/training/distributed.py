@@ -3,6 +3,7 @@
 Local training is the distributed path with one rank: a gloo group on an in-process store, no port.
 """
 
+import os
 import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,10 +34,14 @@ _LOST = (
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """The process group that exists, or a group of one rank for as long as the block runs."""
+    """The process group that exists, or a group of one rank for as long as the block runs.
+
+    Raises ValueError as `require_one_process` does.
+    """
     if dist.is_initialized():
         yield
         return
+    require_one_process()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     hook = sys.excepthook  # torch puts one of its own before it, at every start
     dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
@@ -45,6 +50,16 @@ def process_group() -> Iterator[None]:
     finally:
         dist.destroy_process_group()
         sys.excepthook = hook
+
+
+def require_one_process() -> None:
+    """Raise ValueError where a launcher has started several processes, each of which would do all of the work."""
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise ValueError(
+            f"WORLD_SIZE is {processes}: torchrun, or a launcher like it, has started several processes, and each would "
+            f"do all of the work. Start one, and let it start the others with `recsys train --workers {processes}`; in "
+            "Python, call torch.distributed.init_process_group first"
+        )
 
 
 def default_device() -> torch.device:

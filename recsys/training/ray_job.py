@@ -25,6 +25,7 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
+from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -39,6 +40,7 @@ from recsys_tables.agreement import OtherRankFailed, agree
 
 PLACEMENT_SECONDS = 10  # what a cluster gets to free CPUs of work that has just ended
 PROGRESS_SECONDS = 0.5  # between two messages on progress
+NODE_LOST = "Ray has ended this job, for the node that it was started from is lost; the same command goes on"
 
 Message = tuple[str, Any]  # a method of `Watch` and its arguments, or "failure" and an exception
 
@@ -81,7 +83,7 @@ class Workers:
 def session(workers: Workers) -> Iterator[None]:
     """Ray as it is, or started for as long as the block runs, with room for the workers.
 
-    Raises ValueError when no cluster answers at the address, and as `require_room`.
+    Raises ValueError when no cluster answers at the address, when this node of it is lost, and as `require_room`.
     """
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(sys.stderr))  # Ray tells of dead workers on standard output
@@ -91,7 +93,10 @@ def session(workers: Workers) -> Iterator[None]:
         for name in ("ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)
         require_room(workers)
-        yield
+        try:
+            yield
+        except RayActorError as error:  # of the queue of messages, which is on this node
+            raise ValueError(NODE_LOST) from error
 
 
 def require_room(workers: Workers) -> None:
@@ -101,7 +106,10 @@ def require_room(workers: Workers) -> None:
     """
     resources = workers.resources
     group = ray.util.placement_group([resources] * workers.count)
-    placed = group.wait(PLACEMENT_SECONDS)
+    try:
+        placed = group.wait(PLACEMENT_SECONDS)
+    except Exception as error:  # Ray has no other class for this
+        raise ValueError(NODE_LOST) from error
     ray.util.remove_placement_group(group)
     if placed:
         return
@@ -135,7 +143,7 @@ def train_on_ray(
     folder = run_folder(config, prepared, runs)
     if (folder / "metrics.json").exists():
         shutil.rmtree(_ray_root(folder), ignore_errors=True)
-        return train(config, prepared, runs)  # which clears what else a lost driver left
+        return train(config, prepared, runs, watch, profile)  # which clears what else a lost driver left
     work = {"config": config, "prepared": prepared, "runs": runs, "profile": profile}
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     for failures in range(workers.max_failures + 1):

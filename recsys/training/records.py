@@ -15,7 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 from recsys.config import ConfigError, ExperimentConfig
 from recsys.training.loop import Watch
 
-TRACED = schedule(wait=5, warmup=2, active=5, repeat=1)  # steps
+UNTRACED = 7  # batches before those traced, the last two of them to warm the profiler up
+TRACED = schedule(wait=UNTRACED - 2, warmup=2, active=5, repeat=1)
 
 
 @contextmanager
@@ -73,3 +74,5 @@ def profiled(file: Path, watch: Watch) -> Iterator[Watch]:
             watch.step()
 
         yield replace(watch, step=step)
+    if not file.exists():
+        watch.warn(f"{file}: no trace, for fewer than {UNTRACED + 1} batches were trained")

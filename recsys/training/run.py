@@ -52,7 +52,7 @@ from recsys_tables.engine import EmbeddingEngine, engine_of
 from recsys_tables.scheme import Scheme
 from recsys_tables.sharding import placements
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, TRACE = "checkpoints", "trace.json.gz"
 LOCK_SECONDS = 120.0  # waited for another job on the same run; that of a job that was killed is free at once
 DIAGNOSED_IDS = 10_000  # ids per field whose vectors the singular values are taken of, the most frequent
 DIAGNOSES = (
@@ -116,7 +116,13 @@ def train(
     """
     out, watch = run_folder(config, prepared, runs), watch or Watch()
     with process_group(), losses_told(), _told(out, watch), _only_job(out):
-        if not on_rank_0(lambda: _finished(out)):
+        if on_rank_0(lambda: _finished(out)):
+            if profile and dist.get_rank() == 0 and not (out / TRACE).exists():
+                watch.warn(
+                    f"{out}: no trace, for this run is finished and trains no more; delete its folder, or give "
+                    "another --seed or --runs, to trace one that trains"
+                )
+        else:
             on_rank_0(lambda: _begin(out, config, prepared))
             _train_into(out, config, prepared, watch, profile)
         on_rank_0(lambda: discard(out / CHECKPOINTS, config.job.checkpoint))
@@ -186,12 +192,16 @@ def _train_into(out: Path, config: ExperimentConfig, prepared: Prepared, watch: 
         if first:
             watch = stack.enter_context(recorded(out, config, watch))
         if first and profile:
-            watch = stack.enter_context(profiled(out / "trace.json.gz", watch))
+            watch = stack.enter_context(profiled(out / TRACE, watch))
         store = stack.enter_context(Store(out / CHECKPOINTS, config.job.checkpoint, about, watch.warn))
         fitted = fit(config, train_rows, validation, store, watch)
         seconds = time.perf_counter() - started
         predictions = predict(fitted.model, test, config)
-        checkpoint.save(out / "checkpoint", fitted.model, {"config": about["config"]})
+        checkpoint.save(
+            out / "checkpoint",
+            fitted.model,
+            {"config": about["config"], "state": fitted.state.at_best()},
+        )
         memory = gathered(peak_memory(default_device()))
         if first:
             train_rows.features.save(out / "features")

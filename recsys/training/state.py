@@ -50,6 +50,11 @@ class TrainingState:
             self.worse += 1
         return better
 
+    def at_best(self) -> dict[str, Any]:
+        """Batches, epochs and rows trained on up to the best evaluation, whose model the run keeps."""
+        best = self.history[-1 - self.worse]
+        return {"steps": self.best_steps, "epoch": best["epoch"], "rows": best["rows"]}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; JSON keeps their floats to the bit."""
         return asdict(self)

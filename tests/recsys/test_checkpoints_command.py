@@ -1,5 +1,6 @@
 """`recsys checkpoints`: what a run can go on from, and which file is damaged."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -100,7 +101,14 @@ def test_what_a_run_removes_meanwhile_is_left_out(folder: Path, monkeypatch: pyt
 
 
 def test_a_checkpoint_that_does_not_say_where_training_was_is_listed(run: Run, tmp_path: Path) -> None:
-    shutil.copytree(run.path / "checkpoint", tmp_path / "checkpoints" / "steps-0000000001")
+    checkpoint = tmp_path / "checkpoints" / "steps-0000000001"
+    shutil.copytree(run.path / "checkpoint", checkpoint)
+    file = checkpoint / "manifest.json"
+    manifest = json.loads(json.loads(file.read_text())["manifest"])
+    del manifest["about"]["state"]
+    text = json.dumps(manifest)
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    file.write_text(json.dumps({"blake2b": digest, "manifest": text}))
     (only,) = as_json(tmp_path)
     assert (only["name"], only["step"], only["best"], only["damage"]) == (
         "steps-0000000001",
@@ -114,6 +122,13 @@ def test_a_checkpoint_that_does_not_say_where_training_was_is_listed(run: Run, t
 def test_a_finished_run_has_the_best_one(run: Run) -> None:
     (only,) = as_json(run.path)
     assert (only["name"], only["best"], only["damage"]) == ("checkpoint", True, None)
+    best = max(run.metrics["history"], key=lambda told: -told["validation_logloss"])
+    assert only["rows"] == best["rows"]
+    assert only["epoch"] == best["epoch"]
+    assert only["step"] == round(best["epoch"] * 19)
+    printed = command(run.path).stdout
+    assert "–" not in printed
+    assert f"{best['rows']:,}" in printed
 
 
 def test_a_folder_without_any_is_no_run(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from recsys import cli
+from recsys.training.distributed import process_group
 from recsys.training.run import Run
 
 
@@ -246,6 +247,20 @@ def test_a_mistake_ends_the_real_process_without_a_traceback(tmp_path: Path) -> 
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.strip() == "error: none.yaml: no such file"
+
+
+def test_processes_of_a_launcher_are_refused_before_data_are_prepared(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun's would each train the whole run."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = CliRunner().invoke(cli.app, ["train", str(config)])
+    assert isinstance(result.exception, ValueError)
+    assert "WORLD_SIZE is 2: torchrun" in str(result.exception)
+    assert "recsys train --workers 2" in str(result.exception)
+    assert list(config.parent.iterdir()) == [config]
+    with pytest.raises(ValueError, match="init_process_group first"), process_group():
+        pass
 
 
 def test_help_imports_no_torch() -> None:

@@ -5,6 +5,7 @@ What starts workers is marked slow. Processes are ended by their numbers, and no
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -239,6 +240,32 @@ def test_a_killed_driver_goes_on_by_the_same_command(
     assert json.loads(done.stdout)["path"] == str(folder)
     assert "epoch 3.00" in done.stderr
     assert "samples/s" in done.stderr
+    require_same(Run.open(folder), whole)
+
+
+@pytest.mark.slow
+def test_after_the_last_node_was_lost_the_same_command_goes_on(
+    config: ExperimentConfig, prepared: Prepared, whole: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
+    command = [sys.executable, "-W", "ignore", "-m", "recsys.cli", "train", str(file)]
+    command += ["--on", str(prepared.path), "--workers", "2", "--json"]
+    folder = run_folder(config, prepared, tmp_path / "runs")
+    driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while len(list(folder.glob("checkpoints/steps-*[0-9]"))) < 2:
+        assert driver.poll() is None
+        time.sleep(0.05)
+    node = [process for process in psutil.Process(driver.pid).children() if process.name() == "raylet"]
+    assert node
+    for process in [*node, *training_processes(driver.pid)]:
+        process.kill()
+    text, said = driver.communicate(timeout=300)
+    assert driver.returncode in (1, 2), said  # with 1 it was Ray that ended the process
+    if driver.returncode == 2:
+        error = json.loads(text)["error"]
+        assert re.search(r"node that it was started from is lost|0 in the cluster", error)
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
     require_same(Run.open(folder), whole)
 
 

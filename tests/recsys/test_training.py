@@ -1,7 +1,9 @@
 """Training: the same to the bit, stopped at its best, and doing what each setting says."""
 
 import dataclasses
+import gzip
 import hashlib
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -384,3 +386,24 @@ def test_a_generated_log_knows_its_best_and_may_have_lists_that_stay_empty(tmp_p
     assert best["auc"] > found.metrics["test"]["auc"]
     assert best["gauc"] is not None, "measured as the model is"
     assert "truth" in pq.read_schema(found.path / "predictions.parquet").names
+
+
+def test_a_trace_is_written_or_why_not_is_said(
+    configure: Configure, prepared: Prepared, tmp_path: Path
+) -> None:
+    warned: list[str] = []
+    watch = Watch(warn=warned.append)
+    short = configure({"training.batch_size": 1024, "training.epochs": 1})  # 5 batches
+    train(short, prepared, tmp_path, watch, profile=True)
+    assert [text for text in warned if "trace.json.gz: no trace, for fewer than 8 batches" in text] == warned
+    warned.clear()
+    path = train(configure(), prepared, tmp_path, watch, profile=True).path
+    with gzip.open(path / "trace.json.gz", "rt") as trace:
+        assert json.load(trace)["traceEvents"]
+    train(configure(), prepared, tmp_path, watch, profile=True)
+    assert warned == [], "there is one"
+    (path / "trace.json.gz").unlink()
+    train(configure(), prepared, tmp_path, watch)
+    assert warned == [], "none was asked for"
+    train(configure(), prepared, tmp_path, watch, profile=True)
+    assert [text for text in warned if "no trace, for this run is finished" in text] == warned != []
