@@ -16,7 +16,6 @@ from recsys_tables.config import (
     FullTables,
     MixedDimensionTables,
     MixedRadixTables,
-    OptEmbedTables,
     PathBasedTables,
     QuotientRemainderTables,
     TensorTrainTables,
@@ -29,7 +28,6 @@ from recsys_tables.schemes import (
     Full,
     MixedDimension,
     MixedRadix,
-    OptEmbed,
     PathBased,
     QuotientRemainder,
     TensorTrain,
@@ -63,23 +61,6 @@ def compact(config: CompactTables, features: Sequence[FeatureSize]) -> Builder:
         return Compact(feature.name, Remap.of(keep), width, config.embedding_dim, "zero", config.init_bound)
 
     schemes = tuple(scheme(feature) for feature in features)
-    return lambda share: schemes
-
-
-def opt_embed(config: OptEmbedTables, features: Sequence[FeatureSize]) -> Builder:
-    """One size only."""
-    schemes = tuple(
-        OptEmbed(
-            feature.name,
-            feature.codes("opt_embed"),
-            config.embedding_dim,
-            config.init_bound,
-            config.threshold_by,
-            config.alpha,
-            config.threshold_lr,
-        )
-        for feature in features
-    )
     return lambda share: schemes
 
 

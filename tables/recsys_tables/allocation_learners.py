@@ -3,9 +3,33 @@
 from collections.abc import Callable, Sequence
 
 from recsys_tables.allocation import Builder, FeatureSize
-from recsys_tables.config import AutoDimTables, AutoSrhTables, DeepLightTables, MdeTables, PepTables
+from recsys_tables.config import (
+    AutoDimTables,
+    AutoSrhTables,
+    DeepLightTables,
+    MdeTables,
+    OptEmbedTables,
+    PepTables,
+)
 from recsys_tables.scheme import Scheme
-from recsys_tables.schemes import AutoDim, AutoSrh, DeepLight, Mde, Pep, popularity_dims
+from recsys_tables.schemes import AutoDim, AutoSrh, DeepLight, Mde, OptEmbed, Pep, popularity_dims
+
+
+def opt_embed(config: OptEmbedTables, features: Sequence[FeatureSize]) -> Builder:
+    """A row for every code."""
+    return _for_each(
+        features,
+        "opt_embed",
+        lambda name, num_ids: OptEmbed(
+            name,
+            num_ids,
+            config.embedding_dim,
+            config.init_bound,
+            config.threshold_by,
+            config.alpha,
+            config.threshold_lr,
+        ),
+    )
 
 
 def pep(config: PepTables, features: Sequence[FeatureSize]) -> Builder:

@@ -94,7 +94,7 @@ def full_table_bytes(
 _BUILDERS: dict[type, Callable[..., Builder]] = {
     FullTables: allocation_codes.full,
     CompactTables: allocation_codes.compact,
-    OptEmbedTables: allocation_codes.opt_embed,
+    OptEmbedTables: allocation_learners.opt_embed,
     PepTables: allocation_learners.pep,
     DeepLightTables: allocation_learners.deep_light,
     AutoDimTables: allocation_learners.auto_dim,
