@@ -25,8 +25,8 @@ from rich.table import Table
 EFFECT = 0.002
 ENOUGH = (20, 50, 100, 200, 500)  # impressions in training that an informative id is judged from
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-SETS = {
-    "criteo80k": ("criteo/full_every_id.yaml", "criteo80k.parquet"),
+SETS = {  # what is searched
+    "criteo80k": ("criteo/full.yaml", "criteo80k.parquet"),
     "ml-100k": ("movielens/full.yaml", "ml-100k"),
     "frappe86k": ("frappe/full.yaml", "frappe86k.parquet"),
     "generated": ("generated/search.yaml", None),
@@ -112,7 +112,12 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         )
         searched = time.perf_counter() - began
         write_search(found, work / "search.html")
-        arms = [config, *(load(found.compact[search]) for search in ("evolution", "uniform"))]
+        every_id = config.replace({"name": f"{name}-every-id", "features.min_count": 1})
+        arms = [
+            every_id,
+            *([] if every_id.features == config.features else [config]),
+            *(load(found.compact[search]) for search in ("evolution", "uniform")),
+        ]
         arms += [rival(config, other, arguments.budget) for other in arguments.rivals]
         result = run_comparison(
             arms,

@@ -174,6 +174,7 @@ class ShrinkConfig(Strict):
 
     learner: dict[str, Any] = Field(default_factory=lambda: dict(LEARNER))
     weights: Literal["initial", "inherited"] = "initial"  # that compact tables and their network start from
+    min_count: int = Field(5, ge=1)  # impressions of an id that may keep a row
     validation_rows: int = Field(50_000, ge=1)  # at most so many judge a genome
     population: int = Field(20, ge=1)
     mutations: int = Field(10, ge=0)

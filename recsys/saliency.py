@@ -48,16 +48,19 @@ def saliency(
     return {name: values / 2 for name, values in found.items()}
 
 
-def with_defaults(learned: Learned, rows: Rows) -> Learned:
-    """With the mean vector of the field's impressions in `rows` as default: what the row of unknown ids learns first.
+def with_defaults(learned: Learned, rows: Rows, min_count: int) -> Learned:
+    """What a learner leaves, without ids that occur fewer than `min_count` times in the training `rows`.
 
-    A history that reads the field's rows does not count.
+    An id that was seen once or twice and happened to be clicked looks important. To choose ids so would tell the labels
+    of training to the tables that are trained next. default: the mean vector of the field's impressions, which is what a
+    row of unknown ids learns first; a history that reads the field's rows does not count.
     """
-    default = {}
+    default, score = {}, {}
     for name, weights in learned.weights.items():
         counts = np.bincount(rows.ids_of(name), minlength=len(weights))
         default[name] = (counts @ weights.astype(np.float64) / max(1, counts.sum())).astype(np.float32)
-    return replace(learned, default=default)
+        score[name] = np.where(counts >= min_count, learned.score[name], 0.0)
+    return replace(learned, default=default, score=score)
 
 
 def ranked_by_saliency(learned: Learned, found: dict[str, np.ndarray]) -> Learned:

@@ -137,7 +137,7 @@ def run_size_search(
     limit = budget_bytes(check_budget(budget), full_bytes)
     _check(config, learner_config, features, limit)
     learner = train(learner_config, prepared, runs, watch)
-    learned = _ranked(learner, prepared, progress)
+    learned = _ranked(learner, prepared, config.shrink.min_count, progress)
     space = space_of(config, features, learned)
     folder = runs / f"{config.name}-search-{_digest(config, learner)}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -216,10 +216,10 @@ def _check(config: ExperimentConfig, learner: ExperimentConfig, features: Featur
     space.fit(space.everything(), limit)
 
 
-def _ranked(learner: Run, prepared: Prepared, progress: Progress) -> Learned:
+def _ranked(learner: Run, prepared: Prepared, min_count: int, progress: Progress) -> Learned:
     """What the learner leaves, ranked by what training would lose with each row; kept with the run."""
     rows = Rows.load(prepared.path, "train")
-    learned = with_defaults(learned_of(learner), rows)
+    learned = with_defaults(learned_of(learner), rows, min_count)
     file = learner.path / f"saliency-{VERSION}.npz"
     if not file.exists():
         found = saliency(

@@ -35,7 +35,9 @@ from recsys_pipelines.features import Features
 from recsys_tables.engine import EmbeddingEngine
 from recsys_tables.pieces import load_start
 
-SWITCH_SECONDS = 3e-4  # after which the loader's thread hands the interpreter back, of Python's 5 ms: 2 % of a step
+SWITCH_SECONDS = (
+    3e-4  # after which the loader's thread hands the interpreter back, of Python's 5 ms: 2 % of a step
+)
 
 Report = Callable[
     [dict[str, Any]], None

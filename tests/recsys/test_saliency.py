@@ -61,7 +61,7 @@ def test_it_is_the_squared_change_of_every_samples_loss(
     run = train(config, ready, tmp_path / "runs")
     learned = learned_from(run, ["user_id", "item_id", "tags"])
     rows = Rows.load(ready.path, "validation")
-    learned = with_defaults(learned, rows)
+    learned = with_defaults(learned, rows, 1)
     some = Rows.from_table(rows.features, rows.table.slice(0, 40))
     expected = by_sample(run, learned, some)
     done = []
@@ -74,10 +74,12 @@ def test_it_is_the_squared_change_of_every_samples_loss(
 
 def test_a_default_is_the_mean_over_impressions(run: Run, prepared: Prepared) -> None:
     rows = Rows.load(prepared.path, "train")
-    learned = with_defaults(learned_from(run, ["user_id", "item_id", "tags"]), rows)
+    learned = with_defaults(learned_from(run, ["user_id", "item_id", "tags"]), rows, 130)
     for name, weights in learned.weights.items():
         mean = weights[rows.ids_of(name)].mean(axis=0, dtype=np.float64)
         np.testing.assert_allclose(learned.default[name], mean, rtol=1e-4, atol=1e-7)
+        counts = np.bincount(rows.ids_of(name), minlength=len(weights))
+        assert np.array_equal(learned.score[name] > 0, counts >= 130), "rare ids cannot be kept"
     masked = learned.masked("item_id", np.arange(42) < 5, 4)
     assert np.array_equal(masked[[0, 2, 3, 4], :4], learned.weights["item_id"][[0, 2, 3, 4], :4])
     assert (masked[[1, 5, 41], :4] == learned.default["item_id"][:4]).all()
@@ -116,7 +118,7 @@ def test_it_tells_useful_ids_from_useless_ones(configure: Configure, tmp_path: P
     run = train(config, ready, tmp_path / "runs")
     learned = learned_from(run, ["user_id", "item_id"])
     rows = Rows.load(ready.path, "train")
-    found = saliency(full_model(run, learned), with_defaults(learned, rows), rows, 4096)["item_id"][2:]
+    found = saliency(full_model(run, learned), with_defaults(learned, rows, 1), rows, 4096)["item_id"][2:]
     fact = truth(config.data.generator)["item_id"]
     useful_of = dict(zip(fact.raw_id.tolist(), fact.useful.tolist(), strict=True))
     (feature,) = (f for f in rows.features.categorical if f.name == "item_id")

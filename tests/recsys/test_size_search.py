@@ -60,7 +60,7 @@ def found(config: ExperimentConfig, roots: tuple[Path, Path]) -> SizeSearch:
 def supernet_of(found: SizeSearch) -> tuple[Run, Any, Rows]:
     run = found.learner
     prepared = Path(run.metrics["prepared"])
-    learned = with_defaults(learned_of(run), Rows.load(prepared, "train"))
+    learned = with_defaults(learned_of(run), Rows.load(prepared, "train"), 1)
     return run, learned, Rows.load(prepared, "validation")
 
 
