@@ -13,6 +13,7 @@ from recsys.models.click import ClickBatch
 from recsys.search_space import Learned
 from recsys.training.feed import click_batch
 from recsys_pipelines.batches import Rows
+from recsys_pipelines.features.categorical import UNKNOWN_CODE
 from recsys_tables.bags import Bag
 from recsys_tables.embeddings import Embeddings
 from recsys_tables.field import Field
@@ -52,13 +53,15 @@ def with_defaults(learned: Learned, rows: Rows, min_count: int) -> Learned:
     """What a learner leaves, without ids that occur fewer than `min_count` times in the training `rows`.
 
     An id that was seen once or twice and happened to be clicked looks important. To choose ids so would tell the labels
-    of training to the tables that are trained next. default: the mean vector of the field's impressions, which is what a
-    row of unknown ids learns first; a history that reads the field's rows does not count.
+    of training to the tables that are trained next. default: the row of unknown ids where training has some, else the mean
+    vector of the field's impressions, which is what such a row learns first; a history that reads the field's rows does
+    not count.
     """
     default, score = {}, {}
     for name, weights in learned.weights.items():
         counts = np.bincount(rows.ids_of(name), minlength=len(weights))
-        default[name] = (counts @ weights.astype(np.float64) / max(1, counts.sum())).astype(np.float32)
+        mean = (counts @ weights.astype(np.float64) / max(1, counts.sum())).astype(np.float32)
+        default[name] = weights[UNKNOWN_CODE] if counts[UNKNOWN_CODE] else mean
         score[name] = np.where(counts >= min_count, learned.score[name], 0.0)
     return replace(learned, default=default, score=score)
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import nn
@@ -80,6 +81,12 @@ def test_a_default_is_the_mean_over_impressions(run: Run, prepared: Prepared) ->
         np.testing.assert_allclose(learned.default[name], mean, rtol=1e-4, atol=1e-7)
         counts = np.bincount(rows.ids_of(name), minlength=len(weights))
         assert np.array_equal(learned.score[name] > 0, counts >= 130), "rare ids cannot be kept"
+    unknown = learned_from(run, ["item_id"])
+    table = rows.table.set_column(
+        rows.table.schema.get_field_index("item_id"), "item_id", pa.array(np.ones(len(rows), np.int32))
+    )
+    of_unknown = with_defaults(unknown, Rows.from_table(rows.features, table), 1)
+    assert np.array_equal(of_unknown.default["item_id"], unknown.weights["item_id"][1])
     masked = learned.masked("item_id", np.arange(42) < 5, 4)
     assert np.array_equal(masked[[0, 2, 3, 4], :4], learned.weights["item_id"][[0, 2, 3, 4], :4])
     assert (masked[[1, 5, 41], :4] == learned.default["item_id"][:4]).all()
