@@ -145,7 +145,7 @@ def show_arms(name: str, found: Any, result: Any) -> None:
     evolution = found.outcomes["evolution"]
     console.print(
         f"{name}: full table {found.full_bytes:,} bytes, budget {found.budget}; "
-        f"validation {found.config.training.monitor}, all kept {found.full:.5f}, "
+        f"validation AUC, all kept {found.full:.5f}, "
         + ", ".join(
             f"{search} {outcome.best.quality:.5f} in {outcome.evaluations}"
             for search, outcome in found.outcomes.items()

@@ -21,6 +21,7 @@ LEARNER = {  # of `recsys search`, unless `shrink.learner` says otherwise
     "tables.scheme": "opt_embed",
     "tables.alpha": 3e-4,
     "training.table_weight_decay": 1e-3,
+    "training.monitor": "auc",
 }
 
 
@@ -185,7 +186,7 @@ class ShrinkConfig(Strict):
 
     @model_validator(mode="after")
     def _same_experiment(self) -> "ShrinkConfig":
-        fixed = ("tables.embedding_dim", "training.monitor", "training.seed", "training.start")
+        fixed = ("tables.embedding_dim", "training.seed", "training.start")
         for key in self.learner:
             if not key.startswith(("tables.", "training.")) or key in fixed:
                 raise ValueError(

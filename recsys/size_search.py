@@ -38,7 +38,7 @@ from recsys_tables.config import budget_bytes, check_budget
 from recsys_tables.quantise import Dtype
 from recsys_tables.schemes import Shared
 
-VERSION = 1  # of how rows are ranked and genomes judged
+VERSION = 2  # of how rows are ranked and genomes judged
 
 Evaluator = Callable[[Supernet], AbstractContextManager[Evaluate]]
 
@@ -260,6 +260,5 @@ def _digest(config: ExperimentConfig, learner: Run) -> str:
         Path(learner.metrics["prepared"]).name,
         config.shrink.validation_rows,
         config.shrink.seed,
-        config.training.monitor,
     ]
     return hashlib.blake2b(json.dumps(told).encode(), digest_size=6).hexdigest()

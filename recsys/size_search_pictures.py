@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from recsys.evolution import Outcome, Scored
 from recsys.page import Picture, png
@@ -164,12 +164,7 @@ def _quality_axis(axes: Axes, found: SizeSearch) -> float:
     margin = 0.06 * (top - floor) or 0.01
     axes.set_ylim(floor - margin, top + margin)
     axes.axhline(found.full, color="#3a7d44", linewidth=1, linestyle=":", label="all that the learner keeps")
-    monitor = found.config.training.monitor
-    if monitor == "auc":
-        axes.set_ylabel("validation AUC")
-    else:
-        axes.set_ylabel(f"validation {monitor}, up is better")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{-value:.6g}"))
+    axes.set_ylabel("validation AUC")
     axes.grid(alpha=0.3)
     return floor - margin
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from recsys import comparison_report
-from recsys.comparison_pictures import TITLES, comparison_pictures
+from recsys.comparison_pictures import comparison_pictures
 from recsys.comparison_report import WORDS, differences_sheet, main_sheets, power_lines, verdicts
 from recsys.evolution import Scored, by_quality
 from recsys.judging import Judgement, Options, judge
@@ -115,16 +115,16 @@ def _kept(found: SizeSearch) -> str:
 
 def _searched(found: SizeSearch) -> list[str]:
     """Quality on validation, of all searches and of all that is kept."""
-    best, monitor = found.outcomes["evolution"].best, TITLES[found.config.training.monitor]
+    best = found.outcomes["evolution"].best
     others = ", ".join(
-        f"{NAMES[name]} {_metric(found, found.outcomes[name].best.quality)} ({found.outcomes[name].evaluations:,})"
+        f"{NAMES[name]} {_metric(found.outcomes[name].best.quality)} ({found.outcomes[name].evaluations:,})"
         for name in RIVALS
     )
     lines = [
-        f"On validation, by the learner's weights, their {monitor} is {_metric(found, best.quality)}, and "
-        f"{_metric(found, found.full)} with all that the learner keeps: a difference of "
-        f"{_change(found, best.quality - found.full)}.",
-        f"Best of each search (evaluations): evolution {_metric(found, best.quality)} "
+        f"On validation, by the learner's weights, their AUC is {_metric(best.quality)}, and "
+        f"{_metric(found.full)} with all that the learner keeps: a difference of "
+        f"{_change(best.quality - found.full)}.",
+        f"Best of each search (evaluations): evolution {_metric(best.quality)} "
         f"({found.outcomes['evolution'].evaluations:,}), {others}.",
     ]
     behind = []
@@ -180,7 +180,7 @@ def _searches_sheet(found: SizeSearch) -> Sheet:
         rows.append((NAMES[name], *_scored(found, outcome.best), f"{outcome.evaluations:,}", f"{until:,}"))
     return Sheet(
         "Searches",
-        ("best of", *_headers(found), "evaluations", "until the best"),
+        ("best of", *_headers(), "evaluations", "until the best"),
         rows,
         f"Quality by the learner's weights, on validation rows, which chose it: expect less on others. Budget: "
         f"{found.budget_bytes:,} bytes. Uniform shrink has fewer evaluations where it ran out of genomes.",
@@ -229,7 +229,7 @@ def _evaluated_sheets(found: SizeSearch) -> list[Sheet]:
         for one in outcome.evaluated:
             by.setdefault(one.genome, []).append(name)
     fitting = [one for one in every.evaluated if one.bytes <= found.budget_bytes]
-    headers = _headers(found)
+    headers = _headers()
     return [
         Sheet(
             f"Best genomes within {found.budget}",
@@ -245,7 +245,7 @@ def _evaluated_sheets(found: SizeSearch) -> list[Sheet]:
             "Pareto front",
             ("", *headers, "from all kept"),
             [
-                (str(place), *_scored(found, one), _change(found, one.quality - found.full))
+                (str(place), *_scored(found, one), _change(one.quality - found.full))
                 for place, one in enumerate(every.front, 1)
             ],
             "Genomes that no other beats in quality without more bytes, of all that were evaluated.",
@@ -254,9 +254,9 @@ def _evaluated_sheets(found: SizeSearch) -> list[Sheet]:
     ]
 
 
-def _headers(found: SizeSearch) -> Row:
+def _headers() -> Row:
     return (
-        f"validation {TITLES[found.config.training.monitor]}",
+        "validation AUC",
         "bytes",
         "of full",
         "ids kept",
@@ -267,7 +267,7 @@ def _headers(found: SizeSearch) -> Row:
 def _scored(found: SizeSearch, one: Scored) -> Sequence[str]:
     """Cells of `_headers`."""
     return (
-        _metric(found, one.quality),
+        _metric(one.quality),
         f"{one.bytes:,}",
         share(one.bytes / found.full_bytes),
         f"{sum(one.genome.rows):,}",
@@ -281,10 +281,9 @@ def mean_width(genome: Genome) -> float:
     return float(np.average(genome.widths, weights=rows))
 
 
-def _metric(found: SizeSearch, quality: float) -> str:
-    """The monitored metric of a quality, which of logloss is its negative."""
-    return f"{quality if found.config.training.monitor == 'auc' else -quality:.5f}"
+def _metric(quality: float) -> str:
+    return f"{quality:.5f}"
 
 
-def _change(found: SizeSearch, difference: float) -> str:
-    return f"{difference if found.config.training.monitor == 'auc' else -difference:+.5f}"
+def _change(difference: float) -> str:
+    return f"{difference:+.5f}"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.evaluation.metrics import evaluate, recalibrate
+from recsys.evaluation.metrics import auc
 from recsys.evolution import Evaluate
 from recsys.models import ClickModel
 from recsys.search_space import Genome, Learned, SearchSpace
@@ -30,7 +30,7 @@ class Supernet:
 
     def __init__(self, run: Run, learned: Learned, space: SearchSpace, rows: Rows) -> None:
         self.recipe = run, learned, space, rows  # what another process makes the same of
-        self._config, self._space, self._learned = run.config, space, learned
+        self._space, self._learned = space, learned
         torch.set_num_threads(run.config.training.num_threads)
         self._model = full_model(run, learned)
         self._tables = {feature: _table(self._model, feature) for feature in space.features}
@@ -41,13 +41,16 @@ class Supernet:
 
     @torch.no_grad()
     def quality(self, genome: Genome) -> float:
-        """The monitored metric of a genome, higher is better. A pruned id reads the field's default."""
+        """AUC of a genome. A pruned id reads the field's default.
+
+        Not the log loss: widths were drawn in training, so the logits of wider genomes are too far from 0 until they are
+        trained as they are.
+        """
         keep = self._space.keep(genome)
         for feature, width in zip(self._space.features, genome.widths, strict=True):
             self._tables[feature].copy_(torch.from_numpy(self._learned.masked(feature, keep[feature], width)))
         logits = torch.cat([self._model(batch)[0] for batch in self._batches])
-        predictions = recalibrate(torch.sigmoid(logits.double()).numpy(), self._config.training.negative_rate)
-        return self._config.training.score(evaluate(self._label, predictions))
+        return auc(self._label, logits.double().numpy())
 
 
 def full_model(run: Run, learned: Learned) -> ClickModel:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from recsys import cli, size_search
 from recsys.compaction import write_compact
 from recsys.config import ConfigError, ExperimentConfig, load
-from recsys.evaluation.metrics import evaluate
+from recsys.evaluation.metrics import auc
 from recsys.learners import learned_of
 from recsys.saliency import with_defaults
 from recsys.search_space import Genome
@@ -71,7 +71,7 @@ def test_all_that_the_learner_keeps_predicts_as_the_learner_does(found: SizeSear
     supernet = Supernet(run, untrained, found.space, rows)
     kept = all(score[2:].min() > 0 for score in learned.score.values())
     assert kept, "the learner prunes nothing here"
-    assert supernet.quality(everything) == pytest.approx(-run.metrics["validation"]["logloss"], abs=1e-6)
+    assert supernet.quality(everything) == pytest.approx(run.metrics["validation"]["auc"], abs=1e-6)
 
 
 def test_a_genome_is_judged_as_its_compact_tables_are_before_training(
@@ -96,8 +96,7 @@ def test_a_genome_is_judged_as_its_compact_tables_are_before_training(
         load_start(compact.training.start, model)
         predictions = predict(model, Rows.load(ready.path, "validation"), compact)
     supernet = Supernet(run, learned, space, rows)
-    expected = config.training.score(evaluate(rows.label, predictions))
-    assert supernet.quality(genome) == pytest.approx(expected, abs=1e-6)
+    assert supernet.quality(genome) == pytest.approx(auc(rows.label, predictions), abs=1e-6)
 
 
 def test_the_search_is_what_its_compact_experiment_trains(found: SizeSearch) -> None:
@@ -162,7 +161,7 @@ def test_what_cannot_be_searched_is_said(
         run_size_search(plain, "40%", ready, roots, evaluator, seeds=0)
     with pytest.raises(ValueError, match="'10' is not a budget"):
         run_size_search(config, "10", ready, roots, evaluator, seeds=0)
-    for key in ("features.min_count", "training.monitor", "tables.embedding_dim"):
+    for key in ("features.min_count", "training.seed", "tables.embedding_dim"):
         with pytest.raises(ConfigError, match=f"'{key}' cannot differ from the experiment's"):
             config.replace({"shrink.learner": {key: 4}})
     with pytest.raises(ValueError, match="gives up every field"):

@@ -50,31 +50,24 @@ def outcome(space: SearchSpace, *found: tuple[Genome, float]) -> Outcome:
     return Outcome(tuple(Scored(genome, quality, space.bytes(genome)) for genome, quality in found))
 
 
-def search_of(
-    config: ExperimentConfig, space: SearchSpace, run: Run, best: Genome, sign: float = 1.0
-) -> SizeSearch:
+def search_of(config: ExperimentConfig, space: SearchSpace, run: Run, best: Genome) -> SizeSearch:
     """The evolution's best has quality 0.75 and is its third of four; random has 0.6, uniform 0.74, all kept 0.8."""
     small, fewer, middle = (space.uniform(4, s) for s in (0.1, 0.3, 0.4))
     everything, full = space.everything(), 2 * space.bytes(space.everything())
-    level = 0.0 if sign > 0 else 1.0
-
-    def scored(*found: tuple[Genome, float]) -> Outcome:
-        return outcome(space, *((genome, quality - level) for genome, quality in found))
-
     searches = {
-        "evolution": scored((small, 0.7), (fewer, 0.72), (best, 0.75), (middle, 0.74)),
-        "random": scored((small, 0.7), (space.uniform(4, 0.2), 0.5)),
-        "uniform": scored((small, 0.7), (middle, 0.74)),
+        "evolution": outcome(space, (small, 0.7), (fewer, 0.72), (best, 0.75), (middle, 0.74)),
+        "random": outcome(space, (small, 0.7), (space.uniform(4, 0.2), 0.5)),
+        "uniform": outcome(space, (small, 0.7), (middle, 0.74)),
     }
-    front = scored((everything, 0.8), (fewer, 0.72))
+    front = outcome(space, (everything, 0.8), (fewer, 0.72))
     return SizeSearch(
-        config, "25%", full // 4, full, space, run, 0.8 - level, searches, front, {}, None, None, run.path
+        config, "25%", full // 4, full, space, run, 0.8, searches, front, {}, None, None, run.path
     )
 
 
 @pytest.fixture(scope="module")
 def found(configure: Configure, prepared: Prepared) -> SizeSearch:
-    config = configure({"training.monitor": "auc"})
+    config = configure()
     sizes = {f.name: len(f.ids) for f in prepared.features().categorical}  # type: ignore[union-attr]
     run = Run(prepared.path, config, {"prepared": str(prepared.path)})
     return search_of(config, space_of(sizes), run, BEST)
@@ -148,18 +141,6 @@ def test_a_search_that_did_not_pay_says_so(found: SizeSearch) -> None:
     text = summary(replace(found, outcomes=found.outcomes | tied))
     assert "Evolution did not pay on validation: uniform shrink is as good." in text
     assert "ahead" not in text
-
-
-def test_a_search_by_logloss_shows_losses(found: SizeSearch) -> None:
-    config = found.config.replace({"training.monitor": "logloss"})
-    lossy = search_of(config, found.space, found.learner, BEST, sign=-1)
-    assert (
-        "logloss is 0.25000, and 0.20000 with all that the learner keeps: a difference of +0.05000."
-        in summary(lossy)
-    )
-    rows = sheet(lossy, "Searches").rows
-    assert [row[1] for row in rows] == ["0.20000", "0.25000", "0.30000", "0.26000"]
-    assert sheet(lossy, "Searches").headers[1] == "validation logloss"
 
 
 def test_searches_have_their_best_and_when_they_found_it(found: SizeSearch) -> None:
@@ -277,14 +258,13 @@ def test_the_page_stands_alone(found: SizeSearch, trained: SizeSearch, tmp_path:
     json.dumps(found.to_dict())
 
 
-@pytest.mark.parametrize(("number", "monitor"), [(1, "auc"), (40, "logloss")])
-def test_pictures_of_few_and_of_many_fields(configure: Configure, number: int, monitor: str) -> None:
+@pytest.mark.parametrize("number", [1, 40])
+def test_pictures_of_few_and_of_many_fields(configure: Configure, number: int) -> None:
     random = np.random.default_rng(number)
     names = [f"a_rather_long_name_of_a_field_{i}" for i in range(number)]
     space = space_of({name: int(n) for name, n in zip(names, random.integers(0, 10**4, number), strict=True)})
-    config = configure({"training.monitor": monitor})
-    sign = 1.0 if monitor == "auc" else -1.0
-    made: Any = search_of(config, space, Run(Path(), config, {}), space.uniform(8, 0.5), sign)
+    config = configure()
+    made: Any = search_of(config, space, Run(Path(), config, {}), space.uniform(8, 0.5))
     seen = {name: None if i % 5 == 4 else i / number for i, name in enumerate(names)}
     pictures = [fields_picture(made, seen), trade_picture(made), progress_picture(made)]
     for title, picture, note in pictures:
