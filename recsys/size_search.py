@@ -258,6 +258,7 @@ def _digest(config: ExperimentConfig, learner: Run) -> str:
         VERSION,
         learner_digest(learner),
         Path(learner.metrics["prepared"]).name,
+        config.shrink.min_count,
         config.shrink.validation_rows,
         config.shrink.seed,
     ]

@@ -239,5 +239,6 @@ def test_another_learner_is_judged_anew(found: SizeSearch, config: ExperimentCon
         assert size_search._digest(config, found.learner) != before
     finally:
         manifest.write_bytes(content)
-    assert size_search._digest(config.replace({"shrink.validation_rows": 7}), found.learner) != before
+    for key in ("validation_rows", "min_count", "seed"):
+        assert size_search._digest(config.replace({f"shrink.{key}": 7}), found.learner) != before
     assert (found.learner.path / f"saliency-{size_search.VERSION}.npz").exists(), "goes with the run"
