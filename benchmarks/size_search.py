@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 EFFECT = 0.002
-ENOUGH = (20, 50, 100, 200, 500)  # impressions in training that an informative id is judged from
+ENOUGH = (20, 50, 100, 200, 500, 1000)  # impressions in training that an informative id is judged from
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SETS = {  # what is searched
     "criteo80k": ("criteo/full.yaml", "criteo80k.parquet"),
