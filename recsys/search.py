@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from recsys.config import Choices, ConfigError, ExperimentConfig, Range
+from recsys.config import ConfigError, ExperimentConfig
+from recsys.search_config import Choices, Range
 from recsys.tables import plan_of
 from recsys_pipelines.features import Features
 from recsys_pipelines.prepare import Prepared

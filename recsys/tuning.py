@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from recsys.config import ConfigError, ExperimentConfig, Range
+from recsys.config import ConfigError, ExperimentConfig
 from recsys.search import DRAWS, Candidate, NothingFits, Prepare, candidate, random_draws
+from recsys.search_config import Range
 from recsys_pipelines.prepare import Prepared
 from recsys_pipelines.shards import locked, write_json
 from recsys_tables.plan import BudgetError

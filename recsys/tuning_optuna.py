@@ -8,7 +8,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from recsys.config import Choices, Range
+from recsys.search_config import Choices, Range
 
 STARTUP = 10  # Optuna's own number of random trials before the estimator guides them
 

@@ -11,8 +11,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from recsys.config import Choices, ExperimentConfig, Range
+from recsys.config import ExperimentConfig
 from recsys.page import Picture, png
+from recsys.search_config import Choices, Range
 from recsys.tuning import Search, metrics_of
 
 BAD = "#b8433a"

@@ -19,8 +19,9 @@ import yaml
 from typer.testing import CliRunner
 
 from recsys.cli import app
-from recsys.config import ConfigError, ExperimentConfig, Range, load
+from recsys.config import ConfigError, ExperimentConfig, load
 from recsys.search import NothingFits, random_draws
+from recsys.search_config import Range
 from recsys.tuning import Search, Study, Trial, opened, train_trial
 from recsys.tuning_pictures import value_of
 from recsys.tuning_report import best_yaml, summary, trials_sheet, write_tuning
