@@ -450,6 +450,10 @@ def published(source: str, folder: Path) -> Path:
     """A small file of a source's published format, written to `folder`."""
     if source == "recbole":
         files, given = ML_100K, ""
+    elif source == "table":  # Frappe's, which every reader of tables takes
+        rows = [f"{i % 2}," + ",".join(str(10 * f + i % (f + 2)) for f in range(10)) for i in range(40)]
+        head = ",".join(("label", *(f"f{f}" for f in range(10))))
+        files, given = {"frappe.csv": "\n".join([head, *rows, ""]).encode()}, "frappe.csv"
     else:
         form = next(form for form in FORMATS.values() if form.source == source)
         files, given = dict(form.files), form.given

@@ -71,7 +71,8 @@ def test_names_are_logical(run: Run, prepared: Prepared, folder: Path) -> None:
     assert saved.read("table/item_id/full").shape == (42, 8)
     assert saved.read("optimizer/item_id/full/momentum1").shape == (42,)
     assert saved.tables().keys() == tables
-    assert saved.about == {"config": run.config.digest(prepared.path)}
+    assert saved.about["config"] == run.config.digest(prepared.path)
+    assert saved.about["state"].keys() == {"steps", "epoch", "rows"}, "of its best evaluation"
 
 
 @pytest.mark.parametrize(

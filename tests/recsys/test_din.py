@@ -270,8 +270,7 @@ def test_decay_once_per_id_is_that_of_the_dense_formula() -> None:
 
 
 def test_decay_per_impression_counts_every_vector() -> None:
-    model = click_model(None)
-    assert isinstance(model.decay, PerImpression)
+    model = click_model(PerImpression())
     _, shrunk = model(batch(model))
     tables = {
         name.split("embedding_bags.")[1].split("/")[0]: table.detach()
@@ -389,7 +388,8 @@ def test_decay_by_id_trains_and_shrinks_more_the_rarer_an_id(
     raw: dict[str, Any], prepared_log: Prepared
 ) -> None:
     rows = rows_of(prepared_log)
-    config = parse(raw, "x").replace({"model.decay_by": "id", "training.epochs": 1})
+    settings = {"model.decay_by": "id", "training.epochs": 1, "training.table_decay": 1.0}
+    config = parse(raw, "x").replace(settings)
     with process_group():
         model = make_model(config, rows["train"].features, rows["train"])
         assert model.decay.groups == [("item_id", "seen", "liked")]

@@ -25,6 +25,7 @@ from recsys.evaluation.metrics import auc, evaluate
 from recsys.model_config import LRConfig
 from recsys.models import LR, ClickModel
 from recsys.models.click import ClickBatch
+from recsys.models.decay import PerImpression
 from recsys.training.distributed import process_group, shard_model
 from recsys.training.loop import Fitted, NonFiniteLoss, Watch, fit
 from recsys.training.optimizers import Optimizer
@@ -163,7 +164,7 @@ def test_a_step_of_the_tables_is_rowwise_adagrad(configure: Configure, decay: fl
     engine = EmbeddingEngine([Field(Full("user", 5, 4))], torch.device("meta"))
     network = LR(LRConfig(name="lr"), 0, ["user"], 4)
     config = configure({"training.table_lr": 0.1})
-    model = shard_model(ClickModel(engine, network), config, torch.device("cpu"))
+    model = shard_model(ClickModel(engine, network, decay=PerImpression()), config, torch.device("cpu"))
     optimizer = Optimizer(model, config.training, num_steps=2)
     before = state_of(model)["table/user/full"].double().numpy()
     expected, accumulated = before.copy(), np.zeros(5)
