@@ -74,14 +74,17 @@ def write_compact(
     one that exists is left as it is.
     """
     raw = _raw_of(config, name, space, genome)
-    told = [raw, genome.to_dict(), learner_digest(run)]
+    keep = space.keep(genome)
+    kept = {
+        feature: hashlib.blake2b(mask.tobytes(), digest_size=8).hexdigest() for feature, mask in keep.items()
+    }
+    told = [raw, kept, learner_digest(run)]
     digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=6).hexdigest()
     out = folder / f"{name}-{digest}"
     if not out.exists():
         partial = out.with_name(out.name + ".tmp")
         shutil.rmtree(partial, ignore_errors=True)
         (partial / IDS).mkdir(parents=True)
-        keep = space.keep(genome)
         for feature in Features.load(run.path / "features").categorical:
             if isinstance(feature, Categorical) and feature.name in _prunable(config) & keep.keys():
                 np.save(partial / IDS / f"{feature.name}.npy", feature.ids[keep[feature.name][FIRST_CODE:]])

@@ -69,7 +69,7 @@ class ShrinkConfig(Strict):
     """How `recsys search` makes tables small: settings of the learner, and the evolution over what it leaves.
 
     `learner`: dotted keys -> values that make the experiment a learner's, such as `tables.scheme: opt_embed`.
-    The other names are `evolution.Settings`'.
+    From `population` on the names are `evolution.Settings`'.
     """
 
     learner: dict[str, Any] = Field(default_factory=lambda: dict(LEARNER))

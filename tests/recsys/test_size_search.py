@@ -216,6 +216,9 @@ def test_a_compact_experiment_is_never_written_over(
     written = {file: file.stat().st_mtime_ns for file in first.parent.rglob("*")}
     assert write_compact(config, "a", run, learned, found.space, found.best, tmp_path) == first
     assert written == {file: file.stat().st_mtime_ns for file in first.parent.rglob("*")}
+    scores = {name: score[::-1].copy() for name, score in found.space.scores.items()}
+    reranked = replace(found.space, scores=scores)
+    assert write_compact(config, "a", run, learned, reranked, found.best, tmp_path) != first, "other ids"
     inherits = config.replace({"shrink.weights": "inherited", "training.start": None})
     other = write_compact(inherits, "a", run, learned, found.space, found.best, tmp_path)
     assert other.parent != first.parent
