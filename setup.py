@@ -1,4 +1,4 @@
-"""Builds the Cython extensions; everything else is declared in pyproject.toml.
+"""Build the Cython extensions and find the packages; everything else is declared in pyproject.toml.
 
 RECSYS_CYTHON_DEBUG=1 turns bounds checks on in every kernel (the directives live here, in one
 place, because a misspelt directive in a file header is ignored in silence).
@@ -7,7 +7,7 @@ place, because a misspelt directive in a file header is ignored in silence).
 import os
 
 from Cython.Build import cythonize
-from setuptools import Extension, setup
+from setuptools import Extension, find_namespace_packages, setup
 
 DEBUG = os.environ.get("RECSYS_CYTHON_DEBUG") == "1"
 
@@ -19,6 +19,23 @@ DIRECTIVES = {
     "cdivision": True,
     "embedsignature": True,
 }
+
+# The folders of the top level hold uniquely named packages: one called `tables` would overwrite PyTables.
+FOLDERS = {
+    "recsys": "recsys",
+    "recsys_tables": "tables/recsys_tables",
+    "recsys_pipelines": "pipelines/recsys_pipelines",
+    "recsys_cython_ext": "cython_ext/recsys_cython_ext",
+    "recsys_configs": "configs",
+}
+PACKAGES = [
+    *FOLDERS,
+    *(
+        f"{package}.{below}"
+        for package, folder in FOLDERS.items()
+        for below in find_namespace_packages(folder, exclude=["*__pycache__*"])
+    ),
+]
 
 EXTENSIONS = [
     Extension(
@@ -69,4 +86,8 @@ EXTENSIONS = [
     ),
 ]
 
-setup(ext_modules=cythonize(EXTENSIONS, compiler_directives=DIRECTIVES))
+setup(
+    packages=PACKAGES,
+    package_dir=FOLDERS,
+    ext_modules=cythonize(EXTENSIONS, compiler_directives=DIRECTIVES),
+)

@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from recsys_tables import artefact
-from recsys_tables.artefact_write import write
 from recsys_tables.field import Field
-from recsys_tables.quantise import DTYPES
 from recsys_tables.schemes import Full, compact_from
+from recsys_tables.serving import artefact
+from recsys_tables.serving.quantise import DTYPES
+from recsys_tables.serving.write import write
 
 TOUCHED = 1024  # codes looked up at a time where memory is measured: vectors leave little behind
 
@@ -77,7 +77,7 @@ def child(folders: list[Path], args: argparse.Namespace, what: str) -> Any:
 
 def of_run(run: Path, folder: Path) -> Iterator[tuple[str, artefact.Artefact, float | None]]:
     """Name, artefact and AUC of every arm of a run."""
-    from recsys.exporting import check, export
+    from recsys.serving.export import check, export
     from recsys.training.run import Run
 
     finished = Run.open(run)

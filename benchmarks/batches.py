@@ -32,7 +32,7 @@ def prepared(source: Path, rows: int, folder: Path, encoding: str) -> Path:
     from criteo_text import write
 
     from recsys_pipelines.config import CategoricalConfig, DataConfig, NumericConfig, SplitConfig
-    from recsys_pipelines.prepare import prepare
+    from recsys_pipelines.preparation.prepare import prepare
 
     text = folder / "train.txt"
     write(source, text, round(rows / 0.98))
@@ -60,13 +60,13 @@ def kjt(keys: list[str], values: Any, n: int) -> Any:
 
 
 def batch_of(dense: Any, ids: Any, label: Any, weight: Any) -> Any:
-    from recsys_pipelines.batches import Batch
+    from recsys_pipelines.batches.loader import Batch
 
     return Batch(dense, ids, label, weight, len(label))
 
 
 def order(n: int, size: int, epoch: int) -> Iterator[np.ndarray]:
-    from recsys_pipelines.order import epoch_order
+    from recsys_pipelines.batches.order import epoch_order
 
     return epoch_order(n, size, 0, epoch)
 
@@ -76,7 +76,7 @@ def ours(rows: Any, size: int) -> Batches:
 
 
 def ours_loader(rows: Any, size: int) -> Batches:
-    from recsys_pipelines.batches import Loader
+    from recsys_pipelines.batches.loader import Loader
 
     return Loader(rows, size, 0).epoch
 
@@ -178,7 +178,7 @@ def measure(name: str, folder: Path, size: int) -> dict[str, float]:
     """Rows a second and bytes of one contender, which must make the batches that ours makes."""
     import torch
 
-    from recsys_pipelines.batches import Rows
+    from recsys_pipelines.batches.loader import Rows
 
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)

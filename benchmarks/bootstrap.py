@@ -123,7 +123,7 @@ def peak() -> int:
 
 
 def ours(labels, predictions, users, replicates, metrics=("auc",)):
-    from recsys.evaluation.comparison import compare
+    from recsys.evaluation.arms.compare import compare
 
     before, start = peak(), time.perf_counter()
     arms = {"a": predictions[:1], "b": predictions[1:]}

@@ -34,10 +34,10 @@ from rich.table import Table
 from scipy.stats import ttest_ind
 
 from recsys.config import ExperimentConfig, parse
-from recsys.evaluation import best
-from recsys.evaluation.comparison import compare
-from recsys.evaluation.delong import from_placements, placements
-from recsys.evaluation.pairing import pair
+from recsys.evaluation.arms import best
+from recsys.evaluation.arms.compare import compare
+from recsys.evaluation.arms.delong import from_placements, placements
+from recsys.evaluation.arms.pairing import pair
 
 METRICS = ("auc", "gauc", "logloss", "ne", "calibration")
 LOW, HIGH = 0.036, 0.064  # the rates that are wanted
@@ -113,7 +113,7 @@ class Pool:
     def trained(cls, config: ExperimentConfig, runs: int, folder: Path) -> "Pool":
         """Train what is missing in the folder."""
         from recsys.training.run import train
-        from recsys_pipelines.prepare import prepare
+        from recsys_pipelines.preparation.prepare import prepare
 
         prepared = prepare(config.data, config.features, folder / "prepared")
         done = [

@@ -31,10 +31,10 @@ from recsys.evaluation.metrics import auc
 from recsys.training.distributed import process_group
 from recsys.training.optimizers import Optimizer
 from recsys_tables.bytes import OptimizerName
-from recsys_tables.engine import EmbeddingEngine
+from recsys_tables.distributed.sharding import TableOptimizer, local_shards, shard
+from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
 from recsys_tables.schemes import OptEmbed
-from recsys_tables.sharding import TableOptimizer, local_shards, shard
 
 IDS, D, BATCH, UNSEEN = 3000, 8, 256, 40_000
 CPU = torch.device("cpu")

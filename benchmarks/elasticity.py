@@ -76,7 +76,7 @@ def rank_main(work: Path, runs: str, rank: int, ranks: int, dies: int | None, ba
     from recsys.training.loop import Watch
     from recsys.training.pipeline import Pipeline
     from recsys.training.run import train
-    from recsys_pipelines.prepare import prepare
+    from recsys_pipelines.preparation.prepare import prepare
 
     store = dist.FileStore(str(work / f"{runs}-{ranks}-{dies}.store"), ranks)
     dist.init_process_group("gloo", rank=rank, world_size=ranks, store=store)
@@ -125,9 +125,9 @@ def report(work: Path, of: int) -> None:
     """Print who was fed what, and compare."""
     import pyarrow.parquet as pq
 
-    from recsys_pipelines.batches import Rows
-    from recsys_pipelines.prepare import Prepared
-    from recsys_tables.checkpoint import Checkpoint
+    from recsys_pipelines.batches.loader import Rows
+    from recsys_pipelines.preparation.prepared import Prepared
+    from recsys_tables.distributed.checkpoint import Checkpoint
 
     notes = [json.loads(line) for line in (work / "few.jsonl").read_text().splitlines()]
     times: list[dict[int, dict[int, list[float]]]] = []  # of every start: step -> rank -> rows

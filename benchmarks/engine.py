@@ -30,10 +30,10 @@ from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 
 from recsys_tables import Unified
-from recsys_tables.engine import EmbeddingEngine
+from recsys_tables.distributed.quiet import quiet
+from recsys_tables.distributed.sharding import TableOptimizer, plan_sharding, shard
+from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
-from recsys_tables.quiet import quiet
-from recsys_tables.sharding import TableOptimizer, plan_sharding, shard
 
 ROWS, BATCHES = 1_000_000, 8
 CPU = torch.device("cpu")

@@ -29,7 +29,7 @@ import xxhash
 from rich.console import Console
 from rich.table import Table
 
-from recsys_cython_ext import IdTable, hash_rows, hash_rows_jagged, salt, string_ids
+from recsys_cython_ext import IdTable, hash_rows, hash_rows_jagged, lookup_salt, string_ids
 
 FEATURES = 26  # of the jagged batch
 SIZE = 1_000_003  # rows of a table
@@ -110,7 +110,7 @@ def c_call(function: object, *arguments: np.ndarray | int) -> Run:
 def rows(n: int, loops: Loops) -> Iterator[Case]:
     ids, key, out = (
         np.random.default_rng(0).integers(-(2**63), 2**63, n),
-        salt("c1", 0),
+        lookup_salt("c1", 0),
         np.empty(n, np.int64),
     )
     scratch = [np.empty(n, np.uint64) for _ in range(2)]
@@ -145,7 +145,7 @@ def jagged(n: int, loops: Loops) -> Iterator[Case]:
     ids, out = np.random.default_rng(0).integers(-(2**63), 2**63, n), np.empty(n, np.int64)
     features = range(FEATURES)
     offsets = [n * f // FEATURES for f in range(FEATURES + 1)]
-    salts, sizes = [salt(f"c{f}", 0) for f in features], [SIZE + f for f in features]
+    salts, sizes = [lookup_salt(f"c{f}", 0) for f in features], [SIZE + f for f in features]
 
     def one_by_one() -> None:
         for f in features:

@@ -122,7 +122,7 @@ def differences(whole: Path, other: Path) -> list[str]:
     """What is not the same to the bit in two finished runs."""
     import pyarrow.parquet as pq
 
-    from recsys_tables.checkpoint import Checkpoint
+    from recsys_tables.distributed.checkpoint import Checkpoint
 
     metrics = [json.loads((run / "metrics.json").read_text()) for run in (whole, other)]
     found = [key for key in RESULTS if metrics[0][key] != metrics[1][key]]

@@ -23,7 +23,7 @@ import yaml
 
 from recsys.training.run import Run
 from recsys.training.store import names_in
-from recsys_tables.checkpoint import Checkpoint
+from recsys_tables.distributed.checkpoint import Checkpoint
 
 EPOCHS, BATCH, ROWS = 2, 64, 6_000
 FIELDS = [{"name": "user_id", "num_ids": 300}, {"name": "item_id", "num_ids": 200}]

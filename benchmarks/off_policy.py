@@ -20,12 +20,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from recsys.evaluation.off_policy import evaluate_policy
-from recsys.evaluation.off_policy_data import Log, Target, frequencies, probabilities, uniform
-from recsys.evaluation.off_policy_reward import RewardModel, model_of
-from recsys.evaluation.replay import replay
-from recsys.off_policy_log import read_log
-from recsys.off_policy_report import on_policy
+from recsys.evaluation.off_policy.data import Log, Target, frequencies, probabilities, uniform
+from recsys.evaluation.off_policy.estimators import evaluate_policy
+from recsys.evaluation.off_policy.replay import replay
+from recsys.evaluation.off_policy.reward import RewardModel, model_of
+from recsys.policies.log import read_log
+from recsys.reports.off_policy import on_policy
 
 THRESHOLD = 2.0  # of the comparison of formulas: low, so that weights are cut
 
@@ -134,7 +134,7 @@ def run(path: Path, config: Path | None, runs: Path) -> list[dict[str, Any]]:
             model = None
             if config is not None:
                 from recsys.config import load
-                from recsys.off_policy_models import cross_fitted
+                from recsys.policies.models import cross_fitted
 
                 model = cross_fitted(load(config, str(path)), path, log, target, runs)
             found.append(

@@ -46,7 +46,7 @@ def declared(text: Path, encoding: str = "vocabulary") -> tuple[Any, Any]:
 
 
 def ours(text: Path, out: Path, encoding: str) -> None:
-    from recsys_pipelines.prepare import prepare
+    from recsys_pipelines.preparation.prepare import prepare
 
     prepare(*declared(text, encoding), out)
 
@@ -109,7 +109,7 @@ CONTENDERS: dict[str, Callable[[Path, Path], None] | None] = {
 }
 
 
-OURS, POLARS = ("recsys_pipelines.prepare", "pyarrow"), ("polars",)
+OURS, POLARS = ("recsys_pipelines.preparation.prepare", "pyarrow"), ("polars",)
 MODULES = {
     "ours, vocabulary": OURS,
     "ours, hash": OURS,

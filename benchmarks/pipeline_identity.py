@@ -150,12 +150,12 @@ def digest(root: Path) -> str:
 
 def prepare(text: Path, out: Path, workers: int) -> None:
     """In this process, or on Ray from it; say when it begins, and how long it took."""
-    from recsys_pipelines.prepare import prepare
+    from recsys_pipelines.preparation.prepare import prepare
 
     runner = None
     with ExitStack() as stack:
         if workers:
-            from recsys_pipelines.cluster import RayData, ray_session
+            from recsys_pipelines.preparation.on_ray import RayData, ray_session
 
             stack.enter_context(ray_session(workers))
             runner = RayData(workers)

@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import norm, ttest_ind
 
-from recsys.evaluation.online import analyse
-from recsys.evaluation.online_log import Target, assignments
-from recsys.evaluation.sequential import confidence_sequence, daily_difference
+from recsys.evaluation.online.experiment import analyse
+from recsys.evaluation.online.log import Target, assignments
+from recsys.evaluation.online.sequential import confidence_sequence, daily_difference
 
 METRICS = ("clicks", "clicks/impressions", "revenue")
 RATE = 0.003

@@ -25,11 +25,12 @@ from torch import nn
 from torchrec import KeyedJaggedTensor
 
 from recsys_tables import schemes
-from recsys_tables.checkpoint import Checkpoint, save
-from recsys_tables.engine import EmbeddingEngine
+from recsys_tables.distributed.checkpoint import Checkpoint
+from recsys_tables.distributed.saving import save
+from recsys_tables.distributed.sharding import TableOptimizer, shard
+from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
 from recsys_tables.remap import Remap
-from recsys_tables.sharding import TableOptimizer, shard
 
 D, IDS, BATCH, SEED = 8, 50, 24, 3
 KEPT = Remap.of(np.arange(IDS) % 3 > 0)

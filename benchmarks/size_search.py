@@ -1,4 +1,4 @@
-"""How small tables can get: `recsys search` against the full table and its rivals at the same bytes, in one run.
+"""How small tables can get: `recsys compress` against the full table and its rivals at the same bytes, in one run.
 
 python benchmarks/size_search.py criteo80k ml-100k frappe86k generated --data-root DATA [--budget 20%] [--seeds 5]
 
@@ -29,7 +29,7 @@ SETS = {  # what is searched
     "criteo80k": ("criteo/full.yaml", "criteo80k.parquet"),
     "ml-100k": ("movielens/full.yaml", "ml-100k"),
     "frappe86k": ("frappe/full.yaml", "frappe86k.parquet"),
-    "generated": ("generated/search.yaml", None),
+    "generated": ("generated/compress.yaml", None),
 }
 TRAINING = {"training.table_decay": [0.0, 0.0001, 0.001], "tables.init_bound": [0.001, 0.01, 0.05]}
 HASHED = {"features.encoding": "hash", "features.min_count": 1}
@@ -63,20 +63,20 @@ def baseline(name: str, root: Path, trials: int) -> Any:
     lr = config.training.table_lr
     space = TRAINING | {"training.table_lr": [lr / 2, lr, 2 * lr]}
     return config.replace(
-        {"name": name, "search": {"trials": trials, "space": space, "training_seed": 1000}}, where=name
+        {"name": name, "tuning": {"trials": trials, "space": space, "training_seed": 1000}}, where=name
     )
 
 
 def rival(config: Any, name: str, budget: str) -> Any:
     settings, tables, space = RIVALS[name]
     tables = {"embedding_dim": 16, "init_bound": config.tables.init_bound, **tables, "budget": budget}
-    found = config.model_dump(mode="json")["search"]["space"]
+    found = config.model_dump(mode="json")["tuning"]["space"]
     return config.replace(
         {
             **settings,
             "name": f"{config.name}-{name.replace(' ', '_')}",
             "tables": tables,
-            "search.space": found | space,
+            "tuning.space": found | space,
         },
         where=name,
     )
@@ -84,23 +84,23 @@ def rival(config: Any, name: str, budget: str) -> Any:
 
 def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Search, compact, train all arms and judge them."""
-    from recsys.comparing import run_comparison
+    from recsys.comparison.experiments import run_comparison
+    from recsys.compression.search import run_compression
+    from recsys.compression.supernet import evaluator
     from recsys.config import load
     from recsys.console import bars, preparing
-    from recsys.size_search import run_size_search
-    from recsys.size_search_report import write_search
-    from recsys.supernet import evaluator
+    from recsys.reports.compression import write_compression
     from recsys.training.loop import Watch
-    from recsys_pipelines.prepare import prepare
+    from recsys_pipelines.preparation.prepare import prepare
 
     began = time.perf_counter()
     work = arguments.work / name
     roots = work / "runs", work / "prepared"
     config = baseline(name, arguments.data_root, arguments.trials)
-    config = config.replace({f"shrink.{key}": value for key, value in arguments.shrink.items()})
+    config = config.replace({f"compression.{key}": value for key, value in arguments.compression.items()})
     with bars() as show:
         ready = prepare(config.data, config.features, roots[1], preparing(show))
-        found = run_size_search(
+        found = run_compression(
             config,
             arguments.budget,
             ready,
@@ -111,7 +111,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
             progress=lambda what, done, of: show(f"{name}: {what}", done, of),
         )
         searched = time.perf_counter() - began
-        write_search(found, work / "search.html")
+        write_compression(found, work / "search.html")
         every_id = config.replace({"name": f"{name}-every-id", "features.min_count": 1})
         arms = [
             every_id,
@@ -169,7 +169,7 @@ def show_arms(name: str, found: Any, result: Any) -> None:
 
 def truth_of(config: Any, found: Any, ready: Any) -> dict[str, Any]:
     """Of the ids that carry signal and of those that carry none, the share that evolution keeps; by field its rank."""
-    from recsys_pipelines.batches import Rows
+    from recsys_pipelines.batches.loader import Rows
     from recsys_pipelines.sources.generated import truth
 
     rows = Rows.load(ready.path, "train")
@@ -216,7 +216,9 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--rivals", nargs="*", default=list(RIVALS))
-    parser.add_argument("--shrink", type=json.loads, default={}, help="settings of `shrink`, as JSON")
+    parser.add_argument(
+        "--compression", type=json.loads, default={}, help="settings of `compression`, as JSON"
+    )
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "recsys-size-search")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     arguments = parser.parse_args()

@@ -91,7 +91,7 @@ def zipf_log(path: Path, rows: int = 1_000_000) -> None:
 
 def held_batches(config: Any, prepared: Path) -> list[Any]:
     """The first batches of an epoch, as the loader makes them."""
-    from recsys_pipelines.batches import Loader, Rows
+    from recsys_pipelines.batches.loader import Loader, Rows
 
     rows = Rows.load(prepared, "train")
     return list(islice(Loader(rows, BATCH, 0).epoch(0), HELD))
@@ -116,8 +116,8 @@ def bare(config: Any, prepared: Path) -> float:
 
     from recsys.training.distributed import process_group
     from recsys.training.loop import make_model
-    from recsys_pipelines.batches import Rows
-    from recsys_tables.sharding import TableOptimizer, shard
+    from recsys_pipelines.batches.loader import Rows
+    from recsys_tables.distributed.sharding import TableOptimizer, shard
 
     class Plain(nn.Module):
         def __init__(self, collection: nn.Module, network: nn.Module) -> None:
@@ -186,9 +186,9 @@ def sparse_adam(config: Any, prepared: Path) -> float:
 
 def arrays(config: Any, prepared: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
     """Table rows [n, F], numbers [n, m] and labels [n] of the held batches, and each table's number of rows."""
-    from recsys.tables import fields_of, plan_of
-    from recsys_pipelines.batches import Rows
-    from recsys_tables.engine import EmbeddingEngine
+    from recsys.planning import fields_of, plan_of
+    from recsys_pipelines.batches.loader import Rows
+    from recsys_tables.engine.engine import EmbeddingEngine
 
     features = Rows.load(prepared, "train").features
     import torch
@@ -208,7 +208,7 @@ def ours(config: Any, prepared: Path) -> float:
     from recsys.console import bars
     from recsys.training.loop import Watch
     from recsys.training.run import train
-    from recsys_pipelines.prepare import Prepared
+    from recsys_pipelines.preparation.prepared import Prepared
 
     class Enough(Exception):
         pass
@@ -249,7 +249,7 @@ def compare(
     title: str, models: list[str], log: Path, rivals: str | None, rounds: int, slow: bool
 ) -> dict[str, Any]:
     """Print one table: median rates, ratios to the bare loop and to the best rival, peak memory."""
-    from recsys_pipelines.prepare import prepare
+    from recsys_pipelines.preparation.prepare import prepare
 
     work = log.parent
     contenders = [*CONTENDERS, *(["fuxictr", "deepctr"] if rivals else [])]

@@ -15,7 +15,7 @@ for commands in (
     "checkpoints",
     "exporting",
     "tuning",
-    "size_search",
+    "compression",
     "comparisons",
     "policies",
     "experiments",

@@ -3,23 +3,25 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as ProgressBars
 from rich.table import Table
+
+from recsys_cython_ext.progress import Progress
 
 app = typer.Typer(
     help="Embedding tables for recommender models: how small can they get, and is the difference real?",
@@ -47,19 +49,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JS
 PREPARED, RUNS = Path("prepared"), Path("runs")
 
 
-class Show(Protocol):
-    """Progress of a stage: finished, of how many if known, and a remark."""
-
-    def __call__(self, stage: str, finished: int, of: int | None, detail: str = "", /) -> None:
-        """Show it."""
-
-
-PrepareProgress = Callable[[str, int, int | None, int | None], None]  # recsys_pipelines.runner.Progress
-
-
-def ready(experiment: Any, root: Path, on: Path | None, show: Show) -> Any:
+def ready(experiment: Any, root: Path, on: Path | None, show: Progress) -> Any:
     """The prepared set of an experiment: the one that is named, or what its data give."""
-    from recsys_pipelines.prepare import Prepared, prepare
+    from recsys_pipelines.preparation.prepare import prepare
+    from recsys_pipelines.preparation.prepared import Prepared
 
     if on is None:
         return prepare(experiment.data, experiment.features, root, preparing(show))
@@ -68,22 +61,22 @@ def ready(experiment: Any, root: Path, on: Path | None, show: Show) -> Any:
     return named
 
 
-def preparing(show: Show) -> PrepareProgress:
-    """Progress of a preparation: rows a second, and bytes where they are known."""
+def preparing(show: Progress) -> Progress:
+    """Return progress that shows the rows a second of each stage too."""
     started: dict[str, float] = {}
     last = time.monotonic()
 
-    def report(stage: str, rows: int, of: int | None, size: int | None) -> None:
+    def report(stage: str, rows: int, of: int | None, detail: str = "", /) -> None:
         nonlocal last
         start, last = started.setdefault(stage, last), time.monotonic()
         rate = f"{rows / max(last - start, 1e-9):,.0f} rows/s"
-        show(stage, rows, of, rate if size is None else f"{rate}, {size / 1e6:,.0f} MB")
+        show(stage, rows, of, f"{rate}, {detail}" if detail else rate)
 
     return report
 
 
 @contextmanager
-def bars() -> Iterator[Show]:
+def bars() -> Iterator[Progress]:
     """Progress on standard error: one line per stage, `show(stage, finished, of, detail)`."""
     columns = (
         TextColumn("{task.description}"),
@@ -93,10 +86,10 @@ def bars() -> Iterator[Show]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err) as progress:
+    with ProgressBars(*columns, console=err) as progress:
         tasks: dict[str, Any] = {}
 
-        def show(stage: str, finished: int, of: int | None, detail: str = "") -> None:
+        def show(stage: str, finished: int, of: int | None, detail: str = "", /) -> None:
             if stage not in tasks:
                 tasks[stage] = progress.add_task(stage, total=of, detail=detail)
             progress.update(tasks[stage], completed=finished, total=of, detail=detail)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recsys.cli import app
-from recsys.comparing import run_comparison
+from recsys.comparison.experiments import run_comparison
 from recsys.config import load
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

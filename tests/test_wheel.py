@@ -25,7 +25,8 @@ def test_wheel_holds_kernels_sources_recipes_and_template(wheel: Path) -> None:
     for name in (
         "recsys_cython_ext/_hashing.pyx",
         "recsys_configs/generated/unified.yaml",
-        "recsys/report.html.j2",
+        "recsys_configs/frappe/full.yaml",
+        "recsys/reports/templates/experiments.html.j2",
         "recsys/py.typed",
         "recsys_tables/schemes/unified.py",
         "recsys_pipelines/sources/criteo.py",

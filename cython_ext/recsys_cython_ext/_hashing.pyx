@@ -64,31 +64,44 @@ cdef inline uint64_t xxh_avalanche(uint64_t h) noexcept nogil:
     return h ^ (h >> 32)
 
 
-cdef uint64_t xxh_stripes(const uint8_t* p, uint64_t length) noexcept nogil:
-    """The four accumulators over all whole 32-byte stripes, merged; length >= 32."""
-    cdef uint64_t a = P1 + P2, b = P2, c = 0, d = 0 - P1, h, stripe
+ctypedef struct Accumulators:
+    uint64_t a, b, c, d
+
+
+cdef inline Accumulators xxh_start() noexcept nogil:
+    return Accumulators(P1 + P2, P2, 0, 0 - P1)
+
+
+cdef Accumulators xxh_stripes(Accumulators acc, const uint8_t* p, uint64_t length) noexcept nogil:
+    """The four accumulators after all whole 32-byte stripes."""
+    cdef uint64_t stripe
     for stripe in range(length // 32):
-        a = xxh_round(a, load64(p))
-        b = xxh_round(b, load64(p + 8))
-        c = xxh_round(c, load64(p + 16))
-        d = xxh_round(d, load64(p + 24))
+        acc.a = xxh_round(acc.a, load64(p))
+        acc.b = xxh_round(acc.b, load64(p + 8))
+        acc.c = xxh_round(acc.c, load64(p + 16))
+        acc.d = xxh_round(acc.d, load64(p + 24))
         p += 32
-    h = rotl(a, 1) + rotl(b, 7) + rotl(c, 12) + rotl(d, 18)
-    return xxh_merge(xxh_merge(xxh_merge(xxh_merge(h, a), b), c), d)
+    return acc
+
+
+cdef inline uint64_t xxh_merged(Accumulators acc) noexcept nogil:
+    cdef uint64_t h = rotl(acc.a, 1) + rotl(acc.b, 7) + rotl(acc.c, 12) + rotl(acc.d, 18)
+    return xxh_merge(xxh_merge(xxh_merge(xxh_merge(h, acc.a), acc.b), acc.c), acc.d)
 
 
 cdef inline uint64_t xxh64_bytes(const uint8_t* p, uint64_t length) noexcept nogil:
     """XXH64 with seed 0 (github.com/Cyan4973/xxHash, doc/xxhash_spec.md)."""
-    cdef uint64_t h
-    cdef uint64_t left = length
     if length == 8:  # the common hashed token: no loops
         return xxh_avalanche(xxh_word(P5 + 8, load64(p)))
-    if length >= 32:
-        h = xxh_stripes(p, length) + length
-        p += length & ~<uint64_t>31
-        left = length & 31
-    else:
-        h = P5 + length
+    if length < 32:
+        return xxh_finish(P5 + length, p, length)
+    return xxh_finish(
+        xxh_merged(xxh_stripes(xxh_start(), p, length)) + length, p + (length & ~<uint64_t>31), length & 31
+    )
+
+
+cdef inline uint64_t xxh_finish(uint64_t h, const uint8_t* p, uint64_t left) noexcept nogil:
+    """The digest after the last, fewer than 32 bytes."""
     while left >= 8:
         h = xxh_word(h, load64(p))
         p += 8
@@ -112,6 +125,34 @@ def xxh64(const uint8_t[::1] data):
     with nogil:
         digest = xxh64_bytes(start, <uint64_t> data.shape[0])
     return digest
+
+
+cdef class Xxh64:
+    """XXH64 of data that come in parts, each but the last a multiple of 32 bytes long."""
+
+    cdef Accumulators acc
+    cdef uint64_t length
+
+    def __cinit__(self):
+        self.acc = xxh_start()
+        self.length = 0
+
+    def add(self, const uint8_t[::1] data):
+        """Take the next part, of a multiple of 32 bytes and not empty."""
+        with nogil:
+            self.acc = xxh_stripes(self.acc, &data[0], <uint64_t> data.shape[0])
+        self.length += data.shape[0]
+
+    def finish(self, const uint8_t[::1] data):
+        """Take the last part, and return the digest as an unsigned Python int."""
+        cdef uint64_t left = data.shape[0], length = self.length + left
+        cdef uint8_t nothing = 0
+        cdef const uint8_t* p = &data[0] if left else &nothing
+        if length < 32:
+            return xxh64_bytes(p, length)
+        return xxh_finish(
+            xxh_merged(xxh_stripes(self.acc, p, left)) + length, p + (left & ~<uint64_t>31), left & 31
+        )
 
 
 def mix64_one(uint64_t z):

@@ -1,7 +1,7 @@
 """Stable 64-bit ids and row numbers: the one definition of hashing in the project.
 
 A string's id is XXH64 (seed 0) of its UTF-8 bytes, an integer is its own id, a missing value is `MISSING_ID`.
-Row number of lookup j of feature f: ``h = mix64(id ^ salt(f, j))``, ``((h >>> 32) * num_embeddings) >> 32``.
+Row number of lookup j of feature f: ``h = mix64(id ^ lookup_salt(f, j))``, ``((h >>> 32) * num_embeddings) >> 32``.
 All of it is integer arithmetic modulo 2^64. A changed result destroys trained tables without an error,
 so `HASH_VERSION` goes into every checkpoint and artefact and a golden file pins the rows.
 """
@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Sequence
 from functools import cache
-from mmap import mmap
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
 import recsys_cython_ext._hashing as _hashing  # this form spares mypy a stub
+from recsys_cython_ext.arguments import (
+    PerFeature,
+    as_int64,
+    check_hash_arguments,
+    check_jagged_arguments,
+    is_tensor,
+    output,
+)
 from recsys_cython_ext.threads import over_parts
 
 if TYPE_CHECKING:
     import torch
-
-PerFeature: TypeAlias = "Sequence[int] | np.ndarray | torch.Tensor"
 
 HASH_VERSION = 1
 MISSING_ID = -(2**63)
@@ -53,13 +57,13 @@ def mix64(ids: np.ndarray) -> np.ndarray:
     return out
 
 
-def xxh64(data: bytes | mmap) -> int:
+def xxh64(data: bytes) -> int:
     """XXH64 with seed 0 of ``data``, as the unsigned digest its authors publish."""
     return int(_hashing.xxh64(data))
 
 
 @cache  # asked for at every batch
-def salt(feature: str, lookup: int) -> int:
+def lookup_salt(feature: str, lookup: int) -> int:
     """``mix64(XXH64(feature) + (lookup + 1) * 0x9E3779B97F4A7C15)`` as a signed 64-bit value.
 
     It depends on the feature's name and never on the order of declaration.
@@ -103,7 +107,7 @@ def hash_rows(
     Raises TypeError when ids or out are not int64 (they are never cast), and ValueError when they are not 1-D
     and equally long, num_embeddings is outside [1, 2^31) or salt is not a signed 64-bit value.
     """
-    if _is_tensor(ids):
+    if is_tensor(ids):
         if ids.device.type != "cpu":
             from recsys_cython_ext import torch_hashing
 
@@ -158,7 +162,7 @@ def hash_rows_jagged(
     Raises as `hash_rows` does, naming the feature's position, and ValueError when offsets do not run from 0
     to L without falling.
     """
-    if _is_tensor(ids):
+    if is_tensor(ids):
         if ids.device.type != "cpu":
             from recsys_cython_ext import torch_hashing
 
@@ -190,10 +194,10 @@ def string_ids(
     kind = _arrow_type(array)
     if not _is_stringlike(kind):
         raise TypeError(f"string_ids needs strings or binary, got {kind}")
-    return ids(array, out, threads=threads)
+    return arrow_ids(array, out, threads=threads)
 
 
-def ids(
+def arrow_ids(
     array: pa.Array | pa.ChunkedArray, out: np.ndarray | None = None, *, threads: int | None = None
 ) -> np.ndarray:
     """64-bit ids of a column: strings and binary by `string_ids`, integers and booleans by their own value.
@@ -220,71 +224,8 @@ def ids(
     return out
 
 
-def as_int64(ids: Any) -> np.ndarray:
-    """``ids`` as a contiguous int64 [L]; TypeError on another dtype, ValueError on another shape."""
-    if not isinstance(ids, np.ndarray):
-        raise TypeError(f"ids must be an int64 ndarray, got {type(ids).__name__}")
-    if ids.dtype != np.int64:
-        raise TypeError(f"ids must be int64, got {ids.dtype}")
-    if ids.ndim != 1:
-        raise ValueError(f"ids must be 1-D, got shape {ids.shape}")
-    return np.ascontiguousarray(ids)
-
-
-def check_hash_arguments(salt: int, num_embeddings: int) -> tuple[int, int]:
-    """Both as Python ints; ValueError when one is out of its range."""
-    salt, num_embeddings = operator.index(salt), operator.index(num_embeddings)
-    if not -(2**63) <= salt < 2**63:
-        raise ValueError(f"salt must be a signed 64-bit value, got {salt}")
-    if not 1 <= num_embeddings < 2**31:
-        raise ValueError(f"num_embeddings must be in [1, 2^31), got {num_embeddings}")
-    return salt, num_embeddings
-
-
-def check_jagged_arguments(
-    length: int, offsets: PerFeature, salts: PerFeature, num_embeddings: PerFeature
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The three as int64 arrays; raises as `hash_rows_jagged` does. length: number of ids."""
-    offsets = _per_feature("offset", offsets, 0, 2**63 - 1, "in [0, 2^63)")
-    salts = _per_feature("salt", salts, -(2**63), 2**63 - 1, "a signed 64-bit value")
-    num_embeddings = _per_feature("num_embeddings", num_embeddings, 1, 2**31 - 1, "in [1, 2^31)")
-    if not len(salts) == len(num_embeddings) == len(offsets) - 1:
-        raise ValueError(
-            f"F features need F + 1 offsets, F salts and F num_embeddings, "
-            f"got {len(offsets)}, {len(salts)} and {len(num_embeddings)}"
-        )
-    falls = np.flatnonzero(offsets[1:] < offsets[:-1])
-    if len(falls):
-        raise ValueError(f"offsets fall at feature {falls[0]}: {offsets[falls[0]]}, {offsets[falls[0] + 1]}")
-    if offsets[0] != 0 or offsets[-1] != length:
-        raise ValueError(f"offsets must run from 0 to {length}, got {offsets[0]} to {offsets[-1]}")
-    return offsets, salts, num_embeddings
-
-
-def output(out: Any, dtype: type, length: int, source: np.ndarray | None = None) -> np.ndarray:
-    """``out`` when it can take [length] values of dtype and shares no memory with source; a new array for None.
-
-    Raises TypeError on another dtype, ValueError otherwise.
-    """
-    if out is None:
-        return np.empty(length, dtype)
-    if not isinstance(out, np.ndarray) or out.dtype != dtype:
-        got = out.dtype if hasattr(out, "dtype") else type(out).__name__
-        raise TypeError(f"out must be an ndarray of {np.dtype(dtype)}, got {got}")
-    if out.shape != (length,) or not out.flags.c_contiguous or not out.flags.writeable:
-        raise ValueError(f"out must be contiguous, writable and of shape ({length},), got shape {out.shape}")
-    if source is not None and np.may_share_memory(out, source):
-        raise ValueError("out must not share memory with ids")
-    return out
-
-
 def _signed(word: int) -> int:
     return word - 2**64 if word >= 2**63 else word
-
-
-def _is_tensor(value: Any) -> bool:
-    torch = sys.modules.get("torch")  # a tensor can only exist when torch has been imported
-    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def _as_tensor(function: Any, ids: Any, *arguments: Any, out: Any, threads: int | None) -> Any:
@@ -293,27 +234,11 @@ def _as_tensor(function: Any, ids: Any, *arguments: Any, out: Any, threads: int 
         raise TypeError(f"ids must be int64, got {ids.dtype}")
     array = None
     if out is not None:
-        if not _is_tensor(out) or out.dtype != ids.dtype or out.device != ids.device:
+        if not is_tensor(out) or out.dtype != ids.dtype or out.device != ids.device:
             raise TypeError(f"out must be an int64 tensor on {ids.device}")
         array = out.numpy()
     rows = function(ids.numpy(), *arguments, out=array, threads=threads)
     return sys.modules["torch"].from_numpy(rows) if out is None else out
-
-
-def _per_feature(name: str, values: Any, low: int, high: int, allowed: str) -> np.ndarray:
-    """Integers within [low, high], one for each feature, as int64."""
-    if _is_tensor(values):
-        values = values.cpu().numpy()
-    if not isinstance(values, np.ndarray):
-        values = np.array([operator.index(value) for value in values], object)  # exact beyond 64 bits
-    elif values.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers, got {values.dtype}")
-    if values.ndim != 1:
-        raise ValueError(f"{name} must be 1-D, got shape {values.shape}")
-    bad = np.flatnonzero((values < low) | (values > high))
-    if len(bad):
-        raise ValueError(f"{name} of feature {bad[0]} must be {allowed}, got {values[bad[0]]}")
-    return np.ascontiguousarray(values, np.int64)
 
 
 def _arrow_type(array: Any) -> pa.DataType:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
-from recsys_cython_ext.hashing import PerFeature, check_hash_arguments, check_jagged_arguments
+from recsys_cython_ext.arguments import PerFeature, check_hash_arguments, check_jagged_arguments
 
 _M1 = 0xBF58476D1CE4E5B9 - 2**64  # torch scalars are signed
 _M2 = 0x94D049BB133111EB - 2**64

@@ -8,7 +8,7 @@ import numpy as np
 
 import recsys_cython_ext._hashing as _hashing  # this form spares mypy a stub
 import recsys_cython_ext._vocabulary as _vocabulary
-from recsys_cython_ext.hashing import as_int64, output
+from recsys_cython_ext.arguments import as_int64, output
 from recsys_cython_ext.threads import over_parts
 
 _CACHE_BYTES = 2**23  # tables above this are looked up with prefetches

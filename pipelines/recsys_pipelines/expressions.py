@@ -2,7 +2,7 @@
 
 A row number holds as long as the feature's name, the lookup and the number of rows are those the model was trained
 with: pass the feature's name as the model knows it, whatever the query calls its column. Errors are those of
-`recsys_cython_ext.ids`: no floats, no integer >= 2^63, and -2^63 is reserved for missing. A position in an error
+`recsys_cython_ext.arrow_ids`: no floats, no integer >= 2^63, and -2^63 is reserved for missing. A position in an error
 counts within the batch that the engine handed over.
 """
 
@@ -15,8 +15,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_cython_ext import hash_rows, ids, salt
-from recsys_cython_ext.hashing import check_hash_arguments
+from recsys_cython_ext import arrow_ids, hash_rows, lookup_salt
+from recsys_cython_ext.arguments import check_hash_arguments
 
 ARROW_TYPES = (
     *(pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()),
@@ -33,16 +33,16 @@ def id_expr(column: pl.Expr | str) -> pl.Expr:
     column: strings, categoricals (by their text), binary, integers or booleans. Elementwise, so it streams;
     Polars' buffers are read in place.
     """
-    return _elementwise(column, ids)
+    return _elementwise(column, arrow_ids)
 
 
 def row_expr(column: pl.Expr | str, feature: str, lookup: int, num_embeddings: int) -> pl.Expr:
     """Row numbers in [0, num_embeddings) for one lookup of a feature: Int64, never null.
 
-    column: what `id_expr` takes, not what it makes. Raises ValueError as `salt` and `hash_rows` do.
+    column: what `id_expr` takes, not what it makes. Raises ValueError as `lookup_salt` and `hash_rows` do.
     """
-    key, num_embeddings = check_hash_arguments(salt(feature, lookup), num_embeddings)
-    return _elementwise(column, lambda array: hash_rows(ids(array), key, num_embeddings))
+    key, num_embeddings = check_hash_arguments(lookup_salt(feature, lookup), num_embeddings)
+    return _elementwise(column, lambda array: hash_rows(arrow_ids(array), key, num_embeddings))
 
 
 def _elementwise(column: pl.Expr | str, function: Callable[[pa.Array], np.ndarray]) -> pl.Expr:
@@ -57,16 +57,6 @@ def _elementwise(column: pl.Expr | str, function: Callable[[pa.Array], np.ndarra
 # Arrow
 
 
-def arrow_ids(array: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """`recsys_cython_ext.ids` as an Arrow int64 array without nulls."""
-    return pa.array(ids(array))
-
-
-def arrow_rows(array: pa.Array | pa.ChunkedArray, feature: str, lookup: int, num_embeddings: int) -> pa.Array:
-    """Row numbers of a column as an Arrow int64 array without nulls; arguments as in `row_expr`."""
-    return pa.array(hash_rows(ids(array), salt(feature, lookup), num_embeddings))
-
-
 @cache  # Arrow refuses a second registration, and cannot be asked to forget the first
 def register_arrow_functions() -> None:
     """Make `arrow_id_expr` and `arrow_row_expr` work in this process; calling it again does nothing.
@@ -75,7 +65,7 @@ def register_arrow_functions() -> None:
     ``recsys_ids[string](column)`` and ``recsys_rows[string](column, salt, num_embeddings)``.
     """
     for kind in ARROW_TYPES:
-        doc = {"summary": "64-bit ids", "description": "recsys_cython_ext.ids"}
+        doc = {"summary": "64-bit ids", "description": "recsys_cython_ext.arrow_ids"}
         pc.register_scalar_function(_ids_udf, f"recsys_ids[{kind}]", doc, {"column": kind}, pa.int64())
         doc = {"summary": "row numbers", "description": "recsys_cython_ext.hash_rows of ids"}
         arguments = {"column": kind, "salt": pa.int64(), "num_embeddings": pa.int64()}
@@ -94,7 +84,7 @@ def arrow_row_expr(
     column: str, kind: pa.DataType, feature: str, lookup: int, num_embeddings: int
 ) -> pc.Expression:
     """`row_expr` for projections of `pyarrow.dataset`; kind as in `arrow_id_expr`."""
-    key, num_embeddings = check_hash_arguments(salt(feature, lookup), num_embeddings)
+    key, num_embeddings = check_hash_arguments(lookup_salt(feature, lookup), num_embeddings)
     return _call("recsys_rows", column, kind, pa.scalar(key), pa.scalar(num_embeddings))
 
 
@@ -108,13 +98,13 @@ def _call(function: str, column: str, kind: pa.DataType, *constants: pa.Scalar) 
 
 
 def _ids_udf(context: Any, column: pa.Array) -> pa.Array:
-    return arrow_ids(column)
+    return pa.array(arrow_ids(column))
 
 
 def _rows_udf(
     context: Any, column: pa.Array, key: pa.Scalar | pa.Array, num_embeddings: pa.Scalar | pa.Array
 ) -> pa.Array:
-    return pa.array(hash_rows(ids(column), _constant(key), _constant(num_embeddings)))
+    return pa.array(hash_rows(arrow_ids(column), _constant(key), _constant(num_embeddings)))
 
 
 def _constant(value: pa.Scalar | pa.Array) -> int:

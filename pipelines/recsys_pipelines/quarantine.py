@@ -1,7 +1,6 @@
 """Rows that could not be used: counted, explained and shown, never silently dropped."""
 
 import csv
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from recsys_cython_ext.files import new_path
 
 KEEP = 10_000  # examples held; counts go on beyond it
 SHOWN = 100  # characters of a value that are kept
@@ -132,16 +133,13 @@ class Quarantine:
 def write_bad_rows(rows: Iterable[BadRow], folder: str | Path) -> Path:
     """Write rows to `folder`/quarantine.csv, which appears only when complete."""
     path = Path(folder) / "quarantine.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(BadRow._fields)
-            writer.writerows(rows)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        new_path(path) as part,
+        part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
+    ):
+        writer = csv.writer(stream)
+        writer.writerow(BadRow._fields)
+        writer.writerows(rows)
     return path
 
 

@@ -81,7 +81,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Pair predictions row by row and say which arm is better, after training what is missing."""
-    from recsys.prediction_files import are_configs
+    from recsys.comparison.predictions import are_configs
 
     of_files = {"row-id": row_id, "user": user, "label": label, "prediction": prediction, "time": time}
     of_configs = {"seeds": seeds, "budgets": budgets or None, "data": data, "jobs": jobs}
@@ -94,8 +94,8 @@ def compare(
         )
     _refuse(of_configs, "experiments", "finished runs and files")
 
-    from recsys.judging import Options
-    from recsys.prediction_files import Columns
+    from recsys.comparison.judge import Options
+    from recsys.comparison.predictions import Columns
 
     options = Options(
         baseline=baseline,
@@ -140,8 +140,8 @@ def _experiments(
     arms: Sequence[str], data: str | None, baseline: str | None, settings: Mapping[str, Any]
 ) -> list[Any]:
     """The configurations, the baseline first."""
+    from recsys.comparison.predictions import named
     from recsys.config import load
-    from recsys.prediction_files import named
 
     known = {key: value for key, value in settings.items() if value is not None}
     experiments = []
@@ -168,7 +168,7 @@ def _compare_configs(
     effect: float | None = None,
     slices: Sequence[str] = (),
 ) -> None:
-    from recsys.comparing import run_comparison, with_budgets
+    from recsys.comparison.experiments import run_comparison, with_budgets
 
     wanted = [budget.strip() for budget in budgets.split(",") if budget.strip()]
     with bars() as show:
@@ -187,9 +187,9 @@ def _compare_configs(
 
 
 def _compare_predictions(arguments: Sequence[str], options: Any, report: Path, as_json: bool) -> None:
-    from recsys.comparison_report import comparison_json, summary, verdicts, write_comparison
-    from recsys.judging import judge
-    from recsys.prediction_files import find_arms
+    from recsys.comparison.judge import judge
+    from recsys.comparison.predictions import find_arms
+    from recsys.reports.comparison import comparison_json, summary, verdicts, write_comparison
 
     found = find_arms(arguments)
     judged = judge(found, options)
@@ -203,7 +203,7 @@ def _compare_predictions(arguments: Sequence[str], options: Any, report: Path, a
 
 def _print_judged(judged: Any, lines: Sequence[str]) -> None:
     """What the data can find, what was found, and the tables of it."""
-    from recsys.comparison_report import main_sheets, power_lines, slice_sheets
+    from recsys.reports.comparison import main_sheets, power_lines, slice_sheets
 
     for line in [*power_lines(judged), *lines]:
         out.print(line, markup=False, highlight=False)
@@ -212,7 +212,7 @@ def _print_judged(judged: Any, lines: Sequence[str]) -> None:
 
 
 def _finish(result: Any, report: Path, as_json: bool) -> None:
-    from recsys.report import summary, table_rows, verdict, write_report
+    from recsys.reports.experiments import summary, table_rows, verdict, write_report
 
     write_report(result, report)
     if as_json:

@@ -40,8 +40,8 @@ def prepare(
 ) -> None:
     """Read the source, fit the features and write shards; does nothing when nothing changed."""
     from recsys.config import load
-    from recsys_pipelines.prepare import Prepared
-    from recsys_pipelines.prepare import prepare as run_prepare
+    from recsys_pipelines.preparation.prepare import prepare as run_prepare
+    from recsys_pipelines.preparation.prepared import Prepared
 
     experiment = load(config, data)
     base = None if append is None else Prepared.open(append)
@@ -51,16 +51,16 @@ def prepare(
         )
     manifest = finished.manifest
     if as_json:
-        return print_json({"path": str(finished.path), **manifest})
+        return print_json({"path": str(finished.path), **manifest.model_dump(mode="json")})
     out.print(f"[bold]{finished.path}[/bold]")
-    added = f" + {manifest['rows_added']:,} added" if manifest["rows_added"] else ""
+    added = f" + {manifest.rows_added:,} added" if manifest.rows_added else ""
     out.print(
-        f"{manifest['rows_in']:,} rows in{added} = {manifest['rows_out']:,} out + "
-        f"{manifest['quarantined']:,} quarantined"
+        f"{manifest.rows_in:,} rows in{added} = {manifest.rows_out:,} out + "
+        f"{manifest.quarantined:,} quarantined"
     )
     table = Table("split", "rows", "positive")
-    for name, counts in manifest["splits"].items():
-        table.add_row(name, f"{counts['rows']:,}", f"{counts['positives']:,}")
+    for name, counts in manifest.splits.items():
+        table.add_row(name, f"{counts.rows:,}", f"{counts.positives:,}")
     out.print(table)
 
 
@@ -71,14 +71,14 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a prepared set holds, feature by feature: ids, skew, missing and unknown values, label rates."""
-    from recsys.data_report import inspection_sheets, inspection_summary, write_inspection
-    from recsys_pipelines.inspection import inspect as run_inspection
-    from recsys_pipelines.prepare import Prepared
+    from recsys.reports.data import inspection_sheets, inspection_summary, write_inspection
+    from recsys_pipelines.inspection.inspect import inspect as run_inspection
+    from recsys_pipelines.preparation.prepared import Prepared
 
     ready = Prepared.open(prepared)
     ready.verify()
     with bars() as show:
-        found = run_inspection(ready, lambda rows, of: show("inspect", rows, of))
+        found = run_inspection(ready, show)
     write_inspection(found, report)
     if as_json:
         return print_json({**found.to_dict(), "report": str(report)})
@@ -93,15 +93,15 @@ def drift(
     as_json: JsonOption = False,
 ) -> None:
     """Compare the training rows of two prepared sets: population stability, new and vanished ids, label rates."""
-    from recsys.data_report import drift_sheets, drift_summary, write_drift
-    from recsys_pipelines.drift import compare_sets
-    from recsys_pipelines.prepare import Prepared
+    from recsys.reports.data import drift_sheets, drift_summary, write_drift
+    from recsys_pipelines.inspection.drift import compare_sets
+    from recsys_pipelines.preparation.prepared import Prepared
 
     sets = Prepared.open(a), Prepared.open(b)
     for ready in sets:
         ready.verify()
     with bars() as show:
-        found = compare_sets(*sets, lambda rows, of: show("compare", rows, of))
+        found = compare_sets(*sets, show)
     write_drift(found, report)
     if as_json:
         return print_json({**found.to_dict(), "summary": drift_summary(found), "report": str(report)})
@@ -115,7 +115,7 @@ def _runner(workers: int | None, address: str | None) -> Iterator[Any]:
         yield None
         return
     try:
-        from recsys_pipelines.cluster import RayData, ray_session
+        from recsys_pipelines.preparation.on_ray import RayData, ray_session
     except ImportError:
         raise ValueError(
             "--workers and --address need Ray: pip install 'recsys-embedding-tables[ray]'"

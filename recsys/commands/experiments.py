@@ -33,9 +33,9 @@ def interleave(
     as_json: JsonOption = False,
 ) -> None:
     """Say which of two rankers users prefer, from lists that both drafted; status 1 when the draft was not fair."""
-    from recsys.evaluation.interleaving import analyse_interleaving
-    from recsys.interleaving_log import read_interleaved
-    from recsys.interleaving_report import (
+    from recsys.evaluation.online.interleaving import analyse_interleaving
+    from recsys.policies.interleaving_log import read_interleaved
+    from recsys.reports.interleaving import (
         interleaving_dict,
         interleaving_sheets,
         interleaving_summary,
@@ -102,9 +102,9 @@ def abtest(
     as_json: JsonOption = False,
 ) -> None:
     """Judge an online A/B test from its assignment log; status 1 when its sample ratio is broken."""
-    from recsys.evaluation.online import analyse, expected_shares
-    from recsys.evaluation.online_log import Target, read_assignments
-    from recsys.online_report import online_json, online_sheets, summary, verdicts, write_online_report
+    from recsys.evaluation.online.experiment import analyse, expected_shares
+    from recsys.evaluation.online.log import Target, read_assignments
+    from recsys.reports.online import online_json, online_sheets, summary, verdicts, write_online_report
 
     targets = [Target(name) for name in metric or []]
     for text in ratio or []:

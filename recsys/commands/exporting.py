@@ -26,8 +26,8 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a run as a folder to serve from: tables in fewer bits, features and network, with checksums."""
-    from recsys.exporting import check, file_bytes
-    from recsys.exporting import export as write
+    from recsys.serving.export import check, file_bytes
+    from recsys.serving.export import export as write
     from recsys.training.run import Run
 
     finished = Run.open(run)

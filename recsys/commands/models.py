@@ -16,7 +16,6 @@ from recsys.console import (
     PreparedOption,
     RunArgument,
     RunsOption,
-    Show,
     app,
     bars,
     err,
@@ -26,6 +25,7 @@ from recsys.console import (
     print_metrics,
     ready,
 )
+from recsys_cython_ext.progress import Progress
 
 
 @app.command()
@@ -47,8 +47,9 @@ def tables(
 ) -> None:
     """Print the planned tables: rows and bytes by feature, collisions of training's ids, bytes by rank."""
     from recsys.config import load
-    from recsys.table_report import grids, report_tables
-    from recsys_pipelines.batches import Rows
+    from recsys.planning import report_tables
+    from recsys.reports.tables import grids
+    from recsys_pipelines.batches.loader import Rows
 
     experiment = load(config, data)
     with bars() as show:
@@ -97,7 +98,7 @@ def train(
     rate = ""
     with bars() as show:
 
-        def progress(stage: str, finished: int, of: int, detail: str) -> None:
+        def progress(stage: str, finished: int, of: int | None, detail: str = "", /) -> None:
             nonlocal rate
             rate = detail
             show(stage, finished, of, detail)
@@ -135,7 +136,7 @@ def evaluate(
     import numpy as np
 
     from recsys.evaluation.metrics import evaluate as measure
-    from recsys.scoring import score_file, score_split, unknown_ids
+    from recsys.serving.scoring import score_file, score_split, unknown_ids
     from recsys.training.run import Run
     from recsys_pipelines.quarantine import Quarantine
 
@@ -177,7 +178,7 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Score the unlabelled rows of a file."""
-    from recsys.scoring import predict_file
+    from recsys.serving.scoring import predict_file
     from recsys.training.run import Run
 
     counts = predict_file(Run.open(run), path, output)
@@ -195,7 +196,7 @@ def _train_on_ray(
     on: Path | None,
     runs: Path,
     asked: tuple[Any, ...],
-    show: Show,
+    show: Progress,
     watch: Any,
     profile: bool,
 ) -> Any:
@@ -206,8 +207,8 @@ def _train_on_ray(
         raise ValueError(
             "--workers and --address need Ray: pip install 'recsys-embedding-tables[ray]'"
         ) from None
-    from recsys_pipelines.cluster import RayData
-    from recsys_pipelines.prepare import prepare
+    from recsys_pipelines.preparation.on_ray import RayData
+    from recsys_pipelines.preparation.prepare import prepare
 
     workers = Workers(*asked)
     with session(workers):

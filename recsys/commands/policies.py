@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from recsys.console import RUNS, JsonOption, RunsOption, Show, app, bars, print_json, print_sheets
+from recsys.console import RUNS, JsonOption, RunsOption, app, bars, print_json, print_sheets
+from recsys_cython_ext.progress import Progress
 
 PolicyOption = Annotated[
     str | None,
@@ -47,7 +48,7 @@ def _kept(log: Path, policy: str | None, test_rows: bool) -> Any:
         return None
     if policy is None or not Path(policy).is_dir():
         raise ValueError("--test-rows are those of a run: name its folder with --policy")
-    from recsys.off_policy_models import held_out_rows, trained_on
+    from recsys.policies.models import held_out_rows, trained_on
     from recsys.training.run import Run
 
     run = Run.open(Path(policy))
@@ -59,14 +60,14 @@ def _kept(log: Path, policy: str | None, test_rows: bool) -> Any:
 
 
 def _target(
-    policy: str, log: Path, logged: Any, greedy: float | None, softmax: float | None, show: Show
+    policy: str, log: Path, logged: Any, greedy: float | None, softmax: float | None, show: Progress
 ) -> Any:
     """The policy that is named: uniform, a run, or a file of probabilities."""
-    from recsys.evaluation.off_policy_data import uniform
-    from recsys.off_policy_log import read_policy
+    from recsys.evaluation.off_policy.data import uniform
+    from recsys.policies.log import read_policy
 
     if policy != "uniform" and Path(policy).is_dir():
-        from recsys.off_policy_models import policy_of
+        from recsys.policies.models import policy_of
         from recsys.training.run import Run
 
         return policy_of(
@@ -123,10 +124,10 @@ def ope(
     as_json: JsonOption = False,
 ) -> None:
     """Estimate what another policy would have earned on logged actions, or say why the log cannot tell."""
-    from recsys.evaluation.off_policy import evaluate_policy
-    from recsys.evaluation.off_policy_data import frequencies
-    from recsys.off_policy_log import read_log
-    from recsys.off_policy_report import on_policy, ope_dict, ope_sheets, ope_summary, write_ope
+    from recsys.evaluation.off_policy.data import frequencies
+    from recsys.evaluation.off_policy.estimators import evaluate_policy
+    from recsys.policies.log import read_log
+    from recsys.reports.off_policy import on_policy, ope_dict, ope_sheets, ope_summary, write_ope
 
     if policy is None and policy_log is None:
         raise ValueError(
@@ -151,7 +152,7 @@ def ope(
         model = None
         if reward_model is not None:
             from recsys.config import load
-            from recsys.off_policy_models import cross_fitted
+            from recsys.policies.models import cross_fitted
 
             experiment = load(reward_model, str(log))
             model = cross_fitted(experiment, log, logged, target, runs, seed=seed, progress=show)
@@ -192,10 +193,10 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Replay a policy on uniformly logged actions: the mean reward of the rows where it chooses the logged one."""
-    from recsys.evaluation.replay import replay as replayed
-    from recsys.evaluation.replay import require_uniform
-    from recsys.off_policy_log import read_log
-    from recsys.replay_report import replay_dict, replay_sheets, replay_summary, write_replay
+    from recsys.evaluation.off_policy.replay import replay as replayed
+    from recsys.evaluation.off_policy.replay import require_uniform
+    from recsys.policies.log import read_log
+    from recsys.reports.replay import replay_dict, replay_sheets, replay_summary, write_replay
 
     if policy is None:
         raise ValueError("no policy to replay: give --policy FILE or --policy RUN")

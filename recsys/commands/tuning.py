@@ -1,4 +1,4 @@
-"""Command that searches: tune."""
+"""Command that tunes settings on validation: tune."""
 
 import os
 from pathlib import Path
@@ -27,10 +27,10 @@ from recsys.console import (
 def tune(
     config: ConfigArgument,
     trials: Annotated[
-        int | None, typer.Option(min=2, help="settings to try; default: search.trials, or all of a grid")
+        int | None, typer.Option(min=2, help="settings to try; default: tuning.trials, or all of a grid")
     ] = None,
     how: Annotated[
-        Literal["random", "grid", "optuna"], typer.Option(help="how settings are drawn from search.space")
+        Literal["random", "grid", "optuna"], typer.Option(help="how settings are drawn from tuning.space")
     ] = "random",
     asha: Annotated[
         bool, typer.Option("--asha/--no-asha", help="stop trials that fall behind others of their age")
@@ -48,14 +48,14 @@ def tune(
     ] = Path("tune-report.html"),
     as_json: JsonOption = False,
 ) -> None:
-    """Search over the settings of search.space on validation rows; the same command goes on after an interruption."""
+    """Try the settings of tuning.space on validation rows; the same command goes on after an interruption."""
     from recsys.config import load
-    from recsys.tuning import opened
-    from recsys.tuning_report import summary, trials_sheet, write_tuning
-    from recsys_pipelines.prepare import prepare as run_prepare
+    from recsys.reports.tuning import summary, trials_sheet, write_tuning
+    from recsys.tuning.study import opened
+    from recsys_pipelines.preparation.prepare import prepare as run_prepare
 
     experiment = load(config, data)
-    most = trials or (None if how == "grid" else experiment.search.trials)
+    most = trials or (None if how == "grid" else experiment.tuning.trials)
     at_once = workers or max(1, (os.cpu_count() or 1) // experiment.training.num_threads)
     with bars() as show:
 
@@ -65,18 +65,18 @@ def tune(
         with opened(experiment, prepare, runs, how, most, asha) as study:
             if not study.is_done:
                 _runner()(study, at_once, address, lambda: show("trials", *_progress(study)))
-            search = study.result()
-    best = write_tuning(search, config, report)
+            tuned = study.result()
+    best = write_tuning(tuned, config, report)
     if as_json:
         paths = {"best_config": str(best), "report": str(report)}
-        return print_json({**search.to_dict(), "summary": summary(search), **paths})
-    print_sheets(summary(search), [trials_sheet(search)], report)
+        return print_json({**tuned.to_dict(), "summary": summary(tuned), **paths})
+    print_sheets(summary(tuned), [trials_sheet(tuned)], report)
     out.print(f"best settings: [bold]{best.resolve()}[/bold]", soft_wrap=True)
 
 
 def _runner() -> Any:
     try:
-        from recsys.tuning_ray import run_trials
+        from recsys.tuning.on_ray import run_trials
     except ImportError:
         raise ValueError("recsys tune needs Ray: pip install 'recsys-embedding-tables[ray]'") from None
     return run_trials

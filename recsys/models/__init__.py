@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from recsys import model_config
+from recsys.config import models as model_config
 from recsys.models.autoint import AutoInt
 from recsys.models.click import ClickModel, InBfloat16
 from recsys.models.dcn_v2 import DCNv2

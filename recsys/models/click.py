@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torchrec.streamable import Pipelineable
 
-from recsys_tables.batch_rows import BatchRows
-from recsys_tables.engine import EmbeddingEngine
+from recsys_tables.engine.batch_rows import BatchRows
+from recsys_tables.engine.engine import EmbeddingEngine
 
 
 @dataclass(frozen=True)

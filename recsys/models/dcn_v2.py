@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recsys.model_config import DCNv2Config
+from recsys.config.models import DCNv2Config
 from recsys.models.layers import concatenated, mlp
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recsys.model_config import DINConfig, ModelConfig, targets_of
+from recsys.config.models import DINConfig, ModelConfig, targets_of
 from recsys_cython_ext import count_ids
-from recsys_tables.bags import sum_bags
-from recsys_tables.batch_rows import BatchRows
-from recsys_tables.embeddings import Embeddings
+from recsys_tables.engine.bags import sum_bags
+from recsys_tables.engine.batch_rows import BatchRows
+from recsys_tables.engine.embeddings import Embeddings
 from recsys_tables.field import Field
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torchrec import JaggedTensor
 
-from recsys.model_config import DINConfig
+from recsys.config.models import DINConfig
 from recsys.models.dice import Dice
 from recsys.models.layers import concatenated, mlp, positions
-from recsys_tables.bags import sum_bags
+from recsys_tables.engine.bags import sum_bags
 
 
 class ActivationUnit(nn.Module):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recsys.model_config import FinalMLPConfig
+from recsys.config.models import FinalMLPConfig
 from recsys.models.layers import concatenated, mlp, positions
 
 

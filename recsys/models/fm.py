@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from recsys.model_config import FMConfig
+from recsys.config.models import FMConfig
 from recsys.models.layers import concatenated, pairwise_sum
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from recsys.model_config import FNNConfig
+from recsys.config.models import FNNConfig
 from recsys.models.layers import concatenated, mlp
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recsys.model_config import IPNNConfig
+from recsys.config.models import IPNNConfig
 from recsys.models.layers import PairwiseProducts, concatenated, mlp
 
 

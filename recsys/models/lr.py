@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recsys.model_config import LRConfig
+from recsys.config.models import LRConfig
 
 
 class LR(nn.Module):

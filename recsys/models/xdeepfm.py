@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recsys.model_config import XDeepFMConfig
+from recsys.config.models import XDeepFMConfig
 from recsys.models.layers import concatenated, mlp
 
 

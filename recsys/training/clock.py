@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recsys.models.click import ClickModel
-from recsys_tables.embeddings import Embeddings
+from recsys_tables.engine.embeddings import Embeddings
 
 Item = TypeVar("Item")
 

@@ -19,8 +19,8 @@ from torchrec.distributed.types import ShardingEnv
 
 from recsys.config import ExperimentConfig
 from recsys.models.click import ClickModel
-from recsys_tables.agreement import agree
-from recsys_tables.sharding import TableOptimizer, placements, shard, table_of
+from recsys_tables.distributed.agreement import agree
+from recsys_tables.distributed.sharding import TableOptimizer, placements, shard, table_of
 
 Result = TypeVar("Result")
 
@@ -80,7 +80,7 @@ def shard_model(
     """Shard a model whose engine was built on the meta device, as `job.sharding` asks.
 
     `bag_lengths`: mean ids per sample of features, 1 unless given.
-    Raises ValueError as `recsys_tables.sharding.shard` does, and when a rank would hold no part of any table.
+    Raises ValueError as `recsys_tables.distributed.sharding.shard` does, and when a rank would hold no part of any table.
     """
     job, training = config.job.sharding, config.training
     sharded = shard(

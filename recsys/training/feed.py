@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 
 from recsys.models.click import ClickBatch
-from recsys_pipelines.batches import PADDING, Batch, Loader, Rows
-from recsys_tables.agreement import OtherRankFailed
-from recsys_tables.engine import EmbeddingEngine
+from recsys_pipelines.batches.loader import PADDING, Batch, Loader, Rows
+from recsys_tables.distributed.agreement import OtherRankFailed
+from recsys_tables.engine.engine import EmbeddingEngine
 
 
 class Feed:

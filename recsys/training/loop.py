@@ -16,12 +16,12 @@ import torch.distributed as dist
 from torchrec.distributed import DistributedModelParallel
 
 from recsys.config import ExperimentConfig
+from recsys.config.models import targets_of
 from recsys.evaluation.metrics import evaluate
-from recsys.model_config import targets_of
 from recsys.models import ClickModel, build
 from recsys.models.click import ClickBatch, InBfloat16
 from recsys.models.decay import OncePerId, table_decay
-from recsys.tables import fields_of, plan_of
+from recsys.planning import fields_of, plan_of
 from recsys.training.clock import StepClock, stragglers
 from recsys.training.distributed import default_device, gathered, on_rank_0, peak_memory, shard_model
 from recsys.training.feed import Feed
@@ -30,10 +30,11 @@ from recsys.training.pipeline import Pipeline
 from recsys.training.prediction import predict
 from recsys.training.state import TrainingState
 from recsys.training.store import Store
-from recsys_pipelines.batches import PADDING, Rows
+from recsys_cython_ext.progress import Progress, no_progress
+from recsys_pipelines.batches.loader import PADDING, Rows
 from recsys_pipelines.features import Features
-from recsys_tables.engine import EmbeddingEngine
-from recsys_tables.pieces import load_start
+from recsys_tables.distributed.pieces import load_start
+from recsys_tables.engine.engine import EmbeddingEngine
 
 SWITCH_SECONDS = (
     3e-4  # after which the loader's thread hands the interpreter back, of Python's 5 ms: 2 % of a step
@@ -42,7 +43,6 @@ SWITCH_SECONDS = (
 Report = Callable[
     [dict[str, Any]], None
 ]  # one evaluation, on every rank: epoch, rows, losses, metrics, rates
-Progress = Callable[[str, int, int, str], None]  # (epoch's name, finished steps, of, remark)
 Warn = Callable[[str], None]
 
 
@@ -51,7 +51,7 @@ class Watch:
     """Who is told what while a model trains; nobody is, unless given. On rank 0 only, but for `report`."""
 
     report: Report = lambda _: None
-    progress: Progress = lambda *_: None
+    progress: Progress = no_progress
     warn: Warn = lambda _: None
     step: Callable[[], None] = lambda: None  # after every batch: a profiler's
 

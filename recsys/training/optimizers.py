@@ -10,8 +10,8 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from recsys.config import TrainingConfig
 from recsys.training.distributed import average, dense_tensors
-from recsys_tables.engine import engine_of
-from recsys_tables.sharding import local_shards
+from recsys_tables.distributed.sharding import local_shards
+from recsys_tables.engine.engine import engine_of
 
 _DENSE = {
     "adam": torch.optim.Adam,

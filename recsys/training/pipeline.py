@@ -13,7 +13,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from recsys.models.click import ClickBatch
 from recsys.training.clock import StepClock
 from recsys.training.optimizers import Optimizer
-from recsys_tables.engine import engine_of
+from recsys_tables.engine.engine import engine_of
 
 
 class Pipeline(TrainPipelineSparseDist[ClickBatch, None]):

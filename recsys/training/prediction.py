@@ -9,8 +9,8 @@ from recsys.config import ExperimentConfig
 from recsys.evaluation.metrics import recalibrate
 from recsys.training.distributed import default_device
 from recsys.training.feed import agreed, click_batch
-from recsys_pipelines.batches import Rows
-from recsys_tables.engine import engine_of
+from recsys_pipelines.batches.loader import Rows
+from recsys_tables.engine.engine import engine_of
 
 
 @torch.no_grad()

@@ -33,10 +33,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from recsys.config import ExperimentConfig
 from recsys.training.loop import Watch
 from recsys.training.run import Run, run_folder, train
-from recsys_pipelines.cluster import ray_session
-from recsys_pipelines.order import check_ranks
-from recsys_pipelines.prepare import Prepared
-from recsys_tables.agreement import OtherRankFailed, agree
+from recsys_pipelines.batches.order import check_ranks
+from recsys_pipelines.preparation.on_ray import ray_session
+from recsys_pipelines.preparation.prepared import Prepared
+from recsys_tables.distributed.agreement import OtherRankFailed, agree
 
 PLACEMENT_SECONDS = 10  # what a cluster gets to free CPUs of work that has just ended
 PROGRESS_SECONDS = 0.5  # between two messages on progress

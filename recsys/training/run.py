@@ -28,9 +28,9 @@ import torch.distributed as dist
 import yaml
 
 from recsys.config import ConfigError, ExperimentConfig, parse
-from recsys.evaluation.diagnostics import effective_rank, information_abundance, rows_touched
+from recsys.evaluation.diagnostics import effective_rank, information_abundance
 from recsys.evaluation.metrics import best_possible, evaluate
-from recsys.tables import observed_collisions, plan_of
+from recsys.planning import plan_of
 from recsys.training.distributed import (
     default_device,
     gathered,
@@ -44,13 +44,15 @@ from recsys.training.prediction import predict
 from recsys.training.records import profiled, recorded
 from recsys.training.store import Store, discard
 from recsys_cython_ext import count_ids
-from recsys_pipelines.batches import Rows
-from recsys_pipelines.prepare import Prepared
-from recsys_pipelines.shards import locked, write_json
-from recsys_tables import checkpoint
-from recsys_tables.engine import EmbeddingEngine, engine_of
+from recsys_cython_ext.files import lock_of, locked, new_path, write_json, write_text
+from recsys_pipelines.batches.loader import Rows
+from recsys_pipelines.preparation.prepared import Prepared
+from recsys_tables.distributed.checkpoint import Checkpoint
+from recsys_tables.distributed.saving import save as save_checkpoint
+from recsys_tables.distributed.sharding import placements
+from recsys_tables.engine.engine import EmbeddingEngine, engine_of
+from recsys_tables.planning.collisions import observed_collisions, rows_touched
 from recsys_tables.scheme import Scheme
-from recsys_tables.sharding import placements
 
 CHECKPOINTS, TRACE = "checkpoints", "trace.json.gz"
 LOCK_SECONDS = 120.0  # waited for another job on the same run; that of a job that was killed is free at once
@@ -137,7 +139,7 @@ def _only_job(out: Path) -> Iterator[None]:
         def lock() -> None:
             out.parent.mkdir(parents=True, exist_ok=True)
             try:
-                stack.enter_context(locked(out.parent / f".{out.name}.lock", LOCK_SECONDS))
+                stack.enter_context(locked(lock_of(out), LOCK_SECONDS))
             except TimeoutError:
                 raise ValueError(
                     f"{out}: another job is at work on this run; wait for it, or stop it"
@@ -179,7 +181,7 @@ def _begin(out: Path, config: ExperimentConfig, prepared: Prepared) -> None:
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    (out / "config.yaml").write_text(text)
+    write_text(text, out / "config.yaml")
 
 
 def _train_into(out: Path, config: ExperimentConfig, prepared: Prepared, watch: Watch, profile: bool) -> None:
@@ -197,7 +199,7 @@ def _train_into(out: Path, config: ExperimentConfig, prepared: Prepared, watch: 
         fitted = fit(config, train_rows, validation, store, watch)
         seconds = time.perf_counter() - started
         predictions = predict(fitted.model, test, config)
-        checkpoint.save(
+        save_checkpoint(
             out / "checkpoint",
             fitted.model,
             {"config": about["config"], "state": fitted.state.at_best()},
@@ -223,7 +225,7 @@ def _metrics(
     out: Path, config: ExperimentConfig, fitted: Fitted, train: Rows, test: Rows, predictions: np.ndarray
 ) -> dict[str, Any]:
     plan = plan_of(config, train.features)
-    tables = checkpoint.Checkpoint(out / "checkpoint").tables()
+    tables = Checkpoint(out / "checkpoint").tables()
     engine = engine_of(fitted.model)
     return {
         "bytes": plan.bytes.to_dict() | {"full_table": plan.full_bytes},
@@ -244,8 +246,8 @@ def _write_predictions(out: Path, test: Rows, predictions: np.ndarray) -> None:
         columns["user_id"] = test.user
     if test.truth is not None:
         columns["truth"] = test.truth
-    pq.write_table(pa.table(columns), out / "predictions.parquet.tmp")
-    (out / "predictions.parquet.tmp").replace(out / "predictions.parquet")
+    with new_path(out / "predictions.parquet") as partial:
+        pq.write_table(pa.table(columns), partial)
 
 
 def _diagnose(

@@ -1,6 +1,6 @@
 """The checkpoints of a run that trains: saved beside training, a few kept, the newest whole one read back.
 
-<run>/checkpoints/steps-<n>/   after n batches, as `recsys_tables.checkpoint` writes it; `about` holds the
+<run>/checkpoints/steps-<n>/   after n batches, as `recsys_tables.distributed.checkpoint` writes it; `about` holds the
                                configuration's and the prepared set's digests and the `TrainingState`
 <job.checkpoint.url>/<name>-<digest>/seed-<k>/steps-<n>/
                                copies, where there is a URL: every run has a folder of its own below it
@@ -21,10 +21,12 @@ from recsys.training.distributed import on_rank_0
 from recsys.training.mirror import Mirror
 from recsys.training.optimizers import Optimizer
 from recsys.training.state import TrainingState
-from recsys_tables.agreement import agree
-from recsys_tables.changes import Baseline
-from recsys_tables.checkpoint import Checkpoint, CheckpointError, OtherVersion, base_of, save
-from recsys_tables.pieces import Piece, refresh, snapshot
+from recsys_tables.distributed.agreement import agree
+from recsys_tables.distributed.changes import Baseline
+from recsys_tables.distributed.checkpoint import Checkpoint
+from recsys_tables.distributed.manifest import CheckpointError, OtherVersion, base_of
+from recsys_tables.distributed.pieces import Piece, refresh, snapshot
+from recsys_tables.distributed.saving import save
 
 
 class Store:

@@ -1,10 +1,10 @@
-"""Embedding tables: schemes, their bytes, and (in `recsys_tables.engine`) the module over TorchRec.
+"""Embedding tables: schemes, their bytes, and (in `recsys_tables.engine.engine`) the module over TorchRec.
 
 Importing this package imports no torch.
 """
 
 from recsys_tables.bytes import ResidentBytes, resident_bytes
-from recsys_tables.plan import BudgetError, FeatureSize, TablePlan, plan_tables
+from recsys_tables.planning.plan import BudgetError, FeatureSize, TablePlan, plan_tables
 from recsys_tables.scheme import Lookup, Scheme, Table
 from recsys_tables.schemes import (
     ChineseRemainder,

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Literal
 
-from recsys_tables.combine import ParameterFree
+from recsys_tables.combine.operations import ParameterFree
 from recsys_tables.scheme import Scheme, Table, unique_tables
 
 OptimizerName = Literal["rowwise_adagrad", "adagrad", "sgd", "adam"]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recsys_cython_ext import hash_rows, salt
+from recsys_cython_ext import hash_rows, lookup_salt
 from recsys_tables.scheme import MAX_ROWS, Scheme
 
 Policy = Literal["error", "oov", "hash"]
@@ -51,7 +51,9 @@ def in_range(scheme: Scheme, ids: Any, policy: Policy, oov_id: int | None) -> An
         raise ValueError(_message(scheme, scheme.num_ids, ids, bad))
     ids = ids.copy() if hasattr(ids, "flags") else ids.clone()  # NumPy, or torch
     ids[bad] = (
-        oov_id if policy == "oov" else hash_rows(ids[bad], salt(scheme.feature, _LOOKUP), scheme.num_ids)
+        oov_id
+        if policy == "oov"
+        else hash_rows(ids[bad], lookup_salt(scheme.feature, _LOOKUP), scheme.num_ids)
     )
     return ids
 

@@ -1,11 +1,11 @@
 """From the codes of a vocabulary to the rows of those that were kept: a bitmap with ranks, 1.25 bits a code."""
 
-import hashlib
 from typing import Any
 
 import numpy as np
 
 import recsys_cython_ext._remap as _remap  # this form spares mypy a stub
+from recsys_cython_ext import files
 
 _BLOCK = 256  # codes that share a number of `_ranks`
 
@@ -82,7 +82,7 @@ class Remap:
         return self.num_ids
 
     def __str__(self) -> str:
-        digest = hashlib.blake2b(self.words.tobytes(), digest_size=16).hexdigest()
+        digest = files.digest(self.words.tobytes())
         return f"{self.num_kept} of {self.num_ids} codes, {digest}"
 
     def __repr__(self) -> str:

@@ -16,11 +16,11 @@ import recsys_cython_ext as ext
 from recsys_cython_ext import (
     HASH_VERSION,
     MISSING_ID,
+    arrow_ids,
     hash_rows,
     hash_rows_jagged,
-    ids,
+    lookup_salt,
     mix64,
-    salt,
     string_ids,
     xxh64,
 )
@@ -79,21 +79,21 @@ def test_hash_rows_agrees_with_python(values, salt_, n):
 
 @given(st.text(), st.integers(0, 2**70))
 def test_salt_agrees_with_python(feature, lookup):
-    assert salt(feature, lookup) == oracle_salt(feature, lookup)
+    assert lookup_salt(feature, lookup) == oracle_salt(feature, lookup)
 
 
 def test_golden_file():
     golden = json.loads(Path(__file__).with_name("golden_rows.json").read_text(encoding="utf-8"))
     assert golden["hash_version"] == HASH_VERSION, "a new version needs a new golden file"
     for id_, feature, j, n, row in golden["rows"]:
-        assert hash_rows(np.array([id_]), salt(feature, j), n).tolist() == [row]
+        assert hash_rows(np.array([id_]), lookup_salt(feature, j), n).tolist() == [row]
     strings = golden["string_ids"]
     assert string_ids(pa.array(list(strings))).tolist() == list(strings.values())
 
 
 def test_rows_are_spread_and_lookups_differ():
     n, values = 97, np.arange(97_000)
-    first, second = (hash_rows(values, salt("f", j), n) for j in (0, 1))
+    first, second = (hash_rows(values, lookup_salt("f", j), n) for j in (0, 1))
     for rows in (
         first,
         second,
@@ -123,7 +123,7 @@ def test_salt_out_of_range(bad_salt):
 
 def test_negative_lookup():
     with pytest.raises(ValueError, match="lookup"):
-        salt("f", -1)
+        lookup_salt("f", -1)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint64, np.float64, np.bool_, np.dtype(">i8")])
@@ -155,7 +155,7 @@ def test_out_is_filled_and_returned():
     assert hash_rows(values, 5, 100, out) is out
     assert out.tolist() == [oracle_row(v, 5, 100) for v in range(10)]
     texts = pa.chunked_array([["a", None], ["b"]])
-    assert string_ids(texts, out[:3]).tolist() == ids(texts).tolist()
+    assert string_ids(texts, out[:3]).tolist() == arrow_ids(texts).tolist()
     tensor = torch.empty(10, dtype=torch.int64)
     assert hash_rows(torch.from_numpy(values), 5, 100, tensor) is tensor
     assert tensor.tolist() == [oracle_row(v, 5, 100) for v in range(10)]
@@ -179,7 +179,7 @@ def test_unfit_outputs(out, error, message):
     with pytest.raises(error, match=message):
         hash_rows_jagged(np.arange(3), [0, 3], [0], [10], out)
     with pytest.raises(error, match=message):
-        ids(pa.array([1, 2, 3]), out)
+        arrow_ids(pa.array([1, 2, 3]), out)
 
 
 def test_an_output_over_the_input():
@@ -307,7 +307,7 @@ def test_string_ids_of_slices_and_chunks(kind, data):
     assert string_ids(array).tolist() == expected
     assert string_ids(array[start:stop]).tolist() == expected[start:stop]
     chunks = pa.chunked_array([array[:start], array[start:stop], array[stop:]], kind)
-    assert string_ids(chunks).tolist() == ids(chunks).tolist() == expected
+    assert string_ids(chunks).tolist() == arrow_ids(chunks).tolist() == expected
 
 
 @pytest.mark.parametrize("kind", STRING_TYPES + BINARY_TYPES, ids=str)
@@ -318,7 +318,7 @@ def test_string_ids_of_dictionaries(kind, index):
     codes = pa.array([0, 2, None, 3, 1, 0, 2, 2], index)
     array = pa.DictionaryArray.from_arrays(codes, dictionary)
     expected = oracle_string_ids([words[0], words[2], None, None, words[1], words[0], words[2], words[2]])
-    assert string_ids(array).tolist() == ids(array).tolist() == expected
+    assert string_ids(array).tolist() == arrow_ids(array).tolist() == expected
     for window in (slice(1, 3), slice(2, 8), slice(5, 5)):  # shorter and longer than the dictionary
         assert string_ids(array[window]).tolist() == expected[window]
     assert string_ids(pa.chunked_array([array, array[2:]])).tolist() == expected + expected[2:]
@@ -448,29 +448,29 @@ def test_integers_are_their_own_ids(bits, sign, data):
     start = data.draw(st.integers(0, len(values)))
     array = pa.array(values, getattr(pa, f"{sign}{bits}")())
     expected = [MISSING_ID if v is None else v for v in values]
-    assert ids(array).tolist() == expected
-    assert ids(array[start:]).tolist() == expected[start:]
-    assert ids(pa.chunked_array([array[:start], array[start:]])).tolist() == expected
+    assert arrow_ids(array).tolist() == expected
+    assert arrow_ids(array[start:]).tolist() == expected[start:]
+    assert arrow_ids(pa.chunked_array([array[:start], array[start:]])).tolist() == expected
     if len(values):
-        assert ids(array.dictionary_encode()[start:]).tolist() == expected[start:]
-    assert ids(array).dtype == np.int64
+        assert arrow_ids(array.dictionary_encode()[start:]).tolist() == expected[start:]
+    assert arrow_ids(array).dtype == np.int64
 
 
 def test_a_refused_integer_is_named_by_its_position_in_a_dictionary_column():
     column = pa.array([1, 1, -(2**63)]).dictionary_encode()
     with pytest.raises(ValueError, match="at position 2"):
-        ids(column)
-    assert ids(column[:2]).tolist() == [1, 1]  # the dictionary still holds it
+        arrow_ids(column)
+    assert arrow_ids(column[:2]).tolist() == [1, 1]  # the dictionary still holds it
 
 
 def test_booleans_and_nulls():
-    assert ids(pa.array([True, None, False])).tolist() == [1, MISSING_ID, 0]
-    assert ids(pa.nulls(2)).tolist() == [MISSING_ID, MISSING_ID]
+    assert arrow_ids(pa.array([True, None, False])).tolist() == [1, MISSING_ID, 0]
+    assert arrow_ids(pa.nulls(2)).tolist() == [MISSING_ID, MISSING_ID]
 
 
 def test_the_result_is_writable_and_shares_nothing():
     array = pa.array([1, 2, 3])
-    ids(array)[:] = 0
+    arrow_ids(array)[:] = 0
     assert array.to_pylist() == [1, 2, 3]
 
 
@@ -484,15 +484,15 @@ def test_the_result_is_writable_and_shares_nothing():
 )
 def test_integers_without_an_id(values, kind, message):
     with pytest.raises(ValueError, match=message):
-        ids(pa.array(values, kind))
+        arrow_ids(pa.array(values, kind))
     with pytest.raises(ValueError, match="position") as caught:
-        ids(pa.chunked_array([pa.array([1], kind), pa.array(values, kind)]))
+        arrow_ids(pa.chunked_array([pa.array([1], kind), pa.array(values, kind)]))
     assert caught.value.__notes__ == ["in the chunk that starts at position 1"]
 
 
 def test_the_content_of_a_null_slot_does_not_matter():
     buffers = [pa.py_buffer(b"\x01"), pa.py_buffer(np.array([3, 2**63], np.uint64))]
-    assert ids(pa.Array.from_buffers(pa.uint64(), 2, buffers)).tolist() == [3, MISSING_ID]
+    assert arrow_ids(pa.Array.from_buffers(pa.uint64(), 2, buffers)).tolist() == [3, MISSING_ID]
 
 
 @pytest.mark.parametrize(
@@ -501,12 +501,12 @@ def test_the_content_of_a_null_slot_does_not_matter():
 )
 def test_types_without_ids(array):
     with pytest.raises(TypeError, match=str(array.type).split("[")[0].split("<")[0]):
-        ids(array)
+        arrow_ids(array)
 
 
 def test_ids_wants_arrow():
     with pytest.raises(TypeError, match="ndarray"):
-        ids(np.array([1]))
+        arrow_ids(np.array([1]))
 
 
 # The package

@@ -27,7 +27,7 @@ def test_torch_agrees_with_the_kernel_to_the_bit(values, salt, n):
 
 def test_many_random_ids():
     array = np.random.default_rng(0).integers(-(2**63), 2**63, 100_000)
-    salt = hashing.salt("user", 3)
+    salt = hashing.lookup_salt("user", 3)
     rows = torch_hashing.hash_rows(torch.from_numpy(array), salt, 1_000_003)
     np.testing.assert_array_equal(rows.numpy(), hashing.hash_rows(array, salt, 1_000_003))
 
@@ -104,7 +104,7 @@ def golden_batch():
         features.setdefault((name, j, n), []).append((id_, row))
         features.setdefault((name, j, -n), [])
     offsets = [0, *np.cumsum([len(pairs) for pairs in features.values()]).tolist()]
-    salts = [hashing.salt(name, j) for name, j, _ in features]
+    salts = [hashing.lookup_salt(name, j) for name, j, _ in features]
     pairs = [pair for pairs in features.values() for pair in pairs]
     return (
         torch.tensor([id_ for id_, _ in pairs]),

@@ -12,14 +12,12 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_cython_ext import MISSING_ID, hash_rows, ids, salt, string_ids
+from recsys_cython_ext import MISSING_ID, arrow_ids, hash_rows, lookup_salt, string_ids
 from recsys_pipelines import expressions
 from recsys_pipelines.expressions import (
     ARROW_TYPES,
     arrow_id_expr,
-    arrow_ids,
     arrow_row_expr,
-    arrow_rows,
     id_expr,
     register_arrow_functions,
     row_expr,
@@ -45,7 +43,7 @@ def oracle_ids(values):
 
 def oracle_rows(values, feature, lookup, n):
     array = pa.array(oracle_ids(values), pa.int64()).to_numpy()
-    return hash_rows(array, salt(feature, lookup), n).tolist()
+    return hash_rows(array, lookup_salt(feature, lookup), n).tolist()
 
 
 # Polars
@@ -137,10 +135,15 @@ def test_bad_arguments_fail_where_the_expression_is_made(lookup, n, message):
 @given(TEXTS)
 def test_arrow_agrees_with_the_oracle(values):
     array = pa.array(values, pa.string())
-    assert arrow_ids(array).to_pylist() == oracle_ids(values)
-    chunks = pa.chunked_array([array, array[3:]])
-    assert arrow_rows(chunks, "user", 1, 77).to_pylist() == oracle_rows(values + values[3:], "user", 1, 77)
-    assert arrow_ids(array).type == pa.int64()
+    table = pa.table({"a": pa.chunked_array([array, array[3:]])})
+    columns = {
+        "id": arrow_id_expr("a", array.type),
+        "row": arrow_row_expr("a", array.type, "user", 1, 77),
+    }
+    found = ds.dataset(table).to_table(columns=columns)
+    assert found["id"].to_pylist() == oracle_ids(values + values[3:])
+    assert found["row"].to_pylist() == oracle_rows(values + values[3:], "user", 1, 77)
+    assert found["id"].type == pa.int64()
 
 
 @pytest.mark.parametrize("kind", ARROW_TYPES, ids=str)
@@ -152,8 +155,8 @@ def test_dataset_projections(kind):
     array = pa.array(values, kind)
     columns = {"id": arrow_id_expr("a", kind), "row": arrow_row_expr("a", kind, "user", 2, 1000)}
     table = ds.dataset(pa.table({"a": array})).to_table(columns=columns)
-    assert table["id"].to_pylist() == ids(array).tolist()
-    assert table["row"].to_pylist() == hash_rows(ids(array), salt("user", 2), 1000).tolist()
+    assert table["id"].to_pylist() == arrow_ids(array).tolist()
+    assert table["row"].to_pylist() == hash_rows(arrow_ids(array), lookup_salt("user", 2), 1000).tolist()
 
 
 def test_functions_of_scalars():
@@ -171,8 +174,6 @@ def test_arrow_errors():
         table.to_table(columns={"id": arrow_id_expr("a", pa.uint64())})
     with pytest.raises(TypeError, match="got double"):
         arrow_id_expr("a", pa.float64())
-    with pytest.raises(TypeError, match="got double"):
-        arrow_ids(pa.array([1.5]))
 
 
 def test_neither_torch_nor_tables_are_imported():

@@ -1,5 +1,6 @@
 import csv
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -102,7 +103,7 @@ def test_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
     def full(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(module.os, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="disk full"):
         bad.write(tmp_path)
     assert path.read_bytes() == before

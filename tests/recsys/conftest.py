@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.config import ExperimentConfig, parse
-from recsys_pipelines.prepare import Prepared, prepare
+from recsys_pipelines.preparation.prepare import prepare
+from recsys_pipelines.preparation.prepared import Prepared
 
 Configure = Callable[..., ExperimentConfig]
 

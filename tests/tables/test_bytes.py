@@ -69,9 +69,9 @@ def test_the_optimiser_keeps_what_is_counted(optimizer: OptimizerName) -> None:
     import torch
 
     from recsys.training.distributed import process_group
-    from recsys_tables.engine import EmbeddingEngine
+    from recsys_tables.distributed.sharding import TableOptimizer, local_shards, shard
+    from recsys_tables.engine.engine import EmbeddingEngine
     from recsys_tables.field import Field
-    from recsys_tables.sharding import TableOptimizer, local_shards, shard
 
     schemes = [Unified("a", 100, 8, 4), QuotientRemainder("b", 100, 7, 8)]
     with process_group():

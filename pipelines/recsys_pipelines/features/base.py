@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from recsys_pipelines.convert import one_array
+from recsys_pipelines.features.convert import one_array
 
 Arrays = Mapping[str, np.ndarray]
 

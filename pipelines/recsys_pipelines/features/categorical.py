@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from recsys_cython_ext import MISSING_ID, IdCounter, IdTable, mix64, string_ids
 from recsys_cython_ext.vocabulary import table_bytes
-from recsys_pipelines.convert import one_array
 from recsys_pipelines.features.base import Arrays
+from recsys_pipelines.features.convert import one_array
 from recsys_pipelines.sources.base import SourceError
 from recsys_pipelines.sources.location import Place, located
 

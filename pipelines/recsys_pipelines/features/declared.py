@@ -15,10 +15,10 @@ from recsys_pipelines.config import (
     StatisticConfig,
     TokensConfig,
 )
-from recsys_pipelines.convert import ColumnSpec, Spec
-from recsys_pipelines.derive import VALUES, Cross, DatePart, Events, Prefixes, Tokens, Weights
 from recsys_pipelines.features.base import Fit
 from recsys_pipelines.features.categorical import CategoricalFit
+from recsys_pipelines.features.convert import ColumnSpec, Spec
+from recsys_pipelines.features.derive import VALUES, Cross, DatePart, Events, Prefixes, Tokens, Weights
 from recsys_pipelines.features.numeric import BucketsFit, NumericFit
 from recsys_pipelines.features.statistics import StatisticFit
 

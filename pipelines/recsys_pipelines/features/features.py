@@ -4,7 +4,6 @@ Fitting sees the training part only. A fitted feature is small, saved beside the
 copied into every run, so that training and serving share one transform.
 """
 
-import json
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,17 +14,19 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from recsys_cython_ext import HASH_VERSION
+from recsys_cython_ext.files import file_digest
+from recsys_cython_ext.manifest import DamagedFile, Manifest, OtherVersion, read_manifest, write_manifest
 from recsys_pipelines.config import FeatureConfig, SequenceConfig
-from recsys_pipelines.convert import Spec, columns_of, text_ids, typed
 from recsys_pipelines.features.base import Arrays, Feature
 from recsys_pipelines.features.categorical import Categorical, CategoricalFit
+from recsys_pipelines.features.convert import Spec, columns_of, text_ids, typed
 from recsys_pipelines.features.declared import fits_of, sequences_of, serving_specs_of, specs_of
 from recsys_pipelines.features.numeric import Buckets, Numeric
 from recsys_pipelines.features.serving import applied
 from recsys_pipelines.features.statistics import Statistic
-from recsys_pipelines.ordered import ordered
+from recsys_pipelines.parallel import ordered
 from recsys_pipelines.quarantine import Quarantine
-from recsys_pipelines.shards import read_arrays, write_arrays, write_json
+from recsys_pipelines.shards import read_arrays, write_arrays
 from recsys_pipelines.sources.base import Chunk
 
 KINDS: dict[str, type[Categorical | Buckets | Numeric | Statistic]] = {
@@ -37,6 +38,19 @@ KINDS: dict[str, type[Categorical | Buckets | Numeric | Statistic]] = {
 NAMES = {kind: name for name, kind in KINDS.items()}
 BAD_VALUES_SHOWN = 3  # by the error of a request
 CONFIGS = TypeAdapter(tuple[FeatureConfig, ...])
+FORMAT_VERSION = 1
+FEATURES, ARRAYS = "features.json", "arrays.npz"
+
+
+class SavedFeatures(Manifest):
+    """What features.json says: declarations, and the fitted features but for their arrays."""
+
+    format_version: int
+    hash_version: int
+    configs: list[dict[str, Any]]
+    text: dict[str, bool]
+    features: list[dict[str, Any]]
+    arrays_xxh64: str
 
 
 class FeatureFitter:
@@ -179,36 +193,46 @@ class Features:
                 for place, feature in enumerate(self.features)
                 for key, array in feature.arrays().items()
             ),
-            folder / "arrays.npz",
+            folder / ARRAYS,
         )
-        text = {
-            "hash_version": HASH_VERSION,
-            "configs": CONFIGS.dump_python(self.configs, mode="json", exclude_unset=True),
-            "text": self.text,
-            "features": [{"kind": NAMES[type(f)], **f.to_dict()} for f in self.features],  # type: ignore[index]
-        }
-        write_json(text, folder / "features.json")
+        saved = SavedFeatures(
+            format_version=FORMAT_VERSION,
+            hash_version=HASH_VERSION,
+            configs=CONFIGS.dump_python(self.configs, mode="json", exclude_unset=True),
+            text=self.text,
+            features=[{"kind": NAMES[type(f)], **f.to_dict()} for f in self.features],  # type: ignore[index]
+            arrays_xxh64=file_digest(folder / ARRAYS),
+        )
+        write_manifest(saved, folder / FEATURES)
 
     @classmethod
     def load(cls, folder: Path) -> "Features":
-        """Read what `save` wrote. Raises ValueError on damage or another hash version."""
+        """Read what `save` wrote. Raises ValueError on damage or another version."""
+        versions = {"format_version": FORMAT_VERSION, "hash_version": HASH_VERSION}
         try:
-            text = json.loads((folder / "features.json").read_text())
-            arrays = read_arrays(folder / "arrays.npz")
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            saved = read_manifest(folder / FEATURES, SavedFeatures, versions, "prepare and train again")
+            if file_digest(folder / ARRAYS) != saved.arrays_xxh64:
+                raise DamagedFile(
+                    f"{folder / ARRAYS}: damaged: its checksum is wrong; prepare and train again"
+                )
+            arrays = read_arrays(folder / ARRAYS)
+            features = [
+                _restored(entry, _of_place(arrays, place)) for place, entry in enumerate(saved.features)
+            ]
+            return cls(features, CONFIGS.validate_python(saved.configs), saved.text)
+        except (DamagedFile, OtherVersion):
+            raise
+        except (OSError, LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"{folder}: the fitted features are missing or damaged ({error}); train again"
+                f"{folder}: the fitted features are missing or damaged ({error}); prepare and train again"
             ) from None
-        if text["hash_version"] != HASH_VERSION:
-            raise ValueError(
-                f"{folder}: fitted with hash version {text['hash_version']}, this is version {HASH_VERSION}; "
-                "its ids mean other rows here, so prepare and train again"
-            )
-        features: list[Any] = [
-            KINDS[entry.pop("kind")](**{**entry, **_of_place(arrays, place)})
-            for place, entry in enumerate(text["features"])
-        ]
-        return cls(features, CONFIGS.validate_python(text["configs"]), text["text"])
+
+
+def _restored(entry: Mapping[str, Any], arrays: Arrays) -> Any:
+    """Return a feature of what `Feature.to_dict` and `Feature.arrays` told."""
+    kind: Any = KINDS[entry["kind"]]
+    settings = {key: value for key, value in entry.items() if key != "kind"}
+    return kind(**settings, **arrays)
 
 
 def _of_place(arrays: Mapping[str, np.ndarray], place: int) -> dict[str, np.ndarray]:

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from recsys_cython_ext import ExactSum, IdCounter
-from recsys_pipelines.convert import squared_log
 from recsys_pipelines.features.base import Arrays, floats
 from recsys_pipelines.features.categorical import FIRST_CODE, MISSING_CODE
+from recsys_pipelines.features.convert import squared_log
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 BIN_BITS = 40  # low bits of a float64 that a bin of the histogram leaves out: 12 of the mantissa stay

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 from numpy.typing import NDArray
 
-from recsys_pipelines.ordered import ordered
+from recsys_pipelines.parallel import ordered
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.location import Place, Url, located
 from recsys_pipelines.sources.text import is_text

@@ -14,8 +14,7 @@ a short log is the beginning of a longer one but for `time`.
 """
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,6 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from recsys_cython_ext.files import new_file
+from recsys_cython_ext.progress import Progress, no_progress
 
 RANK_LIMIT = 8  # dimension of the space all true latent vectors live in
 BLOCK = 4096  # rows drawn at once
@@ -138,7 +140,7 @@ def schema(config: GeneratorConfig) -> pa.Schema:
     return pa.schema([("label", pa.int8()), ("time", one), *columns, ("true_probability", pa.float64())])
 
 
-def generate(config: GeneratorConfig, path: Path, progress: Callable[[int], None] | None = None) -> None:
+def generate(config: GeneratorConfig, path: Path, progress: Progress = no_progress) -> None:
     """Write the log as one Parquet file in time order, with the columns of `schema(config)`.
 
     The content is a function of `config`, but for NumPy's version and a processor's last digits. `path`
@@ -147,19 +149,12 @@ def generate(config: GeneratorConfig, path: Path, progress: Callable[[int], None
     Raises:
         OSError: the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     columns = schema(config).with_metadata({"generator": config.model_dump_json()})
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with pq.ParquetWriter(part, columns, use_dictionary=False) as writer:
-            batches = _batches(config, columns)
-            for first in range(0, config.rows, GROUP * BLOCK):
-                writer.write_table(pa.Table.from_batches(islice(batches, GROUP)).combine_chunks())
-                if progress is not None:
-                    progress(min(first + GROUP * BLOCK, config.rows))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with new_file(path) as file, pq.ParquetWriter(file, columns, use_dictionary=False) as writer:
+        batches = _batches(config, columns)
+        for first in range(0, config.rows, GROUP * BLOCK):
+            writer.write_table(pa.Table.from_batches(islice(batches, GROUP)).combine_chunks())
+            progress("generate", min(first + GROUP * BLOCK, config.rows), config.rows)
 
 
 def _salt(name: str) -> int:

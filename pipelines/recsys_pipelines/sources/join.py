@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from recsys_cython_ext import IdTable, ids
+from recsys_cython_ext import IdTable, arrow_ids
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import (
     Chunk,
@@ -88,7 +88,7 @@ class Attributes:
             ),
         )
         keys = whole.table[key].combine_chunks()
-        found = ids(keys)
+        found = arrow_ids(keys)
         missing = np.asarray(keys.is_null())
         repeated = ~missing & ~pl.Series(found).is_first_distinct().to_numpy()
         whole.report(missing, key, keys, "no key", quarantine)
@@ -99,7 +99,7 @@ class Attributes:
 
     def join(self, chunk: Chunk) -> Chunk:
         """`chunk` with `columns`, null where no row here has its key."""
-        places = self._places.codes(ids(chunk.table[self.key]), -1)
+        places = self._places.codes(arrow_ids(chunk.table[self.key]), -1)
         rows = self._table.take(pa.array(places, mask=places < 0))
         for name, column in zip(rows.column_names, rows.columns, strict=True):
             chunk = chunk.with_table(chunk.table.append_column(name, column))

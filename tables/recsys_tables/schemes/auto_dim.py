@@ -43,7 +43,7 @@ class AutoDim(Masked):
 
     def combine(self) -> "nn.Module":
         """The mixture."""
-        from recsys_tables import combine_pruning
+        from recsys_tables.combine import masks as combine_pruning
 
         return combine_pruning.WidthChoice(self.embedding_dim, self.alpha, self.annealing, self.choice_lr)
 

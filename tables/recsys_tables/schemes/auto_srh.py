@@ -38,7 +38,7 @@ class AutoSrh(Masked):
 
     def combine(self) -> "nn.Module":
         """The scales."""
-        from recsys_tables import combine_pruning
+        from recsys_tables.combine import masks as combine_pruning
 
         return combine_pruning.GroupScales(self.groups, self.embedding_dim, self.l1, self.cut, self.scale_lr)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from recsys_tables.combine import ParameterFree
+from recsys_tables.combine.operations import ParameterFree
 from recsys_tables.remap import Remap
 from recsys_tables.scheme import Lookup, Table
 from recsys_tables.schemes.full import Full
@@ -75,7 +75,7 @@ class Compact(ParameterFree):
 
     def combine(self) -> "nn.Module":
         """Zeros up to embedding_dim."""
-        from recsys_tables import combine_torch
+        from recsys_tables.combine import modules as combine_torch
 
         full = self._stored_width == self.embedding_dim
         return combine_torch.Concat() if full else combine_torch.Formula(self._padded)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from recsys_cython_ext import hash_rows_jagged, salt
+from recsys_cython_ext import hash_rows_jagged, lookup_salt
 from recsys_tables.scheme import Lookup, Table
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ CODES = 2**23  # values of a hash: what float32 still tells apart after scaling 
 class DeepHash:
     """e(i) = MLP(x_1(i), …, x_k(i)), x_j a hash of i scaled to U(-1, 1) or N(0, 1) (DHE, Kang et al., KDD 2021, §4).
 
-    It has no tables, so it is used with `recsys_tables.deep_hash.DeepHashEmbedding` in place of the engine.
+    It has no tables, so it is used with `recsys_tables.engine.deep_hash.DeepHashEmbedding` in place of the engine.
     """
 
     feature: str
@@ -56,13 +56,13 @@ class DeepHash:
         """k hashes [L, k], each below `CODES`."""
         k, length = self.num_hashes, len(ids)
         tiled = np.tile(ids, k) if isinstance(ids, np.ndarray) else ids.tile(k)
-        salts = [salt(self.feature, j) for j in range(k)]
+        salts = [lookup_salt(self.feature, j) for j in range(k)]
         offsets = range(0, k * length + 1, length) if length else [0] * (k + 1)
         return hash_rows_jagged(tiled, offsets, salts, [CODES] * k).reshape(k, length).T
 
     def combine(self) -> "nn.Module":
         """The network."""
-        from recsys_tables.combine_torch import HashNetwork
+        from recsys_tables.combine.modules import HashNetwork
 
         return HashNetwork(
             (self.num_hashes, *self.hidden_dims, self.embedding_dim), CODES, self.encoding, self.init_bound

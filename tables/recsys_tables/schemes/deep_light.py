@@ -31,7 +31,7 @@ class DeepLight(Masked):
 
     def combine(self) -> "nn.Module":
         """The mask, and the quantile in training."""
-        from recsys_tables import combine_pruning
+        from recsys_tables.combine import masks as combine_pruning
 
         return combine_pruning.MagnitudeThreshold(self.sparsity, self.damping)
 

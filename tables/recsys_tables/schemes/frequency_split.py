@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recsys_cython_ext import hash_rows, salt
-from recsys_tables.combine import ParameterFree
+from recsys_cython_ext import hash_rows, lookup_salt
+from recsys_tables.combine.operations import ParameterFree
 from recsys_tables.scheme import Lookup, Table
 
 
@@ -38,7 +38,7 @@ class FrequencySplit(ParameterFree):
 
     def rows(self, ids: Any) -> tuple[Lookup, ...]:
         """The code's own row, or one hashed row; without a branch, so that it runs on every device."""
-        hashed = hash_rows(ids, salt(self.feature, 0), self.num_tail)
+        hashed = hash_rows(ids, lookup_salt(self.feature, 0), self.num_tail)
         hot = (ids >= 0) & (ids < self.num_hot)
         own = ids.clip(0, max(self.num_hot - 1, 0)) + self.num_tail
         return (Lookup(f"{self.feature}/split", (hashed + hot * (own - hashed))[:, None]),)

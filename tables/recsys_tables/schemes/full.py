@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recsys_tables.combine import ParameterFree
+from recsys_tables.combine.operations import ParameterFree
 from recsys_tables.scheme import Lookup, Table
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recsys_cython_ext import hash_rows, salt
-from recsys_tables.combine import Formula
+from recsys_cython_ext import hash_rows, lookup_salt
+from recsys_tables.combine.operations import Formula
 from recsys_tables.scheme import Lookup, Table
 
 
@@ -42,9 +42,9 @@ class HashEmbedding(Formula):
     def rows(self, ids: Any) -> tuple[Lookup, ...]:
         """k hashed rows, each in a lookup of its own, and the row of importances."""
         components = [
-            hash_rows(ids, salt(self.feature, j), self.num_embeddings) for j in range(self.num_hashes)
+            hash_rows(ids, lookup_salt(self.feature, j), self.num_embeddings) for j in range(self.num_hashes)
         ]
-        importances = hash_rows(ids, salt(self.feature, self.num_hashes), self.num_importances)
+        importances = hash_rows(ids, lookup_salt(self.feature, self.num_hashes), self.num_importances)
         return (
             *(Lookup(f"{self.feature}/components", rows[:, None]) for rows in components),
             Lookup(f"{self.feature}/importances", importances[:, None]),

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from recsys_cython_ext import hash_rows, salt
-from recsys_tables.combine import ParameterFree
+from recsys_cython_ext import hash_rows, lookup_salt
+from recsys_tables.combine.operations import ParameterFree
 from recsys_tables.scheme import Lookup, Table
 
 
@@ -24,5 +24,5 @@ class Hash(ParameterFree):
 
     def rows(self, ids: Any) -> tuple[Lookup, ...]:
         """One hashed row per id."""
-        rows = hash_rows(ids, salt(self.feature, 0), self.num_embeddings)
+        rows = hash_rows(ids, lookup_salt(self.feature, 0), self.num_embeddings)
         return (Lookup(f"{self.feature}/hash", rows[:, None]),)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from recsys_tables.combine import Formula
+from recsys_tables.combine.operations import Formula
 from recsys_tables.scheme import Lookup, Table
 from recsys_tables.schemes.masked import Left
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recsys_cython_ext import hash_rows, salt
-from recsys_tables.combine import Formula, pick_slot
+from recsys_cython_ext import hash_rows, lookup_salt
+from recsys_tables.combine.operations import Formula, pick_slot
 from recsys_tables.scheme import Lookup, Table
 
 
@@ -36,7 +36,8 @@ class MEmCom(Formula):
         """The hashed row, and the row that holds the id's multiplier."""
         return (
             Lookup(
-                f"{self.feature}/hashed", hash_rows(ids, salt(self.feature, 0), self.num_embeddings)[:, None]
+                f"{self.feature}/hashed",
+                hash_rows(ids, lookup_salt(self.feature, 0), self.num_embeddings)[:, None],
             ),
             Lookup(f"{self.feature}/multipliers", (ids // 4)[:, None]),
         )

@@ -45,7 +45,7 @@ class MixedDimension:
 
     def combine(self) -> "nn.Module":
         """The projection; at first its columns are orthogonal and keep the variance of the rows."""
-        from recsys_tables import combine_torch
+        from recsys_tables.combine import modules as combine_torch
 
         if self.row_dim == self.embedding_dim:
             return combine_torch.Concat()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recsys_tables.combine import Operation, ParameterFree, operand_bound, operand_dim
+from recsys_tables.combine.operations import Operation, ParameterFree, operand_bound, operand_dim
 from recsys_tables.scheme import Lookup, Table
 
 

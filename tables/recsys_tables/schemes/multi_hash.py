@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from recsys_cython_ext import hash_rows, salt
-from recsys_tables.combine import ParameterFree
+from recsys_cython_ext import hash_rows, lookup_salt
+from recsys_tables.combine.operations import ParameterFree
 from recsys_tables.scheme import Lookup, Table, stack_columns
 
 
@@ -34,5 +34,7 @@ class MultiHash(ParameterFree):
 
     def rows(self, ids: Any) -> tuple[Lookup, ...]:
         """k hashed rows per id, in one lookup."""
-        rows = [hash_rows(ids, salt(self.feature, j), self.num_embeddings) for j in range(self.num_hashes)]
+        rows = [
+            hash_rows(ids, lookup_salt(self.feature, j), self.num_embeddings) for j in range(self.num_hashes)
+        ]
         return (Lookup(f"{self.feature}/multi_hash", stack_columns(rows)),)

@@ -61,7 +61,7 @@ class OptEmbed:
 
     def combine(self) -> "nn.Module":
         """The mask of rows, and in training that of columns."""
-        from recsys_tables import combine_learned
+        from recsys_tables.combine import thresholds as combine_learned
 
         if self.threshold_by == "field":
             return combine_learned.FieldThreshold(self.alpha, self.threshold_lr)

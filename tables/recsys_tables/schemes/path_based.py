@@ -53,6 +53,6 @@ class PathBased:
 
     def combine(self) -> "nn.Module":
         """All paths' networks; at first they keep the variance of the rows."""
-        from recsys_tables.combine_torch import Paths
+        from recsys_tables.combine.modules import Paths
 
         return Paths(self.num_paths, self.embedding_dim, self.hidden_dim)

@@ -34,7 +34,7 @@ class Pep(Masked):
 
     def combine(self) -> "nn.Module":
         """The soft threshold."""
-        from recsys_tables import combine_pruning
+        from recsys_tables.combine import masks as combine_pruning
 
         count = 1 if self.threshold_by == "field" else self.embedding_dim
         return combine_pruning.SoftThreshold(

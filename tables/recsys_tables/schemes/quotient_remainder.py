@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recsys_tables.combine import Operation, ParameterFree, operand_bound, operand_dim
+from recsys_tables.combine.operations import Operation, ParameterFree, operand_bound, operand_dim
 from recsys_tables.scheme import Lookup, Table
 
 

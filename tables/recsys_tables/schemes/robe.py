@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recsys_cython_ext import hash_rows, salt
-from recsys_tables.combine import ParameterFree, pick_slot
+from recsys_cython_ext import hash_rows, lookup_salt
+from recsys_tables.combine.operations import ParameterFree, pick_slot
 from recsys_tables.scheme import Lookup, Table
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Robe(ParameterFree):
         return tuple(
             Lookup(
                 f"{self.table}/robe",
-                hash_rows(places, salt(self.feature, c), self.num_embeddings)[:, None],
+                hash_rows(places, lookup_salt(self.feature, c), self.num_embeddings)[:, None],
                 self._signs(ids, c) if self.signs else None,
             )
             for c in range(self._blocks)
@@ -69,7 +69,7 @@ class Robe(ParameterFree):
 
     def combine(self) -> "nn.Module":
         """The blocks side by side, or the slot."""
-        from recsys_tables.combine_torch import Formula
+        from recsys_tables.combine.modules import Formula
 
         return super().combine() if self.linear else Formula(self.combine_numpy)
 
@@ -89,5 +89,5 @@ class Robe(ParameterFree):
 
     def _signs(self, ids: Any, block: int) -> Any:
         """±1, float32 [L, 1]."""
-        signs = 1 - 2 * hash_rows(ids, salt(self.feature, self._blocks + block), 2)[:, None]
+        signs = 1 - 2 * hash_rows(ids, lookup_salt(self.feature, self._blocks + block), 2)[:, None]
         return signs.astype(np.float32) if isinstance(signs, np.ndarray) else signs.float()

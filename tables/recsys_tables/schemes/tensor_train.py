@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recsys_tables.combine import Formula
+from recsys_tables.combine.operations import Formula
 from recsys_tables.scheme import Lookup, Table
 from recsys_tables.schemes.mixed_radix import check_radices, digit_sizes, digits
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from recsys_cython_ext import hash_rows, salt, xxh64
-from recsys_tables.combine import ParameterFree
+from recsys_cython_ext import hash_rows, lookup_salt, xxh64
+from recsys_tables.combine.operations import ParameterFree
 from recsys_tables.scheme import Lookup, Table
 
 
@@ -46,7 +46,7 @@ class Unified(ParameterFree):
         return tuple(
             Lookup(
                 self._table_of(chunk),
-                hash_rows(ids, salt(self.feature, chunk), self.num_embeddings)[:, None],
+                hash_rows(ids, lookup_salt(self.feature, chunk), self.num_embeddings)[:, None],
             )
             for chunk in range(self._chunks)
         )

@@ -1,0 +1,212 @@
+"""Batches as a pure function of (prepared data, seed, epoch, number), gathered straight from mapped shards."""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torchrec import KeyedJaggedTensor
+
+from recsys_cython_ext.gather import TableGather
+from recsys_pipelines.batches.order import WINDOW, epoch_order, num_batches
+from recsys_pipelines.batches.prefetch import prefetched
+from recsys_pipelines.features import Features
+from recsys_pipelines.preparation.prepared import Prepared
+from recsys_pipelines.shards import read_shard, uniform
+
+PADDING = -1  # the position of no row
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows: dense [B, n] float32, ids with one key per categorical feature, label and weight [B] float32.
+
+    Those that are padding have empty bags, weight 0, label 0 and numbers 0; `rows` are none. ids have weights where
+    a feature is weighted. log_q: float32 [B], log of the probability that the item of a row is sampled.
+    """
+
+    dense: torch.Tensor
+    ids: KeyedJaggedTensor
+    label: torch.Tensor
+    weight: torch.Tensor
+    rows: int
+    log_q: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a prepared split. label and weight [n] are in memory, features stay in the table's buffers.
+
+    table: transformed columns; its chunks may be mapped files, together larger than memory.
+    """
+
+    features: Features
+    table: pa.Table
+    label: np.ndarray
+    weight: np.ndarray
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @classmethod
+    def load(cls, prepared: Path, split: str) -> "Rows":
+        """Map all shards of `split` of a prepared folder, in the order of their names. Raises as `Prepared.open` does."""
+        whole = Prepared.open(prepared)
+        shards = whole.manifest.shards
+        names = sorted(name for name, shard in shards.items() if shard.split == split)
+        return cls.from_table(
+            whole.features(), pa.concat_tables(read_shard(prepared / name) for name in names)
+        )
+
+    @classmethod
+    def from_table(cls, features: Features, table: pa.Table) -> "Rows":
+        """Rows of one table of transformed columns; without labels all are 0, without weights all are 1."""
+
+        def floats(name: str, default: float) -> np.ndarray:
+            if name not in table.column_names:
+                return np.full(table.num_rows, default, np.float32)
+            return table[name].to_numpy().astype(np.float32)
+
+        return cls(features, table, floats("@label", 0.0), floats("@weight", 1.0))
+
+    @cached_property
+    def row_id(self) -> np.ndarray:
+        """Number of each row in the log, int64 [n]."""
+        return self.table["row_id"].to_numpy()
+
+    @cached_property
+    def user(self) -> np.ndarray | None:
+        """User of each row, int64 [n], where known."""
+        return self._column("@user")
+
+    @cached_property
+    def truth(self) -> np.ndarray | None:
+        """True click probability of each row, float64 [n], where known."""
+        return self._column("@truth")
+
+    def batch(
+        self, index: np.ndarray, donors: np.ndarray | None = None, donated: Collection[str] = ()
+    ) -> Batch:
+        """Return the rows of `index` [B] as a batch, with the features `donated` of the rows `donors` [B] instead.
+
+        Position PADDING stands for a row of padding. Raises IndexError for another position outside [0, n).
+        """
+        index = np.asarray(index)
+        real = index != PADDING
+        columns = {
+            column
+            for feature in self.features.features
+            if feature.name in donated
+            for column in feature.columns
+        }
+        chosen = index[real]
+        got = self._gather(chosen, None if donors is None else np.asarray(donors)[real], columns)
+        lengths = _spread(got.lengths.T, real).T  # [F, B]
+        ids = KeyedJaggedTensor(  # with all that `sync` would compute
+            keys=[feature.name for feature in self.features.categorical],
+            values=torch.from_numpy(got.values),
+            weights=None if got.weights is None else torch.from_numpy(got.weights),
+            lengths=torch.from_numpy(lengths.reshape(-1)),
+            stride=len(index),
+            length_per_key=got.totals.tolist(),
+            offset_per_key=np.cumsum([0, *got.totals]).tolist(),
+        )
+        return Batch(
+            dense=torch.from_numpy(_spread(got.numbers, real)),
+            ids=ids,
+            label=torch.from_numpy(_spread(self.label[chosen], real)),
+            weight=torch.from_numpy(_spread(self.weight[chosen], real)),
+            rows=len(chosen),
+        )
+
+    def ids_of(self, feature: str) -> np.ndarray:
+        """Every id of a categorical feature, int64, bags one after the other."""
+        chunks = [c.flatten() if pa.types.is_list(c.type) else c for c in self.table[feature].chunks]
+        return np.concatenate([np.empty(0, np.int64), *(chunk.to_numpy() for chunk in chunks)])
+
+    def keep_negatives(self, rate: float, seed: int) -> np.ndarray:
+        """Row numbers [m] of all positives and of a share `rate` of negatives, chosen by (seed, row id)."""
+        if rate >= 1:
+            return np.arange(len(self))
+        return np.flatnonzero((self.label > 0) | (uniform(self.row_id, seed, "negatives") < rate))
+
+    @cached_property
+    def _gather(self) -> TableGather:
+        categorical = self.features.categorical
+        return TableGather(
+            self.table,
+            [feature.name for feature in categorical],
+            self.features.numeric_columns,
+            {f.name: f"{f.name}:weights" for f in categorical if f.weighted},
+        )
+
+    def _column(self, name: str) -> np.ndarray | None:
+        return self.table[name].to_numpy() if name in self.table.column_names else None
+
+
+class Negatives(Protocol):
+    """What makes larger batches of the rows it is given, or says more of them: see `negatives`."""
+
+    def batch(self, index: np.ndarray, epoch: int) -> Batch:
+        """Return a batch for the rows of `index` [B], some of them padding."""
+        ...
+
+
+class Loader:
+    """The batches of a rank, each made while the one before is used: `epoch_order` of `rows`.
+
+    subset: positions [m] of the rows to load, all unless given; batches, lanes and windows then count these.
+    negatives: makes the batch of the chosen rows, which is `Rows.batch` unless given.
+    then: what becomes of each batch, in the loader's thread too.
+    Raises ValueError as `epoch_order` does.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        batch_size: int,
+        seed: int,
+        *,
+        window: int = WINDOW,
+        rank: int = 0,
+        ranks: int = 1,
+        subset: np.ndarray | None = None,
+        negatives: Negatives | None = None,
+        then: Callable[[Batch], Any] = lambda batch: batch,
+    ) -> None:
+        self._rows, self._subset, self._negatives, self._then = rows, subset, negatives, then
+        n = len(rows) if subset is None else len(subset)
+        self._order = partial(epoch_order, n, batch_size, seed, window=window, rank=rank, ranks=ranks)
+        self._order(0)  # what is wrong with the arguments shows now
+        self.num_batches = num_batches(n, batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """Batches of an epoch from number `start` on, or what `then` made of them, as `prefetched` makes them."""
+        return prefetched(self._then(self._batch(index, epoch)) for index in self._positions(epoch, start))
+
+    def positions(self, epoch: int, number: int) -> np.ndarray:
+        """Rows [B] of batch `number` of an epoch, PADDING where it has none."""
+        return next(self._positions(epoch, number))
+
+    def _positions(self, epoch: int, start: int) -> Iterator[np.ndarray]:
+        for index in self._order(epoch, start=start):
+            if self._subset is not None:
+                real = index != PADDING
+                index = np.where(real, self._subset[np.where(real, index, 0)], PADDING)
+            yield index
+
+    def _batch(self, index: np.ndarray, epoch: int) -> Batch:
+        return self._rows.batch(index) if self._negatives is None else self._negatives.batch(index, epoch)
+
+
+def _spread(values: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Put values [m, ...] where `real` [B] is true, m times; zeros elsewhere."""
+    if len(values) == len(real):
+        return values
+    out = np.zeros((len(real), *values.shape[1:]), values.dtype)
+    out[real] = values
+    return out

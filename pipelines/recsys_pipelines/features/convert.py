@@ -1,0 +1,372 @@
+"""Raw columns to typed ones. A value that does not convert sends its row to quarantine: none becomes null.
+
+In text formats every column is a string, so an id is hashed as the text it is; integer columns of Parquet and
+Arrow are their own ids. The same log scored from another kind of file would therefore get other ids.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+from numpy.typing import NDArray
+
+from recsys_cython_ext import hashing
+from recsys_cython_ext.text import numbers
+from recsys_pipelines.quarantine import Quarantine
+from recsys_pipelines.sources.base import Chunk, SourceError, require
+from recsys_pipelines.sources.text import is_text, split, utf8
+
+Kind = Literal["id", "ids", "squared_log", "number", "label", "weight", "integer"]
+UNUSUAL = 2  # status of a text that `numbers` leaves to a real parser
+EXACT = 2.0**53  # beyond it a float64 no longer holds every integer
+
+
+class Spec(Protocol):
+    """How one output column is made from the source columns `columns`; it pickles, and does the same everywhere."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Source columns, as `convert` takes them."""
+        ...
+
+    @property
+    def id_columns(self) -> Mapping[str, str]:
+        """Those whose values become ids, which text and integers do differently, and what they are called in a log."""
+        ...
+
+    def convert(self, columns: Sequence[pa.Array]) -> "Converted":
+        """The output [B] and what was wrong. Raises WrongType for a column that cannot be converted at all."""
+        ...
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """How one output column is made from the source column `column`.
+
+    kind             output           from
+    id               int64            strings (XXH64) or integers (themselves); missing is `MISSING_ID`
+    ids              list<int64>      lists of these, or text cut at `separator`; a missing list is empty,
+                                      a missing element is `MISSING_ID`
+    squared_log      int64            numbers: floor(ln(x)^2) for x > 2, else int(x); missing is `MISSING_ID`
+    number           float64          numbers; missing and NaN are null, infinite is refused
+    label            int8             0 or 1; with `threshold`, any number, 1 where it is >= `threshold`
+    weight           float64          finite numbers >= 0
+    integer          int64            whole numbers; times and dates become microseconds since 1970
+
+    label, weight and integer may not be missing. Floats that are whole numbers up to 2^53 count as integers,
+    for that is how a nullable integer column leaves pandas.
+    """
+
+    column: str
+    kind: Kind
+    separator: str | None = None
+    threshold: float | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """One."""
+        return (self.column,)
+
+    @property
+    def id_columns(self) -> dict[str, str]:
+        """It, where ids are made of it."""
+        return {self.column: self.column} if self.kind in ("id", "ids") else {}
+
+    def convert(self, columns: Sequence[pa.Array]) -> "Converted":
+        """As `Spec.convert`."""
+        plain, problems = text_or_plain(columns[0])
+        output, more = CONVERTERS[self.kind](plain, self)
+        return output, problems + more
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Rows (or list elements) [B] that did not convert, why, and the place of their column in `Spec.columns`."""
+
+    bad: NDArray[np.bool_]
+    reason: str
+    column: int = 0
+
+
+Converted = tuple[pa.Array, list[Problem]]
+
+
+class WrongType(Exception):
+    """A column whose type cannot be converted at all: the reason, and its place in `Spec.columns`."""
+
+    def __init__(self, reason: str, column: int = 0) -> None:
+        super().__init__(reason)
+        self.column = column
+
+
+def typed(chunk: Chunk, specs: Mapping[str, Spec], quarantine: Quarantine) -> pa.Table:
+    """The columns of `specs` (output name -> spec) in their order, then `row_id` int64: the row's number.
+
+    Rows in = rows out + rows added to `quarantine`; each goes there under its first unconvertible value.
+
+    Raises:
+        SourceError: a column is absent, or its type cannot be converted to what is asked.
+        ValueError: an output is called `row_id`.
+    """
+    if "row_id" in specs:
+        raise ValueError("`row_id` is added by `typed`: give that output another name")
+    require(columns_of(specs), chunk.table.column_names, chunk.file)
+    good = np.ones(len(chunk.rows), bool)
+    outputs = {}
+    for name, spec in specs.items():
+        raw = [one_array(chunk.table[column]) for column in spec.columns]
+        try:
+            outputs[name], problems = spec.convert(raw)
+        except WrongType as error:
+            column = spec.columns[error.column]
+            raise SourceError(
+                f"{chunk.file}: column {column!r} is {raw[error.column].type}: {error}"
+            ) from None
+        for problem in problems:
+            field, values = spec.columns[problem.column], raw[problem.column]
+            chunk.report(problem.bad & good, field, values, problem.reason, quarantine)
+            good &= ~problem.bad
+    outputs["row_id"] = pa.array(chunk.rows)
+    table = pa.table(outputs)
+    return table if good.all() else table.filter(pa.array(good))
+
+
+def columns_of(specs: Mapping[str, Spec]) -> list[str]:
+    """The source columns of `specs`, each once, in the order of the alphabet."""
+    return sorted({column for spec in specs.values() for column in spec.columns})
+
+
+def text_ids(chunk: Chunk, specs: Mapping[str, Spec]) -> dict[str, bool]:
+    """For each source column that ids are made of, whether it is text; columns without a value are left out."""
+    columns = {column for spec in specs.values() for column in spec.id_columns}
+    types = {column: chunk.table.schema.field(column).type for column in sorted(columns)}
+    values = {column: getattr(kind, "value_type", kind) for column, kind in types.items()}
+    return {column: is_text(kind) for column, kind in types.items() if not pt.is_null(values[column])}
+
+
+def _id(column: pa.Array, spec: ColumnSpec) -> Converted:
+    if pt.is_string(column.type):
+        return pa.array(hashing.arrow_ids(column)), []
+    if not _is_any(column.type, pt.is_boolean, pt.is_integer, pt.is_floating, pt.is_null):
+        raise WrongType("an id must be text or an integer: convert the column")
+    values, problems = whole_numbers(column)
+    reserved = np.asarray(pc.fill_null(pc.equal(values, hashing.MISSING_ID), False))
+    values = _null_where(values, reserved)
+    return pa.array(hashing.arrow_ids(values)), [
+        *problems,
+        Problem(reserved, "-2^63 stands for a missing id"),
+    ]
+
+
+def _ids(column: pa.Array, spec: ColumnSpec) -> Converted:
+    column = lists(column, spec.separator)
+    row_of_element = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
+    ids, problems = ColumnSpec(spec.column, "id").convert([one_array(pc.list_flatten(column))])
+    return list_array(list_lengths(column), ids), [
+        Problem(_rows(p.bad, row_of_element, len(column)), p.reason) for p in problems
+    ]
+
+
+def _squared_log(column: pa.Array, spec: ColumnSpec) -> Converted:
+    numbers, problems = _number(column, spec)
+    x = squared_log(_with_nan(numbers))
+    outside = x <= -(2.0**63)
+    buckets = np.where(outside | np.isnan(x), 0, x).astype(np.int64)
+    buckets[np.isnan(x)] = hashing.MISSING_ID
+    return pa.array(buckets), [*problems, Problem(outside, "outside int64")]
+
+
+def squared_log(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """floor(ln(x)^2) for x > 2, else x cut to a whole number; NaN stays (Criteo's winners of 2014)."""
+    return np.where(x > 2, np.floor(np.log(np.where(x > 2, x, 1)) ** 2), np.trunc(x))
+
+
+def _number(column: pa.Array, spec: ColumnSpec) -> Converted:
+    problems = []
+    if pt.is_string(column.type):
+        x, no_number = _numbers_of_text(column)
+        problems.append(Problem(no_number, "not a number"))
+    else:
+        _refuse(column, pt.is_boolean, pt.is_integer, pt.is_floating, pt.is_decimal, pt.is_null)
+        x = _with_nan(pc.cast(column, pa.float64(), safe=False))
+    infinite = np.isinf(x)
+    if infinite.any():
+        x = np.where(infinite, np.nan, x)
+        problems.append(Problem(infinite, "infinite"))
+    return _null_for_nan(x), problems
+
+
+def _null_for_nan(x: NDArray[np.float64]) -> pa.Array:
+    there = x == x
+    if there.all():
+        return pa.array(x)
+    valid = pa.py_buffer(np.packbits(there, bitorder="little"))
+    return pa.Array.from_buffers(pa.float64(), len(x), [valid, pa.py_buffer(x)])
+
+
+def _numbers_of_text(column: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """float64 [B], NaN where missing, and the mask [B] of texts that are no number."""
+    x, status = numbers(column)
+    rest = status == UNUSUAL
+    if rest.any():  # exponents, many digits, inf: a real parser's work
+        parsed = _parsed(column.filter(pa.array(rest)), pl.Float64)
+        x[rest] = _with_nan(parsed)
+        rest[rest] = np.asarray(parsed.is_null())
+    return x, rest
+
+
+def _label(column: pa.Array, spec: ColumnSpec) -> Converted:
+    numbers, problems = _number(column, spec)
+    x = _with_nan(numbers)
+    missing = Problem(np.isnan(x), "missing label")
+    if spec.threshold is not None:
+        return pa.array((x >= spec.threshold).astype(np.int8)), [*problems, missing]
+    neither = Problem((x != 0) & (x != 1), "label is neither 0 nor 1")
+    return pa.array((x == 1).astype(np.int8)), [*problems, missing, neither]
+
+
+def _weight(column: pa.Array, spec: ColumnSpec) -> Converted:
+    numbers, problems = _number(column, spec)
+    x = _with_nan(numbers)
+    return numbers, [*problems, Problem(np.isnan(x), "missing weight"), Problem(x < 0, "negative weight")]
+
+
+def _integer(column: pa.Array, spec: ColumnSpec) -> Converted:
+    if _is_any(column.type, pt.is_timestamp, pt.is_date):
+        # Nanoseconds are cut: files of one folder may differ in their unit, and order must not.
+        column = pc.cast(column, pa.timestamp("us"), safe=False).cast(pa.int64())
+    values, problems = whole_numbers(column)
+    return values, [*problems, Problem(np.asarray(values.is_null()), "missing")]
+
+
+CONVERTERS: dict[Kind, Callable[[pa.Array, ColumnSpec], Converted]] = {
+    "id": _id,
+    "ids": _ids,
+    "squared_log": _squared_log,
+    "number": _number,
+    "label": _label,
+    "weight": _weight,
+    "integer": _integer,
+}
+
+
+def whole_numbers(column: pa.Array) -> Converted:
+    """int64 [B] of text, integers, booleans and whole floats, null where missing or not whole."""
+    if pt.is_string(column.type):
+        values = _parsed(column, pl.Int64)
+        rest = _null_where(column, ~_lost(column, values))  # "881250949.0" is whole too
+        values = pc.coalesce(values, whole_numbers(_parsed(rest, pl.Float64))[0])
+    elif pt.is_floating(column.type):
+        x = _with_nan(pc.cast(column, pa.float64()))
+        column = _null_where(column, np.isnan(x))
+        exact = (np.abs(x) <= EXACT) & (x == np.floor(x))
+        values = pa.array(np.where(exact, x, 0).astype(np.int64), mask=~exact)
+    else:
+        _refuse(column, pt.is_boolean, pt.is_integer, pt.is_null)
+        values = column.cast(pa.int64()) if column.type != pa.uint64() else _parsed(column, pl.Int64)
+    return values, [Problem(_lost(column, values), "not a whole number within int64")]
+
+
+def text_or_plain(column: pa.Array) -> Converted:
+    """The column without dictionaries and extension types, and bytes as text."""
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    if pt.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pt.is_string(column.type) and _is_valid(column):
+        return column, []
+    if _is_any(column.type, pt.is_string, pt.is_large_string, pt.is_string_view):
+        column = column.cast(pa.large_binary())  # Parquet files may call bytes a string without looking
+    if _is_any(column.type, pt.is_binary, pt.is_large_binary, pt.is_fixed_size_binary, pt.is_binary_view):
+        column, bad = utf8(column)
+        return column, [Problem(bad, "not UTF-8 text")]
+    return column, []
+
+
+def _is_valid(column: pa.Array) -> bool:
+    _, offsets, data = column.buffers()
+    if len(column) and data is not None:
+        window = np.frombuffer(offsets, np.int32)[column.offset :]
+        text = np.frombuffer(data, np.int8)[window[0] : window[len(column)]]
+        if text.min(initial=0) >= 0:  # ASCII, ten times as fast to see
+            return True
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _parsed(column: pa.Array, dtype: type[pl.DataType]) -> pa.Array:
+    """`column` as numbers, null where a value is none."""
+    return one_array(pl.Series(pl.from_arrow(column)).cast(dtype, strict=False).to_arrow())
+
+
+def _lost(before: pa.Array, after: pa.Array) -> NDArray[np.bool_]:
+    """Mask [B] of values that became null."""
+    return np.asarray(pc.and_(before.is_valid(), after.is_null()))
+
+
+def _null_where(column: pa.Array, mask: NDArray[np.bool_]) -> pa.Array:
+    return pc.if_else(pa.array(mask), pa.scalar(None, column.type), column)
+
+
+def _with_nan(numbers: pa.Array) -> NDArray[np.float64]:
+    """float64 [B] with NaN for null."""
+    return numbers.to_numpy(zero_copy_only=False)
+
+
+def _rows(bad: NDArray[np.bool_], row_of_element: NDArray[np.int64], rows: int) -> NDArray[np.bool_]:
+    """Mask [B] of the rows that hold a bad element."""
+    return np.bincount(row_of_element[bad], minlength=rows) > 0
+
+
+def lists(column: pa.Array, separator: str | None) -> pa.Array:
+    """`column` [B] as lists, text cut at `separator`. Raises WrongType for what is neither."""
+    if pt.is_null(column.type):
+        return column.cast(pa.list_(pa.int64()))
+    if pt.is_string(column.type):
+        if separator is None:
+            raise WrongType("a feature of many values needs a list: set `separator` to cut the text at")
+        return split(column, separator)
+    if not _is_list(column.type):
+        raise WrongType("a feature of many values needs a list: set `multivalued: false`")
+    return column
+
+
+def list_lengths(column: pa.Array) -> NDArray[np.int64]:
+    """Elements [B] of each list; a missing list has none."""
+    lengths = pc.fill_null(pc.list_value_length(column), 0)
+    return lengths.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def list_array(lengths: NDArray[np.int64], values: pa.Array) -> pa.ListArray:
+    """Lists of these lengths [B] over `values`."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+def _refuse(column: pa.Array, *allowed: Callable[[pa.DataType], bool]) -> None:
+    if not _is_any(column.type, *allowed):
+        raise WrongType("numbers are needed here: convert the column or leave it out")
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    views = pt.is_list_view, pt.is_large_list_view
+    return _is_any(kind, pt.is_list, pt.is_large_list, pt.is_fixed_size_list, *views)
+
+
+def _is_any(kind: pa.DataType, *tests: Callable[[pa.DataType], bool]) -> bool:
+    return any(test(kind) for test in tests)
+
+
+def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """The column as one array."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even one

@@ -1,0 +1,213 @@
+"""Preparation on Ray: the steps of `steps` inside `map_batches`, with the shards of one process to the byte.
+
+Every node must see the source and the prepared folder under the same paths (a shared file system). The log is cut
+into pieces that need nothing of each other (`Source.pieces`); rows are counted first, so that every piece knows
+the number of its first row. What was fitted on parts is merged as a tree: exact counts know no order.
+"""
+
+import logging
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from pydantic import TypeAdapter
+
+from recsys_cython_ext.manifest import parse_json
+from recsys_cython_ext.progress import Progress
+from recsys_pipelines.features import FeatureFitter
+from recsys_pipelines.preparation.prepared import Shard
+from recsys_pipelines.preparation.steps import Job, Staged, StagedPart, Staging
+from recsys_pipelines.shards import read_arrays, write_arrays
+from recsys_pipelines.sources import SourceError
+
+PARTS_OF_FIT = 16  # parts that one task counts before its counts are merged with others'
+MERGED_AT_ONCE = 4
+CONNECT_SECONDS = 5
+FAILED = "@failed"  # column of what a task raised
+
+Rows = list[dict[str, Any]]
+SHARDS = TypeAdapter(dict[str, Shard])
+
+
+@contextmanager
+def ray_session(workers: int, address: str | None = None) -> Iterator[None]:
+    """Ray as it is, or started for as long as the block runs: on this machine, or at `address`.
+
+    Raises ValueError when the cluster has fewer CPUs than `workers`.
+    """
+    own = not ray.is_initialized()
+    if own:
+        where: dict[str, Any] = {"address": address}
+        if address is None:
+            where = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+        else:
+            _require_reachable(address)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **where)
+    try:
+        cpus = ray.cluster_resources().get("CPU", 0)
+        if cpus < workers:
+            raise ValueError(
+                f"the cluster has {cpus:g} CPUs, and {workers} workers were asked for: start nodes, or ask for fewer"
+            )
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # progress is ours to show
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        yield
+    finally:
+        if own:
+            ray.shutdown()
+
+
+class RayData:
+    """`threads.Runner` on Ray Data. Needs `ray_session`; `workers` tasks run at once."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+
+    def stage(self, job: Job, report: Progress) -> Staged:
+        """As `Runner.stage`."""
+        if (done := job.already_staged()) is not None:
+            return done
+        source = job.source()
+        next(iter(source.parts(job.source_columns())), None)  # what is wrong with the files is said here
+        pieces = source.pieces()
+
+        def count(rows: Rows) -> Rows:
+            return [row | {"rows": pieces[row["piece"]].files[0].count()} for row in rows]
+
+        counted = self._run([{"piece": number} for number in range(len(pieces))], count)
+        tasks, first_row, in_file, file = [], 0, 0, None
+        for row in counted:
+            if pieces[row["piece"]].first_file != file:
+                file, in_file = pieces[row["piece"]].first_file, 0
+            tasks.append({"piece": row["piece"], "first_row": first_row, "in_file": in_file})
+            first_row, in_file = first_row + row["rows"], in_file + row["rows"]
+        if first_row == 0:
+            raise SourceError(f"{job.data.path}: there are no rows: check that this is the right file")
+
+        def stage(rows: Rows) -> Rows:
+            found = []
+            for row in rows:
+                piece = pieces[row["piece"]]
+                piece.files = [piece.files[0].after(row["in_file"])]
+                for part in piece.parts(job.source_columns(), row["first_row"]):
+                    found.append({"staged": job.stage(part).model_dump_json()})
+            return found
+
+        staging = Staging(job)
+        for row in self._run(tasks, stage):
+            staging.add(parse_json(row["staged"], StagedPart, "a task"), first_row)
+            report("read", staging.staged.rows_out, first_row)
+        return staging.finish()
+
+    def write_histories(self, job: Job, staged: Staged, report: Progress) -> None:
+        """As `Runner.write_histories`."""
+
+        def write(rows: Rows) -> Rows:
+            for row in rows:
+                job.write_history(staged, row["bucket"])
+            return rows
+
+        buckets = [{"bucket": bucket} for bucket in range(job.buckets(staged))]
+        for done, _ in enumerate(self._run(buckets, write), 1):
+            report("sequences", staged.rows_out * done // len(buckets), staged.rows_out)
+
+    def fit(self, job: Job, staged: Staged, report: Progress) -> FeatureFitter:
+        """As `Runner.fit`: counts of parts, written beside the staged rows, then a tree of merges."""
+
+        def count(rows: Rows) -> Rows:
+            for row in rows:
+                fitter = FeatureFitter(job.features, staged.text)
+                job.count(staged, row["parts"], fitter)
+                write_arrays(fitter.arrays(), Path(row["counts"]))
+            return [{"counts": row["counts"]} for row in rows]
+
+        def merge(rows: Rows) -> Rows:
+            for row in rows:
+                write_arrays(_merged(job, staged, row["from"]).arrays(), Path(row["counts"]))
+            return [{"counts": row["counts"]} for row in rows]
+
+        names, level = staged.parts, 0
+        work: Rows
+        work, run = [{"parts": group} for group in batched(names, PARTS_OF_FIT)], count
+        while True:
+            for number, item in enumerate(work):
+                item["counts"] = str(job.out / "staged" / f"counts-{level}-{number}.npz")
+            files = [row["counts"] for row in self._run(work, run)]
+            if len(files) <= MERGED_AT_ONCE:
+                break
+            work, run, level = [{"from": group} for group in batched(files, MERGED_AT_ONCE)], merge, level + 1
+        report("fit", staged.rows_out, staged.rows_out)
+        return _merged(job, staged, files)
+
+    def encode(self, job: Job, staged: Staged, report: Progress) -> dict[str, Shard]:
+        """As `Runner.encode`."""
+
+        job = replace(job)  # without the features, which every task reads from where they were saved
+
+        def encode(rows: Rows) -> Rows:
+            return [{"shards": SHARDS.dump_json(job.encode(staged, row["part"])).decode()} for row in rows]
+
+        shards: dict[str, Shard] = {}
+        rows = 0
+        for row in self._run([{"part": part} for part in staged.parts], encode):
+            found = SHARDS.validate_json(row["shards"])
+            shards |= found
+            rows += sum(shard.rows for shard in found.values())
+            report("write", rows, staged.rows_out)
+        return shards
+
+    def _run(self, items: Rows, work: Callable[[Rows], Rows]) -> Iterator[dict[str, Any]]:
+        """Rows that `work` made of `items`, in order; what it raised comes out as it was."""
+        blocks = min(len(items), 4 * self._workers)
+
+        def of_table(table: pa.Table) -> pa.Table:
+            try:
+                return pa.Table.from_pylist(work(table.to_pylist()))
+            except (ValueError, OSError) as error:  # Ray would wrap it in pages of its own
+                return pa.Table.from_pylist([{FAILED: str(error), "is_of_disk": isinstance(error, OSError)}])
+
+        made = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+            of_table,
+            batch_format="pyarrow",
+            batch_size=None,
+            num_cpus=0.5,
+            compute=ray.data.TaskPoolStrategy(size=min(self._workers, blocks)),
+        )
+        for row in made.iter_rows():
+            if row.get(FAILED) is not None:
+                raise OSError(row[FAILED]) if row["is_of_disk"] else SourceError(row[FAILED])
+            yield row
+
+
+def batched(items: Sequence[str], size: int) -> list[list[str]]:
+    """`items` in groups of `size`, the last one less."""
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def _merged(job: Job, staged: Staged, files: Sequence[str]) -> FeatureFitter:
+    fitter = FeatureFitter(job.features, staged.text)
+    for file in files:
+        fitter.merge(read_arrays(Path(file)))
+    return fitter
+
+
+def _require_reachable(address: str) -> None:
+    """Raise ValueError when nothing listens there: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # "auto", or a name that only Ray can look up
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ValueError(
+            f"{address}: no Ray cluster can be reached there ({error}): start one, or correct the address"
+        ) from None

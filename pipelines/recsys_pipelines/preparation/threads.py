@@ -1,0 +1,78 @@
+"""Where the steps of a preparation run: on threads of this process (`Threads`), or elsewhere."""
+
+from typing import Protocol
+
+from recsys_cython_ext.progress import Progress
+from recsys_pipelines.features import FeatureFitter
+from recsys_pipelines.parallel import ordered
+from recsys_pipelines.preparation.prepared import Shard
+from recsys_pipelines.preparation.steps import Job, Staged, Staging
+
+PARTS_AT_ONCE = 8  # parts counted between two reports
+
+
+class Runner(Protocol):
+    """The steps over all parts. Results do not depend on who runs them, nor in which order."""
+
+    def stage(self, job: Job, report: Progress) -> Staged:
+        """Read and type the log."""
+        ...
+
+    def write_histories(self, job: Job, staged: Staged, report: Progress) -> None:
+        """Write the sequences of all users."""
+        ...
+
+    def fit(self, job: Job, staged: Staged, report: Progress) -> FeatureFitter:
+        """Count the training rows."""
+        ...
+
+    def encode(self, job: Job, staged: Staged, report: Progress) -> dict[str, Shard]:
+        """Write the shards; return what the manifest says of them, by name."""
+        ...
+
+
+class Threads:
+    """One process, one thread for each available core."""
+
+    def stage(self, job: Job, report: Progress) -> Staged:
+        """As `Runner.stage`. Parts that an interrupted run has staged are not parsed again."""
+        if (done := job.already_staged()) is not None:
+            return done
+        source = job.source()
+        staging = Staging(job)
+        for part in ordered(job.stage, source.parts(job.source_columns())):
+            size, share = source.progress()
+            rows = staging.staged.rows_out + part.rows
+            likely = max(rows / share, rows) if share else None
+            staging.add(part, likely)
+            report("read", rows, None if likely is None else round(likely), f"{size * share / 1e6:,.0f} MB")
+        return staging.finish()
+
+    def write_histories(self, job: Job, staged: Staged, report: Progress) -> None:
+        """As `Runner.write_histories`."""
+        buckets = job.buckets(staged)
+        for bucket in range(buckets):
+            job.write_history(staged, bucket)
+            report("sequences", staged.rows_out * (bucket + 1) // buckets, staged.rows_out)
+
+    def fit(self, job: Job, staged: Staged, report: Progress) -> FeatureFitter:
+        """As `Runner.fit`."""
+        fitter = FeatureFitter(job.features, staged.text)
+        rows = 0
+        for start in range(0, len(staged.rows), PARTS_AT_ONCE):
+            parts = staged.parts[start : start + PARTS_AT_ONCE]
+            job.count(staged, parts, fitter)
+            rows += sum(staged.rows[part] for part in parts)
+            report("fit", rows, staged.rows_out)
+        return fitter
+
+    def encode(self, job: Job, staged: Staged, report: Progress) -> dict[str, Shard]:
+        """As `Runner.encode`."""
+        job.fitted  # noqa: B018 (loaded before the threads ask for it)
+        shards: dict[str, Shard] = {}
+        rows = 0
+        for found in ordered(lambda part: job.encode(staged, part), staged.parts):
+            shards |= found
+            rows += sum(shard.rows for shard in found.values())
+            report("write", rows, staged.rows_out)
+        return shards

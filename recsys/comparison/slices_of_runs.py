@@ -1,0 +1,206 @@
+"""Slices of the test rows of runs, from what their prepared sets know: features, ids unseen or rare in training, time.
+
+FEATURE             its most frequent values, buckets, or deciles of a number
+new:FEATURE         rows whose id training never saw
+frequency:FEATURE   how often training saw the row's id
+time                days, or ten equal spans
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from recsys.comparison.slicing import (
+    MISSING,
+    by_decile,
+    by_named_value,
+    by_novelty,
+    by_time,
+    by_training_count,
+    frequent,
+)
+from recsys.evaluation.arms.slices import Slicing
+from recsys.training.run import Run
+from recsys_cython_ext import MISSING_ID, string_ids
+from recsys_pipelines.batches.loader import Rows
+from recsys_pipelines.config import CategoricalConfig
+from recsys_pipelines.features import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, Buckets, Categorical
+from recsys_pipelines.preparation.prepared import Prepared
+from recsys_pipelines.quarantine import Quarantine
+from recsys_pipelines.sources import open_source
+from recsys_pipelines.sources.base import SourceError
+
+KINDS: dict[str, Callable[[str, np.ndarray, bool], Slicing]] = {
+    "new": by_novelty,
+    "frequency": by_training_count,
+}
+
+
+class TestRows:
+    """Test rows of an arm's run, in the order of a pairing."""
+
+    __test__ = False  # no class of tests
+
+    def __init__(self, run: Run, row_ids: pa.Array) -> None:
+        self.run = run
+        self.prepared = Prepared.open(Path(run.metrics["prepared"]))
+        self.rows = Rows.load(self.prepared.path, "test")
+        wanted, own = row_ids.to_numpy(zero_copy_only=False), self.rows.row_id
+        self._take: np.ndarray | None = None
+        if not np.array_equal(own, wanted):
+            order = np.argsort(own)
+            places = np.minimum(np.searchsorted(own, wanted, sorter=order), own.size - 1)
+            self._take = order[places]
+            if not np.array_equal(own[self._take], wanted):
+                raise ValueError(f"{self.prepared.path}: does not hold the test rows of {run.path}")
+
+    @property
+    def time(self) -> np.ndarray | None:
+        """Time of each row, int64 [n], where `data.time` names its column."""
+        return (
+            self._taken(self.rows.table["@time"].to_numpy())
+            if "@time" in self.rows.table.column_names
+            else None
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Everything that rows can be sliced by the value of."""
+        single = [f.name for f in self.rows.features.categorical if not f.multivalued]
+        return [*single, *self.rows.features.numeric_columns]
+
+    def feature(self, name: str) -> Categorical | Buckets | None:
+        """The fitted feature of single ids called so, if there is one."""
+        found = [f for f in self.rows.features.categorical if f.name == name and not f.multivalued]
+        return found[0] if found else None
+
+    def by_value(self, name: str) -> Slicing:
+        """Slices of a feature's values."""
+        feature = self.feature(name)
+        values = self._taken(self.rows.table[name].to_numpy())
+        if feature is None:
+            note = "Deciles of the number as the model reads it, transformed and standardised."
+            found = by_decile(name, values.astype(np.float64))
+            return Slicing(name, found.names, found.codes, note)
+        top = frequent(pa.array(values))
+        names, note = _texts(self, feature, top.to_pylist())
+        return by_named_value(name, pa.array(values), top, names, note)
+
+    def training_counts(self, name: str) -> tuple[np.ndarray, bool]:
+        """How often training saw the id of each row, int64 [n]; False where ids too rare for the vocabulary count as 0."""
+        feature = self.feature(name)
+        assert isinstance(feature, Categorical)
+        counted = self.prepared.counts().arrays_of(name)
+        encoded = self._taken(self.rows.table[name].to_numpy())
+        if feature.encoding == "hash":
+            return _looked_up(counted["ids"], counted["counts"], encoded), True
+        by_code = np.zeros(FIRST_CODE + len(feature.ids), np.int64)
+        by_code[MISSING_CODE] = _looked_up(counted["ids"], counted["counts"], np.array([MISSING_ID]))[0]
+        by_code[FIRST_CODE:] = _looked_up(counted["ids"], counted["counts"], feature.ids)
+        codes = np.where(feature.is_unknown(encoded), UNKNOWN_CODE, encoded)
+        known = np.isin(counted["ids"], feature.ids) | (counted["ids"] == MISSING_ID)
+        return by_code[codes], bool(known.all())
+
+    def _taken(self, values: np.ndarray) -> np.ndarray:
+        return values if self._take is None else values[self._take]
+
+
+def run_slicings(runs: Sequence[Run], wanted: Sequence[str], row_ids: pa.Array) -> list[Slicing]:
+    """Part the paired rows by each of `wanted`. `runs`: one of each arm, the baseline's first; its features are preferred.
+
+    Errors (ValueError): a name that no arm has as a feature of single values, rows without a time.
+    """
+    arms = [TestRows(run, row_ids) for run in runs]
+    return [_slicing(arms, name) for name in wanted]
+
+
+def run_times(run: Run, row_ids: pa.Array) -> np.ndarray | None:
+    """Time of each paired row; None where the run's data name none, or where the prepared set is gone."""
+    if run.config.data.time is None or not Path(run.metrics["prepared"]).exists():
+        return None
+    return TestRows(run, row_ids).time
+
+
+def _slicing(arms: Sequence[TestRows], name: str) -> Slicing:
+    if name == "time":
+        times = arms[0].time
+        if times is None:
+            raise ValueError(
+                f"--slice time: the test rows of {arms[0].run.path} keep no time, because data.time is not set in its "
+                "configuration: name the column there, and train again"
+            )
+        return by_time(name, times)
+    kind, colon, of = name.partition(":")
+    feature = of if colon else name
+    able = [arm for arm in arms if feature in arm.names]
+    if colon and kind not in KINDS:
+        raise ValueError(f"--slice {name}: write FEATURE, new:FEATURE, frequency:FEATURE or time")
+    if not able:
+        raise ValueError(
+            f"--slice {name}: no arm has a feature {feature!r} of one value a row; {arms[0].run.config.name} has "
+            f"{', '.join(arms[0].names)}"
+        )
+    if not colon:
+        return able[0].by_value(feature)
+    able = [arm for arm in able if isinstance(arm.feature(feature), Categorical)]
+    if not able:
+        raise ValueError(f"--slice {name}: {feature} is a number, and only ids are new or frequent")
+    found = [arm.training_counts(feature) for arm in able]
+    counts, exact = next((one for one in found if one[1]), found[0])
+    return KINDS[kind](name, counts, exact)
+
+
+def _looked_up(ids: np.ndarray, counts: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Counts of `wanted` [n], 0 where `ids` (rising) lack it."""
+    if ids.size == 0:
+        return np.zeros(wanted.size, np.int64)
+    places = np.minimum(np.searchsorted(ids, wanted), ids.size - 1)
+    return np.where(ids[places] == wanted, counts[places], 0)
+
+
+def _texts(rows: TestRows, feature: Categorical | Buckets, codes: Sequence[int]) -> tuple[list[str], str]:
+    """What encoded values are called, and a note where some have a number only."""
+    fixed = {} if feature.encoding == "hash" else {MISSING_CODE: MISSING, UNKNOWN_CODE: "(out of vocabulary)"}
+    if isinstance(feature, Buckets):
+        ends = [f"{end:.4g}" for end in (-np.inf, *feature.boundaries, np.inf)]
+        names = {  # with their place, for ends may look the same
+            FIRST_CODE + place: f"{place + 1}: {low} to {high}"
+            for place, (low, high) in enumerate(pairwise(ends))
+        }
+        return [(fixed | names)[code] for code in codes], "Buckets hold their lower end."
+    if feature.encoding == "hash":
+        ids = {code: code for code in codes if code != MISSING_ID}
+        fixed = {MISSING_ID: MISSING}
+    else:
+        ids = {
+            code: int(feature.ids[code - FIRST_CODE]) if code > 0 else code
+            for code in codes
+            if code not in fixed
+        }
+    config = [
+        c for c in rows.rows.features.configs if isinstance(c, CategoricalConfig) and feature.name in c.names
+    ]
+    text = not config or rows.rows.features.text.get(feature.name, False)
+    originals = _originals(rows.run, feature.name, set(ids.values())) if text and config else {}
+    names = {code: originals.get(i, f"id {i}" if text else str(i)) for code, i in ids.items()}
+    note = "Some values are shown by their 64-bit id." if text and len(originals) < len(ids) else ""
+    return [(fixed | names)[code] for code in codes], note
+
+
+def _originals(run: Run, column: str, ids: set[int]) -> dict[int, str]:
+    """Texts of ids, which are hashes, from the log itself: read as far as it takes to find them all."""
+    found: dict[int, str] = {}
+    data = run.config.data
+    try:
+        for chunk in open_source(data, labelled=True).chunks([column], Quarantine(1.0)):
+            texts = chunk.table[column].combine_chunks().unique().drop_null().cast(pa.string())
+            for place in np.flatnonzero(np.isin(hashed := string_ids(texts), list(ids))).tolist():
+                found[int(hashed[place])] = texts[place].as_py()
+            if found.keys() == ids:
+                break
+    except (OSError, SourceError):  # the log is gone: ids have to do
+        pass
+    return found

@@ -1,0 +1,144 @@
+"""From what a learner found to compact tables: the space of genomes of an experiment, and a genome as a configuration."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from recsys.compression.space import Genome, GenomeSpace, Learned
+from recsys.compression.supernet import NETWORK
+from recsys.config import ConfigError, ExperimentConfig
+from recsys.config.models import targets_of
+from recsys.training.run import Run
+from recsys_cython_ext.files import digest, file_digest, lock_of, locked, new_folder, text_digest
+from recsys_pipelines.config import CategoricalConfig
+from recsys_pipelines.features import Features
+from recsys_pipelines.features.categorical import FIRST_CODE, Categorical
+from recsys_tables.distributed.checkpoint import Checkpoint
+from recsys_tables.schemes import Full, compact_from
+
+EXPERIMENT, IDS, START = "experiment.yaml", "ids", "start.safetensors"
+INIT = "tables.init_bound"  # of a search over settings that is of compact tables too
+
+
+def space_of(config: ExperimentConfig, features: Features, learned: Learned) -> GenomeSpace:
+    """The compact models of an experiment of full tables, given what a learner left of them.
+
+    Ids of crosses, words, parts of dates and fixed vocabularies stay; only widths of such fields are searched.
+    Raises ConfigError for a sequence with tables of its own that is `like` another feature, whose vocabulary it follows.
+    """
+    readers = targets_of(config.model)
+    prunable = _prunable(config)
+    for declared in config.features:
+        like = getattr(declared, "like", None)
+        if like is not None and (lone := [name for name in declared.names if name not in readers]):
+            raise ConfigError(
+                f"{config.name}: feature {lone[0]!r} is like {like!r}, but has a table of its own: a search cannot keep "
+                "other ids for it. Declare it without `like`, or take a model that reads the same table"
+            )
+    own = [feature for feature in features.categorical if feature.name not in readers]
+    return GenomeSpace(
+        features=tuple(feature.name for feature in own),
+        num_codes={feature.name: len(learned.score[feature.name]) for feature in own},
+        scores=learned.score,
+        embedding_dim=config.tables.embedding_dim,
+        widths=learned.widths,
+        optimizer=config.training.table_optimizer,
+        whole={f.name: f.vocabulary_bytes for f in own if f.name not in prunable},
+        histories={name: list(readers.values()).count(name) for name in set(readers.values())},
+    )
+
+
+def write_compact(
+    config: ExperimentConfig,
+    name: str,
+    run: Run,
+    learned: Learned,
+    space: GenomeSpace,
+    genome: Genome,
+    folder: Path,
+) -> Path:
+    """Write a genome as an experiment called `name`, and return its file, which `recsys train` takes.
+
+    <folder>/<name>-<digest>/experiment.yaml
+                             ids/<feature>.npy    ids that keep a row
+                             start.safetensors    the learner's weights of the kept rows and columns, and its network
+
+    Training starts from these weights where `compression.weights` is "inherited". The folder is named by what it holds, and
+    one that exists is left as it is.
+    """
+    raw = _raw_of(config, name, space, genome)
+    keep = space.keep(genome)
+    kept = {feature: digest(mask.tobytes()) for feature, mask in keep.items()}
+    contents = [raw, kept, learner_digest(run)]
+    out = folder / f"{name}-{text_digest(json.dumps(contents, sort_keys=True))}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(lock_of(out)):
+        if not out.exists():
+            with new_folder(out) as partial:
+                (partial / IDS).mkdir()
+                for feature in Features.load(run.path / "features").categorical:
+                    if isinstance(feature, Categorical) and feature.name in _prunable(config) & keep.keys():
+                        ids = feature.ids[keep[feature.name][FIRST_CODE:]]
+                        np.save(partial / IDS / f"{feature.name}.npy", ids)
+                _save_start(partial / START, run, learned, space, genome)
+                text = yaml.safe_dump(raw, sort_keys=False, default_flow_style=None, width=110)
+                (partial / EXPERIMENT).write_text(text)
+    return out / EXPERIMENT
+
+
+def learner_digest(run: Run) -> str:
+    """Of the tensors of a learner's run."""
+    return file_digest(run.path / "checkpoint" / "manifest.json")
+
+
+def _raw_of(config: ExperimentConfig, name: str, space: GenomeSpace, genome: Genome) -> dict[str, Any]:
+    """The experiment of a genome; its files are beside it."""
+    raw = config.model_dump(mode="json", exclude_unset=True)
+    prunable = _prunable(config)
+    for declared in raw["features"]:
+        if declared["kind"] == "categorical" and set(declared["names"]) <= prunable:
+            declared["keep"] = IDS
+    old = config.tables
+    raw["tables"] = {
+        "scheme": "compact",
+        "embedding_dim": old.embedding_dim,
+        "init_bound": old.init_bound,
+        "budget_embedding_dim": old.budget_embedding_dim,
+        "widths": dict(zip(space.features, genome.widths, strict=True)),
+    }
+    raw["name"] = name
+    space_of_trials = raw.get("tuning", {}).get("space", {})  # of what a genome has not fixed
+    for key in [key for key in space_of_trials if key.startswith(("tables.", "features.")) and key != INIT]:
+        del space_of_trials[key]
+    training = raw.setdefault("training", {})
+    training.pop("start", None)  # of full tables
+    if config.compression.weights == "inherited":
+        training["start"] = START
+    return raw
+
+
+def _save_start(path: Path, run: Run, learned: Learned, space: GenomeSpace, genome: Genome) -> None:
+    """Tables under the genome's masks, and the learner's network."""
+    schemes = [Full(name, space.num_codes[name], space.embedding_dim) for name in space.features]
+    keep, widths = space.keep(genome), dict(zip(space.features, genome.widths, strict=True))
+    weights = {f"{name}/full": learned.masked(name, keep[name], widths[name]) for name in space.features}
+    _, tables = compact_from(schemes, weights, keep, widths)
+    saved = Checkpoint(run.path / "checkpoint")
+    tensors = {name: saved.read(name) for name in saved.names if name.startswith(NETWORK)}
+    tensors |= {f"table/{name}": torch.from_numpy(np.ascontiguousarray(t)) for name, t in tables.items()}
+    save_file(tensors, path)
+
+
+def _prunable(config: ExperimentConfig) -> set[str]:
+    """Features whose ids can leave the vocabulary."""
+    return {
+        name
+        for declared in config.features
+        if isinstance(declared, CategoricalConfig) and declared.vocabulary is None
+        for name in declared.names
+    }

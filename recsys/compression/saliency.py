@@ -1,0 +1,103 @@
+"""How much each row matters: the loss of training rows that would be lost with it, to second order."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchrec import JaggedTensor
+
+from recsys.compression.space import Learned
+from recsys.models import ClickModel
+from recsys.models.click import ClickBatch
+from recsys.training.feed import click_batch
+from recsys_cython_ext.progress import Progress, no_progress
+from recsys_pipelines.batches.loader import Rows
+from recsys_pipelines.features.categorical import UNKNOWN_CODE
+from recsys_tables.engine.bags import Bag
+from recsys_tables.engine.embeddings import Embeddings
+from recsys_tables.field import Field
+from recsys_tables.schemes import Shared
+
+
+def saliency(
+    model: ClickModel, learned: Learned, rows: Rows, batch_size: int, progress: Progress = no_progress
+) -> dict[str, np.ndarray]:
+    """½ Σ (g · (e - e₀))² of each row e, by feature with a table of its own: float64 [V]. e₀ is the field's default.
+
+    The sum is over the impressions of `rows` that hold the id, and g the gradient of the impression's log loss by the
+    id's vector: LeCun et al. 1990 (optimal brain damage) with the empirical Fisher information of whole rows in place of
+    the diagonal Hessian. Twice this is Wald's statistic against the default. So it grows with the impressions of an id
+    that matters, stays small for an id that noise has moved, and is comparable over fields.
+
+    model: full tables that hold `learned.weights`, in evaluation mode.
+    """
+    found = {name: np.zeros(len(weights)) for name, weights in learned.weights.items()}
+    parts = {
+        name: torch.from_numpy(values - learned.default[name]) for name, values in learned.weights.items()
+    }
+    for first in range(0, len(rows), batch_size):
+        part = np.arange(first, min(first + batch_size, len(rows)))
+        batch = click_batch(model.engine, rows.batch(part))
+        for field, bag, gradient in _gradients(model, batch):
+            table = _owner(field)
+            change = (gradient * parts[table][bag.ids]).sum(dim=1).double().square()
+            found[table] += np.bincount(bag.ids.numpy(), change.numpy(), minlength=len(found[table]))
+        progress("rank rows", first + len(part), len(rows))
+    return {name: values / 2 for name, values in found.items()}
+
+
+def with_defaults(learned: Learned, rows: Rows, min_count: int) -> Learned:
+    """What a learner leaves, without ids that occur fewer than `min_count` times in the training `rows`.
+
+    An id that was seen once or twice and happened to be clicked looks important. To choose ids so would tell the labels
+    of training to the tables that are trained next. default: the row of unknown ids where training has some, else the mean
+    vector of the field's impressions, which is what such a row learns first; a history that reads the field's rows does
+    not count.
+    """
+    default, score = {}, {}
+    for name, weights in learned.weights.items():
+        counts = np.bincount(rows.ids_of(name), minlength=len(weights))
+        mean = (counts @ weights.astype(np.float64) / max(1, counts.sum())).astype(np.float32)
+        default[name] = weights[UNKNOWN_CODE] if counts[UNKNOWN_CODE] else mean
+        score[name] = np.where(counts >= min_count, learned.score[name], 0.0)
+    return replace(learned, default=default, score=score)
+
+
+def ranked_by_saliency(learned: Learned, found: dict[str, np.ndarray]) -> Learned:
+    """What the learner keeps, with `saliency` as its scores."""
+    score = {name: np.where(learned.score[name] > 0, found[name], 0.0) for name in learned.score}
+    return replace(learned, score=score)
+
+
+def _gradients(model: ClickModel, batch: ClickBatch) -> Iterator[tuple[Field, Bag, Tensor]]:
+    """Of each field: its bags, and the gradient of each sample's own loss by the vector of each of its ids, [L, D]."""
+    with torch.no_grad():
+        looked_up = model.engine.look_up(batch.rows)
+    pooled = looked_up.concatenated.requires_grad_()
+    unpooled = {name: own.values().requires_grad_() for name, own in looked_up.sequences.items()}
+    sequences = {
+        name: JaggedTensor(values, lengths=looked_up.sequences[name].lengths())
+        for name, values in unpooled.items()
+    }
+    embeddings = Embeddings(looked_up.dims, pooled, sequences)
+    logit = model.network(batch.dense, embeddings.stacked(), *(sequences[name] for name in model.histories))
+    loss = nn.functional.binary_cross_entropy_with_logits(logit, batch.label, batch.weight, reduction="sum")
+    gradients = torch.autograd.grad(loss, [pooled, *unpooled.values()])
+    of_pooled = Embeddings(looked_up.dims, gradients[0], {})
+    of_unpooled = dict(zip(unpooled, gradients[1:], strict=True))
+    for field, bag in zip(model.engine.fields, batch.rows.bags, strict=True):
+        if field.pooling == "none":
+            gradient = of_unpooled[field.feature]
+        else:
+            gradient = of_pooled[field.feature]
+            if field.averages:
+                gradient = gradient / bag.divisor()[:, None]
+            gradient = gradient.repeat_interleave(bag.lengths, dim=0)
+        yield field, bag, gradient if bag.weights is None else gradient * bag.weights[:, None]
+
+
+def _owner(field: Field) -> str:
+    """The feature whose table the field reads."""
+    return field.scheme.of.feature if isinstance(field.scheme, Shared) else field.feature

@@ -1,0 +1,33 @@
+"""Experiments as YAML files; nothing here imports torch."""
+
+from recsys.config.compression import CompressionConfig
+from recsys.config.experiment import (
+    CheckpointConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    JobConfig,
+    ShardingConfig,
+    TrainingConfig,
+    load,
+    parse,
+)
+from recsys.config.mistakes import ConfigError
+from recsys.config.models import ModelConfig
+from recsys.config.tuning import Choices, Range, TuningConfig
+
+__all__ = [
+    "CheckpointConfig",
+    "Choices",
+    "CompressionConfig",
+    "ConfigError",
+    "EvaluationConfig",
+    "ExperimentConfig",
+    "JobConfig",
+    "ModelConfig",
+    "Range",
+    "ShardingConfig",
+    "TrainingConfig",
+    "TuningConfig",
+    "load",
+    "parse",
+]

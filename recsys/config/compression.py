@@ -1,0 +1,44 @@
+"""The section `compression`: how `recsys compress` makes the tables of an experiment small."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from recsys_pipelines.config import Strict
+
+LEARNER = {  # of `recsys compress`, unless `compression.learner` says otherwise
+    "tables.scheme": "opt_embed",
+    "tables.alpha": 3e-4,
+    "training.table_weight_decay": 1e-3,
+    "training.monitor": "auc",
+}
+
+
+class CompressionConfig(Strict):
+    """How `recsys compress` makes tables small: settings of the learner, and the evolution over what it leaves.
+
+    `learner`: dotted keys -> values that make the experiment a learner's, such as `tables.scheme: opt_embed`.
+    From `population` on the names are `evolution.Settings`'.
+    """
+
+    learner: dict[str, Any] = Field(default_factory=lambda: dict(LEARNER))
+    weights: Literal["initial", "inherited"] = "initial"  # that compact tables and their network start from
+    min_count: int = Field(5, ge=1)  # impressions of an id that may keep a row
+    validation_rows: int = Field(50_000, ge=1)  # at most so many judge a genome
+    population: int = Field(20, ge=1)
+    mutations: int = Field(10, ge=0)
+    crossovers: int = Field(10, ge=0)
+    generations: int = Field(30, ge=0)
+    mutation_rate: float = Field(0.1, gt=0, le=1)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _same_experiment(self) -> "CompressionConfig":
+        fixed = ("tables.embedding_dim", "training.seed", "training.start")
+        for key in self.learner:
+            if not key.startswith(("tables.", "training.")) or key in fixed:
+                raise ValueError(
+                    f"learner: {key!r} cannot differ from the experiment's; keys are of tables or training, and none of "
+                    f"{', '.join(fixed)}"
+                )
+        return self

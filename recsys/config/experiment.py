@@ -1,0 +1,212 @@
+"""One experiment as one YAML file: strict models, no torch, errors that say where and what to write."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from recsys.config.compression import CompressionConfig
+from recsys.config.mistakes import ConfigError, explain, near_file
+from recsys.config.models import DINConfig, ModelConfig, targets_of
+from recsys.config.reading import read_yaml, set_dotted
+from recsys.config.tuning import Range, TuningConfig
+from recsys_cython_ext.files import file_digest, text_digest
+from recsys_pipelines.config import DataConfig, FeatureConfig, Strict
+from recsys_pipelines.sources.location import Place, located
+from recsys_tables.bytes import OptimizerName
+from recsys_tables.config import CompactTables, Sharding, TablesConfig
+
+
+class TrainingConfig(Strict):
+    """One training run: what the weights depend on. Where and how it runs is `JobConfig`.
+
+    Tables are trained by a fused optimiser in every backward pass, everything else by `dense_optimizer` after
+    every `accumulate` batches.
+    """
+
+    batch_size: int = Field(1024, ge=64, multiple_of=64)
+    epochs: int = Field(3, ge=1)
+    monitor: Literal["logloss", "auc"] = "logloss"  # on validation: stops training and chooses settings
+    patience: int = Field(1, ge=1)  # evaluations without a better monitored metric before stopping
+    evaluations_per_epoch: int = Field(2, ge=1)
+    table_optimizer: OptimizerName = "rowwise_adagrad"
+    table_lr: float = Field(0.05, gt=0)
+    table_decay: float = Field(0.0, ge=0)  # λ of λ/2 · mean over samples of Σ_f |e_f|², added to the loss
+    table_weight_decay: float = Field(0.0, ge=0)  # λ: each batch multiplies all rows by 1 - table_lr · λ
+    table_decay_every: int = Field(16, ge=1)  # batches whose table_weight_decay is one sweep over the rows
+    dense_optimizer: Literal["adam", "adamw", "adagrad", "sgd"] = "adam"
+    dense_lr: float = Field(0.001, gt=0)
+    dense_decay: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(0, ge=0)  # batches over which both learning rates rise from 0, in a line
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of both learning rates after that
+    final_lr: float = Field(0.0, ge=0, le=1)  # share of the learning rates that a schedule ends with
+    clip_norm: float | None = Field(None, gt=0)  # of the gradient of everything but the tables
+    accumulate: int = Field(1, ge=1)  # batches per step of the dense optimiser
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the network's products; weights and tables stay fp32
+    on_nonfinite: Literal["stop", "skip"] = "stop"  # a batch whose loss is not a number
+    negative_rate: float = Field(
+        1.0, gt=0, le=1
+    )  # share of negatives trained on; predictions are recalibrated
+    start: Path | None = (
+        None  # inherited weights, .safetensors: see `recsys_tables.distributed.pieces.load_start`
+    )
+    seed: int = Field(0, ge=0)
+    num_threads: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _decays_less_than_all(self) -> "TrainingConfig":
+        if self.table_lr * self.table_weight_decay >= 1:
+            raise ValueError(
+                f"table_lr {self.table_lr:g} times table_weight_decay {self.table_weight_decay:g} must be below 1, for "
+                "every batch multiplies all rows by 1 - table_lr · table_weight_decay"
+            )
+        return self
+
+    def score(self, metrics: Mapping[str, Any]) -> float:
+        """Return the monitored metric, higher is better."""
+        return metrics["auc"] if self.monitor == "auc" else -metrics["logloss"]
+
+
+class CheckpointConfig(Strict):
+    """When a run is saved while it trains, and where: after each evaluation, and every `every_steps` batches."""
+
+    every_steps: int | None = Field(None, ge=1)
+    keep: int = Field(2, ge=1)  # newest ones; the best evaluation's is kept besides
+    incremental: bool = False  # only the rows that changed since the last full one, where that is smaller
+    # of a folder that fsspec can write: copies of checkpoints, each run's in a folder of its own below it
+    url: str | None = Field(None, pattern="://")
+
+
+class ShardingConfig(Strict):
+    """How TorchRec places tables on ranks: one way for all, or by table."""
+
+    default: Sharding = "auto"
+    tables: dict[str, Sharding] = Field(
+        default_factory=dict
+    )  # physical tables by name, as `recsys tables` shows
+    memory_per_rank: int | None = Field(None, ge=1)  # bytes; what the machine has, shared among its ranks
+
+
+class JobConfig(Strict):
+    """How a run is carried out. Its results do not depend on it, nor does the folder it is kept in."""
+
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    sharding: ShardingConfig = ShardingConfig()
+    mlflow: str | None = None  # tracking URI; metrics go to TensorBoard in any case
+    straggler_ratio: float = Field(1.5, gt=1)  # a rank this much slower than the median of all is named
+
+
+class EvaluationConfig(Strict):
+    """How runs are judged and compared."""
+
+    replicates: int = Field(
+        1000, ge=100
+    )  # of the bootstrap over rows, or over users where `data.user` is set
+    level: float = Field(0.95, gt=0.5, lt=1)
+    batch_size: int = Field(8192, ge=1)
+
+
+class ExperimentConfig(Strict):
+    """One arm of a comparison: data, features, tables, model, training, evaluation, and its search."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._@%-]+$")
+    data: DataConfig
+    features: tuple[FeatureConfig, ...]
+    tables: TablesConfig
+    model: ModelConfig
+    training: TrainingConfig = TrainingConfig()
+    job: JobConfig = JobConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tuning: TuningConfig = TuningConfig()
+    compression: CompressionConfig = CompressionConfig()
+
+    @model_validator(mode="after")
+    def _features_once(self) -> "ExperimentConfig":
+        names = [name for feature in self.features for name in feature.names]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"features declared twice: {', '.join(twice)}")
+        if not any(feature.categorical for feature in self.features):
+            raise ValueError("an experiment needs at least one categorical feature")
+        if isinstance(self.model, DINConfig):
+            self.model.check(self.features)
+        if isinstance(self.tables, CompactTables):
+            readers = targets_of(self.model)  # of other features' tables
+            categorical = [feature for feature in self.features if feature.categorical]
+            self.tables.check([n for feature in categorical for n in feature.names if n not in readers])
+        return self
+
+    def digest(self, prepared: Path) -> str:
+        """Sixteen hexadecimal digits of all that a run on a prepared folder depends on.
+
+        Of a file to start from, and of ids to keep (by the folder's name), it is the content that counts.
+        Raises ConfigError where `training.start` cannot be read.
+        """
+        kept = self.model_dump(
+            mode="json",
+            exclude={
+                **dict.fromkeys(("name", "job", "evaluation", "tuning", "compression"), True),
+                "training": {"start"},
+                "features": {"__all__": {"keep"}},
+            },
+        )
+        told = [kept, prepared.name]
+        if self.training.start is not None:
+            told.append(_content(self.training.start))
+        text = json.dumps(told, sort_keys=True)
+        return text_digest(text)
+
+    def replace(self, settings: Mapping[str, Any], where: str = "settings") -> "ExperimentConfig":
+        """Return a copy with dotted keys replaced, e.g. {"training.table_lr": 0.1}, validated anew.
+
+        `features.min_count` and other keys of a feature apply to every categorical feature, and
+        `features.vocabulary: {encoding: vocabulary, min_count: 2}` sets several of them at once.
+        """
+        raw = self.model_dump(mode="json", exclude_unset=True)
+        for key, value in settings.items():
+            set_dotted(raw, key, value, where)
+        return parse(raw, where)
+
+
+def load(path: Path, data: Place | None = None) -> ExperimentConfig:
+    """Read one experiment. `extends: other.yaml` starts from another file, and keys here replace its keys;
+    `set` then replaces dotted keys, as `ExperimentConfig.replace` does.
+
+    A relative path (`data.path`, `training.start`, `vocabulary` and `keep` of a feature) is relative to the file that
+    names it; `data` replaces `data.path`. Raises ConfigError.
+    """
+    raw = read_yaml(path)
+    section = raw.get("data")
+    if data is not None and isinstance(section, dict):
+        section["path"] = str(located(data).resolve())
+    config = parse(raw, str(path))
+    if isinstance(config.data.path, Path) and not config.data.path.exists():  # readers look for a URL
+        raise ConfigError(
+            f"{path}: data.path: {config.data.path} does not exist{near_file(config.data.path)}; "
+            "correct it, or name the file with --data"
+        )
+    if (start := config.training.start) is not None and not start.is_file():
+        raise ConfigError(f"{path}: training.start: {start} is no file{near_file(start)}")
+    for key, choices in config.tuning.space.items():
+        for value in choices.examples if isinstance(choices, Range) else choices:
+            config.replace({key: value}, where=f"{path}: tuning.space.{key}")
+    return config
+
+
+def parse(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
+    """Validate a mapping. Raises ConfigError listing every mistake, with `where` as the file."""
+    try:
+        return ExperimentConfig.model_validate(raw)
+    except ValidationError as error:
+        lines = [explain(ExperimentConfig, where, item) for item in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _content(file: Path) -> str:
+    """Return the digest of a file that training starts from."""
+    try:
+        return file_digest(file)
+    except OSError as error:
+        raise ConfigError(f"training.start: {file}: cannot be read ({error.strerror})") from None

@@ -1,0 +1,58 @@
+"""The section `tuning`: which settings of an experiment `recsys tune` and `recsys compare` try on validation."""
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from recsys_pipelines.config import Strict
+
+
+class Range(Strict):
+    """Numbers from `low` to `high`, drawn evenly, or evenly in their logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError("must rise, and from above 0 where it is log")
+        return self
+
+    @property
+    def examples(self) -> tuple[float, ...]:
+        """The ends, and a number between them that is not whole."""
+        return self.low, self.low + (self.high - self.low) / math.e, self.high
+
+
+def _choices(value: Any) -> Any:
+    try:
+        if isinstance(value, dict):
+            return Range.model_validate(value)
+    except ValidationError:
+        value = None
+    if not value or not isinstance(value, Range | list | tuple):
+        raise ValueError(
+            "Input should be a list of values, or a range such as {low: 0.01, high: 1, log: true} with low < high, "
+            "and low > 0 where it is log"
+        )
+    return value
+
+
+Choices = Annotated[Range | tuple[Any, ...], BeforeValidator(_choices)]
+
+
+class TuningConfig(Strict):
+    """Validation trials before the seeds: `trials` settings drawn from `space`, dotted keys -> values or a range.
+
+    The file's own settings are always the first trial. Settings whose tables do not fit the budget are
+    not drawn. The setting that does best on validation by `training.monitor` goes on to the seeds.
+    Trials train with seed `training_seed`, which no final run should use.
+    """
+
+    trials: int = Field(1, ge=1)
+    space: dict[str, Choices] = Field(default_factory=dict)
+    seed: int = Field(0, ge=0)
+    training_seed: int = Field(1000, ge=0)

@@ -1,0 +1,296 @@
+"""What `recsys inspect` and `recsys drift` show: the same tables in a terminal and in a self-contained HTML file."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from recsys.reports.data_pictures import (
+    VERDICT_COLORS,
+    curves_picture,
+    deciles_picture,
+    labels_picture,
+    new_ids_picture,
+    psi_picture,
+    shares_pictures,
+)
+from recsys.reports.page import write_page
+from recsys.reports.sheet import Row, Sheet
+from recsys_pipelines.inspection.drift import DRIFTED, SHIFTED, Drift, FeatureDrift
+from recsys_pipelines.inspection.result import CategoricalReport, Inspection, NumericReport, Rate
+
+
+def inspection_sheets(found: Inspection) -> list[Sheet]:
+    """Splits; then, where there are such, categorical features (values, then ids and labels) and numeric columns."""
+    sheets = [_splits_sheet(found)]
+    if found.categorical:
+        sheets += [_values_sheet(found.categorical), _ids_sheet(found.categorical)]
+    if found.numeric:
+        sheets.append(_numbers_sheet(found.numeric))
+    return sheets
+
+
+def drift_sheets(found: Drift) -> list[Sheet]:
+    """Features by falling PSI, and label rates."""
+    return [_drift_sheet(found), _labels_sheet(found)]
+
+
+def inspection_summary(found: Inspection) -> str:
+    """Rows in and out in a sentence."""
+    added = f" + {found.rows_added:,} made of them" if found.rows_added else ""
+    return (
+        f"{found.rows_in:,} rows in{added} = {found.rows_out:,} out + {found.quarantined:,} quarantined; "
+        f"{len(found.categorical)} categorical features, {len(found.numeric)} numeric columns"
+    )
+
+
+def drift_summary(found: Drift) -> str:
+    """How many features drifted, and what the label rate did, in a sentence or two."""
+    counts = {word: [f.name for f in found.features if f.verdict == word] for word in VERDICT_COLORS}
+    names = f" ({', '.join(counts['drifted'])})" if counts["drifted"] else ""
+    low, high = found.label.interval
+    return (
+        f"{len(counts['drifted'])} of {len(found.features)} features drifted{names}, "
+        f"{len(counts['shifted'])} shifted, {len(counts['stable'])} are stable. Label rate {_rate(found.label.a)} in A, "
+        f"{_rate(found.label.b)} in B: {found.label.difference:+.2%} (95 % interval {low:+.2%} to {high:+.2%})."
+    )
+
+
+def write_inspection(found: Inspection, path: Path) -> None:
+    """Write tables and pictures as one HTML file, under a temporary name first."""
+    pictures = []
+    if found.categorical:
+        pictures.append(curves_picture(found.categorical))
+    unknown = {f.name: {s: v.unknown_share for s, v in f.splits.items()} for f in found.categorical}
+    note = "Ids rarer than the minimum count are unknown in training too; hashed ids where training has not seen them."
+    pictures += shares_pictures("Values out of the vocabulary, by split", unknown, note)
+    missing = {f.name: {s: v.missing_share for s, v in f.splits.items()} for f in found.categorical}
+    missing |= {f.name: {s: v.missing_share for s, v in f.splits.items()} for f in found.numeric}
+    note = "Of lists, the missing elements; an empty list has none."
+    pictures += shares_pictures("Missing values, by split", missing, note)
+    if found.numeric:
+        pictures.append(deciles_picture(found))
+    title = f"Inspection of {Path(found.path).name}"
+    write_page(path, title, [inspection_summary(found), found.path], inspection_sheets(found), pictures)
+
+
+def write_drift(found: Drift, path: Path) -> None:
+    """Write the table and pictures as one HTML file, under a temporary name first."""
+    title = f"Drift from {Path(found.a).name} to {Path(found.b).name}"
+    texts = [drift_summary(found), f"A: {found.a}", f"B: {found.b}"]
+    sheets = [*drift_sheets(found), _largest_sheet(found)]
+    pictures = [psi_picture(_by_psi(found)), labels_picture(found)]
+    if any(feature.new_impressions or feature.vanished_impressions for feature in found.features):
+        pictures.insert(1, new_ids_picture(_by_psi(found)))
+    write_page(path, title, texts, sheets, pictures)
+
+
+# Tables
+
+
+def _splits_sheet(found: Inspection) -> Sheet:
+    users = any(split.users for split in found.splits.values())
+    times = any(split.times for split in found.splits.values())
+    weights = any(split.weighted_rate is not None for split in found.splits.values())
+    rows = [
+        (
+            name,
+            f"{split.label.rows:,}",
+            f"{split.label.positives:,}",
+            _rate(split.label),
+            _interval(split.label),
+            *(("–" if split.weighted_rate is None else f"{split.weighted_rate:.2%}",) if weights else ()),
+            *((f"{split.users or 0:,}",) if users else ()),
+            *((" to ".join(f"{time}" for time in split.times or ("–",)),) if times else ()),
+        )
+        for name, split in found.splits.items()
+    ]
+    headers: Row = ("split", "rows", "positive", "label rate", "95 % interval")
+    headers += ("by weight",) if weights else ()
+    headers += (*(("users",) if users else ()), *(("times",) if times else ()))
+    note = "Intervals are Wilson's, of independent rows."
+    if weights:
+        note += " Rates of labels count rows here and below, but for the one by weight."
+    return Sheet("Splits", headers, rows, note)
+
+
+def _values_sheet(features: Sequence[CategoricalReport]) -> Sheet:
+    lists = any(feature.multivalued for feature in features)
+    rows = []
+    for feature in features:
+        length = ""
+        if feature.multivalued:
+            length = " / ".join(
+                "–" if values.mean_length is None else f"{values.mean_length:.1f}, {values.max_length}"
+                for values in feature.splits.values()
+            )
+        rows.append(
+            (
+                feature.name,
+                feature.encoding,
+                "–" if feature.codes is None else f"{feature.codes:,}",
+                f"{feature.ids:,}",
+                f"{feature.singletons:,}",
+                _share(feature.singleton_share),
+                _over_splits(values.missing_share for values in feature.splits.values()),
+                _over_splits(values.unknown_share for values in feature.splits.values()),
+                *((length,) if lists else ()),
+            )
+        )
+    headers: Row = ("feature", "encoding", "codes", "ids", "seen once", "of ids", "missing", "unknown")
+    note = "Ids: of training. Missing, and unknown (out of the vocabulary): shares of values, training / validation / test."
+    if lists:
+        headers, note = (*headers, "list length"), f"{note} List length: mean, longest."
+    return Sheet("Categorical features: values", headers, rows, note)
+
+
+def _ids_sheet(features: Sequence[CategoricalReport]) -> Sheet:
+    rows = [
+        (
+            feature.name,
+            _share(feature.skew.top_id),
+            _share(feature.skew.top_percent),
+            _number(feature.skew.gini, 2),
+            f"{_number(feature.skew.zipf, 2)} ({feature.skew.zipf_ranks:,})"
+            if feature.skew.zipf is not None
+            else "–",
+            _counted(feature.known),
+            _counted(feature.unknown),
+            _counted(feature.missing),
+            "–" if feature.top_rates is None else " to ".join(f"{rate:.2%}" for rate in feature.top_rates),
+        )
+        for feature in features
+    ]
+    headers: Row = ("feature", "top id", "top 1 %", "Gini", "Zipf (ranks)")
+    headers += ("label rate: known", "unknown", "missing", "top ten ids")
+    note = (
+        "Top id, top 1 % of ids: shares of training's impressions. Zipf: count ~ rank^-s, over the ids seen ten times "
+        "or more. Label rates are of training's values, with how many there are."
+    )
+    return Sheet("Categorical features: skew and labels", headers, rows, note)
+
+
+def _numbers_sheet(columns: Sequence[NumericReport]) -> Sheet:
+    rows = []
+    for column in columns:
+        train = column.splits["train"]
+        rates = [decile.label.rate for decile in column.deciles if decile.label.rate is not None]
+        quartiles = ("–",) * 3 if train.quartiles is None else (f"{value:.3g}" for value in train.quartiles)
+        rows.append(
+            (
+                column.name,
+                column.transform,
+                _over_splits(values.missing_share for values in column.splits.values()),
+                f"{column.mean:.3g} ± {column.deviation:.3g}",
+                f"{_significant(train.mean)} ± {_significant(train.deviation)}",
+                _significant(train.minimum),
+                *quartiles,
+                _significant(train.maximum),
+                f"{min(rates):.2%} to {max(rates):.2%}" if rates else "–",
+                _counted(column.missing),
+            )
+        )
+    headers: Row = (
+        "column",
+        "transform",
+        "missing",
+        "scale",
+        "mean ± deviation",
+        "min",
+        "25 %",
+        "50 %",
+        "75 %",
+        "max",
+    )
+    headers += ("label rate by decile", "of missing")
+    note = (
+        "The present values of training, as the model reads them: (data after the transform - mean) / deviation, the two "
+        "under scale. Missing: training / validation / test; – where it cannot be told from the training mean."
+    )
+    return Sheet("Numeric columns", headers, rows, note)
+
+
+def _by_psi(found: Drift) -> list[FeatureDrift]:
+    return sorted(found.features, key=lambda feature: -feature.psi)
+
+
+def _drift_sheet(found: Drift) -> Sheet:
+    rows = [
+        (
+            feature.name,
+            feature.kind,
+            f"{feature.psi:.4f}",
+            feature.verdict,
+            _number(feature.by_chance, 4),
+            f"{feature.buckets:,}",
+            _over_splits(feature.missing),
+            "–" if feature.ids is None else f"{feature.ids[0]:,} / {feature.ids[1]:,}",
+            _share(feature.new_ids),
+            _share(feature.new_impressions),
+            _share(feature.vanished_impressions),
+        )
+        for feature in _by_psi(found)
+    ]
+    headers: Row = ("feature", "kind", "PSI", "verdict", "by chance", "buckets", "missing A / B", "ids A / B")
+    headers += ("new, of B's ids", "of B's impressions", "vanished, of A's")
+    note = (
+        f"Verdict: stable below {SHIFTED}, drifted above {DRIFTED}, a rule of thumb. By chance: the PSI to be expected of "
+        "two samples of one population as large as these; a PSI near it says nothing. Ids below 0.1 % share a bucket, so "
+        "look at new and vanished ids too: shares that training rows of the other set do not have."
+    )
+    return Sheet("Features by PSI", headers, rows, note)
+
+
+def _labels_sheet(found: Drift) -> Sheet:
+    rows = [
+        (name, *(text for rate in pair for text in (f"{rate.rows:,}", _rate(rate), _interval(rate))))
+        for name, pair in found.splits.items()
+    ]
+    headers: Row = (
+        "split",
+        "rows of A",
+        "label rate",
+        "95 % interval",
+        "rows of B",
+        "label rate",
+        "95 % interval",
+    )
+    return Sheet("Label rates", headers, rows)
+
+
+def _largest_sheet(found: Drift) -> Sheet:
+    rows = [
+        (feature.name, moved.bucket, f"{moved.a:.2%}", f"{moved.b:.2%}", f"{moved.psi:.4f}")
+        for feature in _by_psi(found)
+        for moved in feature.largest
+    ]
+    note = "The five buckets of each feature that add most to its PSI, with their shares of A and of B."
+    return Sheet("What moved", ("feature", "bucket", "A", "B", "PSI"), rows, note, folded=True)
+
+
+def _share(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _over_splits(shares: Iterable[float | None]) -> str:
+    """Percentages of several splits, one sign for all: 1.0 / 1.2 / – %."""
+    return " / ".join("–" if share is None else f"{100 * share:.1f}" for share in shares) + " %"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _significant(value: float | None) -> str:
+    """Three digits, and 0 for what rounding left of it."""
+    return "–" if value is None else f"{value if abs(value) > 1e-6 else 0:.3g}"
+
+
+def _rate(rate: Rate) -> str:
+    return "–" if rate.rate is None else f"{rate.rate:.2%}"
+
+
+def _counted(rate: Rate) -> str:
+    return "–" if rate.rate is None else f"{rate.rate:.2%} of {rate.rows:,}"
+
+
+def _interval(rate: Rate) -> str:
+    return "–" if rate.interval is None else "{:.2%} to {:.2%}".format(*rate.interval)

@@ -1,0 +1,233 @@
+"""The report of a comparison of configurations: `comparison_report`, and bytes, training and data beside it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+from recsys.comparison.experiments import Arm, Result
+from recsys.evaluation.metrics import reliability
+from recsys.reports.comparison import (
+    daily_sheets,
+    differences_sheet,
+    main_sheets,
+    power_lines,
+    sentence,
+    slice_sheets,
+)
+from recsys.reports.comparison_pictures import comparison_pictures
+from recsys.reports.page import Picture, png, write_html
+from recsys_pipelines.preparation.prepared import Prepared, PreparedManifest
+
+matplotlib.use("Agg")
+
+MARKERS = "osD^vP*X"
+
+
+def write_report(result: Result, path: Path) -> None:
+    """Render `result` into a self-contained HTML file, written under a temporary name first."""
+    arm = result.arms[0]
+    write_html(
+        path,
+        "experiments.html.j2",
+        title=f"Comparison of {len(result.arms)} table schemes",
+        power=power_lines(result.judged),
+        summary=summary(result),
+        verdict=verdict(result),
+        data=arm.config.data.model_dump(mode="json", exclude_none=True),
+        splits=_manifest_counts(arm),
+        rows=table_rows(result),
+        sheets=main_sheets(result.judged),
+        pictures=[
+            _quality_picture(result),
+            *comparison_pictures(result.judged),
+            _reliability_picture(result.arms),
+            _curves_picture(result.arms),
+        ],
+        details=[
+            *slice_sheets(result.judged),
+            *daily_sheets(result.judged),
+            *(
+                differences_sheet(judged, f"At {budget}: differences from {judged.baseline}", folded=True)
+                for budget, judged in result.by_budget.items()
+            ),
+        ],
+        arms=result.arms,
+        left_out=result.left_out,
+        comparison=result.overall,
+        seeds=len(arm.runs),
+        trials=trial_counts(result),
+    )
+
+
+def table_rows(result: Result) -> list[dict[str, Any]]:
+    """One plain row per arm: what the terminal, the report and `--json` readers want first."""
+    rows = []
+    full = result.arms[0].bytes["full_table"]
+    changes = {(d.arm, d.metric): d for d in result.overall.differences}
+    for arm, judged in zip(result.arms, result.overall.arms, strict=True):
+        tests = [run.metrics["test"] for run in arm.runs]
+        limit = arm.runs[0].metrics["best_possible"]
+        rows.append(
+            {
+                "arm": arm.name,
+                "bytes": arm.bytes,
+                "share": arm.bytes["total"] / full,
+                "auc": judged.auc,
+                "auc_interval": judged.auc_interval,
+                "seed_std": judged.seed_std_auc,
+                "logloss": judged.logloss,
+                "logloss_interval": judged.logloss_interval,
+                "ne": _mean(test["ne"] for test in tests),
+                "calibration": _mean(test["calibration"] for test in tests),
+                "gauc": None if tests[0]["gauc"] is None else _mean(test["gauc"] for test in tests),
+                "auc_below_best": None if limit is None else limit["auc"] - judged.auc,
+                "logloss_above_best": None if limit is None else judged.logloss - limit["logloss"],
+                "auc_change": changes.get((arm.name, "auc")),
+                "logloss_change": changes.get((arm.name, "logloss")),
+                "settings": arm.settings,
+                "seconds": _mean(run.metrics["training_seconds"] for run in arm.runs),
+            }
+        )
+    return rows
+
+
+def summary(result: Result) -> str:
+    """Return the whole comparison in two sentences."""
+    changes = [change for change in result.overall.differences if change.metric == "auc"]
+    counts = {
+        word: [c.arm for c in changes if c.verdict == word] for word in ("better", "worse", "undecided")
+    }
+    held = {result.overall.baseline, *counts["better"], *counts["undecided"]}
+    smallest = min((arm for arm in result.arms if arm.name in held), key=lambda arm: arm.bytes["total"])
+    size = smallest.bytes["total"]
+    return (
+        f"Against {result.overall.baseline}, in AUC: {len(counts['better'])} arms are better, "
+        f"{len(counts['worse'])} worse, {len(counts['undecided'])} not told apart from it. The smallest arm not "
+        f"found worse is {smallest.name}: {size:,} bytes, {size / smallest.bytes['full_table']:.1%} of the full table."
+    )
+
+
+def verdict(result: Result) -> list[str]:
+    """Say in sentences which arm is smaller, which better, and whether the difference is real."""
+    lines = []
+    size = {arm.name: arm.bytes["total"] for arm in result.arms}
+    power = {item.arm: item for item in result.judged.power}
+    for family, comparison in [("", result.overall), *result.by_budget.items()]:
+        where = f"At {family}: " if family else ""
+        for change in comparison.differences:
+            if change.metric != "auc":
+                continue
+            aside = f", in {size[change.arm] / size[change.baseline]:.1%} of the bytes,"
+            known = None if family else power[change.arm]
+            lines.append(where + sentence(change, comparison, aside, known))
+    return lines
+
+
+def trial_counts(result: Result) -> str:
+    """Say how many settings each arm was tried with, and over what."""
+    counts = sorted({len(arm.trials) for arm in result.arms})
+    if counts == [0]:
+        return "No arm was tuned: every arm ran with the settings of its file."
+    keys = sorted({key for arm in result.arms for key in arm.config.tuning.space})
+    same = (
+        f"{counts[0]}"
+        if len(counts) == 1
+        else f"{counts[0]} to {counts[-1]} (fewer where fewer fit the budget)"
+    )
+    return f"Validation trials per arm: {same}, over {', '.join(keys)}; test data was not looked at."
+
+
+def _manifest_counts(arm: Arm) -> PreparedManifest:
+    return Prepared.open(Path(arm.runs[0].metrics["prepared"])).manifest
+
+
+def _quality_picture(result: Result) -> Picture:
+    figure = Figure(figsize=(8.5, 5), layout="constrained")
+    axes = figure.subplots()
+    families: dict[str, list[tuple[float, float, float, float]]] = {}
+    for arm, judged in zip(result.arms, result.overall.arms, strict=True):
+        low, high = judged.auc_interval
+        families.setdefault(arm.name.split("@")[0], []).append((arm.bytes["total"], judged.auc, low, high))
+    for number, (name, points) in enumerate(families.items()):
+        x, y, low, high = np.array(sorted(points)).T
+        axes.errorbar(
+            x,
+            y,
+            yerr=[y - low, high - y],
+            label=name,
+            marker=MARKERS[number % len(MARKERS)],
+            capsize=3,
+            alpha=0.85,
+        )
+    if (limit := result.arms[0].runs[0].metrics["best_possible"]) is not None:
+        axes.axhline(limit["auc"], color="black", linestyle=":", label="best possible")
+    axes.axvline(result.arms[0].bytes["full_table"], color="grey", linewidth=0.8, linestyle="--")
+    axes.set(xscale="log", xlabel="resident bytes in training (dashed: the full table)", ylabel="test AUC")
+    axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_title(f"mean over seeds with {result.overall.level:.0%} intervals over rows and seeds")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    note = "Resident bytes in training against AUC on test; a line for each scheme, a point for each budget."
+    return "Quality against bytes", png(figure), note
+
+
+def _reliability_picture(arms: Sequence[Arm]) -> Picture:
+    columns = min(4, len(arms))
+    lines = -(-len(arms) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.6 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for unused in panels[len(arms) :]:
+        unused.set_axis_off()
+    for axes, arm in zip(panels, arms, strict=False):
+        table = arm.runs[0].predictions()
+        bins = reliability(table["label"].to_numpy(), table["prediction"].to_numpy(), bins=10)
+        low, high = bins.low, bins.high
+        axes.errorbar(
+            bins.mean_probability,
+            bins.mean_label,
+            yerr=[np.maximum(bins.mean_label - low, 0), np.maximum(high - bins.mean_label, 0)],
+            fmt="o-",
+            markersize=3,
+        )
+        top = float(max(bins.mean_probability.max(), high.max())) * 1.05
+        axes.plot([0, top], [0, top], color="grey", linewidth=0.8)
+        axes.set_title(arm.name, fontsize=8)
+        axes.tick_params(labelsize=7)
+    figure.supxlabel("mean prediction (ten bins of equal mass, seed 0)", fontsize=8)
+    figure.supylabel("observed click rate", fontsize=8)
+    note = (
+        "On the grey line predictions are what is observed; Wilson intervals, which assume independent rows."
+    )
+    return "Reliability on test", png(figure), note
+
+
+def _curves_picture(arms: Sequence[Arm]) -> Picture:
+    figure = Figure(figsize=(8.5, 4), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, 2), ("auc", "logloss"), strict=True):
+        for number, arm in enumerate(arms):
+            for run in arm.runs:
+                history = run.metrics["history"]
+                axes.plot(
+                    [entry["epoch"] for entry in history],
+                    [entry[f"validation_{metric}"] for entry in history],
+                    color=matplotlib.colormaps["tab20"](number % 20),
+                    label=arm.name if run is arm.runs[0] else None,
+                    linewidth=1,
+                    marker=".",
+                    markersize=3,
+                )
+        axes.set(xlabel="epoch", ylabel=f"validation {metric}")
+        axes.grid(alpha=0.3)
+    figure.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside right center")
+    return "Training curves", png(figure), "On validation; one line for each seed."
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(list(values)))

@@ -1,0 +1,151 @@
+"""A finished run as an artefact to serve from, and scoring through one: its tables without torch, its network with.
+
+<out>/manifest.json, tables/, projections/, remaps/     see `recsys_tables.serving.artefact`
+<out>/features/            the run's fitted features
+<out>/config.yaml          the run's settings
+<out>/network.safetensors  parameters of the network above the tables
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torchrec import JaggedTensor
+
+from recsys.config import parse
+from recsys.config.models import targets_of
+from recsys.evaluation.metrics import evaluate, recalibrate
+from recsys.models import InBfloat16, build
+from recsys.planning import fields_of, plan_of
+from recsys.training.run import Run
+from recsys_cython_ext.files import file_digest
+from recsys_pipelines.batches.loader import Rows
+from recsys_pipelines.features import Features
+from recsys_pipelines.preparation.prepared import Prepared
+from recsys_tables.distributed.checkpoint import Checkpoint
+from recsys_tables.distributed.manifest import CheckpointError
+from recsys_tables.serving import artefact
+from recsys_tables.serving.artefact import Artefact, ArtefactError
+from recsys_tables.serving.quantise import Dtype
+from recsys_tables.serving.write import write
+
+_NETWORK = "dense/network."  # of a checkpoint's tensors; what else is dense only training needs
+
+
+def export(run: Run, out: Path, dtype: Dtype, width: int | None = None) -> Artefact:
+    """Write a run's tables in `dtype`, rows wider than `width` narrowed by PCA, and all that scoring needs, as `out`.
+
+    The same export again is opened as it is. Raises ArtefactError where `out` holds something else, and as
+    `recsys_tables.serving.write.write` does; CheckpointError where the run's checkpoint is damaged or not its own.
+    """
+    saved = Checkpoint(run.path / "checkpoint")
+    if saved.about["config"] != run.config.digest(Path(run.metrics["prepared"])):
+        raise CheckpointError(f"{saved.folder}: belongs to another configuration than config.yaml beside it")
+    about = {
+        "name": run.config.name,
+        "checkpoint": file_digest(saved.folder / "manifest.json"),
+        "dtype": dtype,
+        "pca_width": width,
+    }
+    if out.exists():
+        return _same(out, about)
+    features = Features.load(run.path / "features")
+    plan = plan_of(run.config, features)
+
+    def add(partial: Path) -> None:
+        shutil.copytree(run.path / "features", partial / "features")
+        shutil.copyfile(run.path / "config.yaml", partial / "config.yaml")
+        names = [name for name in saved.names if name.startswith(_NETWORK)]
+        tensors = {name.removeprefix(_NETWORK): saved.read(name) for name in names}
+        save_file(tensors, partial / "network.safetensors")
+
+    return write(
+        out,
+        fields_of(plan, features, targets_of(run.config.model)),
+        lambda name: saved.read(f"table/{name}").numpy(),
+        dtype,
+        width,
+        vocabulary_bytes=plan.bytes.vocabulary,
+        about=about,
+        add=add,
+    )
+
+
+def _same(out: Path, about: dict[str, Any]) -> Artefact:
+    found = artefact.open(out)
+    for name, value in about.items():
+        if (was := found.about.get(name)) != value:
+            raise ArtefactError(
+                f"{out}: exists already and is another export: its {name} is {was!r}, and {value!r} was asked for; "
+                "export under another name"
+            )
+    return found
+
+
+class ArtefactScorer:
+    """Click probabilities from a folder that `export` wrote. Raises ArtefactError as `artefact.open` does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.artefact = artefact.open(folder)
+        self.features = Features.load(folder / "features")
+        settings = yaml.safe_load((folder / "config.yaml").read_text())
+        self.config = parse(settings, str(folder / "config.yaml"))
+        pooled = [field for field in self.artefact.fields if field.pooling != "none"]
+        network = build(
+            self.config.model,
+            len(self.features.numeric_columns),
+            [field.feature for field in pooled],
+            self.artefact.fields[0].scheme.embedding_dim,
+        )
+        if self.config.training.precision == "bf16":
+            network = InBfloat16(network)
+        network.load_state_dict(load_file(folder / "network.safetensors"))
+        self._network = network.eval()
+        self._pooled = [field.feature for field in pooled]
+        self._histories = list(targets_of(self.config.model))
+
+    @torch.no_grad()
+    def score(self, rows: Rows) -> np.ndarray:
+        """float64 [n], in order, recalibrated for negative down-sampling."""
+        out = np.zeros(len(rows))
+        size = self.config.evaluation.batch_size
+        for first in range(0, len(rows), size):
+            part = np.arange(first, min(first + size, len(rows)))
+            batch = rows.batch(part)
+            bags = {name: batch.ids[name] for name in [*self._pooled, *self._histories]}
+            vectors = torch.stack([self._vector(name, bags[name]) for name in self._pooled], dim=1)
+            sequences = [self._sequence(name, bags[name]) for name in self._histories]
+            out[part] = torch.sigmoid(self._network(batch.dense, vectors, *sequences).double()).numpy()
+        return recalibrate(out, self.config.training.negative_rate)
+
+    def _vector(self, feature: str, bags: JaggedTensor) -> Tensor:
+        """[B, D] of a pooled feature."""
+        offsets = bags.offsets().to(torch.int64).numpy()
+        found = self.artefact.pooled(feature, bags.values().numpy(), offsets, self._weights(feature, bags))
+        return torch.from_numpy(found)
+
+    def _sequence(self, feature: str, bags: JaggedTensor) -> JaggedTensor:
+        """Vectors of a history, one by one."""
+        found = self.artefact.vectors(feature, bags.values().numpy())
+        if (weights := self._weights(feature, bags)) is not None:
+            found = found * weights[:, None]
+        return JaggedTensor(torch.from_numpy(found), lengths=bags.lengths())
+
+    def _weights(self, feature: str, bags: JaggedTensor) -> np.ndarray | None:
+        return bags.weights().float().numpy() if self.artefact.field(feature).weighted else None
+
+
+def check(run: Run, folder: Path) -> dict[str, Any]:
+    """Metrics of the run's test rows, scored through an artefact; those of the run itself are in its metrics."""
+    rows = Rows.load(Prepared.open(Path(run.metrics["prepared"])).path, "test")
+    return evaluate(rows.label, ArtefactScorer(folder).score(rows), groups=rows.user)
+
+
+def file_bytes(folder: Path) -> int:
+    """Size on disk of everything in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,91 @@
+"""The ways to combine looked-up vectors that have no parameters, in torch and in NumPy."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Operation = Literal["sum", "concat", "product"]
+
+
+class ParameterFree:
+    """The `combine` of a scheme whose `operation` is a sum, a concatenation or a product."""
+
+    operation: Operation = "concat"
+    grows: ClassVar[str | None] = None
+
+    def aux(self, ids: Any) -> Any:
+        """Nothing but the vectors is needed."""
+        return None
+
+    @property
+    def linear(self) -> bool:
+        """A product does not commute with the sum of a bag."""
+        return self.operation != "product"
+
+    def combine(self) -> "nn.Module":
+        """Return the torch module: list of vectors [..., D_j] -> [..., D]."""
+        from recsys_tables.combine import modules as combine_torch
+
+        modules = {"sum": combine_torch.Sum, "concat": combine_torch.Concat, "product": combine_torch.Product}
+        return modules[self.operation]()
+
+    def combine_numpy(self, vectors: Sequence[Any], aux: Any = None) -> Any:
+        """Do the same in NumPy, for serving."""
+        functions = {
+            "sum": lambda: np.sum(vectors, axis=0),
+            "concat": lambda: np.concatenate(vectors, axis=-1),
+            "product": lambda: np.prod(vectors, axis=0),
+        }
+        return functions[self.operation]()
+
+
+class Formula(ParameterFree):
+    """The `combine` of a scheme whose `combine_numpy` is written once, for NumPy arrays and torch tensors alike.
+
+    It sees the vectors of single ids: none of these formulas commutes with the sum of a bag.
+    """
+
+    linear = False
+
+    def combine(self) -> "nn.Module":
+        """Return `combine_numpy` as a torch module."""
+        from recsys_tables.combine.modules import Formula
+
+        return Formula(self.combine_numpy)
+
+
+def pick_slot(values: Any, slots: Any, width: int) -> Any:
+    """Slot `slots` [L, 1] of rows [L, n · width] that hold n ids each -> [L, width]; NumPy or torch."""
+    parts = values.reshape(len(values), values.shape[1] // width, width)
+    if isinstance(parts, np.ndarray):
+        return np.take_along_axis(parts, slots[:, :, None], axis=1)[:, 0]
+    import torch  # the values are tensors, so it is loaded already
+
+    return torch.take_along_dim(parts, slots[:, :, None], dim=1)[:, 0]
+
+
+def operand_bound(operation: Operation, init_bound: float, operands: int) -> float:
+    """Bound of each operand's uniform so that the combination has the variance of U(±init_bound)."""
+    variance = init_bound**2 / 3
+    if operation == "product":
+        return math.sqrt(3 * variance ** (1 / operands))
+    return init_bound / math.sqrt(operands) if operation == "sum" else init_bound
+
+
+def operand_dim(feature: str, operation: Operation, embedding_dim: int, operands: int) -> int:
+    """Width of each operand so that the combination is `embedding_dim` wide.
+
+    Raises ValueError when a concatenation does not divide evenly.
+    """
+    if operation != "concat":
+        return embedding_dim
+    if embedding_dim % operands:
+        raise ValueError(
+            f"feature {feature!r}: embedding_dim {embedding_dim} cannot be concatenated from {operands} equal parts"
+        )
+    return embedding_dim // operands

@@ -1,0 +1,141 @@
+"""Writing an artefact: one table at a time, into a folder that appears when it is whole."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys_cython_ext import HASH_VERSION
+from recsys_cython_ext.files import file_digest, new_folder
+from recsys_cython_ext.manifest import write_manifest
+from recsys_tables.bytes import ResidentBytes
+from recsys_tables.field import Field
+from recsys_tables.scheme import Scheme, describe, unique_tables
+from recsys_tables.schemes import Compact, Shared
+from recsys_tables.serving.artefact import (
+    FIELD_OPTIONS,
+    FORMAT_VERSION,
+    MANIFEST,
+    Artefact,
+    ArtefactError,
+    ArtefactManifest,
+    StoredField,
+    StoredFile,
+    StoredRemap,
+    StoredTableEntry,
+)
+from recsys_tables.serving.artefact import open as open_artefact
+from recsys_tables.serving.quantise import Dtype, compress
+
+
+def write(
+    folder: Path,
+    fields: Sequence[Field],
+    read: Callable[[str], np.ndarray],
+    dtype: Dtype,
+    width: int | None = None,
+    *,
+    vocabulary_bytes: int = 0,
+    about: Mapping[str, Any] | None = None,
+    add: Callable[[Path], None] = lambda partial: None,
+) -> Artefact:
+    """Write `folder`, which must not exist yet, and open it.
+
+    Args:
+        read: float32 weights [num_embeddings, embedding_dim] of a physical table, by name; asked for one at a time.
+        width: rows of wider tables are narrowed to by PCA.
+        vocabulary_bytes: resident bytes of id -> code tables, to be counted.
+        about: JSON-able, for whoever opens it.
+        add: writes further files into the folder it is given; they get checksums like the rest.
+
+    Raises ArtefactError where the folder exists, for a scheme that cannot be served without torch, and naming the
+    table whose values the dtype cannot hold; OSError where the disk is full. Nothing is left then.
+    """
+    if folder.exists():
+        raise ArtefactError(f"{folder}: exists already; export under another name")
+    features = {field.feature for field in fields}
+    for field in fields:
+        _check_servable(field.scheme, features)
+    with new_folder(folder) as partial:
+        for name in ("tables", "projections", "remaps"):
+            (partial / name).mkdir()
+        tables, stored = _write_tables(partial, fields, read, dtype, width)
+        entries, remaps = _write_fields(partial, fields)
+        add(partial)
+        found = stored + remaps + ResidentBytes(vocabulary=vocabulary_bytes)
+        files = sorted(file for file in partial.rglob("*") if file.is_file())
+        manifest = ArtefactManifest(
+            format_version=FORMAT_VERSION,
+            hash_version=HASH_VERSION,
+            dtype=dtype,
+            about=dict(about or {}),
+            bytes=found.to_dict(),
+            fields=entries,
+            tables=tables,
+            files={
+                file.relative_to(partial).as_posix(): StoredFile(
+                    bytes=file.stat().st_size, xxh64=file_digest(file)
+                )
+                for file in files
+            },
+        )
+        write_manifest(manifest, partial / MANIFEST)
+    return open_artefact(folder, verify=False)
+
+
+def _check_servable(scheme: Scheme, features: Collection[str]) -> None:
+    own = scheme.of if isinstance(scheme, Shared) else scheme
+    if own.feature not in features:
+        raise ArtefactError(
+            f"feature {scheme.feature!r}: reads the tables of feature {own.feature!r}, which must be a field too"
+        )
+    if not hasattr(own, "combine_numpy"):
+        raise ArtefactError(
+            f"feature {scheme.feature!r}: the vectors of its {type(own).__name__} scheme come from trained parameters "
+            "beside its tables, which are served with torch only: score with the run itself, or train another scheme"
+        )
+
+
+def _write_tables(
+    partial: Path, fields: Sequence[Field], read: Callable[[str], np.ndarray], dtype: Dtype, width: int | None
+) -> tuple[list[StoredTableEntry], ResidentBytes]:
+    entries, found = [], ResidentBytes()
+    for n, table in enumerate(unique_tables([field.scheme for field in fields])):
+        values = read(table.name)
+        if values.shape != (table.num_embeddings, table.embedding_dim):
+            raise ArtefactError(
+                f"table {table.name!r}: weights of shape {values.shape}, where its scheme has "
+                f"{(table.num_embeddings, table.embedding_dim)}"
+            )
+        try:
+            stored = compress(values, dtype, width)
+        except ValueError as error:
+            raise ArtefactError(f"table {table.name!r}: {error}") from None
+        np.save(partial / f"tables/{n}.npy", stored.data)
+        projection = None
+        if stored.projection is not None:
+            projection = f"projections/{n}.npy"
+            np.save(partial / projection, stored.projection)
+            found += ResidentBytes(dense=stored.projection.nbytes)
+        found += ResidentBytes(parameters=stored.nbytes)
+        entries.append(
+            StoredTableEntry(
+                name=table.name, file=f"tables/{n}.npy", width=stored.width, projection=projection
+            )
+        )
+    return entries, found
+
+
+def _write_fields(partial: Path, fields: Sequence[Field]) -> tuple[list[StoredField], ResidentBytes]:
+    entries, found = [], ResidentBytes()
+    for n, field in enumerate(fields):
+        scheme = field.scheme
+        remap = None
+        if isinstance(scheme, Compact):
+            remap = StoredRemap(file=f"remaps/{n}.npy", num_ids=scheme.num_ids)
+            np.save(partial / remap.file, scheme.remap.words)
+            found += ResidentBytes(remaps=scheme.remap_bytes)
+        options = {name: getattr(field, name) for name in FIELD_OPTIONS}
+        entries.append(StoredField(feature=field.feature, scheme=describe(scheme), remap=remap, **options))
+    return entries, found
