@@ -3,27 +3,48 @@
 import os
 import sys
 from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from recsys.console import JsonOption, app, err, out, print_json
+from recsys.commands.options import JsonOption
+from recsys.console import app, err, out, print_json
 
 for commands in (
     "data",
-    "models",
-    "checkpoints",
-    "exporting",
+    "tables",
+    "training",
     "tuning",
-    "compression",
+    "checkpoints",
     "comparisons",
+    "scoring",
     "policies",
-    "experiments",
+    "online",
+    "exporting",
 ):  # in the order of the help
     import_module(f"recsys.commands.{commands}")
 
 
-@app.command()
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"recsys {version('recsys-embedding-tables')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit"),
+    ] = False,
+) -> None:
+    """Embedding tables for recommender models: how small can they get, and is the difference real?"""
+
+
+@app.command(rich_help_panel="This program")
 def doctor(as_json: JsonOption = False) -> None:
     """Check the versions of torch, torchrec, fbgemm and ray, and name the cure of a wrong pair."""
     from recsys.doctor import diagnose
@@ -42,6 +63,28 @@ def doctor(as_json: JsonOption = False) -> None:
             out.print("[green]✓[/green] torch, torchrec and fbgemm belong together")
     if found.problems:
         raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="This program")
+def migrate(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="experiments as YAML", show_default=False)
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Rewrite experiments of version 0.1: their sections search and shrink are tuning and compression now."""
+    from recsys.config.migration import migrated
+    from recsys_cython_ext.files import write_text
+
+    texts = {path: (path.read_text(encoding="utf-8"), path) for path in paths}
+    rewritten = {path: migrated(*text) for path, text in texts.items()}  # all or none
+    changed = [path for path in paths if rewritten[path] != texts[path][0]]
+    for path in changed:
+        write_text(rewritten[path], path)
+    if as_json:
+        return print_json({"rewritten": [str(path) for path in changed]})
+    for path in paths:
+        out.print(f"{path}: {'rewritten' if path in changed else 'as it was'}", markup=False, highlight=False)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -31,22 +31,6 @@ app = typer.Typer(
 )
 out = Console(width=None if sys.stdout.isatty() else 170)  # a pipe has no width, and 80 would cut tables
 err = Console(stderr=True)
-
-ConfigArgument = Annotated[Path, typer.Argument(help="experiment as YAML", show_default=False)]
-RunArgument = Annotated[Path, typer.Argument(help="folder of a finished run", show_default=False)]
-DataOption = Annotated[
-    str | None, typer.Option("--data", help="path or URL to read instead of the config's data.path")
-]
-OnOption = Annotated[
-    Path | None,
-    typer.Option("--on", help="finished prepared folder to use, such as one that was appended to"),
-]
-PreparedOption = Annotated[Path, typer.Option("--prepared", help="where prepared data is kept")]
-RunsOption = Annotated[Path, typer.Option("--runs", help="where runs are kept")]
-SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="training seeds per arm")]
-JobsOption = Annotated[int | None, typer.Option("--jobs", min=1, help="runs at once; default: one per core")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
-PREPARED, RUNS = Path("prepared"), Path("runs")
 
 
 def ready(experiment: Any, root: Path, on: Path | None, show: Progress) -> Any:

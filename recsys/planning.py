@@ -22,6 +22,8 @@ from recsys_tables.planning.plan import FeatureSize, TablePlan, plan_tables
 from recsys_tables.scheme import Scheme, unique_tables
 
 if TYPE_CHECKING:
+    import torch
+
     from recsys_pipelines.batches.loader import Rows
     from recsys_tables.distributed.sharding import Placement
 
@@ -141,9 +143,14 @@ class TableReport:
 
 
 def report_tables(
-    config: ExperimentConfig, train: "Rows", ranks: int, sharding: Sharding, optimizer: OptimizerName
+    config: ExperimentConfig,
+    train: "Rows",
+    ranks: int,
+    sharding: Sharding,
+    optimizer: OptimizerName,
+    device: "torch.device",
 ) -> TableReport:
-    """Plan the tables for the rows of training, and shard them over `ranks`; needs no process group.
+    """Plan the tables for the rows of training, and shard them over `ranks` on `device`; needs no process group.
 
     Raises BudgetError when they do not fit, ValueError when they cannot be sharded so.
     """
@@ -191,7 +198,7 @@ def report_tables(
         features=features,
         shared=shared,
         sharding=sharding,
-        ranks=_ranks(plan, config, train, ranks, sharding, optimizer),
+        ranks=_ranks(plan, config, train, ranks, sharding, optimizer, device),
     )
 
 
@@ -249,10 +256,10 @@ def _ranks(
     ranks: int,
     sharding: Sharding,
     optimizer: OptimizerName,
+    device: "torch.device",
 ) -> list[RankReport]:
     import torch  # here, so that a plan alone needs no torch
 
-    from recsys.training.distributed import default_device
     from recsys_tables.distributed.sharding import TableOptimizer, placements, plan_sharding
     from recsys_tables.engine.engine import EmbeddingEngine
 
@@ -263,7 +270,7 @@ def _ranks(
     trained_by.attach(engine)
     lists = [feature.name for feature in train.features.categorical if feature.multivalued]
     lengths = {name: len(train.ids_of(name)) / len(train) for name in lists}
-    sharded = plan_sharding(engine, sharding, trained_by, ranks, default_device(), lengths)
+    sharded = plan_sharding(engine, sharding, trained_by, ranks, device, lengths)
     dense = sum((combine_bytes(scheme) for scheme in plan.schemes), ResidentBytes())
     shards = placements(sharded)
     return [

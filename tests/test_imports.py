@@ -44,16 +44,63 @@ def test_imports_run_one_way(package: str) -> None:
         assert ours <= ALLOWED[package], f"{path} imports {sorted(ours - ALLOWED[package])}"
 
 
-def test_models_know_no_data_and_evaluation_no_models() -> None:
-    for folder, forbidden in [
-        ("models", ("recsys_pipelines", "recsys.training", "recsys.evaluation")),
-        ("evaluation", ("torch", "recsys_tables", "recsys.models", "recsys.training")),
-    ]:
-        for path in (ROOT / "recsys" / folder).rglob("*.py"):
-            bad = [
-                n for n in imported(path) if n in forbidden or n.startswith(tuple(f"{x}." for x in forbidden))
-            ]
+# a wing and what no file of it imports; a name stands for its submodules too
+WINGS = {
+    "recsys/config": ("torch", "recsys_pipelines.batches", "recsys.training", "recsys.models"),
+    "recsys/models": ("recsys_pipelines", "recsys.training", "recsys.evaluation"),
+    "recsys/evaluation": ("torch", "recsys_tables", "recsys.models", "recsys.training", "recsys.reports"),
+    "recsys/compression": ("recsys.reports", "recsys.commands"),
+    "recsys/training": ("recsys.serving", "recsys.tuning", "recsys.comparison", "recsys.reports"),
+    "recsys/tuning": ("recsys.comparison", "recsys.compression", "recsys.reports"),
+    "recsys/planning.py": ("recsys.training", "recsys.models"),
+    "tables/recsys_tables/schemes": (
+        "recsys_tables.engine",
+        "recsys_tables.distributed",
+        "recsys_tables.planning",
+    ),
+    "tables/recsys_tables/planning": ("torch", "recsys_tables.engine", "recsys_tables.distributed"),
+    "tables/recsys_tables/serving": ("torch", "recsys_tables.engine", "recsys_tables.distributed"),
+    "pipelines/recsys_pipelines/sources": ("recsys_pipelines.features", "recsys_pipelines.preparation"),
+    "pipelines/recsys_pipelines/features": ("recsys_pipelines.preparation", "recsys_pipelines.batches"),
+    "pipelines/recsys_pipelines/preparation": ("torch", "recsys_pipelines.batches"),
+    "pipelines/recsys_pipelines/inspection": ("torch", "recsys_pipelines.batches"),
+}
+
+
+def files_of(place: str) -> list[Path]:
+    path = ROOT / place
+    found = [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
+    assert found
+    return found
+
+
+def within(names: set[str], module: str) -> list[str]:
+    return sorted(name for name in names if name == module or name.startswith(f"{module}."))
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_wing_knows_nothing_of_those_above_it(wing: str) -> None:
+    for path in files_of(wing):
+        for forbidden in WINGS[wing]:
+            bad = within(imported(path), forbidden)
             assert not bad, f"{path} imports {bad}"
+
+
+def test_reports_are_imported_by_commands_only() -> None:
+    for path in sorted((ROOT / "recsys").rglob("*.py")):
+        if path.relative_to(ROOT / "recsys").parts[0] not in ("commands", "reports"):
+            assert not within(imported(path), "recsys.reports"), path
+
+
+ONE_FILE_A_THING = ("sources", "schemes")
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_no_folder_is_a_village_without_streets(package: str) -> None:
+    for folder in [FOLDERS[package], *FOLDERS[package].rglob("*/")]:
+        modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= 20 or folder.name in ONE_FILE_A_THING, folder
+    assert len(list((ROOT / "recsys").glob("*.py"))) <= 8
 
 
 def test_schemes_know_no_torchrec() -> None:

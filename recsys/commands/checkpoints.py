@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from recsys.console import JsonOption, app, err, out, print_json
+from recsys.commands.options import JsonOption
+from recsys.console import app, err, out, print_json
 
 
-@app.command()
+@app.command(rich_help_panel="Training")
 def checkpoints(
     run: Annotated[Path, typer.Argument(help="folder of a run, finished or not", show_default=False)],
     as_json: JsonOption = False,

@@ -7,26 +7,23 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from recsys.console import (
+from recsys.commands.options import (
     PREPARED,
     RUNS,
     DataOption,
     JobsOption,
     JsonOption,
     PreparedOption,
+    ReportOption,
     RunsOption,
     SeedsOption,
-    app,
-    bars,
-    out,
-    preparing,
-    print_json,
 )
+from recsys.console import app, bars, out, preparing, print_json
 
 SEEDS = 5
 
 
-@app.command()
+@app.command(rich_help_panel="Judging")
 def compare(
     arms: Annotated[
         list[str],
@@ -77,7 +74,7 @@ def compare(
     label: Annotated[str | None, typer.Option(help="of files: its column, 0 or 1; default: label")] = None,
     prediction: Annotated[str | None, typer.Option(help="of files: its column; default: prediction")] = None,
     time: Annotated[str | None, typer.Option(help="of files: column of the time, to follow the days")] = None,
-    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("report.html"),
+    report: ReportOption = Path("report.html"),
     as_json: JsonOption = False,
 ) -> None:
     """Pair predictions row by row and say which arm is better, after training what is missing."""
@@ -111,12 +108,12 @@ def compare(
     _compare_predictions(arms, options, report, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Judging")
 def demo(
     seeds: SeedsOption = 3,
     prepared: PreparedOption = PREPARED,
     runs: RunsOption = RUNS,
-    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("demo-report.html"),
+    report: ReportOption = Path("demo-report.html"),
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -8,22 +8,19 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from recsys.console import (
+from recsys.commands.options import (
     PREPARED,
+    AddressOption,
     ConfigArgument,
     DataOption,
     JsonOption,
     PreparedOption,
-    app,
-    bars,
-    out,
-    preparing,
-    print_json,
-    print_sheets,
+    ReportOption,
 )
+from recsys.console import app, bars, out, preparing, print_json, print_sheets
 
 
-@app.command()
+@app.command(rich_help_panel="Data")
 def prepare(
     config: ConfigArgument,
     data: DataOption = None,
@@ -34,7 +31,7 @@ def prepare(
     workers: Annotated[
         int | None, typer.Option(min=1, help="prepare on Ray, with so many tasks at once")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster; default: started on this machine")] = None,
+    address: AddressOption = None,
     prepared: PreparedOption = PREPARED,
     as_json: JsonOption = False,
 ) -> None:
@@ -64,10 +61,10 @@ def prepare(
     out.print(table)
 
 
-@app.command()
+@app.command(rich_help_panel="Data")
 def inspect(
     prepared: Annotated[Path, typer.Argument(help="folder of prepared data", show_default=False)],
-    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("inspect-report.html"),
+    report: ReportOption = Path("inspect-report.html"),
     as_json: JsonOption = False,
 ) -> None:
     """Say what a prepared set holds, feature by feature: ids, skew, missing and unknown values, label rates."""
@@ -85,11 +82,11 @@ def inspect(
     print_sheets(inspection_summary(found), inspection_sheets(found), report)
 
 
-@app.command()
+@app.command(rich_help_panel="Data")
 def drift(
     a: Annotated[Path, typer.Argument(help="prepared folder of reference", show_default=False)],
     b: Annotated[Path, typer.Argument(help="prepared folder to compare with it", show_default=False)],
-    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("drift-report.html"),
+    report: ReportOption = Path("drift-report.html"),
     as_json: JsonOption = False,
 ) -> None:
     """Compare the training rows of two prepared sets: population stability, new and vanished ids, label rates."""

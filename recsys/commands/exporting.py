@@ -1,22 +1,20 @@
 """Command on a run that is to be served: export."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from recsys.console import JsonOption, RunArgument, app, out, print_json, print_metrics
+from recsys.commands.options import DtypeOption, JsonOption, RunArgument
+from recsys.console import app, out, print_json, print_metrics
 
 
-@app.command()
+@app.command(rich_help_panel="Serving")
 def export(
     run: RunArgument,
     to: Annotated[Path, typer.Option("--out", help="folder to write")],
-    dtype: Annotated[
-        Literal["fp32", "fp16", "fp8", "int8", "int4"],
-        typer.Option(help="of the tables; fp8, int8 and int4 have a scale a row"),
-    ] = "fp32",
+    dtype: DtypeOption = "fp32",
     width: Annotated[
         int | None, typer.Option("--pca", help="narrow wider rows to this width; a multiple of 4")
     ] = None,

@@ -5,7 +5,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from recsys.console import RUNS, JsonOption, RunsOption, app, bars, print_json, print_sheets
+from recsys.commands.options import (
+    RUNS,
+    JsonOption,
+    LevelOption,
+    PositionOption,
+    ReportOption,
+    RunsOption,
+    UserOption,
+)
+from recsys.console import app, bars, print_json, print_sheets
 from recsys_cython_ext.progress import Progress
 
 PolicyOption = Annotated[
@@ -34,12 +43,12 @@ RewardOption = Annotated[str | None, typer.Option(help="its column; default: rew
 PropensityOption = Annotated[
     str | None, typer.Option(help="its column; default: propensity, propensity_score, pscore")
 ]
-PositionOption = Annotated[str | None, typer.Option(help="place in a slate; default: position, if any")]
-UserOption = Annotated[
-    str | None, typer.Option(help="whose rows are dependent; default: user, user_id, if any")
-]
 RowIdOption = Annotated[str | None, typer.Option(help="default: row_id, else the number of the row")]
-LevelOption = Annotated[float, typer.Option(help="of the intervals")]
+
+
+def _columns(*names: str | None) -> dict[str, str | None]:
+    """Return the columns of a log by what they are, None where the user names none."""
+    return dict(zip(("action", "reward", "propensity", "position", "user", "row_id"), names, strict=True))
 
 
 def _kept(log: Path, policy: str | None, test_rows: bool) -> Any:
@@ -80,7 +89,7 @@ def _target(
     return uniform(logged) if policy == "uniform" else read_policy(Path(policy), logged)
 
 
-@app.command()
+@app.command(rich_help_panel="Judging")
 def ope(
     log: Annotated[Path, typer.Argument(help="logged actions, Parquet or CSV", show_default=False)],
     policy: PolicyOption = None,
@@ -120,7 +129,7 @@ def ope(
     ] = "normal",
     level: LevelOption = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="of folds and bootstrap")] = 0,
-    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("ope-report.html"),
+    report: ReportOption = Path("ope-report.html"),
     as_json: JsonOption = False,
 ) -> None:
     """Estimate what another policy would have earned on logged actions, or say why the log cannot tell."""
@@ -133,14 +142,7 @@ def ope(
         raise ValueError(
             "no policy to judge: give --policy uniform, --policy FILE, --policy RUN or --policy-log FILE"
         )
-    columns = {
-        "action": action,
-        "reward": reward,
-        "propensity": propensity,
-        "position": position,
-        "user": user,
-        "row_id": row_id,
-    }
+    columns = _columns(action, reward, propensity, position, user, row_id)
     logged = read_log(log, columns, where or (), _kept(log, policy, test_rows))
     own = None if policy_log is None else read_log(policy_log, columns, policy_where or ())
     with bars() as show:
@@ -173,7 +175,7 @@ def ope(
     print_sheets(ope_summary(result, truth), ope_sheets(result, truth), report)
 
 
-@app.command()
+@app.command(rich_help_panel="Judging")
 def replay(
     log: Annotated[Path, typer.Argument(help="actions drawn uniformly, Parquet or CSV", show_default=False)],
     policy: PolicyOption = None,
@@ -189,7 +191,7 @@ def replay(
     row_id: RowIdOption = None,
     level: LevelOption = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="of the draws of a policy that draws")] = 0,
-    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("replay-report.html"),
+    report: ReportOption = Path("replay-report.html"),
     as_json: JsonOption = False,
 ) -> None:
     """Replay a policy on uniformly logged actions: the mean reward of the rows where it chooses the logged one."""
@@ -200,14 +202,7 @@ def replay(
 
     if policy is None:
         raise ValueError("no policy to replay: give --policy FILE or --policy RUN")
-    columns = {
-        "action": action,
-        "reward": reward,
-        "propensity": propensity,
-        "position": position,
-        "user": user,
-        "row_id": row_id,
-    }
+    columns = _columns(action, reward, propensity, position, user, row_id)
     logged = read_log(log, columns, where or (), _kept(log, policy, test_rows))
     require_uniform(logged)  # before a run's predictions are made
     with bars() as show:

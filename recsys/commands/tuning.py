@@ -6,24 +6,20 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from recsys.console import (
+from recsys.commands.options import (
     PREPARED,
     RUNS,
+    AddressOption,
     ConfigArgument,
     DataOption,
     JsonOption,
     PreparedOption,
     RunsOption,
-    app,
-    bars,
-    out,
-    preparing,
-    print_json,
-    print_sheets,
 )
+from recsys.console import app, bars, out, preparing, print_json, print_sheets
 
 
-@app.command()
+@app.command(rich_help_panel="Training")
 def tune(
     config: ConfigArgument,
     trials: Annotated[
@@ -36,10 +32,7 @@ def tune(
         bool, typer.Option("--asha/--no-asha", help="stop trials that fall behind others of their age")
     ] = True,
     workers: Annotated[int | None, typer.Option(min=1, help="trials at once; default: one per core")] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="Ray cluster that sees the same folders; default: started on this machine"),
-    ] = None,
+    address: AddressOption = None,
     data: DataOption = None,
     prepared: PreparedOption = PREPARED,
     runs: RunsOption = RUNS,

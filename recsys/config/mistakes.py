@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
+RENAMED = {"search": "tuning", "shrink": "compression"}  # sections since 0.2
+
 
 class ConfigError(ValueError):
     """A configuration file that cannot be used; the message names file, key, value and remedy."""
@@ -22,6 +24,8 @@ def explain(root: type[BaseModel], where: str, error: Any) -> str:
     """Tell one mistake that pydantic found under `root` in a line: file, key's path, value, the nearest valid name."""
     keys, models = _walk(root, error["loc"])
     path = ".".join(keys)
+    if error["type"] == "extra_forbidden" and len(keys) == 1 and keys[0] in RENAMED:
+        return f"{where}: {path}: is called {RENAMED[path]!r} now: rename it, or run `recsys migrate {where}`"
     if error["type"] == "extra_forbidden":
         names = sorted({name for model in _walk(root, error["loc"][:-1])[1] for name in model.model_fields})
         near = difflib.get_close_matches(keys[-1], names, 1, 0.4)

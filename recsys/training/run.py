@@ -28,6 +28,7 @@ import torch.distributed as dist
 import yaml
 
 from recsys.config import ConfigError, ExperimentConfig, parse
+from recsys.config.migration import renamed
 from recsys.evaluation.diagnostics import effective_rank, information_abundance
 from recsys.evaluation.metrics import best_possible, evaluate
 from recsys.planning import plan_of
@@ -85,7 +86,7 @@ class Run:
         except (OSError, ValueError, yaml.YAMLError) as error:
             why = " ".join(str(error).split())
             raise ConfigError(f"{path}: damaged ({why}); delete the folder and train again") from None
-        return cls(path, parse(settings, str(path / "config.yaml")), metrics)
+        return cls(path, parse(renamed(settings), str(path / "config.yaml")), metrics)
 
     def predictions(self) -> pa.Table:
         """Test predictions: row_id, label, prediction, and user_id and truth where known."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from recsys.config import ExperimentConfig, parse
 from recsys.planning import TableReport, fields_of, plan_of, report_tables
@@ -18,6 +19,7 @@ from recsys_tables.distributed.sharding import local_shards
 from recsys_tables.engine.engine import engine_of
 from recsys_tables.planning.plan import BudgetError
 
+CPU = torch.device("cpu")
 Configure = Callable[..., ExperimentConfig]
 Report = Callable[..., tuple[ExperimentConfig, Rows, TableReport]]
 FEATURES = ("user_id", "item_id", "tags")
@@ -52,7 +54,7 @@ def report(configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> Re
         declared, settings = SCHEMES[scheme]
         config = configure(settings, tables={"scheme": scheme, "embedding_dim": 8} | declared | keys)
         train = rows_of(config, root)
-        return config, train, report_tables(config, train, ranks, sharding, optimizer)
+        return config, train, report_tables(config, train, ranks, sharding, optimizer, CPU)
 
     return make
 
@@ -192,6 +194,6 @@ def test_lists_that_are_all_empty_have_no_rates(log: Path, tmp_path: Path) -> No
         "model": {"name": "lr"},
     }
     config = parse(raw, "empty.yaml")
-    items, tags = report_tables(config, rows_of(config, tmp_path), 1, "auto", "rowwise_adagrad").features
+    items, tags = report_tables(config, rows_of(config, tmp_path), 1, "auto", "rowwise_adagrad", CPU).features
     assert (tags.ids, tags.observed.all_rows, tags.expected.all_rows) == (0, None, None)
     assert items.observed.other_features == 0

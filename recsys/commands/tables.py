@@ -1,4 +1,4 @@
-"""Command that makes tables small: compress."""
+"""Commands on the tables of an experiment: tables, compress."""
 
 from functools import partial
 from pathlib import Path
@@ -6,25 +6,60 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from recsys.console import (
+from recsys.commands.options import (
     PREPARED,
     RUNS,
+    AddressOption,
     ConfigArgument,
     DataOption,
     JobsOption,
     JsonOption,
+    OnOption,
     PreparedOption,
+    ReportOption,
     RunsOption,
-    app,
-    bars,
-    out,
-    preparing,
-    print_json,
-    print_sheets,
 )
+from recsys.console import app, bars, out, preparing, print_json, print_sheets, ready
 
 
-@app.command()
+@app.command(rich_help_panel="Tables")
+def tables(
+    config: ConfigArgument,
+    data: DataOption = None,
+    ranks: Annotated[int, typer.Option(min=1, help="processes the tables are sharded over")] = 1,
+    sharding: Annotated[
+        Literal["auto", "table_wise", "row_wise", "column_wise"],
+        typer.Option(help="how TorchRec places them"),
+    ] = "auto",
+    optimizer: Annotated[
+        Literal["rowwise_adagrad", "adagrad", "sgd", "adam"],
+        typer.Option(help="whose state is counted; column_wise needs an elementwise one"),
+    ] = "rowwise_adagrad",
+    on: OnOption = None,
+    prepared: PreparedOption = PREPARED,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the planned tables: rows and bytes by feature, collisions of training's ids, bytes by rank."""
+    from recsys.config import load
+    from recsys.planning import report_tables
+    from recsys.reports.tables import grids
+    from recsys.training.distributed import default_device
+    from recsys_pipelines.batches.loader import Rows
+
+    experiment = load(config, data)
+    with bars() as show:
+        found = ready(experiment, prepared, on, show)
+    found.verify()
+    report = report_tables(
+        experiment, Rows.load(found.path, "train"), ranks, sharding, optimizer, default_device()
+    )
+    if as_json:
+        return print_json(report.to_dict())
+    for grid in grids(report):
+        out.print(grid)
+
+
+@app.command(rich_help_panel="Tables")
 def compress(
     config: ConfigArgument,
     budget: Annotated[
@@ -43,15 +78,12 @@ def compress(
         int,
         typer.Option(min=1, help="genomes evaluated at once, as Ray tasks; 1: in this process, without Ray"),
     ] = 1,
-    address: Annotated[
-        str | None,
-        typer.Option(help="Ray cluster that sees the same folders; default: started on this machine"),
-    ] = None,
+    address: AddressOption = None,
     data: DataOption = None,
     prepared: PreparedOption = PREPARED,
     runs: RunsOption = RUNS,
     jobs: JobsOption = None,
-    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("compress-report.html"),
+    report: ReportOption = Path("compress-report.html"),
     as_json: JsonOption = False,
 ) -> None:
     """Make the tables of a config small: learn what to keep, search rows and widths, train, compare and export."""

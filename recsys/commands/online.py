@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from recsys.console import JsonOption, app, out, print_json, print_sheets
+from recsys.commands.options import JsonOption, LevelOption, PositionOption, ReportOption, UserOption
+from recsys.console import app, out, print_json, print_sheets
 
 
-@app.command()
+@app.command(rich_help_panel="Judging")
 def interleave(
     log: Annotated[
         Path,
@@ -21,15 +22,13 @@ def interleave(
     impression: Annotated[
         str | None, typer.Option(help="which list; default: impression, impression_id, session, session_id")
     ] = None,
-    position: Annotated[str | None, typer.Option(help="place in the list; default: position, rank")] = None,
+    position: PositionOption = None,
     item: Annotated[str | None, typer.Option(help="its column; default: item, item_id")] = None,
     team: Annotated[str | None, typer.Option(help="whose pick the item is; default: team, ranker")] = None,
     click: Annotated[str | None, typer.Option(help="its column, 0 or 1; default: click, label")] = None,
-    user: Annotated[
-        str | None, typer.Option(help="whose lists are dependent; default: user, user_id, if any")
-    ] = None,
-    level: Annotated[float, typer.Option(help="of the intervals")] = 0.95,
-    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("interleave-report.html"),
+    user: UserOption = None,
+    level: LevelOption = 0.95,
+    report: ReportOption = Path("interleave-report.html"),
     as_json: JsonOption = False,
 ) -> None:
     """Say which of two rankers users prefer, from lists that both drafted; status 1 when the draft was not fair."""
@@ -66,7 +65,7 @@ def interleave(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel="Judging")
 def abtest(
     assignments: Annotated[
         Path,
@@ -98,7 +97,7 @@ def abtest(
         float | None,
         typer.Option(help="least relative lift that matters, such as 0.02, to tell none from unknown"),
     ] = None,
-    report: Annotated[Path, typer.Option(help="HTML report to write")] = Path("abtest-report.html"),
+    report: ReportOption = Path("abtest-report.html"),
     as_json: JsonOption = False,
 ) -> None:
     """Judge an online A/B test from its assignment log; status 1 when its sample ratio is broken."""

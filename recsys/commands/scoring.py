@@ -1,0 +1,76 @@
+"""Commands on rows and a finished run: evaluate, predict."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recsys.commands.options import JsonOption, RunArgument
+from recsys.console import app, out, print_json, print_metrics
+
+
+@app.command(rich_help_panel="Judging")
+def evaluate(
+    run: RunArgument,
+    path: Annotated[
+        str | None, typer.Option("--data", help="a labelled file or URL; default: the run's own test rows")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score labelled rows with a run's checkpoint and print its metrics."""
+    import numpy as np
+
+    from recsys.evaluation.metrics import evaluate as measure
+    from recsys.serving.scoring import score_file, score_split, unknown_ids
+    from recsys.training.run import Run
+    from recsys_pipelines.quarantine import Quarantine
+
+    finished = Run.open(run)
+    quarantine = Quarantine(finished.config.data.quarantine_limit)
+    if path is None:
+        parts = [score_split(finished, "test")]
+    else:
+        parts = list(score_file(finished, path, labelled=True, quarantine=quarantine))
+    rows = sum(len(part) for part, _ in parts)
+    quarantine.check(rows + quarantine.count)
+    if rows == 0:
+        raise ValueError(f"{path}: holds no readable row")
+    users = None if parts[0][0].user is None else np.concatenate([part.user for part, _ in parts])
+    metrics = measure(
+        np.concatenate([part.label for part, _ in parts]),
+        np.concatenate([predictions for _, predictions in parts]),
+        groups=users,
+    )
+    metrics["quarantined"] = quarantine.count
+    unknown: Counter[str] = Counter()
+    for part, _ in parts:
+        unknown.update(unknown_ids(part))
+    metrics["unknown_ids"] = sum(unknown.values())
+    if as_json:
+        return print_json(metrics)
+    print_metrics({str(path or "test"): metrics})
+
+
+@app.command(rich_help_panel="Serving")
+def predict(
+    run: RunArgument,
+    path: Annotated[
+        str, typer.Argument(help="file or URL of the run's source format; labels are not needed")
+    ],
+    output: Annotated[Path, typer.Option("--out", help="Parquet file with row_id and prediction")] = Path(
+        "predictions.parquet"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Score the unlabelled rows of a file."""
+    from recsys.serving.scoring import predict_file
+    from recsys.training.run import Run
+
+    counts = predict_file(Run.open(run), path, output)
+    if as_json:
+        return print_json({"path": str(output), **counts})
+    out.print(
+        f"{output}: {counts['rows_in']:,} rows in = {counts['rows_scored']:,} scored "
+        f"+ {counts['quarantined']:,} quarantined; {sum(counts['unknown_ids'].values()):,} ids outside a vocabulary"
+    )

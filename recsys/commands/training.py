@@ -1,0 +1,112 @@
+"""Command on one run: train."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recsys.commands.options import (
+    PREPARED,
+    RUNS,
+    AddressOption,
+    ConfigArgument,
+    DataOption,
+    JsonOption,
+    OnOption,
+    PreparedOption,
+    RunsOption,
+)
+from recsys.console import app, bars, err, out, preparing, print_json, print_metrics, ready
+from recsys_cython_ext.progress import Progress
+
+
+@app.command(rich_help_panel="Training")
+def train(
+    config: ConfigArgument,
+    data: DataOption = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="overrides training.seed")] = None,
+    on: OnOption = None,
+    prepared: PreparedOption = PREPARED,
+    runs: RunsOption = RUNS,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="train on Ray, in so many processes; a divisor of 64")
+    ] = None,
+    address: AddressOption = None,
+    cpus_per_worker: Annotated[float, typer.Option(help="CPUs of each, as Ray counts them")] = 0.5,
+    wheel: Annotated[
+        Path | None,
+        typer.Option(help="this package as a wheel, for workers that have another version or none"),
+    ] = None,
+    max_failures: Annotated[
+        int, typer.Option(min=0, help="new starts from the last checkpoint after workers were lost")
+    ] = 3,
+    profile: Annotated[bool, typer.Option("--profile", help="write a trace of a few steps")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one run and evaluate it on the test rows; a finished run is shown as it is."""
+    from recsys.config import load
+    from recsys.training.distributed import require_one_process
+    from recsys.training.loop import Watch
+    from recsys.training.run import train as run_train
+
+    require_one_process()  # before data are prepared
+    experiment = load(config, data)
+    if seed is not None:
+        experiment = experiment.replace({"training.seed": seed})
+    rate = ""
+    with bars() as show:
+
+        def progress(stage: str, finished: int, of: int | None, detail: str = "", /) -> None:
+            nonlocal rate
+            rate = detail
+            show(stage, finished, of, detail)
+
+        def report(entry: dict[str, Any]) -> None:
+            err.print(
+                f"epoch {entry['epoch']:.2f}  train loss {entry['train_loss']:.4f}  "
+                f"validation AUC {entry['validation_auc']:.4f}  logloss {entry['validation_logloss']:.5f}  {rate}",
+                soft_wrap=True,
+            )
+
+        watch = Watch(report, progress, lambda text: err.print(text, style="yellow", soft_wrap=True))
+        if workers is None and address is None:
+            if wheel is not None:
+                raise ValueError("--wheel is for the workers of a Ray job: give --workers too")
+            run = run_train(experiment, ready(experiment, prepared, on, show), runs, watch, profile)
+        else:
+            asked = (workers or 1, cpus_per_worker, address, wheel, max_failures)
+            run = _train_on_ray(experiment, prepared, on, runs, asked, show, watch, profile)
+    if as_json:
+        return print_json({"path": str(run.path), **run.metrics})
+    out.print(f"[bold]{run.path}[/bold]  {run.metrics['bytes']['total']:,} bytes of tables")
+    print_metrics({"validation": run.metrics["validation"], "test": run.metrics["test"]})
+
+
+def _train_on_ray(
+    experiment: Any,
+    prepared: Path,
+    on: Path | None,
+    runs: Path,
+    asked: tuple[Any, ...],
+    show: Progress,
+    watch: Any,
+    profile: bool,
+) -> Any:
+    """Prepare what is missing and train, in one session of Ray; `asked` are the fields of `Workers`."""
+    try:
+        from recsys.training.ray_job import Workers, session, train_on_ray
+    except ImportError:
+        raise ValueError(
+            "--workers and --address need Ray: pip install 'recsys-embedding-tables[ray]'"
+        ) from None
+    from recsys_pipelines.preparation.on_ray import RayData
+    from recsys_pipelines.preparation.prepare import prepare
+
+    workers = Workers(*asked)
+    with session(workers):
+        if on is None:
+            runner = RayData(workers.count)
+            found = prepare(experiment.data, experiment.features, prepared, preparing(show), runner=runner)
+        else:
+            found = ready(experiment, prepared, on, show)
+        return train_on_ray(experiment, found, runs, workers, watch, profile)
