@@ -231,7 +231,8 @@ def _train_without(
     file = folder / ("others.csv" if contexts.text else "others.parquet")
     for other in contexts.beside:
         if not (folder / other.name).exists():
-            shutil.copy2(other, folder / other.name)
+            with new_path(folder / other.name) as partial:
+                shutil.copy2(other, partial)
     if not file.exists():  # written once: its time is part of what a preparation depends on
         frame = read_table(path, text=contexts.text)[contexts.log.numbers[~held]]
         _save(frame, file)

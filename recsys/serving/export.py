@@ -7,6 +7,7 @@
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from recsys.evaluation.metrics import evaluate, recalibrate
 from recsys.models import InBfloat16, build
 from recsys.planning import fields_of, plan_of
 from recsys.training.run import Run
-from recsys_cython_ext.files import file_digest
+from recsys_cython_ext.files import file_digest, lock_of, locked
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features
 from recsys_pipelines.preparation.prepared import Prepared
@@ -52,8 +53,14 @@ def export(run: Run, out: Path, dtype: Dtype, width: int | None = None) -> Artef
         "dtype": dtype,
         "pca_width": width,
     }
-    if out.exists():
-        return _same(out, about)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock_of(out)):
+        return _same(out, about) if out.exists() else _write(run, saved, out, dtype, width, about)
+
+
+def _write(
+    run: Run, saved: Checkpoint, out: Path, dtype: Dtype, width: int | None, about: Mapping[str, Any]
+) -> Artefact:
     features = Features.load(run.path / "features")
     plan = plan_of(run.config, features)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import fsspec
 
+from recsys_cython_ext.files import new_folder
+
 MANIFEST = "manifest.json"
 CHECKPOINT = "steps-"  # what the names of checkpoints begin with; nothing else at the URL is ours
 
@@ -39,12 +41,9 @@ class Mirror:
 
     def download(self, name: str, root: Path) -> None:
         """Copy a checkpoint to a folder of that name below `root`, which gets its name when it is whole."""
-        partial = root / f"{name}.tmp"
-        partial.mkdir(parents=True, exist_ok=True)
-        with self._asked():
+        with new_folder(root / name) as partial, self._asked():
             for path in self._fs.ls(f"{self._root}/{name}", detail=False):
                 self._fs.get_file(path, str(partial / str(path).rsplit("/", 1)[-1]))
-        partial.replace(root / name)
 
     def keep(self, names: Collection[str]) -> None:
         """Remove all other checkpoints, and what interrupted copies left."""

@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from recsys.config import ConfigError, ExperimentConfig
 from recsys.training.loop import Watch
+from recsys_cython_ext.files import new_file
 
 UNTRACED = 7  # batches before those traced, the last two of them to warm the profiler up
 TRACED = schedule(wait=UNTRACED - 2, warmup=2, active=5, repeat=1)
@@ -62,7 +63,7 @@ def profiled(file: Path, watch: Watch) -> Iterator[Watch]:
 
     def write(profiler: Any) -> None:
         profiler.export_chrome_trace(str(plain))
-        with plain.open("rb") as source, gzip.open(file, "wb") as target:
+        with plain.open("rb") as source, new_file(file) as whole, gzip.open(whole, "wb") as target:
             shutil.copyfileobj(source, target)
         plain.unlink()
 
