@@ -65,9 +65,7 @@ def read_manifest(path: Path, model: type[Model], versions: Mapping[str, int], a
             raise DamagedFile(f"{path}: damaged: its checksum is wrong")
         for name, mine in versions.items():
             if type(found := value.get(name)) is not int:
-                raise DamagedFile(
-                    f"{path}: damaged, or not written by this program: it lacks the key {name!r}"
-                )
+                raise DamagedFile(f"{path}: damaged, or of another version: it lacks the key {name!r}")
             if found != mine:
                 cure = "update this program" if found > mine else again
                 raise OtherVersion(f"{path}: {name} {found}, but this program reads {mine}; {cure}")

@@ -28,7 +28,7 @@ from recsys_cython_ext import MISSING_ID, string_ids
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.config import CategoricalConfig
 from recsys_pipelines.features import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, Buckets, Categorical
-from recsys_pipelines.preparation.prepared import Prepared
+from recsys_pipelines.preparation.prepared import ManifestError, Prepared
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import open_source
 from recsys_pipelines.sources.base import SourceError
@@ -118,10 +118,13 @@ def run_slicings(runs: Sequence[Run], wanted: Sequence[str], row_ids: pa.Array) 
 
 
 def run_times(run: Run, row_ids: pa.Array) -> np.ndarray | None:
-    """Time of each paired row; None where the run's data name none, or where the prepared set is gone."""
-    if run.config.data.time is None or not Path(run.metrics["prepared"]).exists():
+    """Return the time of each paired row; None where the data name none, or the prepared set is gone or of 0.1."""
+    if run.config.data.time is None:
         return None
-    return TestRows(run, row_ids).time
+    try:
+        return TestRows(run, row_ids).time
+    except ManifestError:
+        return None
 
 
 def _slicing(arms: Sequence[TestRows], name: str) -> Slicing:

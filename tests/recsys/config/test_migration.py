@@ -11,6 +11,7 @@ from recsys.cli import app
 from recsys.config import ConfigError, load
 from recsys.config.migration import migrated, renamed
 from recsys.training.run import Run
+from recsys_cython_ext.files import write_json
 
 from ..conftest import Configure
 
@@ -83,8 +84,10 @@ def test_a_run_of_0_1_is_opened_and_its_predictions_are_read(run: Run, tmp_path:
     for new, section in (("tuning", "search"), ("compression", "shrink")):
         settings[section] = settings.pop(new)
     (old / "config.yaml").write_text(yaml.safe_dump(settings))
-    for name in ("metrics.json", "predictions.parquet"):
-        (old / name).write_bytes((run.path / name).read_bytes())
+    (old / "predictions.parquet").write_bytes((run.path / "predictions.parquet").read_bytes())
+    prepared = tmp_path / "prepared-by-0.1"
+    write_json({"format_version": 2, "hash_version": 1, "shards": {}}, prepared / "manifest.json")
+    write_json({**run.metrics, "prepared": str(prepared)}, old / "metrics.json")
     assert Run.open(old).config == run.config
     assert Run.open(old).predictions() == run.predictions()
     result = CliRunner().invoke(
