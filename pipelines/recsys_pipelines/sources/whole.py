@@ -67,11 +67,11 @@ class WholeFile:
         return pa.table({name: self._plain(name, table[name]) for name in names})
 
     def place(self, row: int) -> str:
-        """Say where a row stands, for messages."""
-        return place_of(str(self.path), self.text, row)
+        """Say where a row stands: its number from 0 without the header, and its line in a text file."""
+        return f"{self.path}: row {row}" + (f" (line {row + FIRST_LINE})" if self.text else "")
 
-    def numbers(self, name: str, column: pa.Array) -> pa.Array:
-        """Turn a column that `read` returned into float64, with null where it is missing.
+    def numbers(self, name: str, column: pa.Array, cure: str = "write it as 12 or 0.5") -> pa.Array:
+        """Turn a column that `read` returned into float64, with null where it is missing. `cure` ends the message.
 
         Errors (ValueError): a text that is no number, or a column of another type, by row and value.
         """
@@ -83,10 +83,7 @@ class WholeFile:
         lost = pc.and_(column.is_valid(), found.is_null())
         if lost.true_count:
             row = pc.index(lost, True).as_py()
-            raise SourceError(
-                f"{self.place(row)}: {name} is {column[row].as_py()!r}, not a number: write it as 12 or 0.5, and leave "
-                "the cell empty where it is missing"
-            )
+            raise SourceError(f"{self.place(row)}: {name} is {column[row].as_py()!r}, not a number: {cure}")
         return found
 
     def _plain(self, name: str, column: pa.ChunkedArray) -> pa.Array:
@@ -107,11 +104,6 @@ class WholeFile:
             pieces.append(values)
             row += len(chunk)
         return pa.concat_arrays(pieces) if len(pieces) != 1 else pieces[0]
-
-
-def place_of(source: str, text: bool, row: int) -> str:
-    """Say where a row of a file stands: its number from 0 without the header, and its line in a text file."""
-    return f"{source}: row {row}" + (f" (line {row + FIRST_LINE})" if text else "")
 
 
 def numbers_of(column: pa.Array) -> pa.Array | None:
