@@ -215,7 +215,9 @@ def _variants(log: pl.DataFrame, column: str, control: str | None) -> tuple[str,
     if control is not None and control not in names:
         raise ValueError(f"no variant is called {control!r}{_did_you_mean(control, names)}")
     if len(names) < 2:
-        raise ValueError(f"{column} holds one variant only ({names[0]}): there is nothing to compare it with")
+        raise ValueError(
+            f"{column} holds one variant only ({printed(names[0])}): there is nothing to compare it with"
+        )
     if control is None:
         usual = [name for known in CONTROL_NAMES for name in names if name.casefold() == known]
         control = usual[0] if usual else names[0]
@@ -237,3 +239,9 @@ def _check_denominator(log: pl.DataFrame, target: Target, user: str) -> None:
 def held(column: str) -> str:
     """Name of a metric or covariate inside: no column of the log can clash with the others."""
     return f"value of {column}"
+
+
+def printed(variant: str) -> str:
+    """The name of a variant as it is printed: in quotes where blanks or invisible characters would not be seen."""
+    plain = variant == variant.strip() != "" and variant.isprintable()
+    return variant if plain else repr(variant)
