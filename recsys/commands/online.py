@@ -102,7 +102,8 @@ def abtest(
 ) -> None:
     """Judge an online A/B test from its assignment log; status 1 when its sample ratio is broken."""
     from recsys.evaluation.online.experiment import analyse, expected_shares
-    from recsys.evaluation.online.log import Target, read_assignments
+    from recsys.evaluation.online.log import Target
+    from recsys.policies.assignment_log import read_assignments
     from recsys.reports.online import online_json, online_sheets, summary, verdicts, write_online_report
 
     targets = [Target(name) for name in metric or []]

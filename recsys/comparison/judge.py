@@ -114,7 +114,7 @@ def judge(arms: Mapping[str, Sequence[Predictions]], options: Options = Options(
     _check_columns(options, runs)
     extra = () if runs else _columns_of(options)
     paired = pair(
-        {name: tables(seeds, options.columns, extra) for name, seeds in arms.items()},
+        {name: tables(seeds, options.columns, extra, options.time) for name, seeds in arms.items()},
         {name: [predictions.source for predictions in seeds] for name, seeds in arms.items()},
         extra,
     )

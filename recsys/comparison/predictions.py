@@ -1,10 +1,11 @@
-"""Predictions to compare: finished runs, and Parquet or CSV files of anybody's model.
+"""Predictions to compare: finished runs, and files of anybody's model in any format that the table source reads.
 
 An argument is `[NAME=]PATH`. A folder is a run, or holds runs `seed-*`, all of one arm; a run is called by its
 configuration's name, a file by its own without the ending. Arguments of one name are seeds of one arm.
 
 Columns of a file: row_id, label, prediction, and user_id where rows of one user are dependent; each may have another
-name in the file (`Columns`). Further columns are read only where slices or the time ask for them.
+name in the file (`Columns`). Further columns are read only where slices or the time ask for them. Of a text file, labels,
+predictions and the time are read as what they must be, and all else stays text: 01 is another id than 1.
 """
 
 import re
@@ -14,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
+
+from recsys.comparison.slicing import times_of
+from recsys_pipelines.sources.table import ENDINGS
+from recsys_pipelines.sources.whole import WholeFile, bare_name
 
 if TYPE_CHECKING:
     from recsys.training.run import Run  # at run time only where a folder is named, for it brings torch
 
-PARQUET = re.compile(r"\.(parquet|pq)$", re.IGNORECASE)
-CSV = re.compile(r"\.csv(\.gz|\.zst|\.bz2)?$", re.IGNORECASE)
 CONFIG = re.compile(r"\.ya?ml$", re.IGNORECASE)
 
 
@@ -115,43 +116,47 @@ def find_arms(arguments: Sequence[str]) -> dict[str, list[Predictions]]:
     return arms
 
 
-def tables(seeds: Sequence[Predictions], columns: Columns, extra: Sequence[str]) -> Iterator[pa.Table]:
-    """The tables of an arm, each read when it is its turn."""
+def tables(
+    seeds: Sequence[Predictions], columns: Columns, extra: Sequence[str], time: str | None = None
+) -> Iterator[pa.Table]:
+    """The tables of an arm, each read when it is its turn, with the column `time` as whole numbers or timestamps.
+
+    Errors (ValueError): as `Predictions.read`; a time that cannot be told.
+    """
     for predictions in seeds:
-        yield predictions.read(columns, extra)
+        table = predictions.read(columns, extra)
+        if time in table.column_names:
+            try:
+                times = times_of(str(time), table[time].combine_chunks())
+            except ValueError as error:
+                raise ValueError(f"{predictions.source}: {error}") from None
+            table = table.set_column(table.column_names.index(time), time, times)
+        yield table
 
 
 def read_predictions(path: Path, columns: Columns, extra: Sequence[str] = ()) -> pa.Table:
-    """Read the columns that are wanted of a Parquet or CSV file, as row_id, label, prediction, user_id, then `extra`."""
+    """Read the columns that are wanted of a file, as row_id, label, prediction, user_id, then `extra`.
+
+    Errors (ValueError): as those of `WholeFile`; a column that is absent or stands twice.
+    """
+    file = WholeFile(path)
     wanted = {"row_id": columns.row_id, "label": columns.label, "prediction": columns.prediction}
-    try:
-        present = _names(path)
-        wanted |= _user(columns, present, path)
-        options = {
-            "row_id": "--row-id",
-            "label": "--label",
-            "prediction": "--prediction",
-            "user_id": "--user",
-        }
-        for role, name in wanted.items():
-            if present.count(name) != 1:
-                fault = "has no column" if name not in present else "has more than one column"
-                raise ValueError(
-                    f"{path}: {fault} {name!r}, but {', '.join(present)}; name the column of the {role} with "
-                    f"{options[role]}"
-                )
-        wanted |= {name: name for name in extra if present.count(name) == 1 and name not in wanted}
-        needed = list(dict.fromkeys(wanted.values()))
-        if PARQUET.search(path.name):
-            table = pq.read_table(path, columns=needed, pre_buffer=False)  # else the file is in memory, too
-        else:
-            table = _read_csv(path, needed, columns.prediction)
-    except (pa.ArrowException, OSError) as error:
-        why = " ".join(str(error).split())
-        raise ValueError(f"{path}: cannot be read: {why}") from None
-    if table.num_rows == 0:
-        raise ValueError(f"{path}: holds no rows")
-    return pa.Table.from_arrays([table[name] for name in wanted.values()], names=list(wanted))
+    if columns.user is not None or "user_id" in file.names:
+        wanted["user_id"] = columns.user or "user_id"
+    options = {"row_id": "--row-id", "label": "--label", "prediction": "--prediction", "user_id": "--user"}
+    for role, name in wanted.items():
+        if file.names.count(name) != 1:
+            fault = "has no column" if name not in file.names else "has more than one column"
+            raise ValueError(
+                f"{path}: {fault} {name!r}, but {', '.join(file.names)}; name the column of the {role} with {options[role]}"
+            )
+    wanted |= {name: name for name in extra if file.names.count(name) == 1 and name not in wanted}
+    table = file.read(list(dict.fromkeys(wanted.values())))
+    found = {role: table[name] for role, name in wanted.items()}
+    if file.text:
+        for role, cure in (("label", "write 0 or 1"), ("prediction", "write a probability such as 0.25")):
+            found[role] = file.numbers(wanted[role], found[role].combine_chunks(), cure)
+    return pa.table(found)
 
 
 def _found(path: Path) -> list[tuple[str, Predictions]]:
@@ -166,10 +171,10 @@ def _found(path: Path) -> list[tuple[str, Predictions]]:
         return [(run.config.name, Predictions.of(run)) for run in runs]
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder")
-    for ending in (PARQUET, CSV):
-        if ending.search(path.name):
-            return [(ending.sub("", path.name), Predictions(path))]
-    raise ValueError(f"{path}: neither a run folder nor a file .parquet, .pq, .csv or .csv.gz")
+    name = bare_name(path)
+    if name is None:
+        raise ValueError(f"{path}: neither a run folder nor a file {ENDINGS}")
+    return [(name, Predictions(path))]
 
 
 def _check_seeds(name: str, seeds: Sequence[Predictions]) -> None:
@@ -183,32 +188,4 @@ def _check_seeds(name: str, seeds: Sequence[Predictions]) -> None:
     if len(settings) > 1 or len({run.config.training.seed for run in runs}) < len(runs):
         raise ValueError(
             f"{name}: these runs differ in more than their seed, or share one: name them apart, NAME=PATH"
-        )
-
-
-def _names(path: Path) -> list[str]:
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: is empty")
-    if PARQUET.search(path.name):
-        return pq.read_schema(path).names
-    rest = pacsv.ParseOptions(invalid_row_handler=lambda _: "skip")  # told when it is read, with its number
-    with pacsv.open_csv(path, parse_options=rest) as reader:
-        return reader.schema.names
-
-
-def _user(columns: Columns, present: Sequence[str], path: Path) -> dict[str, str]:
-    if columns.user is not None:
-        return {"user_id": columns.user}
-    return {"user_id": "user_id"} if "user_id" in present else {}
-
-
-def _read_csv(path: Path, needed: list[str], prediction: str) -> pa.Table:
-    convert = pacsv.ConvertOptions(
-        include_columns=needed, column_types={prediction: pa.float64()}, strings_can_be_null=True
-    )
-    try:
-        return pacsv.read_csv(path, convert_options=convert)
-    except pa.ArrowInvalid:  # in one thread the message has the number of the line
-        return pacsv.read_csv(
-            path, read_options=pacsv.ReadOptions(use_threads=False), convert_options=convert
         )

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from recsys.evaluation.arms.slices import Slicing
+from recsys.evaluation.days import written_times
+from recsys_pipelines.sources.whole import numbers_of
 
 MOST_VALUES = 10  # that get a slice of their own, the most frequent,
 FEW_VALUES = 20  # unless there are so few that all do; numbers with more are cut at deciles
@@ -30,17 +33,35 @@ UNITS = (
 
 
 def by_column(dimension: str, values: pa.Array) -> Slicing:
-    """Slices of any column [n], nulls allowed: times by day, numbers of many values by decile, others by value."""
+    """Slices of any column [n], nulls allowed: times by day, numbers of many values by decile, others by value.
+
+    Text stays text, so that 01 and 1 are two slices, but for numbers with fractions, which no id has.
+    """
     if pt.is_nested(values.type):
         raise ValueError(
             f"slices by {dimension}: its values are {values.type}, and a row may be in one slice only"
         )
     if pt.is_temporal(values.type):
         return by_time(dimension, *time_numbers(dimension, values))
-    number = pt.is_integer(values.type) or pt.is_floating(values.type)
-    if number and pc.count_distinct(values).as_py() > FEW_VALUES:
+    if pt.is_large_string(values.type) and _many(values):
+        values = _fractions(values)
+    if (pt.is_integer(values.type) or pt.is_floating(values.type)) and _many(values):
         return by_decile(dimension, values.cast(pa.float64()).to_numpy(zero_copy_only=False))
     return by_value(dimension, values)
+
+
+def _many(values: pa.Array) -> bool:
+    return bool(pc.count_distinct(values).as_py() > FEW_VALUES)
+
+
+def _fractions(texts: pa.Array) -> pa.Array:
+    """float64 of texts that are all numbers, of which some have a fraction; the texts themselves otherwise."""
+    numbers = numbers_of(texts)
+    if numbers is None or numbers.null_count > texts.null_count:
+        return texts
+    finite = pc.is_finite(numbers)
+    fraction = pc.not_equal(numbers, pc.floor(numbers))
+    return numbers if pc.all(finite).as_py() and pc.any(fraction).as_py() else texts
 
 
 def by_value(dimension: str, values: pa.Array) -> Slicing:
@@ -138,6 +159,21 @@ def by_novelty(dimension: str, counts: np.ndarray, exact: bool) -> Slicing:
     return Slicing(dimension, (unseen, "known"), (counts > 0).astype(np.intp))
 
 
+def times_of(name: str, values: pa.Array) -> pa.Array:
+    """A column of dates, times or integers as timestamps in microseconds, or as int64; text is read by `written_times`.
+
+    Errors (ValueError): a type that is no time, a text that is neither a date with the year first nor a whole number.
+    """
+    if pt.is_large_string(values.type) or pt.is_string(values.type):
+        column = written_times(pl.Series(name, pl.from_arrow(values), dtype=pl.String)).to_arrow()
+        return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pt.is_date(values.type) or pt.is_timestamp(values.type):
+        return values.cast(pa.timestamp("us"), safe=False)
+    if pt.is_integer(values.type):
+        return values.cast(pa.int64())
+    raise ValueError(f"{name} is {values.type}: a time is a date, a timestamp or a whole number")
+
+
 def time_numbers(name: str, values: pa.Array) -> tuple[np.ndarray, int | None]:
     """Whole numbers [n] of a column of dates, times or integers, and how many are a second: of a time microseconds since
     1970; None of integers, which do not say.
@@ -146,11 +182,8 @@ def time_numbers(name: str, values: pa.Array) -> tuple[np.ndarray, int | None]:
         raise ValueError(
             f"{name} is missing at row {pc.index(values.is_null(), True).as_py()}: a time is needed"
         )
-    if pt.is_date(values.type) or pt.is_timestamp(values.type):
-        return values.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_numpy(), 10**6
-    if pt.is_integer(values.type):
-        return values.cast(pa.int64()).to_numpy(), None
-    raise ValueError(f"{name} is {values.type}: a time is a date, a timestamp or a whole number")
+    times = times_of(name, values)
+    return times.cast(pa.int64()).to_numpy(), 10**6 if pt.is_timestamp(times.type) else None
 
 
 def _days(times: np.ndarray, scale: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Read logs of interleaved lists: Parquet or CSV, a row for each shown item, columns named or guessed.
+"""Read logs of interleaved lists, in any format of the table source: a row for each shown item, columns named or guessed.
 
 impression (or session), position, item, team, click, and where there is such: user (impressions of one are dependent)
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from recsys.evaluation.off_policy.data import sorted_codes
 from recsys.evaluation.online.interleaving import InterleavedLog
 from recsys.policies.log import NUMBER, column_named, numbers_of, read_table, refuse_missing
 
@@ -38,8 +39,6 @@ def read_interleaved(
         role: column_named(frame, role, (columns or {}).get(role), path, GUESSES, REQUIRED)
         for role in GUESSES
     }
-    if not len(frame):
-        raise ValueError(f"{path.name}: has no rows")
     used = {role: frame[name] for role, name in names.items() if name is not None}
     rows = np.arange(len(frame))
     for column in used.values():
@@ -58,7 +57,7 @@ def read_interleaved(
                 f"{used[role][row[NUMBER]]} twice: a list has one item at each place, and each item once"
             )
     team_codes, team_names = _teams(frame["team"].cast(pl.String), teams, path, str(names["team"]))
-    impressions = np.unique(used["impression"].to_numpy(), return_inverse=True)[1]
+    impressions = sorted_codes(used["impression"].to_numpy())[1]
     if not impressions.any():
         raise ValueError(f"{path.name}: has one impression only: no error can be estimated, use more lists")
     places, position_codes = np.unique(positions, return_inverse=True)
@@ -110,7 +109,7 @@ def _users(
     frame: pl.DataFrame, impressions: np.ndarray, path: Path, names: Mapping[str, str | None]
 ) -> np.ndarray:
     """Code of each impression's user [I]."""
-    users = np.unique(frame["user"].to_numpy(), return_inverse=True)[1]
+    users = sorted_codes(frame["user"].to_numpy())[1]
     if not users.any():
         raise ValueError(
             f"{path.name}: all rows have one {names['user']}: nothing can be said of others, use a log of more users"

@@ -1,7 +1,10 @@
-"""Read logs of bandits and files of target policies: Parquet or CSV, columns named or guessed.
+"""Read logs of bandits and files of target policies, in any format of the table source; columns named or guessed.
 
 log     action, reward, propensity, and where there are such: position, user (rows of one are dependent), row_id
 policy  row_id, probability (of the logged action), and where known one column per action, named like the action
+
+Actions, positions, users and row ids of a text file are text, and those of two files are the same where their text is: the
+integer 1 of Parquet is the 1 of a CSV file, and 01 is another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +14,8 @@ import numpy as np
 import polars as pl
 
 from recsys.evaluation.off_policy.data import Log, Target, bandit_log, probabilities
+from recsys_pipelines.sources.table import TEXT, ending
+from recsys_pipelines.sources.whole import WholeFile
 
 GUESSES: dict[str, tuple[str, ...]] = {
     "action": ("action", "item_id"),
@@ -86,6 +91,7 @@ def read_policy(path: Path, log: Log) -> Target:
         raise ValueError(
             f"{path.name}: has columns {frame.columns}: needs row_id, and probability or actions"
         )
+    refuse_missing(frame["row_id"], np.arange(len(frame)), path.name)
     repeated = frame.filter(pl.col("row_id").is_duplicated())
     if len(repeated):
         raise ValueError(
@@ -120,21 +126,16 @@ def read_policy(path: Path, log: Log) -> Target:
     return probabilities(log, logged, table, name=path.name)
 
 
-def read_table(path: Path, *, text: bool = False) -> pl.DataFrame:
-    """Read a Parquet or CSV file; with `text`, what a CSV holds stays the text it is. Errors (ValueError): no such file."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; give a Parquet or CSV file")
-    try:
-        if is_text(path):
-            return pl.read_csv(path, infer_schema=not text, infer_schema_length=None)
-        return pl.read_parquet(path)
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path}: neither Parquet nor CSV can be read from it: {error}") from None
+def read_table(path: Path) -> pl.DataFrame:
+    """Read every column of a file, as text where it is a text file. Errors (ValueError): as those of `WholeFile`."""
+    frame = pl.from_arrow(WholeFile(path).read())
+    assert isinstance(frame, pl.DataFrame)
+    return frame
 
 
 def is_text(path: Path) -> bool:
-    """Whether the name is that of a CSV file."""
-    return path.suffix.lower() in (".csv", ".txt", ".gz")
+    """Whether the name is that of a text file."""
+    return ending(path) in TEXT
 
 
 def _filtered(frame: pl.DataFrame, where: Sequence[str], path: Path) -> pl.DataFrame:
@@ -177,12 +178,16 @@ def column_named(
 
 
 def numbers_of(column: pl.Series, numbers: np.ndarray, source: str) -> np.ndarray:
-    """A column as float64 without missing values or text."""
+    """A column as float64 without missing values or text; `numbers` are those of its rows in `source`."""
     refuse_missing(column, numbers, source)
+    if not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.String)):
+        raise ValueError(f"{source}: {column.name} is {column.dtype}, not a number: convert the column")
     cast = column.cast(pl.Float64, strict=False)
     if cast.null_count():
         i = int(cast.is_null().arg_max() or 0)
-        raise ValueError(f"{source}: row {numbers[i]}: {column.name} is {column[i]!r}, not a number")
+        raise ValueError(
+            f"{source}: row {numbers[i]}: {column.name} is {column[i]!r}, not a number: write it as 12 or 0.5"
+        )
     return cast.to_numpy()
 
 

@@ -80,7 +80,7 @@ def read_contexts(config: ExperimentConfig, path: Path, log: Log) -> Contexts:
             raise ConfigError(
                 f"{config.name}: a feature reads {log.columns[role]!r}, the {role}, which is {why}: leave it out"
             )
-    frame = read_table(path, text=is_text(path))[log.numbers]
+    frame = read_table(path)[log.numbers]
     fixed = {action, log.columns["position"], log.columns["user"]}
     kept = [name for name in frame.columns if name in read | fixed]
     attributes = [name for name in kept if name not in fixed and _goes_with(frame, action, name)]
@@ -234,7 +234,7 @@ def _train_without(
             with new_path(folder / other.name) as partial:
                 shutil.copy2(other, partial)
     if not file.exists():  # written once: its time is part of what a preparation depends on
-        frame = read_table(path, text=contexts.text)[contexts.log.numbers[~held]]
+        frame = read_table(path)[contexts.log.numbers[~held]]
         _save(frame, file)
     config = config.model_copy(update={"data": config.data.model_copy(update={"path": file})})
     prepared = prepare(

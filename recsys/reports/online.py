@@ -1,5 +1,7 @@
 """What `recsys abtest` shows: tables for a terminal, and a self-contained HTML file with pictures."""
 
+from collections import defaultdict
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from recsys.evaluation.online.experiment import Effect, OnlineTest
+from recsys.evaluation.online.log import printed
 from recsys.reports.page import Picture, png, write_html
 from recsys.reports.sheet import Sheet
 
@@ -37,14 +40,17 @@ def online_json(test: OnlineTest) -> dict[str, Any]:
 
 
 def summary(test: OnlineTest) -> str:
-    """Say in a sentence or two how the whole test ended."""
+    """Say in a few sentences how the whole test ended."""
+    test, alike = _printed(test), _alike(test)
     ratio = test.sample_ratio
     if not ratio.passed:
         seen = ", ".join(f"{name} {count:,}" for name, count in ratio.users.items())
         wanted = ":".join(f"{share:.4g}" for share in ratio.expected.values())
+        empty = "".join(f"{name} has 0 users. " for name, count in ratio.users.items() if count == 0)
         return (
-            f"No verdict: the users split as {seen}, which is not {wanted} (chi-square p = {ratio.p_value:.2g}). "
+            f"No verdict: the users split as {seen}, which is not {wanted} (chi-square p = {ratio.p_value:.2g}). {empty}"
             "Users are missing from a variant, or assigned otherwise than planned: find out why before reading any metric."
+            f"{alike}"
         )
     counts = {word: [e for e in test.effects if _word(e) == word] for word in COLORS}
     names = {
@@ -61,16 +67,18 @@ def summary(test: OnlineTest) -> str:
         if len(test.effects) > 1
         else "one look"
     )
-    return f"Against {test.control}: {'; '.join(parts)} ({how})."
+    return f"Against {test.control}: {'; '.join(parts)} ({how}).{alike}"
 
 
 def verdicts(test: OnlineTest) -> list[str]:
     """One sentence per metric and variant; none where the sample ratio failed."""
+    test = _printed(test)
     return [_sentence(effect, test) for effect in test.effects]
 
 
 def online_sheets(test: OnlineTest) -> list[Sheet]:
     """Sample ratio; then what the test could find, what it found, and the path over days."""
+    test = _printed(test)
     ratio = test.sample_ratio
     total = sum(ratio.users.values())
     sheets = [
@@ -134,10 +142,41 @@ def online_pictures(test: OnlineTest) -> list[Picture]:
     """Lift with interval for each metric and variant; the sequence over days."""
     if not test.effects:
         return []
+    test = _printed(test)
     pictures = [_effects_picture(test)]
     if test.days:
         pictures.append(_paths_picture(test))
     return pictures
+
+
+def _printed(test: OnlineTest) -> OnlineTest:
+    """The same test with its variants' names as they are printed."""
+    ratio = test.sample_ratio
+    return replace(
+        test,
+        control=printed(test.control),
+        sample_ratio=replace(
+            ratio,
+            users={printed(name): count for name, count in ratio.users.items()},
+            expected={printed(name): share for name, share in ratio.expected.items()},
+        ),
+        effects=tuple(
+            replace(effect, variant=printed(effect.variant), control=printed(effect.control))
+            for effect in test.effects
+        ),
+    )
+
+
+def _alike(test: OnlineTest) -> str:
+    """A sentence for each group of variants whose names differ in blanks alone."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in test.sample_ratio.users:
+        groups["".join(name.split())].append(printed(name))
+    return "".join(
+        f" {' and '.join(names)} differ in blanks alone and are counted apart: correct the log if they are one."
+        for names in groups.values()
+        if len(names) > 1
+    )
 
 
 def _word(effect: Effect) -> str:

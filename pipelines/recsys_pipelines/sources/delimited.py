@@ -1,4 +1,4 @@
-"""Delimited text, plain or compressed (.gz, .zst): one row is one line, and every field is a string.
+"""Delimited text, plain or compressed (.gz, .zst, .bz2): one row is one line, and every field is a string.
 
 Lines are cut here; fields too, or by Arrow where there are quotes. A quoted field cannot run over the end of its
 line: allowing it would let one stray quote swallow the rows that follow, so such lines go to quarantine.
@@ -38,7 +38,7 @@ from recsys_pipelines.sources.text import utf8
 BLOCK = 8 << 20  # bytes read at once
 BLOCKS_OF_PIECE = 16  # of a file that is read by several processes
 LONGEST_LINE = 64 << 20
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}  # by the end of a name
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # by the end of a name
 UNIT_SEPARATOR = b"\x1f"  # stands for a delimiter of several bytes, which Arrow does not know
 _WIDTH = "{} columns instead of {}"
 
@@ -103,6 +103,7 @@ class Dialect:
 
 TAB = Dialect(b"\t")
 COMMA = Dialect(b",", quoted=True)
+QUOTED_TAB = Dialect(b"\t", quoted=True)
 
 
 class DelimitedFile(File):

@@ -1,8 +1,9 @@
-"""Any Parquet, CSV or Arrow IPC file, or a folder of one of these kinds, read in the order of the names.
+"""Any Parquet, Arrow IPC, CSV or TSV file, or a folder of one of these kinds, read in the order of the names.
 
-CSV: comma, a header, .gz or .zst allowed. Its columns are all strings and are never guessed to be numbers,
-so an id never depends on what else is in the file: `123` in a CSV is hashed as text, while an integer column
-of Parquet is its own id. Data to be scored must therefore come in the kind of file the model was trained on.
+Text: .csv with commas or .tsv with tabs, a header, and .gz, .zst or .bz2 behind the ending of a compressed file; endings
+may be in capitals. Its columns are all strings and are never guessed to be numbers, so an id never depends on what else is
+in the file: `123` in a CSV is hashed as text, while an integer column of Parquet is its own id. Data to be scored must
+therefore come in the kind of file the model was trained on.
 A "." in a column's name is read as "_".
 """
 
@@ -21,7 +22,7 @@ from recsys_pipelines.sources.base import (
     same_ids,
 )
 from recsys_pipelines.sources.columnar import COLUMNAR
-from recsys_pipelines.sources.delimited import COMMA, DelimitedFile
+from recsys_pipelines.sources.delimited import COMMA, COMPRESSIONS, QUOTED_TAB, DelimitedFile
 from recsys_pipelines.sources.location import Place, Url, entries
 
 
@@ -30,16 +31,21 @@ def csv_file(path: Place, rename: Callable[[str], str] = str) -> DelimitedFile:
     return DelimitedFile(path, COMMA, rename=rename)
 
 
-FORMATS: dict[str, Callable[..., File]] = {**COLUMNAR, ".csv": csv_file}
+def tsv_file(path: Place, rename: Callable[[str], str] = str) -> DelimitedFile:
+    """A file of fields between tabs, quoted as those of a CSV file are, with a header."""
+    return DelimitedFile(path, QUOTED_TAB, rename=rename)
 
 
-def open_file(path: Path | Url) -> File:
-    """The file in the format that its name ends with."""
-    if _suffix(path) not in FORMATS:
-        raise SourceError(
-            f"{path}: the ending of a name tells the format, and must be one of {', '.join(FORMATS)}"
-        )
-    return FORMATS[_suffix(path)](path, rename=plain_name)
+TEXT: dict[str, Callable[..., File]] = {".csv": csv_file, ".tsv": tsv_file}
+FORMATS: dict[str, Callable[..., File]] = {**COLUMNAR, **TEXT}
+ENDINGS = f"{', '.join(COLUMNAR)}, or {' or '.join(TEXT)}, which may have {', '.join(COMPRESSIONS)} behind it"
+
+
+def open_file(path: Path | Url, rename: Callable[[str], str] = plain_name) -> File:
+    """The file in the format that its name ends with; `rename` turns the names in it into those of its columns."""
+    if ending(path) not in FORMATS:
+        raise SourceError(f"{path}: the ending of a name tells the format, and must be one of {ENDINGS}")
+    return FORMATS[ending(path)](path, rename=rename)
 
 
 class Table(Source):
@@ -52,7 +58,7 @@ class Table(Source):
         self.files = [open_file(file) for file in paths]
         if len({type(file) for file in self.files}) > 1:
             raise SourceError(
-                f"{path}: this folder mixes {' and '.join(sorted({_suffix(file) for file in paths}))}, and "
+                f"{path}: this folder mixes {' and '.join(sorted({ending(file) for file in paths}))}, and "
                 "one id could become two: leave one kind of file in it"
             )
         self.columns = tuple(self.files[0].schema.names)
@@ -66,9 +72,11 @@ class Table(Source):
         return self._parts_of_files(columns, first_row)
 
 
-def _suffix(path: Path | Url) -> str:
-    stem = path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path
-    return stem.suffix.lower()
+def ending(path: Path | Url) -> str:
+    """The ending that tells the format, in small letters; of compressed text, the one before the compression's."""
+    last = path.suffix.lower()
+    before = path.with_suffix("").suffix.lower() if last in COMPRESSIONS else ""
+    return before if before in TEXT else last
 
 
 def _paths(path: Path | Url) -> list[Path | Url]:
@@ -76,9 +84,9 @@ def _paths(path: Path | Url) -> list[Path | Url]:
         return [existing_file(path)]
     files = [file for file in entries(path) if _readable(file)]
     if not files:
-        raise SourceError(f"{path}: none of the files in this folder ends with {', '.join(FORMATS)}")
+        raise SourceError(f"{path}: none of the files in this folder ends with {ENDINGS}")
     return files
 
 
 def _readable(path: Path | Url) -> bool:
-    return path.is_file() and not path.name.startswith((".", "_")) and _suffix(path) in FORMATS
+    return path.is_file() and not path.name.startswith((".", "_")) and ending(path) in FORMATS

@@ -3,12 +3,15 @@
 Nothing here makes a Python object for a row. Tables are taken one after the other, so an iterable that reads them lazily
 keeps one of them in memory beside what is already paired: 8 bytes a row and seed, the row ids, the labels, the users.
 Tables in the order of the first, the usual case, are recognised by comparing row ids and are then not looked up.
+
+A file of text has ids of text, another may have integers: the text 1 is the integer 1, and 01 is not.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
@@ -43,7 +46,7 @@ def pair(
     is a column that at least one table must have.
 
     Errors (ValueError): no tables, missing columns or values, duplicate row ids, rows that another table lacks (the
-    first are named), row ids that are text here and integers there, labels other than 0 and 1, predictions outside
+    first are named), labels other than 0 and 1, predictions outside
     [0, 1], labels, users or attributes that disagree, one class only, one user only.
     """
     known = _Known(attributes)
@@ -103,23 +106,23 @@ class _Known:
 
     def places(self, found: pa.Array, source: str) -> np.ndarray | None:
         """Where each known row stands among `found`, which must hold the same ids; None where the order is the same."""
-        if found.type != self.row_ids.type:
-            raise ValueError(
-                f"{source}: row ids are {_kind(found)} ({_some(found)}), but {_kind(self.row_ids)} "
-                f"({_some(self.row_ids)}) in {self.source}: write both alike"
-            )
-        if found.equals(self.row_ids):
+        known, ids = _alike(self.row_ids, found)
+        if ids.equals(known):
             return None
-        _refuse_duplicates(found, source)
-        where = pc.index_in(self.row_ids, value_set=found)
+        _refuse_duplicates(ids, source)
+        where = pc.index_in(known, value_set=ids)
         missing = self.row_ids.filter(where.is_null())
+        kinds = "" if found.type == self.row_ids.type else ", as the texts of integers: 1, not 01"
         if len(missing):
             raise ValueError(
-                f"{source}: lacks row ids {_some(missing)} of {self.source}: score the same rows"
+                f"{source}: lacks row ids {_some(missing)} of {self.source}: score the same rows{kinds}"
             )
-        extra = found.filter(pc.invert(pc.is_in(found, value_set=self.row_ids)))
+        extra = found.filter(pc.invert(pc.is_in(ids, value_set=known)))
         if len(extra):
-            raise ValueError(f"{self.source}: lacks row ids {_some(extra)} of {source}: score the same rows")
+            raise ValueError(
+                f"{self.source}: lacks row ids {_some(extra)} of {source}: score the same rows{kinds}"
+            )
+        _refuse_duplicates(known, self.source)  # two texts can be the bits of one integer
         return where.to_numpy()
 
     def agree(self, name: str, values: pa.Array, take: np.ndarray | None, source: str) -> None:
@@ -129,20 +132,64 @@ class _Known:
             self.columns[name] = (source, values)
             return
         owner, expected = self.columns[name]
-        if values.type != expected.type:
+        known, said = _alike(expected, values)
+        if said.type != known.type:
             raise ValueError(
                 f"{source}: {name} is {values.type}, but {expected.type} in {owner}: write both alike"
             )
-        if values.equals(expected):
+        if said.equals(known):
             return
-        both_missing = pc.and_(values.is_null(), expected.is_null())
-        same = pc.coalesce(pc.equal(expected, values), both_missing)
+        both_missing = pc.and_(said.is_null(), known.is_null())
+        same = pc.coalesce(pc.equal(known, said), both_missing)
         i = pc.index(same, False).as_py()
         count = len(same) - same.true_count
         raise ValueError(
             f"{source}: {name} of row id {self.row_ids[i]} is {values[i]}, but {expected[i]} in {owner} "
             f"({count:,} rows differ): these are not the same rows"
         )
+
+
+def _alike(known: pa.Array, found: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Both columns, and where one is text and the other numbers, the text as the numbers it writes.
+
+    A column whose text is not all numbers, written the usual way, stays text beside the others' text.
+    """
+    for text, other in ((known, found), (found, known)):
+        if not pt.is_large_string(text.type):
+            continue
+        if pt.is_integer(other.type):
+            numbers, plain = _written_integers(text), other.cast(pa.int64(), safe=False)
+        elif pt.is_floating(other.type):
+            numbers, plain = _array(_series(text).cast(pl.Float64, strict=False)), other.cast(pa.float64())
+        else:
+            continue
+        if numbers.null_count > text.null_count:
+            return known.cast(text.type), found.cast(text.type)
+        return (numbers, plain) if text is known else (plain, numbers)
+    return known, found
+
+
+def _written_integers(text: pa.Array) -> pa.Array:
+    """int64 of texts that write an integer as it is printed; of those from 2^63 on the int64 of the same bits."""
+    texts = _series(text)
+    signed, unsigned = (texts.cast(kind, strict=False) for kind in (pl.Int64, pl.UInt64))
+    frame = pl.DataFrame({"text": texts, "signed": signed, "unsigned": unsigned})
+    integers = frame.select(
+        pl.when(pl.col("signed").cast(pl.String) == pl.col("text"))
+        .then(pl.col("signed"))
+        .when(pl.col("unsigned").cast(pl.String) == pl.col("text"))
+        .then(pl.col("unsigned").reinterpret(signed=True))
+    )
+    return _array(integers.to_series())
+
+
+def _series(text: pa.Array) -> pl.Series:
+    return pl.Series(pl.from_arrow(text), dtype=pl.String)
+
+
+def _array(series: pl.Series) -> pa.Array:
+    column = series.to_arrow()
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def _one(table: pa.Table, name: str, source: str) -> pa.Array:
@@ -176,23 +223,40 @@ def _nullable(table: pa.Table, name: str, source: str) -> pa.Array:
 
 
 def _ids(table: pa.Table, name: str, source: str) -> pa.Array:
-    """Ids as int64 or as text; floats that are whole numbers are integers, for pandas makes such of nullable ones.
+    """Ids as int64 or as text; whole floats and decimals are integers, for pandas and databases make such of ids.
 
-    Unsigned ones of 64 bits, such as hashes, are the int64 of the same bits, in every table alike.
+    Unsigned ones of 64 bits, such as hashes, are the int64 of the same bits, in every table alike. Decimals beyond 64 bits
+    are the text that they are printed as.
     """
     column = _column(table, name, source)
     if pt.is_large_string(column.type):
         return column
     if pt.is_uint64(column.type):
         return column.view(pa.int64())
+    if pt.is_decimal(column.type):
+        return _whole_decimals(column, name, source)
+    if pt.is_floating(column.type):
+        values = column.to_numpy().astype(np.float64)
+        _refuse_fractions(column, ~((values == np.floor(values)) & (np.abs(values) < 2.0**63)), name, source)
     if pt.is_integer(column.type) or pt.is_floating(column.type):
-        try:
-            return column.cast(pa.int64())
-        except pa.ArrowInvalid as error:
-            raise ValueError(
-                f"{source}: {name} is no 64-bit integer in some row ({error}); write it as text"
-            ) from None
+        return column.cast(pa.int64(), safe=False)
     raise ValueError(f"{source}: {name} is {column.type}: ids are integers or text")
+
+
+def _whole_decimals(column: pa.Array, name: str, source: str) -> pa.Array:
+    whole = pc.floor(column)
+    _refuse_fractions(column, np.asarray(pc.not_equal(whole, column)), name, source)
+    texts = _series(whole.cast(pa.large_string())).str.replace(r"\.0*$", "")
+    integers = texts.cast(pl.Int64, strict=False)
+    return _array(texts).cast(pa.large_string()) if integers.null_count() else _array(integers)
+
+
+def _refuse_fractions(column: pa.Array, bad: np.ndarray, name: str, source: str) -> None:
+    if bad.any():
+        i = int(bad.argmax())
+        raise ValueError(
+            f"{source}: {name} is no 64-bit integer in some row ({column[i]} in row {i}); write it as text"
+        )
 
 
 def _numbers(table: pa.Table, name: str, ids: pa.Array, source: str) -> np.ndarray:
@@ -247,10 +311,6 @@ def _require_both_classes(labels: np.ndarray, known: _Known) -> None:
             f"{known.source}: every label (row ids {_some(known.row_ids)}) is {int(labels[0])}: a comparison needs both "
             "classes, use more rows"
         )
-
-
-def _kind(ids: pa.Array) -> str:
-    return "integers" if pt.is_integer(ids.type) else "text"
 
 
 def _some(ids: pa.Array) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import ArrayLike
 
 from recsys.evaluation.metrics import improper
@@ -51,7 +52,7 @@ class Log:
     def place(self, i: int) -> str:
         """Where row i comes from, for messages."""
         number, row_id = self.numbers[i], self.row_ids[i]
-        return f"{self.source}: row {number}" + (f" (row id {row_id})" if row_id != number else "")
+        return f"{self.source}: row {number}" + (f" (row id {row_id})" if str(row_id) != str(number) else "")
 
 
 @dataclass(frozen=True)
@@ -140,28 +141,32 @@ def uniform(log: Log) -> Target:
 def frequencies(log: Log, other: Log) -> Target:
     """Empirical frequencies of actions by position in another log: what its policy does, regardless of context.
 
+    Actions and positions of both logs are the same where they are printed the same: one may hold text, one integers.
+
     This is that policy itself only if it ignores context. Errors: a position that `other` lacks, or actions that
     `log` lacks (it gives no support to them).
     """
     counts = other.counts()
-    here = {name: code for code, name in enumerate(log.action_names.tolist())}
-    absent = [name for name in other.action_names.tolist() if name not in here]
+    here = {name: code for code, name in enumerate(map(str, log.action_names.tolist()))}
+    actions = [str(name) for name in other.action_names.tolist()]
+    absent = [name for name in actions if name not in here]
     if absent:
-        rows = counts[:, [name not in here for name in other.action_names.tolist()]].sum()
+        rows = counts[:, [name not in here for name in actions]].sum()
         raise ValueError(
             f"{log.source}: no support: {log.columns['action']} {_some(absent)} never occurs in it, but has "
             f"{rows / other.rows:.2%} of the rows of {other.source}; no reweighting can tell its reward"
         )
-    there = {name: code for code, name in enumerate(other.position_names.tolist())}
-    missing = [name for name in log.position_names.tolist() if name not in there]
+    there = {name: code for code, name in enumerate(map(str, other.position_names.tolist()))}
+    positions = [str(name) for name in log.position_names.tolist()]
+    missing = [name for name in positions if name not in there]
     if missing:
         raise ValueError(
             f"{other.source}: has no {other.columns['position']} {_some(missing)}, which {log.source} has: "
             "its policy is unknown there; leave these rows out"
         )
     table = np.zeros((len(log.position_names), len(log.action_names)))
-    columns = [here[name] for name in other.action_names.tolist()]
-    for code, name in enumerate(log.position_names.tolist()):
+    columns = [here[name] for name in actions]
+    for code, name in enumerate(positions):
         table[code, columns] = counts[there[name]] / counts[there[name]].sum()
     name = f"frequencies of {other.source}"
     return Target(name, table[log.positions, log.actions], table, log.positions)
@@ -282,11 +287,13 @@ def _check(log: Log) -> None:
         raise ValueError(
             f"{log.place(i)}: {names['reward']} is {log.rewards[i]}: rewards must be finite numbers"
         )
-    ids, first, times = np.unique(log.row_ids, return_index=True, return_counts=True)
+    ids, codes = sorted_codes(log.row_ids)
+    times = np.bincount(codes)
     if (times > 1).any():
         j = int((times > 1).argmax())
+        first = int((codes == j).argmax())
         raise ValueError(
-            f"{log.place(int(first[j]))}: {names['row_id']} {ids[j]} occurs {times[j]} times: each row counts once"
+            f"{log.place(first)}: {names['row_id']} {ids[j]} occurs {times[j]} times: each row counts once"
         )
     if len(log.action_names) < 2:
         raise ValueError(
@@ -320,7 +327,26 @@ def _coded(
         raise ValueError(
             f"{source}: row {numbers[i]}: {columns[role]} is {values[i]}: drop the row, or fill it in"
         )
-    return np.unique(values, return_inverse=True)
+    return sorted_codes(values)
+
+
+def sorted_codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values in their order, and the code of each of `values` [n].
+
+    Texts that all write integers are in the order of these, so that text files and others have the same codes.
+    """
+    if values.dtype.kind not in "OU":
+        return np.unique(values, return_inverse=True)
+    texts = pl.Series(values)
+    if texts.dtype != pl.String:
+        return np.unique(values, return_inverse=True)
+    names = texts.unique().sort()
+    integers = names.cast(pl.Int64, strict=False)
+    if not integers.has_nulls():
+        names = pl.DataFrame({"name": names, "integer": integers}).sort("integer", "name")["name"]
+    order = pl.DataFrame({"name": names, "code": np.arange(len(names))})
+    codes = pl.DataFrame({"name": texts}).join(order, on="name", how="left", maintain_order="left")["code"]
+    return names.to_numpy(), codes.to_numpy()
 
 
 def _proper(log: Log, logged: np.ndarray, name: str) -> np.ndarray:

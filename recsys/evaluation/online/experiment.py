@@ -20,7 +20,7 @@ from statsmodels.stats.multitest import multipletests
 from tea_tasting.aggr import Aggregates
 from tea_tasting.metrics import RatioOfMeans
 
-from recsys.evaluation.online.log import Assignments, Target, held
+from recsys.evaluation.online.log import Assignments, Target, held, printed
 from recsys.evaluation.online.sequential import (
     INFORMATIVE,
     PLANNED_DAYS,
@@ -103,35 +103,40 @@ class OnlineTest:
 
 
 def expected_shares(text: str | None, variants: Sequence[str]) -> dict[str, float]:
-    """Shares from `50:50` (control first, then the others as sorted) or `control=50,treatment=50`; equal if None."""
+    """Shares from `50:50` (control first, then the others as sorted) or `control=50,treatment=50`; equal if None.
+
+    Shares by name may name a variant that no user saw, which is the worst broken split there is.
+    """
     if text is None:
         return dict.fromkeys(variants, 1 / len(variants))
     try:
+        parts = text.split(",") if "=" in text else text.split(":")
         if "=" in text:
-            pairs = [part.split("=") for part in text.split(",")]
-            given = {name.strip(): float(share) for name, share in pairs}
+            pairs = [part.rpartition("=") for part in parts]
+            names = [name if name in variants else name.strip() for name, _, _ in pairs]
+            given = dict(zip(names, (float(share) for _, _, share in pairs), strict=True))
         else:
-            parts = text.split(":")
-            given = dict(zip(variants, map(float, parts), strict=len(parts) <= len(variants)))
-            if len(parts) != len(variants):
-                raise ValueError
+            given = dict(zip(variants, map(float, parts), strict=True))
     except ValueError:
-        given = {}
+        given, parts = {}, []
     total = sum(given.values())
-    valid = all(np.isfinite(share) and share > 0 for share in given.values())
-    if set(given) != set(variants) or not valid:
+    valid = all(np.isfinite(share) and share > 0 for share in given.values()) and all(given)
+    if not valid or len(given) < len(parts) or not set(variants) <= set(given):
         raise ValueError(
-            f"expected share {text!r}: give one positive number for each of {', '.join(variants)}, in this order, "
-            f"such as {':'.join('1' for _ in variants)}, or by name, such as {variants[0]}=50,…"
+            f"expected share {text!r}: give one positive number for each of {', '.join(map(printed, variants))}, in this "
+            f"order, such as {':'.join('1' for _ in variants)}, or by name, such as "
+            f"{','.join(f'{name}=50' for name in variants)}"
         )
-    return {name: given[name] / total for name in variants}
+    order = [*variants, *(name for name in given if name not in variants)]
+    return {name: given[name] / total for name in order}
 
 
 def sample_ratio(users: dict[str, int], expected: dict[str, float]) -> SampleRatio:
-    """Test the users by variant against their expected shares, at `SAMPLE_RATIO_LEVEL`."""
-    counts = np.array([users[name] for name in expected])
+    """Test the users by variant against their expected shares, at `SAMPLE_RATIO_LEVEL`; a variant may have no users."""
+    seen = {name: users.get(name, 0) for name in expected}
+    counts = np.array([*seen.values()])
     p = float(chisquare(counts, np.array(list(expected.values())) * counts.sum()).pvalue)
-    return SampleRatio(dict(users), dict(expected), p, p >= SAMPLE_RATIO_LEVEL)
+    return SampleRatio(seen, dict(expected), p, p >= SAMPLE_RATIO_LEVEL)
 
 
 def analyse(

@@ -1,4 +1,4 @@
-"""The assignment log of an online A/B test: read, checked, and summed by user.
+"""The assignment log of an online A/B test: checked, and summed by user.
 
 Rows are one per user, per user and day, or per event; the unit of randomisation is the user.
 """
@@ -6,10 +6,11 @@ Rows are one per user, per user and day, or per event; the unit of randomisation
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import polars as pl
+
+from recsys.evaluation.days import written_times
 
 CONTROL_NAMES = ("control", "baseline", "a", "0", "off", "false")  # in this order, when none is named
 
@@ -48,32 +49,6 @@ class Assignments:
     daily: pl.DataFrame | None = None
 
 
-def read_assignments(
-    path: Path | str,
-    user: str,
-    variant: str,
-    targets: Sequence[Target],
-    control: str | None = None,
-    covariate: str | None = None,
-    day: str | None = None,
-) -> Assignments:
-    """Read a Parquet or CSV file (.csv, .csv.gz, .tsv) and check it as `assignments` does."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    name = path.name.removesuffix(".gz")
-    try:
-        if name.endswith((".csv", ".tsv")):
-            separator = "\t" if name.endswith(".tsv") else ","
-            log = pl.read_csv(path, separator=separator, infer_schema_length=None, try_parse_dates=True)
-        else:
-            log = pl.read_parquet(path)
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: neither readable Parquet nor CSV (by its name): {reason}") from None
-    return assignments(log, user, variant, targets, control, covariate, day)
-
-
 def assignments(
     log: pl.DataFrame,
     user: str,
@@ -96,7 +71,7 @@ def assignments(
     keys = [user, variant] if day is None else [user, variant, day]
     if covariate in measured:
         raise ValueError(f"covariate {covariate!r} is also a metric: it must be older than the test")
-    _require(log, [*keys, *measured, *([] if covariate is None else [covariate])])
+    require_columns(log.columns, [*keys, *measured, *([] if covariate is None else [covariate])])
     if log.is_empty():
         raise ValueError("the log has no rows")
     for column in keys:
@@ -161,10 +136,11 @@ def assignments(
     )
 
 
-def _require(log: pl.DataFrame, columns: Sequence[str]) -> None:
-    for column in columns:
-        if column not in log.columns:
-            raise ValueError(f"no column {column!r}{_did_you_mean(column, log.columns)}")
+def require_columns(names: Sequence[str], wanted: Sequence[str]) -> None:
+    """Raise ValueError for the first of `wanted` that is not among `names`, with the nearest one."""
+    for column in wanted:
+        if column not in names:
+            raise ValueError(f"no column {column!r}{_did_you_mean(column, names)}")
 
 
 def _did_you_mean(name: str, names: Sequence[str]) -> str:
@@ -207,22 +183,14 @@ def _number(log: pl.DataFrame, column: str, user: str) -> pl.Series:
 
 
 def _ordered_days(days: pl.Series) -> pl.Series:
-    """Days as dates or whole numbers."""
+    """Days as dates or whole numbers; a time with a zone counts for the date that it has there."""
     if days.dtype == pl.Date or days.dtype.is_integer():
         return days
     if isinstance(days.dtype, pl.Datetime):
         return days.dt.date()
     if days.dtype == pl.String:
-        numbers = days.cast(pl.Int64, strict=False)
-        if not numbers.has_nulls():
-            return numbers
-        dates = days.str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
-        if not dates.has_nulls():
-            return dates
-        bad = days.filter(dates.is_null())[0]
-        raise ValueError(
-            f"day {bad!r} is neither a whole number nor YYYY-MM-DD: days as text have no order, give dates"
-        )
+        times = written_times(days)
+        return times.dt.date() if times.dtype == pl.Datetime else times
     raise ValueError(f"days are {days.dtype}: give dates, times or whole numbers")
 
 
@@ -247,7 +215,9 @@ def _variants(log: pl.DataFrame, column: str, control: str | None) -> tuple[str,
     if control is not None and control not in names:
         raise ValueError(f"no variant is called {control!r}{_did_you_mean(control, names)}")
     if len(names) < 2:
-        raise ValueError(f"{column} holds one variant only ({names[0]}): there is nothing to compare it with")
+        raise ValueError(
+            f"{column} holds one variant only ({printed(names[0])}): there is nothing to compare it with"
+        )
     if control is None:
         usual = [name for known in CONTROL_NAMES for name in names if name.casefold() == known]
         control = usual[0] if usual else names[0]
@@ -269,3 +239,9 @@ def _check_denominator(log: pl.DataFrame, target: Target, user: str) -> None:
 def held(column: str) -> str:
     """Name of a metric or covariate inside: no column of the log can clash with the others."""
     return f"value of {column}"
+
+
+def printed(variant: str) -> str:
+    """The name of a variant as it is printed: in quotes where blanks or invisible characters would not be seen."""
+    plain = variant == variant.strip() != "" and variant.isprintable()
+    return variant if plain else repr(variant)

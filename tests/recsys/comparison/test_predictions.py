@@ -284,9 +284,9 @@ def changed(name: str, row: int, value: Any) -> pa.Table:
         (changed("label", 0, 1), "b.parquet: label of row id 0 is 1, but 0 in a.parquet (1 rows differ)"),
         (changed("user_id", 7, 99), "b.parquet: user_id of row id 7 is 99, but"),
         (
-            with_column("row_id", [str(i) for i in range(ROWS)]),
-            "b.parquet: row ids are text (0, 1, 2, 3, 4, … (400 in all)), but integers (0, 1, 2, 3, 4, … (400 in all)) in "
-            "a.parquet",
+            with_column("row_id", [f"{i:02}" for i in range(ROWS)]),
+            "b.parquet: lacks row ids 0, 1, 2, 3, 4, … (10 in all) of a.parquet: score the same rows, as the texts of "
+            "integers: 1, not 01",
         ),
         (with_column("row_id", [True, False] * (ROWS // 2)), "row_id is bool: ids are integers or text"),
         (with_column("row_id", np.arange(ROWS) + 0.5), "row_id is no 64-bit integer in some row"),
@@ -295,7 +295,7 @@ def changed(name: str, row: int, value: Any) -> pa.Table:
             scores(2.0).drop_columns("prediction"),
             "b.parquet: has no column 'prediction', but row_id, user_id",
         ),
-        (scores(2.0).slice(0, 0), "b.parquet: holds no rows"),
+        (scores(2.0).slice(0, 0), "b.parquet: has no rows"),
     ],
 )
 def test_predictions_that_do_not_fit_are_refused(
@@ -344,27 +344,27 @@ def test_one_class_or_one_user_is_refused(
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("c.csv", "", "c.csv: is empty"),
-        ("c.csv", "row_id,label,prediction\n", "c.csv: holds no rows"),
+        ("c.csv", "", "c.csv: the file is empty"),
+        ("c.csv", "row_id,label,prediction\n", "c.csv: has no rows"),
         (
             "c.csv",
             "row_id,label,prediction\n0,1,0.5\n1,0\n",
-            "c.csv: cannot be read: CSV parse error: Row #3",
+            "c.csv: row 1 (line 3): 2 columns instead of 3: correct '1,0', for no row may be left out",
         ),
         (
             "c.csv",
             "row_id,label,prediction\n0,1,0.5\n1,0,x\n",
-            "Row #3: CSV conversion error to double: invalid value 'x'",
+            "c.csv: row 1 (line 3): prediction is 'x', not a number: write a probability such as 0.25",
         ),
-        ("c.csv", "row_id,label,label,prediction\n0,1,1,0.5\n", "c.csv: has more than one column 'label'"),
+        ("c.csv", "row_id,label,label,prediction\n0,1,1,0.5\n", "c.csv: two columns are called 'label'"),
         (
             "c.csv",
             "row_id,clicked,p\n0,1,0.5\n",
             "has no column 'label', but row_id, clicked, p; name the column of the label",
         ),
-        ("c.csv", "row_id,label,prediction\n0,yes,0.5\n1,no,0.1\n", "c.csv: label is"),
-        ("c.parquet", "not Parquet", "c.parquet: cannot be read"),
-        ("c.parquet", "", "c.parquet: is empty"),
+        ("c.csv", "row_id,label,prediction\n0,yes,0.5\n1,no,0.1\n", "row 0 (line 2): label is 'yes', not a"),
+        ("c.parquet", "not Parquet", "c.parquet: this is not a complete Parquet file"),
+        ("c.parquet", "", "c.parquet: the file is empty"),
         ("c.json", "{}", "c.json: neither a run folder nor a file .parquet"),
     ],
 )
@@ -400,7 +400,7 @@ def test_files_that_cannot_be_read_are_refused(
             "a.parquet: has no column 'city', and no other arm has it",
         ),
         (["a.parquet", "b.parquet", "--slice", "time"], "name the column of the time with --time"),
-        (["a.parquet", "b.parquet", "--time", "country"], "country is large_string: a time is a date"),
+        (["a.parquet", "b.parquet", "--time", "country"], "country is 'de', neither a date with the year"),
         (["a.parquet", "b.parquet", "--slice", "day", "--slice", "day"], "slices by day are asked for twice"),
         (["a.parquet", "b.parquet", "--effect", "-1"], "effect is -1.0: give the smallest difference in AUC"),
         (["a.parquet", "b.parquet", "--level", "1.5"], "level 1.5: need"),
