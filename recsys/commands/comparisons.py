@@ -18,7 +18,7 @@ from recsys.commands.options import (
     RunsOption,
     SeedsOption,
 )
-from recsys.console import app, bars, out, preparing, print_json
+from recsys.console import app, bars, out, preparing, print_json, print_place
 
 SEEDS = 5
 
@@ -195,7 +195,7 @@ def _compare_predictions(arguments: Sequence[str], options: Any, report: Path, a
         return print_json({**comparison_json(judged, found), "report": str(report)})
     _print_judged(judged, verdicts(judged))
     out.print(summary(judged), style="bold", markup=False, highlight=False)
-    out.print(f"report: [bold]{report.resolve()}[/bold]", soft_wrap=True)
+    print_place("report", report.resolve())
 
 
 def _print_judged(judged: Any, lines: Sequence[str]) -> None:
@@ -262,4 +262,4 @@ def _finish(result: Any, report: Path, as_json: bool) -> None:
     for reason in result.left_out.values():
         out.print(f"left out: {reason}", style="yellow", markup=False, highlight=False)
     out.print(summary(result), markup=False, highlight=False)
-    out.print(f"report: [bold]{report.resolve()}[/bold]", soft_wrap=True)
+    print_place("report", report.resolve())

@@ -16,7 +16,7 @@ from recsys.commands.options import (
     PreparedOption,
     RunsOption,
 )
-from recsys.console import app, bars, err, out, preparing, print_json, print_metrics, ready
+from recsys.console import app, bars, err, preparing, print_json, print_metrics, print_place, ready, warn
 from recsys_cython_ext.progress import Progress
 
 
@@ -68,7 +68,7 @@ def train(
                 soft_wrap=True,
             )
 
-        watch = Watch(report, progress, lambda text: err.print(text, style="yellow", soft_wrap=True))
+        watch = Watch(report, progress, warn)
         if workers is None and address is None:
             if wheel is not None:
                 raise ValueError("--wheel is for the workers of a Ray job: give --workers too")
@@ -78,7 +78,7 @@ def train(
             run = _train_on_ray(experiment, prepared, on, runs, asked, show, watch, profile)
     if as_json:
         return print_json({"path": str(run.path), **run.metrics})
-    out.print(f"[bold]{run.path}[/bold]  {run.metrics['bytes']['total']:,} bytes of tables")
+    print_place("", run.path, f"  {run.metrics['bytes']['total']:,} bytes of tables")
     print_metrics({"validation": run.metrics["validation"], "test": run.metrics["test"]})
 
 

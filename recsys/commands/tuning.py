@@ -16,7 +16,7 @@ from recsys.commands.options import (
     PreparedOption,
     RunsOption,
 )
-from recsys.console import app, bars, out, preparing, print_json, print_sheets
+from recsys.console import app, bars, preparing, print_json, print_place, print_sheets
 
 
 @app.command(rich_help_panel="Training")
@@ -64,7 +64,7 @@ def tune(
         paths = {"best_config": str(best), "report": str(report)}
         return print_json({**tuned.to_dict(), "summary": summary(tuned), **paths})
     print_sheets(summary(tuned), [trials_sheet(tuned)], report)
-    out.print(f"best settings: [bold]{best.resolve()}[/bold]", soft_wrap=True)
+    print_place("best settings", best.resolve())
 
 
 def _runner() -> Any:

@@ -51,7 +51,11 @@ def _absolute(named: str, file: Path, key: str) -> Path:
     """Return a path that an experiment file names, which is relative to the file's folder. Raises ConfigError."""
     try:
         return (file.parent / Path(named).expanduser()).resolve()
-    except (RuntimeError, OSError, ValueError) as error:  # of ~nobody, of a circle of links, of a name with a NUL
+    except (
+        RuntimeError,
+        OSError,
+        ValueError,
+    ) as error:  # of ~nobody, of a circle of links, of a name with a NUL
         raise ConfigError(f"{file}: {key}: {named!r} cannot be a path ({error}): write another") from None
 
 

@@ -1,6 +1,5 @@
 """YAML as experiments need it: plain values of a limited size, and no key twice."""
 
-from collections.abc import Hashable
 from typing import Any
 
 import yaml
@@ -19,10 +18,14 @@ def parse_yaml(text: str) -> Any:
     if len(text) > MOST_CHARACTERS:
         raise YamlError(f"{len(text):,} characters are more than the {MOST_CHARACTERS:,} that are read")
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text, _Loader)
     except YamlError:
         raise
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter: of numbers and dates that are none
+    except (
+        yaml.YAMLError,
+        ValueError,
+        OverflowError,
+    ) as error:  # the latter: of numbers and dates that are none
         raise YamlError(f"not YAML: {' '.join(str(error).split())}") from None
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from torchrec import JaggedTensor
 
 from recsys.config import parse
-from recsys.config.yaml_text import YamlError, parse_yaml
 from recsys.config.models import targets_of
+from recsys.config.yaml_text import YamlError, parse_yaml
 from recsys.evaluation.metrics import evaluate, recalibrate
 from recsys.models import InBfloat16, build
 from recsys.planning import fields_of, plan_of

@@ -47,7 +47,9 @@ class _Tables(BaseModel):
     embedding_dim: int = Field(16, ge=4, le=WIDEST, multiple_of=4)
     init_bound: float = Field(0.05, gt=0)
     budget: Budget | None = None  # all resident bytes of training: weights, optimiser state, vocabularies
-    budget_embedding_dim: int = Field(16, ge=4, le=WIDEST, multiple_of=4)  # width of the full table a share refers to
+    budget_embedding_dim: int = Field(
+        16, ge=4, le=WIDEST, multiple_of=4
+    )  # width of the full table a share refers to
 
     @model_validator(mode="before")
     @classmethod
