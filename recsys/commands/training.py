@@ -62,9 +62,11 @@ def train(
             show(stage, finished, of, detail)
 
         def report(entry: dict[str, Any]) -> None:
+            auc = entry["validation_auc"]
             err.print(
                 f"epoch {entry['epoch']:.2f}  train loss {entry['train_loss']:.4f}  "
-                f"validation AUC {entry['validation_auc']:.4f}  logloss {entry['validation_logloss']:.5f}  {rate}",
+                f"validation AUC {'–' if auc is None else f'{auc:.4f}'}  "
+                f"logloss {entry['validation_logloss']:.5f}  {rate}",
                 soft_wrap=True,
             )
 
