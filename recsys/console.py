@@ -40,10 +40,17 @@ def ready(experiment: Any, root: Path, on: Path | None, show: Progress) -> Any:
     from recsys_pipelines.preparation.prepared import Prepared
 
     if on is None:
-        return prepare(experiment.data, experiment.features, root, preparing(show))
+        return with_doubts(prepare(experiment.data, experiment.features, root, preparing(show)))
     named = Prepared.open(on)
     named.require_same(experiment.data, experiment.features)
-    return named
+    return with_doubts(named)
+
+
+def with_doubts(prepared: Any) -> Any:
+    """Return a prepared set, having said what of it is likely not meant."""
+    for doubt in prepared.manifest.doubts:
+        warn(f"{prepared.path}: {doubt}")
+    return prepared
 
 
 def preparing(show: Progress) -> Progress:

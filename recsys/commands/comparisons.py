@@ -18,7 +18,7 @@ from recsys.commands.options import (
     RunsOption,
     SeedsOption,
 )
-from recsys.console import app, bars, out, preparing, print_json, print_place
+from recsys.console import app, bars, out, preparing, print_json, print_place, with_doubts
 
 SEEDS = 5
 
@@ -166,6 +166,7 @@ def _compare_configs(
     slices: Sequence[str] = (),
 ) -> None:
     from recsys.comparison.experiments import run_comparison, with_budgets
+    from recsys_pipelines.preparation.prepared import Prepared
 
     wanted = [budget.strip() for budget in budgets.split(",") if budget.strip()]
     with bars() as show:
@@ -180,6 +181,8 @@ def _compare_configs(
             effect=effect,
             slices=slices,
         )
+    for folder in dict.fromkeys(Path(arm.runs[0].metrics["prepared"]) for arm in result.arms):
+        with_doubts(Prepared.open(folder))
     _finish(result, report, as_json)
 
 

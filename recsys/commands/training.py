@@ -16,7 +16,18 @@ from recsys.commands.options import (
     PreparedOption,
     RunsOption,
 )
-from recsys.console import app, bars, err, preparing, print_json, print_metrics, print_place, ready, warn
+from recsys.console import (
+    app,
+    bars,
+    err,
+    preparing,
+    print_json,
+    print_metrics,
+    print_place,
+    ready,
+    warn,
+    with_doubts,
+)
 from recsys_cython_ext.progress import Progress
 
 
@@ -108,7 +119,9 @@ def _train_on_ray(
     with session(workers):
         if on is None:
             runner = RayData(workers.count)
-            found = prepare(experiment.data, experiment.features, prepared, preparing(show), runner=runner)
+            found = with_doubts(
+                prepare(experiment.data, experiment.features, prepared, preparing(show), runner=runner)
+            )
         else:
             found = ready(experiment, prepared, on, show)
         return train_on_ray(experiment, found, runs, workers, watch, profile)
