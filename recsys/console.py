@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -39,10 +40,17 @@ def ready(experiment: Any, root: Path, on: Path | None, show: Progress) -> Any:
     from recsys_pipelines.preparation.prepared import Prepared
 
     if on is None:
-        return prepare(experiment.data, experiment.features, root, preparing(show))
+        return with_doubts(prepare(experiment.data, experiment.features, root, preparing(show)))
     named = Prepared.open(on)
     named.require_same(experiment.data, experiment.features)
-    return named
+    return with_doubts(named)
+
+
+def with_doubts(prepared: Any) -> Any:
+    """Return a prepared set, having said what of it is likely not meant."""
+    for doubt in prepared.manifest.doubts:
+        warn(f"{prepared.path}: {doubt}")
+    return prepared
 
 
 def preparing(show: Progress) -> Progress:
@@ -63,10 +71,10 @@ def preparing(show: Progress) -> Progress:
 def bars() -> Iterator[Progress]:
     """Progress on standard error: one line per stage, `show(stage, finished, of, detail)`."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -90,9 +98,14 @@ def bars() -> Iterator[Progress]:
             ) from None
 
 
+def warn(text: str) -> None:
+    """Say on standard error what a user should know and no result holds."""
+    err.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 def print_metrics(columns: dict[str, dict[str, Any]]) -> None:
     """One column of metrics for each set of them."""
-    table = Table("metric", *columns)
+    table = Table("metric", *map(escape, columns))
     for name in next(iter(columns.values())):
         values = [column.get(name) for column in columns.values()]
         table.add_row(name, *("–" if v is None else f"{v:.6g}" for v in values))
@@ -104,7 +117,17 @@ def print_sheets(summary: str, sheets: Any, report: Path) -> None:
     for sheet in sheets:
         out.print(sheet.grid())
     out.print(summary, markup=False, highlight=False)
-    out.print(f"report: [bold]{report.resolve()}[/bold]", soft_wrap=True)
+    print_place("report", report.resolve())
+
+
+def print_place(what: str, place: Path, more: str = "") -> None:
+    """Say where something lies; a path is text, whatever brackets it holds."""
+    out.print(f"{what}: " if what else "", end="", markup=False, highlight=False)
+    out.print(
+        str(place), style="bold", markup=False, highlight=False, soft_wrap=True, end="" if more else "\n"
+    )
+    if more:
+        out.print(more, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

@@ -25,6 +25,9 @@ def _feature_name(name: str) -> str:
 FeatureName = Annotated[str, AfterValidator(_feature_name)]
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy's generator and TPE's take no more
+
+
 class Strict(BaseModel):
     """An unknown key is an error, and nothing changes after loading."""
 

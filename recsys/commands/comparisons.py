@@ -18,7 +18,7 @@ from recsys.commands.options import (
     RunsOption,
     SeedsOption,
 )
-from recsys.console import app, bars, out, preparing, print_json
+from recsys.console import app, bars, out, preparing, print_json, print_place, with_doubts
 
 SEEDS = 5
 
@@ -166,6 +166,7 @@ def _compare_configs(
     slices: Sequence[str] = (),
 ) -> None:
     from recsys.comparison.experiments import run_comparison, with_budgets
+    from recsys_pipelines.preparation.prepared import Prepared
 
     wanted = [budget.strip() for budget in budgets.split(",") if budget.strip()]
     with bars() as show:
@@ -180,6 +181,8 @@ def _compare_configs(
             effect=effect,
             slices=slices,
         )
+    for folder in dict.fromkeys(Path(arm.runs[0].metrics["prepared"]) for arm in result.arms):
+        with_doubts(Prepared.open(folder))
     _finish(result, report, as_json)
 
 
@@ -195,7 +198,7 @@ def _compare_predictions(arguments: Sequence[str], options: Any, report: Path, a
         return print_json({**comparison_json(judged, found), "report": str(report)})
     _print_judged(judged, verdicts(judged))
     out.print(summary(judged), style="bold", markup=False, highlight=False)
-    out.print(f"report: [bold]{report.resolve()}[/bold]", soft_wrap=True)
+    print_place("report", report.resolve())
 
 
 def _print_judged(judged: Any, lines: Sequence[str]) -> None:
@@ -262,4 +265,4 @@ def _finish(result: Any, report: Path, as_json: bool) -> None:
     for reason in result.left_out.values():
         out.print(f"left out: {reason}", style="yellow", markup=False, highlight=False)
     out.print(summary(result), markup=False, highlight=False)
-    out.print(f"report: [bold]{report.resolve()}[/bold]", soft_wrap=True)
+    print_place("report", report.resolve())

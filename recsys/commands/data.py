@@ -17,7 +17,7 @@ from recsys.commands.options import (
     PreparedOption,
     ReportOption,
 )
-from recsys.console import app, bars, out, preparing, print_json, print_sheets
+from recsys.console import app, bars, out, preparing, print_json, print_place, print_sheets, with_doubts
 
 
 @app.command(rich_help_panel="Data")
@@ -46,10 +46,10 @@ def prepare(
         finished = run_prepare(
             experiment.data, experiment.features, prepared, preparing(show), runner=runner, base=base
         )
-    manifest = finished.manifest
+    manifest = with_doubts(finished).manifest
     if as_json:
         return print_json({"path": str(finished.path), **manifest.model_dump(mode="json")})
-    out.print(f"[bold]{finished.path}[/bold]")
+    print_place("", finished.path)
     added = f" + {manifest.rows_added:,} added" if manifest.rows_added else ""
     out.print(
         f"{manifest.rows_in:,} rows in{added} = {manifest.rows_out:,} out + "

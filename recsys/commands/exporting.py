@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from recsys.commands.options import DtypeOption, JsonOption, RunArgument
@@ -43,11 +44,11 @@ def export(
                 "test": metrics,
             }
         )
-    table = Table("resident bytes", "run", to.name, "times smaller")
+    table = Table("resident bytes", "run", escape(to.name), "times smaller")
     for kind in ("parameters", "vocabulary", "remaps", "dense", "serving"):
         ratio = f"{before[kind] / after[kind]:.2f}" if after[kind] else "–"
         table.add_row(kind, f"{before[kind]:,}", f"{after[kind]:,}", ratio)
     out.print(table)
     if metrics is not None:
         print_metrics(metrics)
-    out.print(f"{to}: {file_bytes(to):,} bytes on disk", soft_wrap=True, highlight=False)
+    out.print(f"{to}: {file_bytes(to):,} bytes on disk", soft_wrap=True, markup=False, highlight=False)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from recsys.commands.options import JsonOption, LevelOption, PositionOption, ReportOption, UserOption
-from recsys.console import app, out, print_json, print_sheets
+from recsys.console import app, out, print_json, print_place, print_sheets
 
 
 @app.command(rich_help_panel="Judging")
@@ -125,6 +125,6 @@ def abtest(
         for line in verdicts(found):
             out.print(line, markup=False, highlight=False)
         out.print(summary(found), style="bold", markup=False, highlight=False)
-        out.print(f"report: [bold]{report.resolve()}[/bold]", soft_wrap=True)
+        print_place("report", report.resolve())
     if not found.sample_ratio.passed:
         raise typer.Exit(1)

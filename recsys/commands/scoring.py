@@ -72,5 +72,6 @@ def predict(
         return print_json({"path": str(output), **counts})
     out.print(
         f"{output}: {counts['rows_in']:,} rows in = {counts['rows_scored']:,} scored "
-        f"+ {counts['quarantined']:,} quarantined; {sum(counts['unknown_ids'].values()):,} ids outside a vocabulary"
+        f"+ {counts['quarantined']:,} quarantined; {sum(counts['unknown_ids'].values()):,} ids outside a vocabulary",
+        markup=False,
     )

@@ -19,7 +19,7 @@ from recsys.commands.options import (
     ReportOption,
     RunsOption,
 )
-from recsys.console import app, bars, out, preparing, print_json, print_sheets, ready
+from recsys.console import app, bars, out, print_json, print_place, print_sheets, ready
 
 
 @app.command(rich_help_panel="Tables")
@@ -91,15 +91,14 @@ def compress(
     from recsys.config import load
     from recsys.reports.compression import compression_sheets, summary, write_compression
     from recsys.training.loop import Watch
-    from recsys_pipelines.preparation.prepare import prepare as run_prepare
 
     experiment = load(config, data)
     with bars() as show:
-        ready = run_prepare(experiment.data, experiment.features, prepared, preparing(show))
+        data_ready = ready(experiment, prepared, None, show)
         found = run_compression(
             experiment,
             budget,
-            ready,
+            data_ready,
             (runs, prepared),
             _evaluator(workers, address),
             seeds,
@@ -113,9 +112,9 @@ def compress(
     if as_json:
         return print_json({**found.to_dict(), "summary": summary(found), "report": str(report)})
     print_sheets(summary(found), [sheet for sheet in compression_sheets(found) if not sheet.folded], report)
-    out.print(f"compact experiment: [bold]{found.compact['evolution']}[/bold]", soft_wrap=True)
+    print_place("compact experiment", found.compact["evolution"])
     if found.artefact is not None:
-        out.print(f"artefact: [bold]{found.artefact}[/bold]", soft_wrap=True)
+        print_place("artefact", found.artefact)
 
 
 def _evaluator(workers: int, address: str | None) -> Any:

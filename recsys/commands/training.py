@@ -16,7 +16,18 @@ from recsys.commands.options import (
     PreparedOption,
     RunsOption,
 )
-from recsys.console import app, bars, err, out, preparing, print_json, print_metrics, ready
+from recsys.console import (
+    app,
+    bars,
+    err,
+    preparing,
+    print_json,
+    print_metrics,
+    print_place,
+    ready,
+    warn,
+    with_doubts,
+)
 from recsys_cython_ext.progress import Progress
 
 
@@ -62,13 +73,15 @@ def train(
             show(stage, finished, of, detail)
 
         def report(entry: dict[str, Any]) -> None:
+            auc = entry["validation_auc"]
             err.print(
                 f"epoch {entry['epoch']:.2f}  train loss {entry['train_loss']:.4f}  "
-                f"validation AUC {entry['validation_auc']:.4f}  logloss {entry['validation_logloss']:.5f}  {rate}",
+                f"validation AUC {'–' if auc is None else f'{auc:.4f}'}  "
+                f"logloss {entry['validation_logloss']:.5f}  {rate}",
                 soft_wrap=True,
             )
 
-        watch = Watch(report, progress, lambda text: err.print(text, style="yellow", soft_wrap=True))
+        watch = Watch(report, progress, warn)
         if workers is None and address is None:
             if wheel is not None:
                 raise ValueError("--wheel is for the workers of a Ray job: give --workers too")
@@ -78,7 +91,7 @@ def train(
             run = _train_on_ray(experiment, prepared, on, runs, asked, show, watch, profile)
     if as_json:
         return print_json({"path": str(run.path), **run.metrics})
-    out.print(f"[bold]{run.path}[/bold]  {run.metrics['bytes']['total']:,} bytes of tables")
+    print_place("", run.path, f"  {run.metrics['bytes']['total']:,} bytes of tables")
     print_metrics({"validation": run.metrics["validation"], "test": run.metrics["test"]})
 
 
@@ -106,7 +119,9 @@ def _train_on_ray(
     with session(workers):
         if on is None:
             runner = RayData(workers.count)
-            found = prepare(experiment.data, experiment.features, prepared, preparing(show), runner=runner)
+            found = with_doubts(
+                prepare(experiment.data, experiment.features, prepared, preparing(show), runner=runner)
+            )
         else:
             found = ready(experiment, prepared, on, show)
         return train_on_ray(experiment, found, runs, workers, watch, profile)

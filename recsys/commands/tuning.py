@@ -16,7 +16,7 @@ from recsys.commands.options import (
     PreparedOption,
     RunsOption,
 )
-from recsys.console import app, bars, out, preparing, print_json, print_sheets
+from recsys.console import app, bars, preparing, print_json, print_place, print_sheets, with_doubts
 
 
 @app.command(rich_help_panel="Training")
@@ -50,10 +50,14 @@ def tune(
     experiment = load(config, data)
     most = trials or (None if how == "grid" else experiment.tuning.trials)
     at_once = workers or max(1, (os.cpu_count() or 1) // experiment.training.num_threads)
+    told: set[Path] = set()  # whose doubts were said
     with bars() as show:
 
         def prepare(changed: Any) -> Any:
-            return run_prepare(changed.data, changed.features, prepared, preparing(show))
+            found = run_prepare(changed.data, changed.features, prepared, preparing(show))
+            if found.path not in told:
+                told.add(with_doubts(found).path)
+            return found
 
         with opened(experiment, prepare, runs, how, most, asha) as study:
             if not study.is_done:
@@ -64,7 +68,7 @@ def tune(
         paths = {"best_config": str(best), "report": str(report)}
         return print_json({**tuned.to_dict(), "summary": summary(tuned), **paths})
     print_sheets(summary(tuned), [trials_sheet(tuned)], report)
-    out.print(f"best settings: [bold]{best.resolve()}[/bold]", soft_wrap=True)
+    print_place("best settings", best.resolve())
 
 
 def _runner() -> Any:

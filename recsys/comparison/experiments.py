@@ -16,6 +16,7 @@ from recsys.comparison.judge import Judgement, Options, judge
 from recsys.comparison.predictions import Predictions
 from recsys.config import ConfigError, ExperimentConfig
 from recsys.evaluation.arms.compare import Comparison
+from recsys.training.labels import check_measured, check_training
 from recsys.training.run import Run, train
 from recsys.tuning.trials import Candidate, NothingFits, Trial, best, candidates, run_trial
 from recsys_cython_ext.progress import Progress, no_progress
@@ -122,6 +123,7 @@ def run_comparison(
             left_out[config.name] = str(error)
         progress("draw settings", number, len(configs))
     _check_rows(drawn)
+    _check_classes(drawn)
     if configs[0].name in left_out or len(drawn) < 2:
         raise ConfigError("too few arms are left to compare: " + "; ".join(left_out.values()))
     threads = max(config.training.num_threads for config in configs)
@@ -270,6 +272,17 @@ def _check_rows(drawn: Sequence[tuple[ExperimentConfig, list[Candidate]]]) -> No
                     f"{config.name}: its features leave the rows {splits}, the first arm's {first}; rows that one "
                     "arm can read and another cannot make a comparison unfair, so mend or drop them first"
                 )
+
+
+def _check_classes(drawn: Sequence[tuple[ExperimentConfig, list[Candidate]]]) -> None:
+    """Raise OneClass where test rows cannot be compared, or validation rows cannot choose, before anything is trained."""
+    for config, found in drawn:
+        splits = Prepared.open(found[0].prepared).manifest.splits
+        check_training(splits["train"].rows, splits["train"].positives)
+        check_measured("test", splits["test"].rows, splits["test"].positives, "a comparison")
+        if config.training.monitor == "auc":
+            rows, positives = splits["validation"].rows, splits["validation"].positives
+            check_measured("validation", rows, positives, "training.monitor: auc")
 
 
 def _collect(what: str, futures: Sequence[Any], progress: Progress) -> list[Any]:

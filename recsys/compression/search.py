@@ -28,6 +28,7 @@ from recsys.compression.supernet import Supernet, full_model, validation_rows
 from recsys.config import ConfigError, ExperimentConfig, load
 from recsys.planning import plan_of
 from recsys.serving.export import export
+from recsys.training.labels import check_measured
 from recsys.training.loop import Watch
 from recsys.training.run import Run, train
 from recsys_cython_ext.files import new_file, text_digest
@@ -138,13 +139,18 @@ def run_compression(
     full_bytes = plan_of(config, features).full_bytes
     limit = budget_bytes(check_budget(budget), full_bytes)
     _check(config, learner_config, features, limit)
+    compression = config.compression
+    rows = validation_rows(prepared.path, compression.validation_rows, compression.seed)
+    check_measured("validation", len(rows), int(np.count_nonzero(rows.label)), "the search for small tables")
+    if seeds > 0:
+        test = prepared.manifest.splits["test"]
+        check_measured("test", test.rows, test.positives, "a comparison")
     learner = train(learner_config, prepared, runs, watch)
     learned = _ranked(learner, prepared, config.compression.min_count, progress)
     space = space_of(config, features, learned)
     folder = runs / f"{config.name}-search-{_digest(config, learner)}"
     folder.mkdir(parents=True, exist_ok=True)
     known = EvaluationLog(folder / "evaluations.jsonl")
-    compression = config.compression
     settings = Settings(
         compression.population,
         compression.mutations,
@@ -153,7 +159,6 @@ def run_compression(
         compression.mutation_rate,
         compression.seed,
     )
-    rows = validation_rows(prepared.path, compression.validation_rows, compression.seed)
     supernet = Supernet(learner, learned, space, rows)
     everything = space.everything()
     with evaluator(supernet) as evaluate:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from recsys_pipelines.config import Strict
+from recsys_pipelines.config import Seed, Strict
 
 LEARNER = {  # of `recsys compress`, unless `compression.learner` says otherwise
     "tables.scheme": "opt_embed",
@@ -25,12 +25,12 @@ class CompressionConfig(Strict):
     weights: Literal["initial", "inherited"] = "initial"  # that compact tables and their network start from
     min_count: int = Field(5, ge=1)  # impressions of an id that may keep a row
     validation_rows: int = Field(50_000, ge=1)  # at most so many judge a genome
-    population: int = Field(20, ge=1)
-    mutations: int = Field(10, ge=0)
-    crossovers: int = Field(10, ge=0)
-    generations: int = Field(30, ge=0)
+    population: int = Field(20, ge=1, le=1_000_000)
+    mutations: int = Field(10, ge=0, le=1_000_000)
+    crossovers: int = Field(10, ge=0, le=1_000_000)
+    generations: int = Field(30, ge=0, le=1_000_000)
     mutation_rate: float = Field(0.1, gt=0, le=1)
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _same_experiment(self) -> "CompressionConfig":

@@ -13,7 +13,7 @@ from recsys.config.models import DINConfig, ModelConfig, targets_of
 from recsys.config.reading import read_yaml, set_dotted
 from recsys.config.tuning import Range, TuningConfig
 from recsys_cython_ext.files import file_digest, text_digest
-from recsys_pipelines.config import DataConfig, FeatureConfig, Strict
+from recsys_pipelines.config import DataConfig, FeatureConfig, Seed, Strict
 from recsys_pipelines.sources.location import Place, located
 from recsys_tables.bytes import OptimizerName
 from recsys_tables.config import CompactTables, Sharding, TablesConfig
@@ -26,11 +26,11 @@ class TrainingConfig(Strict):
     every `accumulate` batches.
     """
 
-    batch_size: int = Field(1024, ge=64, multiple_of=64)
-    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(1024, ge=64, le=2**24, multiple_of=64)
+    epochs: int = Field(3, ge=1, le=10_000)
     monitor: Literal["logloss", "auc"] = "logloss"  # on validation: stops training and chooses settings
     patience: int = Field(1, ge=1)  # evaluations without a better monitored metric before stopping
-    evaluations_per_epoch: int = Field(2, ge=1)
+    evaluations_per_epoch: int = Field(2, ge=1, le=10_000)
     table_optimizer: OptimizerName = "rowwise_adagrad"
     table_lr: float = Field(0.05, gt=0)
     table_decay: float = Field(0.0, ge=0)  # λ of λ/2 · mean over samples of Σ_f |e_f|², added to the loss
@@ -52,8 +52,8 @@ class TrainingConfig(Strict):
     start: Path | None = (
         None  # inherited weights, .safetensors: see `recsys_tables.distributed.pieces.load_start`
     )
-    seed: int = Field(0, ge=0)
-    num_threads: int = Field(1, ge=1)
+    seed: Seed = 0
+    num_threads: int = Field(1, ge=1, le=1024)
 
     @model_validator(mode="after")
     def _decays_less_than_all(self) -> "TrainingConfig":
@@ -102,10 +102,10 @@ class EvaluationConfig(Strict):
     """How runs are judged and compared."""
 
     replicates: int = Field(
-        1000, ge=100
+        1000, ge=100, le=1_000_000
     )  # of the bootstrap over rows, or over users where `data.user` is set
     level: float = Field(0.95, gt=0.5, lt=1)
-    batch_size: int = Field(8192, ge=1)
+    batch_size: int = Field(8192, ge=1, le=2**24)
 
 
 class ExperimentConfig(Strict):

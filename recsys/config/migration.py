@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recsys.config.mistakes import RENAMED, ConfigError
+from recsys.config.yaml_text import YamlError, parse_yaml
 
 
 def renamed(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,9 +24,9 @@ def migrated(text: str, path: Path) -> str:
     do not tell.
     """
     try:
-        before = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        before = parse_yaml(text)
+    except YamlError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if not isinstance(before, dict):
         raise ConfigError(f"{path}: holds {type(before).__name__}, not the sections of an experiment")
     for old, new in RENAMED.items():
@@ -40,12 +39,19 @@ def migrated(text: str, path: Path) -> str:
     for old, new in RENAMED.items():
         new_text = re.sub(rf"(?m)^{old}(?=\s*:)", new, new_text)
         new_text = re.sub(rf"(?m)(^\s+|[{{,]\s*)(['\"]?){old}\.(?=[\w.]+\2\s*:)", rf"\1\2{new}.", new_text)
-    if yaml.safe_load(new_text) != wanted:
+    if not _reads_as(new_text, wanted):
         names = ", ".join(f"{old} is {new}" for old, new in RENAMED.items())
         raise ConfigError(
             f"{path}: laid out in a way that cannot be rewritten line by line: rename by hand ({names})"
         )
     return new_text
+
+
+def _reads_as(text: str, wanted: Mapping[str, Any]) -> bool:
+    try:
+        return bool(parse_yaml(text) == wanted)
+    except YamlError:
+        return False
 
 
 def _dotted(key: str) -> str:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from recsys_pipelines.config import CategoricalConfig, FeatureConfig, SequenceConfig, Strict
 
-Width = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=65_536)]  # of a layer
 
 
 class _Network(Strict):
@@ -38,7 +38,7 @@ class DCNv2Config(_Network):
     """Cross network of full rank beside an MLP."""
 
     name: Literal["dcn_v2"]
-    cross_layers: int = Field(3, ge=1)
+    cross_layers: int = Field(3, ge=1, le=100)
 
 
 class DLRMConfig(_Network):
@@ -71,9 +71,9 @@ class AutoIntConfig(Strict):
     """Self-attention of the fields; with `hidden`, beside an MLP (AutoInt+). `dropout` is of attention and MLP."""
 
     name: Literal["autoint"]
-    layers: int = Field(3, ge=1)
-    heads: int = Field(2, ge=1)
-    head_dim: int = Field(32, ge=1)
+    layers: int = Field(3, ge=1, le=100)
+    heads: int = Field(2, ge=1, le=1024)
+    head_dim: int = Field(32, ge=1, le=65_536)
     residual: bool = True
     hidden: tuple[Width, ...] = ()
     dropout: float = Field(0.0, ge=0, lt=1)

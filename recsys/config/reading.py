@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recsys.config.mistakes import ConfigError, near_file
+from recsys.config.yaml_text import YamlError, parse_yaml
 
 
 def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -20,9 +19,11 @@ def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
         named_by = f"{chain[-1]}: extends: " if chain else ""
         raise ConfigError(f"{named_by}{path}: no such file{near_file(path)}")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
+    except YamlError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not YAML: not UTF-8 text ({error})") from None
     if not isinstance(raw, dict):
         raise ConfigError(
             f"{path}: holds {type(raw).__name__}, not keys such as data, features, tables, model"
@@ -36,7 +37,7 @@ def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
         *((feature, key) for feature in declared for key in ("vocabulary", "keep")),
     ):
         if isinstance(section, dict) and isinstance(section.get(key), str) and "://" not in section[key]:
-            section[key] = str((path.parent / Path(section[key]).expanduser()).resolve())
+            section[key] = str(_absolute(section[key], path, key))
     if (parent := raw.pop("extends", None)) is not None:
         raw = _merge(read_yaml(path.parent / str(parent), (*chain, path.resolve())), raw)
     if not isinstance(settings, dict):
@@ -44,6 +45,18 @@ def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     for key, value in settings.items():
         set_dotted(raw, str(key), value, str(path))
     return raw
+
+
+def _absolute(named: str, file: Path, key: str) -> Path:
+    """Return a path that an experiment file names, which is relative to the file's folder. Raises ConfigError."""
+    try:
+        return (file.parent / Path(named).expanduser()).resolve()
+    except (
+        RuntimeError,
+        OSError,
+        ValueError,
+    ) as error:  # of ~nobody, of a circle of links, of a name with a NUL
+        raise ConfigError(f"{file}: {key}: {named!r} cannot be a path ({error}): write another") from None
 
 
 def set_dotted(raw: dict[str, Any], key: str, value: Any, where: str) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from recsys_pipelines.config import Strict
+from recsys_pipelines.config import Seed, Strict
 
 
 class Range(Strict):
@@ -52,7 +52,7 @@ class TuningConfig(Strict):
     Trials train with seed `training_seed`, which no final run should use.
     """
 
-    trials: int = Field(1, ge=1)
+    trials: int = Field(1, ge=1, le=100_000)
     space: dict[str, Choices] = Field(default_factory=dict)
-    seed: int = Field(0, ge=0)
-    training_seed: int = Field(1000, ge=0)
+    seed: Seed = 0
+    training_seed: Seed = 1000

@@ -137,8 +137,9 @@ def evaluate(
 ) -> dict[str, float | int | None]:
     """Return auc, logloss, ne, calibration, gauc, gauc_coverage, rows and positives (weight > 0).
 
-    `gauc` is None without groups, or (with coverage 0) where no group has both classes: small evaluation sets
-    have such groups, and the other metrics are still wanted. Errors: as each metric; one class only.
+    What these rows cannot tell is None, for the other metrics are still wanted: `auc` and `ne` of one class only,
+    `calibration` without a positive, `gauc` without groups or (with coverage 0) where no group has both classes.
+    Errors: as each metric, of other kinds.
     """
     positive = binary_labels(labels)
     probabilities, weights = _probabilities(probabilities, positive.size), _weights(weights, positive.size)
@@ -146,11 +147,13 @@ def evaluate(
     if groups is not None:
         codes = group_codes(groups, positive.size)
         within = _grouped_auc(positive, probabilities, weights, codes) or (None, 0.0)
+    some, all_rows = bool(weights @ positive > 0), bool(weights @ ~positive == 0)
+    both = some and not all_rows
     return {
-        "auc": auc(positive, probabilities, weights),
+        "auc": auc(positive, probabilities, weights) if both else None,
         "logloss": logloss(positive, probabilities, weights),
-        "ne": normalized_entropy(positive, probabilities, weights),
-        "calibration": calibration(positive, probabilities, weights),
+        "ne": normalized_entropy(positive, probabilities, weights) if both else None,
+        "calibration": calibration(positive, probabilities, weights) if some else None,
         "gauc": within[0],
         "gauc_coverage": within[1],
         "rows": int(np.count_nonzero(weights)),

@@ -216,7 +216,9 @@ def _curves_picture(arms: Sequence[Arm]) -> Picture:
                 history = run.metrics["history"]
                 axes.plot(
                     [entry["epoch"] for entry in history],
-                    [entry[f"validation_{metric}"] for entry in history],
+                    np.array(
+                        [entry[f"validation_{metric}"] for entry in history], float
+                    ),  # NaN where missing
                     color=matplotlib.colormaps["tab20"](number % 20),
                     label=arm.name if run is arm.runs[0] else None,
                     linewidth=1,

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from recsys.reports.sheet import Sheet
 from recsys_cython_ext.files import write_text
@@ -39,6 +40,8 @@ def write_html(path: Path, template: str, **values: Any) -> None:
 def png(figure: Figure) -> str:
     """A figure as PNG in base64."""
     buffer = io.BytesIO()
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name such as "$x_{1" is no formula
     figure.savefig(buffer, format="png", dpi=110)
     return base64.b64encode(buffer.getvalue()).decode()
 

@@ -9,6 +9,12 @@ from rich.table import Table as Grid
 Row = tuple[str, ...]
 
 
+def plain(text: str) -> str:
+    """Return a text, such as a name from data, for rich to show as it stands: no markup, no control characters."""
+    shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return escape(shown)
+
+
 @dataclass(frozen=True)
 class Sheet:
     """A table of text: the first column is left-aligned, a note explains the others.
@@ -24,9 +30,14 @@ class Sheet:
 
     def grid(self) -> Grid:
         """For a terminal."""
-        grid = Grid(title=self.title, caption=self.note or None, title_justify="left", caption_justify="left")
+        grid = Grid(
+            title=plain(self.title),
+            caption=plain(self.note) or None,
+            title_justify="left",
+            caption_justify="left",
+        )
         for place, header in enumerate(self.headers):
-            grid.add_column(header, justify="right" if place else "left", overflow="fold")
+            grid.add_column(plain(header), justify="right" if place else "left", overflow="fold")
         for row in self.rows:
-            grid.add_row(*map(escape, row))
+            grid.add_row(*map(plain, row))
         return grid

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from rich.table import Table as Grid
 
 from recsys.planning import TableReport
+from recsys.reports.sheet import plain
 from recsys_tables.bytes import ResidentBytes
 
 
@@ -22,12 +23,12 @@ def _bytes_grid(report: TableReport) -> Grid:
     )
     shared = {table.table for table in report.shared}
     for table in report.shared:
-        who = f"{table.table}, of {len(table.features)} features"
+        who = f"{plain(table.table)}, of {len(table.features)} features"
         grid.add_row(who, "", "", f"{table.rows:,}", str(table.width), *_kinds(table.bytes))
     for entry in report.features:
         rows = "shared" if shared.issuperset(entry.tables) else f"{entry.rows:,}"
         grid.add_row(
-            entry.feature, entry.scheme, f"{entry.ids:,}", rows, str(entry.width), *_kinds(entry.bytes)
+            plain(entry.feature), entry.scheme, f"{entry.ids:,}", rows, str(entry.width), *_kinds(entry.bytes)
         )
     grid.add_section()
     grid.add_row("total", "", "", "", "", *_kinds(report.bytes))
@@ -43,7 +44,7 @@ def _collisions_grid(report: TableReport) -> Grid:
     for entry in report.features:
         pairs = zip(asdict(entry.expected).values(), asdict(entry.observed).values(), strict=True)
         rates = ["–" if rate is None else f"{rate:.2%}" for pair in pairs for rate in pair]
-        grid.add_row(entry.feature, f"{entry.ids:,}", *rates)
+        grid.add_row(plain(entry.feature), f"{entry.ids:,}", *rates)
     return grid
 
 
@@ -59,7 +60,7 @@ def _ranks_grid(report: TableReport) -> Grid:
             by_type.setdefault(shard.sharding, []).append(shard.table)
         tables = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in by_type.items())
         numbers = (f"{number:,}" for number in (*kinds, sum(kinds)))
-        grid.add_row(str(entry.rank), str(len(entry.shards)), *numbers, tables)
+        grid.add_row(str(entry.rank), str(len(entry.shards)), *numbers, plain(tables))
     return grid
 
 

@@ -61,7 +61,8 @@ def trials_sheet(tuned: TuningResult) -> Sheet:
     rows = []
     for trial in tuned.trials:
         metrics = trial.best(tuned.config)
-        shown = ["–" if metrics is None else f"{metrics[name]:.5f}" for name in SHOWN_METRICS]
+        values = [None if metrics is None else metrics[name] for name in SHOWN_METRICS]
+        shown = ["–" if value is None else f"{value:.5f}" for value in values]
         settings = [_value(trial.settings[key]) if key in trial.settings else "as it is" for key in space]
         end = ENDS[trial.end or "failed"]
         rows.append((str(trial.number), *shown, *settings, f"{trial.epochs:.2f}", end))

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchrec import JaggedTensor
 
 from recsys.config import parse
 from recsys.config.models import targets_of
+from recsys.config.yaml_text import YamlError, parse_yaml
 from recsys.evaluation.metrics import evaluate, recalibrate
 from recsys.models import InBfloat16, build
 from recsys.planning import fields_of, plan_of
@@ -100,8 +100,11 @@ class ArtefactScorer:
     def __init__(self, folder: Path) -> None:
         self.artefact = artefact.open(folder)
         self.features = Features.load(folder / "features")
-        settings = yaml.safe_load((folder / "config.yaml").read_text())
-        self.config = parse(settings, str(folder / "config.yaml"))
+        file = folder / "config.yaml"
+        try:
+            self.config = parse(parse_yaml(file.read_text(encoding="utf-8")), str(file))
+        except YamlError as error:
+            raise ArtefactError(f"{file}: damaged ({error}); export the run again") from None
         pooled = [field for field in self.artefact.fields if field.pooling != "none"]
         network = build(
             self.config.model,

@@ -25,6 +25,7 @@ from recsys.planning import fields_of, plan_of
 from recsys.training.clock import StepClock, stragglers
 from recsys.training.distributed import default_device, gathered, on_rank_0, peak_memory, shard_model
 from recsys.training.feed import Feed
+from recsys.training.labels import check_measured, check_training
 from recsys.training.optimizers import Optimizer
 from recsys.training.pipeline import Pipeline
 from recsys.training.prediction import predict
@@ -115,7 +116,8 @@ def fit(
     checkpoint there, and a run that was interrupted ends with the same weights, on as many ranks, as one that was not;
     without, the model stays as the last batch left it.
 
-    Raises NonFiniteLoss naming epoch and batch, ValueError as `Feed`, `shard_model`, `Store.resume` and `load_start` do.
+    Raises NonFiniteLoss naming epoch and batch, OneClass for labels that cannot be learnt from or monitored, ValueError
+    as `Feed`, `shard_model`, `Store.resume` and `load_start` do.
     """
     seed_everything(config)
     return _Training(config, train, validation, store, watch or Watch()).run()
@@ -145,6 +147,10 @@ class _Training:
             raise ValueError(
                 f"training.negative_rate {settings.negative_rate} leaves no row to train on, for none is positive"
             )
+        check_training(len(train), int(np.count_nonzero(train.label)))
+        if settings.monitor == "auc":
+            positives = int(np.count_nonzero(validation.label))
+            check_measured("validation", len(validation), positives, "training.monitor: auc")
         self._rows = len(kept)
         subset = None if len(kept) == len(train) else kept
         self._feed = Feed(train, click_model.engine, settings.batch_size, settings.seed, subset)

@@ -29,6 +29,7 @@ import yaml
 
 from recsys.config import ConfigError, ExperimentConfig, parse
 from recsys.config.migration import renamed
+from recsys.config.yaml_text import parse_yaml
 from recsys.evaluation.diagnostics import effective_rank, information_abundance
 from recsys.evaluation.metrics import best_possible, evaluate
 from recsys.planning import plan_of
@@ -81,9 +82,9 @@ class Run:
         if not (path / "metrics.json").exists():
             raise ConfigError(f"{path}: not a finished run (no metrics.json); train it first")
         try:
-            settings = yaml.safe_load((path / "config.yaml").read_text())
+            settings = parse_yaml((path / "config.yaml").read_text(encoding="utf-8"))
             metrics = json.loads((path / "metrics.json").read_text())
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError) as error:
             why = " ".join(str(error).split())
             raise ConfigError(f"{path}: damaged ({why}); delete the folder and train again") from None
         return cls(path, parse(renamed(settings), str(path / "config.yaml")), metrics)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+WIDEST = 4096  # numbers of a vector
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -43,10 +44,12 @@ def budget_bytes(budget: str, full_bytes: int) -> int:
 class _Tables(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    embedding_dim: int = Field(16, ge=4, multiple_of=4)
+    embedding_dim: int = Field(16, ge=4, le=WIDEST, multiple_of=4)
     init_bound: float = Field(0.05, gt=0)
     budget: Budget | None = None  # all resident bytes of training: weights, optimiser state, vocabularies
-    budget_embedding_dim: int = Field(16, ge=4, multiple_of=4)  # width of the full table a share refers to
+    budget_embedding_dim: int = Field(
+        16, ge=4, le=WIDEST, multiple_of=4
+    )  # width of the full table a share refers to
 
     @model_validator(mode="before")
     @classmethod
@@ -166,7 +169,7 @@ class AutoSrhTables(_LearnerTables):
     """Ids of like frequency share a scale for each column; scales below `cut` mask it."""
 
     scheme: Literal["auto_srh"]
-    groups: int = Field(6, ge=1)  # of equally many ids
+    groups: int = Field(6, ge=1, le=1_000_000)  # of equally many ids
     l1: float = Field(1e-4, ge=0)  # of the scales' sum in the loss
     cut: float = Field(0.01, ge=0)
     scale_lr: float | None = Field(None, gt=0)  # `training.dense_lr` unless given
@@ -267,7 +270,7 @@ class PathBasedTables(_Tables):
     """Codes share rows, and each passes its row through one of several networks; the budget counts both."""
 
     scheme: Literal["path_based"]
-    hidden_dim: int = Field(16, ge=1)
+    hidden_dim: int = Field(16, ge=1, le=WIDEST)
     budget: Budget
 
 
@@ -291,7 +294,7 @@ class RobeTables(_Tables):
     """One array for all features; each id reads blocks of `block_dim` weights, or shares one block with its neighbours."""
 
     scheme: Literal["robe"]
-    block_dim: int = Field(8, ge=4, multiple_of=4)
+    block_dim: int = Field(8, ge=4, le=WIDEST, multiple_of=4)
     signs: bool = True
     budget: Budget
 
@@ -309,8 +312,8 @@ class UnifiedTables(_Tables):
     """One table for all features; each looks up embedding_dim / chunk_dim chunks."""
 
     scheme: Literal["unified"]
-    chunk_dim: int = Field(8, ge=4, multiple_of=4)
-    num_tables: int = Field(1, ge=1)  # sub-tables the chunks are dealt to
+    chunk_dim: int = Field(8, ge=4, le=WIDEST, multiple_of=4)
+    num_tables: int = Field(1, ge=1, le=1024)  # sub-tables the chunks are dealt to
     own_rows_up_to: int = Field(0, ge=0)  # features of so many vocabulary codes or fewer keep a row per code
     budget: Budget
 

@@ -207,9 +207,7 @@ class CategoricalFit:
         if isinstance(self._fixed, range):
             return np.array(self._fixed, np.int64)
         path = located(self._fixed)  # type: ignore[arg-type]
-        with path.open("rb") as file:
-            content = file.read().removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n")
-        lines = [line.removesuffix("\r") for line in content.decode(errors="surrogateescape").split("\n")]
+        lines = vocabulary_lines(path)
         if not text.get(self._source, True):
             return _integers(lines, path)
         try:
@@ -217,6 +215,13 @@ class CategoricalFit:
         except (pa.ArrowException, UnicodeEncodeError) as error:
             raise ValueError(f"{path}: not UTF-8 text ({error}): write the vocabulary again") from None
         return _once(ids, lines, path)
+
+
+def vocabulary_lines(path: Place) -> list[str]:
+    """Return the lines of a vocabulary file, one value each; what is not UTF-8 is in surrogates. Raises OSError."""
+    with located(path).open("rb") as file:
+        content = file.read().removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n")
+    return [line.removesuffix("\r") for line in content.decode(errors="surrogateescape").split("\n")]
 
 
 def kept_ids(folder: Place, feature: str) -> np.ndarray:

@@ -26,6 +26,7 @@ from recsys_cython_ext.manifest import write_manifest
 from recsys_cython_ext.progress import Progress, no_progress
 from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig
 from recsys_pipelines.features import kept_ids, sequences_of
+from recsys_pipelines.preparation.doubts import split_doubts, vocabulary_doubts
 from recsys_pipelines.preparation.prepared import (
     COUNTS,
     FORMAT_VERSION,
@@ -36,7 +37,7 @@ from recsys_pipelines.preparation.prepared import (
     SplitCounts,
     VocabularySize,
 )
-from recsys_pipelines.preparation.split import SPLITS
+from recsys_pipelines.preparation.split import SPLITS, TIME_CUT
 from recsys_pipelines.preparation.steps import Job, column_specs
 from recsys_pipelines.preparation.threads import Runner, Threads
 from recsys_pipelines.quarantine import TooManyBadRows
@@ -153,6 +154,7 @@ def _key(
     text = json.dumps(
         [
             FORMAT_VERSION,
+            *([TIME_CUT] if data.split.by == "time" else []),
             HASH_VERSION,
             data.model_dump(mode="json"),
             [feature.model_dump(mode="json", exclude={"keep"}) for feature in features],
@@ -211,6 +213,13 @@ def _make(job: Job, base: Prepared | None, runner: Runner, report: Progress) -> 
     shards = {} if base is None else _linked(base, job.out)
     shards |= runner.encode(job, staged, report)
     before = {} if base is None else base.manifest.row_counts
+    splits = {
+        name: SplitCounts(
+            rows=sum(shard.rows for shard in shards.values() if shard.split == name),
+            positives=sum(shard.positives for shard in shards.values() if shard.split == name),
+        )
+        for name in SPLITS
+    }
     totals = {
         name: before.get(name, 0) + getattr(staged, name)
         for name in ("rows_in", "rows_added", "rows_out", "quarantined")
@@ -231,13 +240,11 @@ def _make(job: Job, base: Prepared | None, runner: Runner, report: Progress) -> 
         },
         **totals,
         "next_row": staged.next_row,
-        "splits": {
-            name: SplitCounts(
-                rows=sum(shard.rows for shard in shards.values() if shard.split == name),
-                positives=sum(shard.positives for shard in shards.values() if shard.split == name),
-            )
-            for name in SPLITS
-        },
+        "splits": splits,
+        "doubts": [
+            *split_doubts(job.data.split, splits),
+            *vocabulary_doubts(job.data, fitted, folder / COUNTS),
+        ],
         "shards": shards,
         "feature_files": {
             f"features/{file.name}": file_digest(file)

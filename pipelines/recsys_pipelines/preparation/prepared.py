@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from recsys_cython_ext import HASH_VERSION
 from recsys_cython_ext.files import file_digest, text_digest
 from recsys_cython_ext.manifest import DamagedFile, FileName, Manifest, OtherVersion, read_manifest
@@ -63,6 +65,7 @@ class PreparedManifest(Manifest):
     splits: dict[str, SplitCounts]
     shards: dict[FileName, Shard]
     feature_files: dict[FileName, str]
+    doubts: list[str] = Field(default_factory=list)  # what is likely not meant, one sentence each
     data: dict[str, Any]
     files: list[list[Any]]
 

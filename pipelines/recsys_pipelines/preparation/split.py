@@ -10,6 +10,7 @@ from recsys_pipelines.config import SplitConfig
 from recsys_pipelines.shards import line_of, read_shard, uniform
 
 SPLITS = ("train", "validation", "test")
+TIME_CUT = "nearer cut"  # how a split by time places its cuts: a part of a prepared folder's name
 
 
 def split_of(table: pa.Table, split: SplitConfig, bounds: np.ndarray) -> np.ndarray:
@@ -20,7 +21,8 @@ def split_of(table: pa.Table, split: SplitConfig, bounds: np.ndarray) -> np.ndar
 def split_bounds(split: SplitConfig, parts: Sequence[Path]) -> np.ndarray:
     """Positions [2] at which validation and test begin. By time it takes 8 bytes a row of the whole log.
 
-    Raises ValueError when a split gets no row.
+    A split by time begins where a time does, at the places nearest to the shares. Raises ValueError when a split gets
+    no row.
     """
     shares = np.array([split.train, split.train + split.validation])
     rows = [read_shard(part).num_rows for part in parts]
@@ -53,8 +55,36 @@ def _of_rank(split: SplitConfig, parts: Sequence[Path], rows: list[int], ranks: 
             ]
         )
     times = np.concatenate([_positions(read_shard(part), split) for part in parts])
-    times.partition(ranks)
-    return times[ranks]
+    times.sort()
+    return times[_cuts(times, ranks)]
+
+
+def _cuts(times: np.ndarray, wanted: np.ndarray) -> list[int]:
+    """Return the two places in sorted times [n], each where a time begins, that are nearest to those wanted.
+
+    Both are nearest together, so that no part is empty: of 3 days the only cuts are the beginnings of the last two.
+    With fewer than 3 times the places wanted come back, and leave a part empty.
+    """
+    firsts, seconds = (_beginnings(times, int(place)) for place in wanted)
+    pairs = [(a, b) for a in firsts for b in seconds if a < b]
+    distance = [abs(a - int(wanted[0])) + abs(b - int(wanted[1])) for a, b in pairs]
+    return list(pairs[int(np.argmin(distance))]) if pairs else [int(place) for place in wanted]
+
+
+def _beginnings(times: np.ndarray, place: int) -> list[int]:
+    """Return where a time begins, in sorted times [n]: at most two places on each side of one, and none is 0."""
+
+    def of(position: int) -> tuple[int, int]:
+        same = times[position]
+        return int(np.searchsorted(times, same, "left")), int(np.searchsorted(times, same, "right"))
+
+    left, right = of(place)
+    found = {left, right}
+    if left > 0:
+        found.add(of(left - 1)[0])
+    if right < len(times):
+        found.add(of(right)[1])
+    return sorted(found - {0, len(times)})
 
 
 def _positions(table: pa.Table, split: SplitConfig) -> np.ndarray:

@@ -198,13 +198,28 @@ def test_bad_input_is_refused(metric):
         metric([0, 1], [0.5] * 2, weights=[0, 0])
 
 
-@pytest.mark.parametrize("metric", [metrics.auc, metrics.normalized_entropy, metrics.evaluate])
+@pytest.mark.parametrize("metric", [metrics.auc, metrics.normalized_entropy])
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_has_no_auc_and_no_entropy(metric, label):
     with pytest.raises(ValueError, match="both classes"):
         metric([label, label], [0.2, 0.5])
     with pytest.raises(ValueError, match="both classes"):
         metric([label, 1 - label], [0.2, 0.5], weights=[1, 0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "weights"),
+    [([0, 0, 0], None), ([1, 1, 1], None), ([0, 1, 0], [1, 0, 2]), ([1, 0, 1], [1, 0, 2])],
+)
+def test_of_one_class_what_can_be_measured_is_and_the_rest_is_missing(labels, weights):
+    p = [0.2, 0.5, 0.9]
+    found = metrics.evaluate(labels, p, groups=[1, 1, 2], weights=weights)
+    assert found["logloss"] == metrics.logloss(labels, p, weights)
+    assert [found[name] for name in ("auc", "ne", "gauc", "gauc_coverage")] == [None, None, None, 0.0]
+    if found["positives"]:
+        assert found["calibration"] == metrics.calibration(labels, p, weights)
+    else:
+        assert found["calibration"] is None
 
 
 def test_other_errors():
