@@ -1,6 +1,7 @@
 """Are 95 % intervals right in 95 % of comparisons, and do 5 % tests find a difference in 5 % where there is none?
 
 python benchmarks/calibration.py [--sims 2000] [--worlds NAME ...] [--replicates 200] [--json FILE] [--folder DIR]
+python benchmarks/calibration.py --few [--sims 2000]          # few positives, few users: see calibration_few.py
 
 Every simulated comparison has a known true difference, and is judged by the code of `recsys compare`:
 
@@ -34,7 +35,7 @@ from rich.table import Table
 from scipy.stats import ttest_ind
 
 from recsys.config import ExperimentConfig, parse
-from recsys.evaluation.arms import best
+from recsys.evaluation.arms import best, bootstrap
 from recsys.evaluation.arms.compare import compare
 from recsys.evaluation.arms.delong import from_placements, placements
 from recsys.evaluation.arms.pairing import pair
@@ -332,6 +333,18 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f}"
 
 
+def _few(folder: Path, sims: int, replicates: int, json_file: Path | None) -> None:
+    """Simulate comparisons with little behind them, in one thread: their blocks are too small for more."""
+    import calibration_few  # beside this file
+
+    bootstrap.MOST_THREADS = 1
+    found = calibration_few.run(folder, sims, replicates)
+    for one in calibration_few.tables(found):
+        Console(width=130).print(one)
+    if json_file:
+        json_file.write_text(json.dumps(found, indent=1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -342,9 +355,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=120, help="trained runs of each configuration")
     parser.add_argument("--folder", type=Path, default=Path("runs/calibration"))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--few", action="store_true", help="worlds of few positives and few users instead")
     options = parser.parse_args()
     best.DRAWS = 2**6  # of who is best, which is not looked at here and takes half of the time
     options.folder.mkdir(parents=True, exist_ok=True)
+    if options.few:
+        return _few(options.folder, options.sims, options.replicates, options.json)
     worlds: dict[str, Sampler] = {
         name: world.sample for name, world in GENERATED.items() if name in options.worlds
     }

@@ -12,8 +12,9 @@ from recsys.comparison.slicing import by_column, by_day, by_time, time_numbers
 from recsys.evaluation.arms.compare import Comparison, Difference, Interval, compare
 from recsys.evaluation.arms.daily import daily_loss_difference
 from recsys.evaluation.arms.pairing import Paired, pair
+from recsys.evaluation.arms.intervals import difference_interval
 from recsys.evaluation.arms.power import contrast_of, first_step, power_sentence, units_needed
-from recsys.evaluation.arms.slices import ROUNDING, Sliced, Slicing, compare_slices
+from recsys.evaluation.arms.slices import Sliced, Slicing, compare_slices
 from recsys.evaluation.metrics import auc, row_loss
 from recsys.evaluation.online.sequential import ConfidenceSequence, confidence_sequence
 
@@ -48,15 +49,17 @@ class Power:
     first step; None without an effect, and where the seeds alone vary too much for any number of rows.
 
     `interval`: of all arms at once (Bonferroni), so that it never says else than the verdict. By it the arm is
-    `not_worse` than the baseline less `effect`, or `worse`, or neither, as where nothing varies; None without an effect.
+    `not_worse` than the baseline less `effect`, or `worse`, or neither; None without an effect. Where there is no verdict
+    it is neither, and interval, detectable effect and units are None. Where nothing varies it is not worse only if the
+    rankings are the same.
     """
 
     arm: str
-    minimum_detectable_effect: float
+    minimum_detectable_effect: float | None
     effect: float | None
     units: int
     units_needed: int | None
-    interval: Interval
+    interval: Interval | None
     not_worse: bool | None
     worse: bool | None
     sentence: str
@@ -219,17 +222,18 @@ def _power(d: Difference, comparison: Comparison, effect: float | None) -> Power
     unit = "rows" if comparison.clusters is None else "users"
     arms = len(comparison.arms) - 1
     alpha = first_step(comparison.level, arms)
-    low, high = interval = contrast_of(d).interval(1 - alpha)
-    known = d.standard_error > 0 or abs(d.estimate) <= ROUNDING
+    interval = None if d.no_verdict else difference_interval(d.metric, contrast_of(d), 1 - alpha)
+    known = d.standard_error > 0 or d.support.same
+    low, high = interval if interval is not None and known else (-1.0, 1.0)
     return Power(
         arm=d.arm,
         minimum_detectable_effect=d.minimum_detectable_effect,
         effect=effect,
         units=units,
-        units_needed=None if effect is None else units_needed(d, units, effect, alpha=alpha),
+        units_needed=None if effect is None or d.no_verdict else units_needed(d, units, effect, alpha=alpha),
         interval=interval,
-        not_worse=None if effect is None else known and low > -effect,
-        worse=None if effect is None else known and high < -effect,
+        not_worse=None if effect is None else low > -effect,
+        worse=None if effect is None else high < -effect,
         sentence=power_sentence(d, units, seeds, unit, effect, comparison.level, arms),
     )
 

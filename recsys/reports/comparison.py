@@ -16,6 +16,7 @@ from recsys.reports.page import write_html
 from recsys.reports.sheet import Sheet
 
 WORDS = {"better": "better than", "worse": "worse than", "undecided": "not told apart from"}
+DIFFERENCES = {"calibration": "calibration's distance from 1"}  # what differs, unless the metric itself does
 DIGITS = {"logloss": 5, "calibration": 3}  # decimals of a metric; four of others
 
 
@@ -28,13 +29,18 @@ def comparison_json(judged: Judgement, arms: Arms) -> dict[str, Any]:
 def summary(judged: Judgement) -> str:
     """Say in two sentences how all arms did."""
     counts = {word: sum(d.verdict == word for d in judged.auc) for word in WORDS}
-    best = judged.comparison.best["auc"]
-    likely = max(best, key=lambda name: best[name])
-    return (
+    told = (
         f"Against {judged.comparison.baseline}, in AUC: {counts['better']} better, {counts['worse']} worse, "
-        f"{counts['undecided']} not told apart from it. The probability of being the best arm is largest for {likely}: "
-        f"{best[likely]:.0%}."
+        f"{counts['undecided']} not told apart from it"
     )
+    without = sum(d.no_verdict is not None for d in judged.auc)
+    if without:
+        told += f", {without} of them for want of data"
+    best = judged.comparison.best["auc"]
+    if not best:
+        return f"{told}. There is too little for a verdict, and so for the probability of being the best arm."
+    likely = max(best, key=lambda name: best[name])
+    return f"{told}. The probability of being the best arm is largest for {likely}: {best[likely]:.0%}."
 
 
 def verdicts(judged: Judgement) -> list[str]:
@@ -46,28 +52,36 @@ def verdicts(judged: Judgement) -> list[str]:
 
 def sentence(d: Difference, comparison: Comparison, aside: str = "", power: Power | None = None) -> str:
     """The verdict on one arm's AUC; `aside` stands after its name."""
+    told = f"{d.arm}{aside} is {WORDS[d.verdict]} {d.baseline} in AUC: {d.estimate:+.4f}"
+    if d.no_verdict is not None or d.interval is None or d.minimum_detectable_effect is None:
+        return f"{told} ({d.note})."
     low, high = d.interval
     arms = len(comparison.arms) - 1
     test = "the test" if arms == 1 else f"the first step of Holm's test over {arms} arms"
     text = (
-        f"{d.arm}{aside} is {WORDS[d.verdict]} {d.baseline} in AUC: {d.estimate:+.4f} "
-        f"({comparison.level:.0%} interval {low:+.4f} to {high:+.4f}, Holm-adjusted p = {d.adjusted_p_value:.3g}; "
-        f"{test} finds ±{d.minimum_detectable_effect:.4f} four times in five{'' if d.note is None else '; ' + d.note})."
+        f"{told} ({comparison.level:.0%} interval {low:+.4f} to {high:+.4f}, Holm-adjusted p = "
+        f"{d.adjusted_p_value:.3g}; {test} finds ±{d.minimum_detectable_effect:.4f} four times in five"
+        f"{'' if d.note is None else '; ' + d.note})."
     )
-    if power is None or power.effect is None:
-        return text
+    return text if power is None else text + _margin_sentence(d, power, arms)
+
+
+def _margin_sentence(d: Difference, power: Power, arms: int) -> str:
+    """Whether the arm is worse by more than the effect that matters; empty without one."""
+    if power.effect is None or power.interval is None:
+        return ""
     low, high = power.interval
     interval = f"the interval {low:+.4f} to {high:+.4f}" + (
         f" (Bonferroni over {arms} arms)" if arms > 1 else ""
     )
-    against = f"{text} Against {d.baseline} it is"
+    against = f" Against {d.baseline} it is"
     margin = f"−{power.effect:g}"
     if power.not_worse:
         return f"{against} not worse than {margin}: {interval} is above."
     if power.worse:
         return f"{against} worse than {margin}: {interval} is below."
     why = f"{interval} holds {margin}" if low < high else "nothing varies"
-    return f"{text} Whether it is worse than {d.baseline} by more than {power.effect:g} is undecided: {why}."
+    return f" Whether it is worse than {d.baseline} by more than {power.effect:g} is undecided: {why}."
 
 
 def power_lines(judged: Judgement) -> list[str]:
@@ -103,16 +117,17 @@ def differences_sheet(comparison: Comparison, title: str = "", folded: bool = Fa
     rows = [
         (
             d.arm,
-            TITLES[d.metric],
+            DIFFERENCES.get(d.metric, TITLES[d.metric]),
             _number(d.estimate, d.metric, "+"),
-            _range(d.interval, d.metric, "+"),
-            "–" if d.bca_interval is None else _range(d.bca_interval, d.metric, "+"),
-            f"{d.p_value:.2g}",
-            f"{d.adjusted_p_value:.2g}",
-            f"{d.false_discovery_p_value:.2g}",
+            _range_or_dash(d.interval, d.metric),
+            _range_or_dash(d.bca_interval, d.metric),
+            *(
+                "–" if d.no_verdict else f"{p:.2g}"
+                for p in (d.p_value, d.adjusted_p_value, d.false_discovery_p_value)
+            ),
             "–" if d.delong_p_value is None else f"{d.delong_p_value:.2g}",
             _seed_share(d),
-            d.verdict,
+            "no verdict" if d.no_verdict else d.verdict,
         )
         for d in comparison.differences
     ]
@@ -124,7 +139,8 @@ def differences_sheet(comparison: Comparison, title: str = "", folded: bool = Fa
             *("p", "p (Holm)", "p (BH)", "p (DeLong)", "variance of seeds", "verdict"),
         ),
         rows,
-        "Interval: rows and seeds, not adjusted for the number of arms; the verdict is, by Holm over arms. BCa: "
+        "Interval: rows and seeds, not adjusted for the number of arms; the verdict is, by Holm over arms. Calibration is "
+        "better the nearer to 1, so its differences are of the distance from 1. BCa: "
         "bias-corrected bootstrap interval with seeds held fixed, a little short with few users. BH: Benjamini–Hochberg. "
         "DeLong assumes independent rows: "
         "a fast check, never the verdict." + "".join(f" {note[0].upper()}{note[1:]}." for note in notes),
@@ -139,10 +155,17 @@ def best_sheet(comparison: Comparison) -> Sheet:
         "Probability of being the best arm",
         ("arm", *(TITLES[metric] for metric in metrics)),
         [
-            (arm.name, *(f"{comparison.best[metric].get(arm.name, 0.0):.1%}" for metric in metrics))
+            (
+                arm.name,
+                *(
+                    f"{comparison.best[metric][arm.name]:.1%}" if arm.name in comparison.best[metric] else "–"
+                    for metric in metrics
+                ),
+            )
             for arm in comparison.arms
         ],
-        "Over resampled rows and seeds. A probability, not a verdict: it says nothing of how much better.",
+        "Over resampled rows and seeds. A probability, not a verdict: it says nothing of how much better. "
+        "–: there is too little data for a verdict on the arm, and so for a probability.",
     )
 
 
@@ -271,6 +294,10 @@ def _seed_share(d: Difference) -> str:
         return "one seed"
     total = d.row_variance + d.seed_variance
     return "–" if total == 0 else f"{d.seed_variance / total:.0%}"
+
+
+def _range_or_dash(ends: tuple[float, float] | None, metric: str) -> str:
+    return "–" if ends is None else _range(ends, metric, "+")
 
 
 def _number(value: float, metric: str, sign: str = "") -> str:

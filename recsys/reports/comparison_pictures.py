@@ -16,12 +16,12 @@ matplotlib.use("Agg")
 
 COLORS = {"better": "#11702d", "worse": "#b8433a", "undecided": "#6b7280"}
 TITLES = {"auc": "AUC", "gauc": "GAUC", "logloss": "logloss", "ne": "NE", "calibration": "calibration"}
-BETTER = {
-    "auc": "higher is better",
-    "gauc": "higher is better",
-    "logloss": "lower is better",
-    "ne": "lower is better",
-    "calibration": "nearer 1 is better",
+BETTER = {  # of differences
+    "auc": "AUC, higher is better",
+    "gauc": "GAUC, higher is better",
+    "logloss": "logloss, lower is better",
+    "ne": "NE, lower is better",
+    "calibration": "calibration's distance from 1, lower is better",
 }
 COLUMNS = 3  # of panels
 SHRUNK = "#4b5563"
@@ -47,16 +47,16 @@ def _effects_picture(judged: Judgement) -> Picture:
     figure, panels = _panels(len(metrics), 0.9 + 0.34 * max(len(arms), 2))
     for number, (axes, metric) in enumerate(zip(panels, metrics, strict=True)):
         for place, d in enumerate(d for d in judged.comparison.differences if d.metric == metric):
-            _interval(axes, place, d.estimate, d.interval, COLORS[d.verdict])
+            _interval(axes, place, d.estimate, d.interval or (d.estimate, d.estimate), COLORS[d.verdict])
         if metric == "auc" and (effect := judged.power[0].effect) is not None:
             axes.axvspan(-effect, effect, color="#9ab8d6", alpha=0.3, linewidth=0)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_title(f"{TITLES[metric]}, {BETTER[metric]}", fontsize=9)
+        axes.set_title(BETTER[metric], fontsize=9)
         _rows(axes, arms, labelled=number % COLUMNS == 0)
     figure.supxlabel(f"difference from {judged.comparison.baseline}", fontsize=9)
     note = (
         f"{judged.comparison.level:.0%} intervals over rows and, of several, seeds; not adjusted for the number of arms; "
-        "coloured where the Holm-adjusted test decides."
+        "coloured where the Holm-adjusted test decides; a point alone has too little data for a verdict."
         + (" Shaded: differences in AUC too small to matter." if judged.power[0].effect is not None else "")
     )
     return "Effects", png(figure), note

@@ -3,7 +3,7 @@
 Validation rows chose, so what is said of them has no interval. Verdicts are of trained arms, on test rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from recsys.comparison.predictions import Predictions
 from recsys.compression.evolution import Scored, by_quality
 from recsys.compression.search import CompressionResult
 from recsys.compression.space import Genome
+from recsys.evaluation.arms.compare import Verdict
 from recsys.reports import comparison as comparison_report
 from recsys.reports.comparison import WORDS, differences_sheet, main_sheets, power_lines, verdicts
 from recsys.reports.comparison_pictures import comparison_pictures
@@ -156,15 +157,25 @@ def _trained(found: CompressionResult) -> list[str]:
     seeds = found.compared.overall.arms[0].seeds
     lines = [f"Trained with {seeds} seed{'s' * (seeds > 1)}, on test: {verdicts(found.compared.judged)[0]}"]
     for name, d in zip(RIVALS, rivals.auc, strict=True):
-        low, high = d.interval
-        moral = {"worse": "evolution paid", "better": "evolution did not pay"}.get(
-            d.verdict, "that evolution pays is not shown"
-        )
+        interval = ""
+        if d.interval is not None:
+            low, high = d.interval
+            interval = f", {rivals.comparison.level:.0%} interval {low:+.4f} to {high:+.4f}"
         lines.append(
-            f"{NAMES[name].capitalize()} is {WORDS[d.verdict]} evolution there ({d.estimate:+.4f}, "
-            f"{rivals.comparison.level:.0%} interval {low:+.4f} to {high:+.4f}): {moral}."
+            f"{NAMES[name].capitalize()} is {WORDS[d.verdict]} evolution there ({d.estimate:+.4f}{interval})."
         )
-    return lines
+    return [*lines, _moral({NAMES[name]: d.verdict for name, d in zip(RIVALS, rivals.auc, strict=True)})]
+
+
+def _moral(rivals: Mapping[str, Verdict]) -> str:
+    """One conclusion from the verdicts on all rivals against the evolution, so that no two contradict each other."""
+    better = [name for name, verdict in rivals.items() if verdict == "better"]
+    undecided = [name for name, verdict in rivals.items() if verdict == "undecided"]
+    if better:
+        return f"So evolution did not pay: {' and '.join(better)} did better."
+    if undecided:
+        return f"So it is not shown that evolution pays over {' and '.join(undecided)}."
+    return "So evolution paid."
 
 
 def _started(found: CompressionResult) -> str:

@@ -34,7 +34,7 @@ def write_report(result: Result, path: Path) -> None:
     write_html(
         path,
         "experiments.html.j2",
-        title=f"Comparison of {len(result.arms)} table schemes",
+        title=_title(result.arms),
         power=power_lines(result.judged),
         summary=summary(result),
         verdict=verdict(result),
@@ -62,6 +62,18 @@ def write_report(result: Result, path: Path) -> None:
         seeds=len(arm.runs),
         trials=trial_counts(result),
     )
+
+
+def _title(arms: Sequence[Arm]) -> str:
+    """How many arms there are, and what they are several of."""
+    kinds = {
+        "table schemes": {arm.config.tables.scheme for arm in arms},
+        "budgets": {arm.budget for arm in arms},
+        "sets of features": {tuple(n for f in arm.config.features for n in f.names) for arm in arms},
+        "models": {arm.config.model.name for arm in arms},
+    }
+    several = ", ".join(f"{len(values)} {kind}" for kind, values in kinds.items() if len(values) > 1)
+    return f"Comparison of {len(arms)} arms" + (f": {several}" if several else "")
 
 
 def table_rows(result: Result) -> list[dict[str, Any]]:
@@ -102,12 +114,14 @@ def summary(result: Result) -> str:
     counts = {
         word: [c.arm for c in changes if c.verdict == word] for word in ("better", "worse", "undecided")
     }
-    held = {result.overall.baseline, *counts["better"], *counts["undecided"]}
+    without = {c.arm for c in changes if c.no_verdict}
+    held = {result.overall.baseline, *counts["better"], *counts["undecided"]} - without
+    lacking = f", {len(without)} of them for want of data" if without else ""
     smallest = min((arm for arm in result.arms if arm.name in held), key=lambda arm: arm.bytes["total"])
     size = smallest.bytes["total"]
     return (
         f"Against {result.overall.baseline}, in AUC: {len(counts['better'])} arms are better, "
-        f"{len(counts['worse'])} worse, {len(counts['undecided'])} not told apart from it. The smallest arm not "
+        f"{len(counts['worse'])} worse, {len(counts['undecided'])} not told apart from it{lacking}. The smallest arm not "
         f"found worse is {smallest.name}: {size:,} bytes, {size / smallest.bytes['full_table']:.1%} of the full table."
     )
 
@@ -172,6 +186,8 @@ def _quality_picture(result: Result) -> Picture:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(f"mean over seeds with {result.overall.level:.0%} intervals over rows and seeds")
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0.0), min(high, 1.0))
     axes.legend()
     axes.grid(alpha=0.3)
     note = "Resident bytes in training against AUC on test; a line for each scheme, a point for each budget."

@@ -7,7 +7,7 @@ units it is a little short.
 """
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from recsys.evaluation.arms.result import Interval
 
@@ -24,9 +24,9 @@ def bca_interval(
     below = float(((replicates < estimate).mean() + (replicates <= estimate).mean()) / 2)
     if below in (0.0, 1.0):
         return None
-    bias = norm.ppf(below)
+    bias = ndtri(below)
     spread = float((influence**2).sum())
     acceleration = float((influence**3).sum()) / (6 * spread**1.5) if spread else 0.0
-    z = bias + norm.ppf([(1 - level) / 2, (1 + level) / 2])
-    low, high = np.quantile(replicates, norm.cdf(bias + z / (1 - acceleration * z)))
+    z = bias + ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
+    low, high = np.quantile(replicates, ndtr(bias + z / (1 - acceleration * z)))
     return float(low), float(high)

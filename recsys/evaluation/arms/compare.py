@@ -23,9 +23,11 @@ The estimate is the mean over seeds of the metric on these rows. Metric of arm a
 - What each difference could have found, and who is best, follow from the same variances (`power`, `best`).
 - BCa intervals (`bca`) stand beside: they follow a skewed bootstrap, but hold seeds fixed.
 
+- There is a verdict only where ten units hold the rarer class and the arms see ten differently (`support`).
+
 Intervals are not corrected for the number of arms; the verdict is (Holm).
-Calibration is better the nearer it is to 1: the verdict is on |M - 1|, taking each arm to be on the side of 1 where
-its estimate is. Arms on one side are tested by their difference, arms on opposite sides by their sum less 2. Where an
+Calibration is better the nearer it is to 1: the difference and its verdict are of |M - 1|, taking each arm to be on the side
+of 1 where its estimate is. Arms on one side are tested by their difference, arms on opposite sides by their sum less 2. Where an
 arm's side is itself in doubt, the test errs to the safe side (it rejects 1 to 2 % of A/A comparisons at 5 %).
 """
 
@@ -35,12 +37,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from recsys.evaluation.arms.bca import bca_interval
-from recsys.evaluation.arms.best import best_probabilities
 from recsys.evaluation.arms.bootstrap import poisson_bootstrap
 from recsys.evaluation.arms.delong import from_placements, placements
-from recsys.evaluation.arms.multiplicity import benjamini_hochberg, holm
-from recsys.evaluation.arms.power import first_step, minimum_detectable_effect
+from recsys.evaluation.arms.intervals import bounded_interval
+from recsys.evaluation.arms.judged import differences, judged, probabilities
 from recsys.evaluation.arms.result import (
     ArmResult,
     Comparison,
@@ -49,14 +49,12 @@ from recsys.evaluation.arms.result import (
     Interval,
     Verdict,
 )
-from recsys.evaluation.arms.variance import Arms, Contrast
-from recsys.evaluation.arms.weighted import METRICS, WeightedMetrics, auc_influence, badness_slope
+from recsys.evaluation.arms.support import support
+from recsys.evaluation.arms.variance import Arms
+from recsys.evaluation.arms.weighted import METRICS, WeightedMetrics, auc_influence
 from recsys.evaluation.metrics import binary_labels, group_codes, improper
 
 __all__ = ["ArmResult", "Comparison", "Difference", "Estimate", "Interval", "Verdict", "compare"]
-
-ONE_SEED = "one seed: intervals cover rows only"
-NO_VARIANCE = "no resampling changes this difference: too few rows to judge it"
 
 
 def compare(
@@ -98,26 +96,42 @@ def compare(
     if "auc" in metrics:
         placed = [np.mean([placements(positive, row) for row in rows], 0) for rows in arms.values()]
 
+    names, b = list(arms), list(arms).index(baseline)
+    holding, rarer = _holding(positive, units)
+    unit = "row" if clusters is None else "user"
     estimates: dict[str, dict[str, Estimate]] = {name: {} for name in arms}
-    differences: list[Difference] = []
+    told: list[Difference] = []
     best: dict[str, dict[str, float]] = {}
     for m, metric in enumerate(metrics):
         if metric == "auc":
             influence = [auc_influence(positive, rows, units) for rows in placed]
+            shares, owner = placed, units  # of rows
         else:
             influence = [weighted.influence(metric, owners == a) for a in range(len(arms))]
+            shares, owner = [weighted.own(metric, owners == a) for a in range(len(arms))], np.arange(count)
         # A Poisson bootstrap of U units has (U - 1) / U of the variance, like any plug-in variance.
         covariance = np.atleast_2d(np.cov(resampled[m])) * count / (count - 1)
         found = Arms(point[m], covariance, owners, np.stack(influence))
         for a, name in enumerate(arms):
-            estimates[name][metric] = _estimate(found, a, level)
-        best[metric] = dict(zip(arms, best_probabilities(metric, *found.joint()).tolist(), strict=True))
-        differences += _differences(found, resampled[m], list(arms), baseline, metric, level)
-    checked = _delong_p_values(positive, placed, list(arms), baseline)
+            estimates[name][metric] = _estimate(found, a, metric, level, holding)
+        judgements = [
+            judged(
+                found,
+                *(a, b, metric),
+                support(metric, holding, shares[a] - shares[b], owner, arms[names[a]], arms[baseline]),
+                *(unit, rarer),
+            )
+            for a in range(len(arms))
+            if a != b
+        ]
+        best[metric] = probabilities(judgements, found, names, metric)
+        told += differences(judgements, found, resampled[m], names, metric, level)
+    checked = _delong_p_values(positive, placed, names, baseline)
     return Comparison(
         arms=tuple(ArmResult(name, len(arms[name]), estimates[name]) for name in arms),
         differences=tuple(
-            replace(d, delong_p_value=checked.get(d.arm)) if d.metric == "auc" else d for d in differences
+            replace(d, delong_p_value=checked.get(d.arm)) if d.metric == "auc" and d.no_verdict is None else d
+            for d in told
         ),
         best=best,
         baseline=baseline,
@@ -142,68 +156,24 @@ def _metrics(chosen: Sequence[str] | None, positive: np.ndarray, units: np.ndarr
     return list(chosen)
 
 
-def _estimate(found: Arms, arm: int, level: float) -> Estimate:
+def _holding(positive: np.ndarray, units: np.ndarray) -> tuple[int, str]:
+    """How many units hold the rarer class, which fewer of them hold, and which that is."""
+    up = int(np.count_nonzero(np.bincount(units[positive])))
+    down = int(np.count_nonzero(np.bincount(units[~positive])))
+    return (up, "positive") if up <= down else (down, "negative")
+
+
+def _estimate(found: Arms, arm: int, metric: str, level: float, holding: int) -> Estimate:
     own = found.contrast({arm: 1.0})
     values = found.of(arm)
     return Estimate(
         value=own.value,
-        interval=own.interval(level),
+        interval=bounded_interval(metric, own, level, holding),
         standard_error=own.error_and_df[0],
         row_variance=own.row_variance,
         seed_variance=own.seed_variance,
         seed_std=float(values.std(ddof=1)) if values.size > 1 else None,
     )
-
-
-def _differences(
-    found: Arms, resampled: np.ndarray, names: Sequence[str], baseline: str, metric: str, level: float
-) -> list[Difference]:
-    """Every arm against the baseline on one metric, with corrections over the arms; `resampled` [K, R]."""
-    b = names.index(baseline)
-    others = [a for a in range(len(names)) if a != b]
-    judged = [_judged(found, a, b, metric) for a in others]
-    p_values = [judgement.p_value for judgement in judged]
-    means = np.stack([resampled[found.owners == a].mean(axis=0) for a in range(len(names))])
-    out = []
-    for a, judgement, p, false_discovery_p in zip(
-        others, judged, holm(p_values), benjamini_hochberg(p_values), strict=True
-    ):
-        contrast = found.contrast({a: 1.0, b: -1.0})
-        error, _ = contrast.error_and_df
-        notes = [ONE_SEED] if contrast.seed_variance is None else []
-        if error == 0 and contrast.value != 0:
-            notes.append(NO_VARIANCE)
-        influence = found.influence[a] - found.influence[b]
-        out.append(
-            Difference(
-                arm=names[a],
-                baseline=baseline,
-                metric=metric,
-                estimate=contrast.value,
-                interval=contrast.interval(level),
-                bca_interval=bca_interval(contrast.value, means[a] - means[b], influence, level),
-                standard_error=error,
-                p_value=judgement.p_value,
-                adjusted_p_value=p,
-                false_discovery_p_value=false_discovery_p,
-                delong_p_value=None,
-                row_variance=contrast.row_variance,
-                row_df=contrast.row_df,
-                seed_variance=contrast.seed_variance,
-                seed_df=contrast.seed_df,
-                minimum_detectable_effect=minimum_detectable_effect(contrast, first_step(level, len(others))),
-                verdict="undecided" if p >= 1 - level else "worse" if judgement.value > 0 else "better",
-                note="; ".join(notes) or None,
-            )
-        )
-    return out
-
-
-def _judged(found: Arms, a: int, b: int, metric: str) -> Contrast:
-    """How much worse arm a is than arm b: the difference of their `badness`."""
-    slopes = {a: badness_slope(metric, found.mean(a)), b: -badness_slope(metric, found.mean(b))}
-    contrast = found.contrast(slopes)
-    return replace(contrast, value=contrast.value - sum(slopes.values()))  # their distances are from 1
 
 
 def _delong_p_values(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from recsys.evaluation.arms.result import Difference
 from recsys.evaluation.arms.variance import Contrast
@@ -38,7 +38,7 @@ def contrast_of(difference: Contrast | Difference) -> Contrast:
 def minimum_detectable_effect(difference: Contrast | Difference, alpha: float = ALPHA) -> float:
     """The true difference that a two-sided test at `alpha` finds with power 80 %; 0 where nothing varies."""
     error, df = contrast_of(difference).error_and_df
-    return error * float(student.ppf(1 - alpha / 2, df) + student.ppf(POWER, df))
+    return error * float(stdtrit(df, 1 - alpha / 2) + stdtrit(df, POWER))
 
 
 def planned(
@@ -115,11 +115,13 @@ def power_sentence(
     comparison.
     """
     alpha = first_step(level, arms)
-    now = minimum_detectable_effect(difference, alpha)
     what = {"auc": "AUC", "gauc": "GAUC", "ne": "NE", "logloss": "log loss"}.get(
         difference.metric, difference.metric
     )
     have = f"With {seeds} seed{'s' if seeds > 1 else ''} and {units:,} {unit}"
+    if difference.no_verdict:
+        return f"{have} what could be found in {what} is unknown: {difference.no_verdict}."
+    now = minimum_detectable_effect(difference, alpha)
     if now == 0:
         return f"{have} nothing varies in {what}, so what could be found is unknown."
     effect = float(f"{now / 2:.0e}") if effect is None else effect

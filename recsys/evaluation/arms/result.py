@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from recsys.evaluation.arms.support import Support
+
 Interval = tuple[float, float]
 Verdict = Literal["better", "worse", "undecided"]
 
@@ -11,7 +13,8 @@ Verdict = Literal["better", "worse", "undecided"]
 class Estimate:
     """A metric of one arm, mean over seeds. With one seed, `seed_std` and `seed_variance` are None.
 
-    Variances are shares of the mean's variance: standard_error² = row_variance + (seed_variance or 0).
+    Variances are shares of the mean's variance: standard_error² = row_variance + (seed_variance or 0). The interval stays
+    where the metric can be (`intervals`).
     """
 
     value: float
@@ -60,10 +63,13 @@ class ArmResult:
 class Difference:
     """Metric of `arm` minus metric of `baseline`; `verdict` is on the arm, at 1 - level, Holm over arms.
 
-    `p_value` is of the verdict's question: does the arm differ in how good it is? That is whether the estimate
-    differs from 0, but for calibration on opposite sides of 1, where it is whether |arm - 1| - |baseline - 1| does.
+    Of calibration everything here is of the distance from 1: |arm - 1| - |baseline - 1|, which is below 0 where the arm is
+    better. So estimate, intervals and p-value ask one question.
+    `no_verdict`: why there can be none, in which case the verdict is undecided, p-values are 1 and intervals and the
+    detectable effect are None; None where `support` is enough.
     `adjusted_p_value` (Holm) and `false_discovery_p_value` (Benjamini-Hochberg) are over the arms, on this metric.
-    `bca_interval`: over rows only, seeds held fixed; None where the bootstrap lies on one side of the estimate.
+    `interval`: of AUC and GAUC within -1 and 1. `bca_interval`: over rows only, seeds held fixed; None, too, where the
+    bootstrap lies on one side of the estimate.
     `delong_p_value`: AUC only; assumes independent rows; a fast check, never the verdict.
     `minimum_detectable_effect`: the true difference that the verdict's test finds with power 80 %: two-sided, of several
     arms at Holm's first step.
@@ -75,7 +81,7 @@ class Difference:
     baseline: str
     metric: str
     estimate: float
-    interval: Interval
+    interval: Interval | None
     bca_interval: Interval | None
     standard_error: float
     p_value: float
@@ -86,7 +92,9 @@ class Difference:
     row_df: float
     seed_variance: float | None
     seed_df: float | None
-    minimum_detectable_effect: float
+    minimum_detectable_effect: float | None
+    support: Support
+    no_verdict: str | None
     verdict: Verdict
     note: str | None
 
@@ -95,7 +103,8 @@ class Difference:
 class Comparison:
     """Arms in the order given; differences by metric, then arm. `redrawn`: replicates that lost a class.
 
-    `best`: by metric, then arm, the probability that the arm's expected metric is the best; they sum to 1.
+    `best`: by metric, then arm, the probability that the arm's expected metric is the best; they sum to 1. Arms of which
+    there is no verdict are not in it, and nobody is where there is none at all.
     """
 
     arms: tuple[ArmResult, ...]

@@ -48,7 +48,6 @@ LEAST_ROWS = 100
 LEAST_OF_A_CLASS = 10
 LEAST_USERS = 10
 LEAST_SLICES = 4  # to shrink
-ROUNDING = 1e-12  # of differences between equal predictions
 MOST_COMMON = 0.9  # of the least variance of a slice: some is its own
 METRICS = ("auc", "logloss")
 
@@ -139,7 +138,7 @@ def compare_slices(
     Errors (ValueError): a row without a slice, a slicing or the name of a slice twice.
     """
     half = (1 + level) / 2
-    errors = {(d.arm, d.metric): _error(d.interval, half) for d in overall}
+    errors = {(d.arm, d.metric): _error(d.interval, half) for d in overall if d.interval is not None}
     effects: list[SliceEffect] = []
     skipped: list[Skipped] = []
     spreads: list[Spread] = []
@@ -173,9 +172,9 @@ def compare_slices(
                 seed=seed,
                 level=level,
             )
-            blind = [d for d in judged.differences if d.standard_error == 0 and abs(d.estimate) > ROUNDING]
+            blind = [f"{d.arm}: {d.no_verdict}" for d in judged.differences if d.no_verdict]
             if blind:
-                skipped.append(Skipped(slicing.dimension, name, rows.size, str(blind[0].note)))
+                skipped.append(Skipped(slicing.dimension, name, rows.size, blind[0]))
                 continue
             found += [
                 _effect(d, slicing.dimension, name, rows.size, judged.positives, judged.clusters)
@@ -221,7 +220,8 @@ def _unfit(labels: np.ndarray, users: np.ndarray | None) -> str:
 def _effect(
     d: Difference, dimension: str, name: str, rows: int, positives: int, users: int | None
 ) -> SliceEffect:
-    """Not shrunk and not adjusted yet."""
+    """Not shrunk and not adjusted yet; of a difference with a verdict."""
+    assert d.interval is not None
     return SliceEffect(
         dimension=dimension,
         slice=name,

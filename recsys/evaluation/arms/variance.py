@@ -5,20 +5,22 @@ told in `comparison`.
 
 Degrees of freedom of the row part: a sum of squares of few large influences varies more than one of many equal ones.
 Let the influence I[u] of a unit on the contrast be normal with a variance of its own. Then v = Σ I² has the variance
-2 Σ var[u]², and Σ I⁴ / 3 estimates Σ var[u]²; matching a chi-square (Satterthwaite 1946) gives
+2 Σ var[u]², and Σ I⁴ / 3 estimates Σ var[u]²; matching a chi-square (Satterthwaite 1946) gives 3 v² / Σ I⁴. Of U normal
+influences of one variance that ratio is U + 2 in the mean (E Σ I⁴ / v² = 3 / (U + 2), exactly), and one degree more is
+lost to the estimate itself, so
 
-    df = 3 v² / Σ I⁴,   cut to [1, U - 1]
+    df = 3 v² / Σ I⁴ - 3,   cut to [1, U - 1]
 
-which is near U for equal variances and far below where clicks are rare or a few users have most rows. There, U - 1
-rejects up to 7 % of A/A comparisons at a level of 5 %.
+which is U - 1 for equal variances and far below where clicks are rare or a few users have most rows. There, U - 1
+rejects up to 7 % of A/A comparisons at a level of 5 %. The 3 matters below some thirty units only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 
 from recsys.evaluation.arms.result import Interval
 
@@ -50,14 +52,14 @@ class Contrast:
     def interval(self, level: float) -> Interval:
         """Student's interval."""
         error, df = self.error_and_df
-        half = float(student.ppf((1 + level) / 2, df)) * error
+        half = float(stdtrit(df, (1 + level) / 2)) * error
         return self.value - half, self.value + half
 
     @property
     def p_value(self) -> float:
         """Two-sided, of the value being 0; 1 where nothing varies, which is not evidence."""
         error, df = self.error_and_df
-        return 1.0 if error == 0 else float(2 * student.sf(abs(self.value) / error, df))
+        return 1.0 if error == 0 else float(2 * stdtr(df, -abs(self.value) / error))
 
 
 @dataclass(frozen=True)
@@ -98,16 +100,14 @@ class Arms:
         total, seed_df = satterthwaite([(seed_variance(own), own.size - 1) for own in seeds])
         return Contrast(value, _variance(np.array([*signs.values()]), between), df, total, seed_df)
 
-    def joint(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        """Means of all arms [A], their covariance [A, A] over rows, variances [A] over seeds, and the degrees of the last.
+    def joint(self, arms: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        """Means of `arms` [A], their covariance [A, A] over rows, variances [A] over seeds, and the degrees of the last.
 
         Those are the fewest of the difference of any two arms. An arm of one seed has a variance over seeds of 0.
         """
-        arms = range(len(self.influence))
         covariance = np.array([[self.row_covariance(a, b) for b in arms] for a in arms])
-        several = [self.of(a).size > 1 for a in arms]
-        seeds = np.array([seed_variance(self.of(a)) if several[a] else 0.0 for a in arms])
-        parts = [(float(seeds[a]), self.of(a).size - 1.0) for a in arms if seeds[a] > 0]
+        seeds = np.array([seed_variance(self.of(a)) if self.of(a).size > 1 else 0.0 for a in arms])
+        parts = [(float(v), self.of(a).size - 1.0) for a, v in zip(arms, seeds, strict=True) if v > 0]
         pairs = [list(pair) for pair in combinations(parts, 2)] or [parts]
         df = min(satterthwaite(pair)[1] for pair in pairs)
         return np.array([self.mean(a) for a in arms]), covariance, seeds, df
@@ -124,7 +124,7 @@ def influence_df(influence: np.ndarray) -> float:
     squares = influence**2
     fourth = float((squares**2).sum())
     most = influence.size - 1.0
-    return float(np.clip(3 * squares.sum() ** 2 / fourth, 1.0, most)) if fourth else most
+    return float(np.clip(3 * squares.sum() ** 2 / fourth - 3, 1.0, most)) if fourth else most
 
 
 def seed_variance(values: np.ndarray) -> float:

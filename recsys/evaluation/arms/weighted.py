@@ -123,7 +123,7 @@ class WeightedMetrics:
             self.needed.append(np.flatnonzero(both))
         self._ranks = [WeightedRanks(positive, p, units) for p in predictions if "auc" in metrics]
         kinds = dict.fromkeys(_RATIOS[metric].own for metric in metrics if metric != "auc")
-        self._columns = {kind: self._own(SHARED + i * self._count) for i, kind in enumerate(kinds)}
+        self._columns = {kind: self._columns_from(SHARED + i * self._count) for i, kind in enumerate(kinds)}
         self._sums = np.empty((rows.size, SHARED + len(kinds) * self._count))
         self._sums[:, :SHARED] = np.column_stack([rows, up, rows * both])
         for kind, columns in self._columns.items():
@@ -143,17 +143,21 @@ class WeightedMetrics:
                 values[:] = totals[:, self._columns[ratio.own]].T / ratio.denominator(shared)
         return out
 
+    def own(self, metric: str, chosen: np.ndarray) -> np.ndarray:
+        """The units' own sums [U] of a metric but AUC, mean over predictions chosen by bool [K]."""
+        return self._sums[:, self._columns[_RATIOS[metric].own]][:, chosen].mean(axis=1)
+
     def influence(self, metric: str, chosen: np.ndarray) -> np.ndarray:
         """Influence [U] of units on the mean over predictions, chosen by bool [K]; AUC has `auc_influence`."""
         ratio = _RATIOS[metric]
         shared = self._sums[:, :SHARED]
         total = shared.sum(axis=0)
-        own = self._sums[:, self._columns[ratio.own]][:, chosen].mean(axis=1)
+        own = self.own(metric, chosen)
         denominator = ratio.denominator(total)
         value = own.sum() / denominator
         return (own - value * (shared @ ratio.gradient(total))) / denominator
 
-    def _own(self, start: int) -> slice:
+    def _columns_from(self, start: int) -> slice:
         return slice(start, start + self._count)
 
     def _totals(self, weights: np.ndarray) -> np.ndarray:

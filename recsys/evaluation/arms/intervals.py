@@ -1,0 +1,43 @@
+"""Intervals that stay where a metric can be.
+
+Student's interval is symmetric and knows no bounds: an AUC of 0.98 with an error of 0.02 would reach to 1.02. It is made
+where the metric has none, and taken back (delta method):
+
+    auc, gauc                   logit(v) ± t · error / (v (1 - v))      within 0 and 1
+    logloss, ne, calibration    log(v) ± t · error / v                  above 0
+
+An AUC of exactly 1 (or 0) has no error, which is no knowledge: of m units that hold the rarer class, all on the right
+side, a share of up to 1 - (α / 2)^(1 / m) on the wrong one would mostly not be seen (Clopper & Pearson 1934).
+"""
+
+import numpy as np
+from scipy.special import expit, logit, stdtrit
+
+from recsys.evaluation.arms.result import Interval
+from recsys.evaluation.arms.support import EXACT, RANKED
+from recsys.evaluation.arms.variance import Contrast
+
+MOST = 300.0  # an exponent whose power is a float
+
+
+def bounded_interval(metric: str, contrast: Contrast, level: float, holding: int) -> Interval:
+    """Interval of one arm's metric; `holding` units hold the rarer class."""
+    value = contrast.value
+    error, df = contrast.error_and_df
+    half = float(stdtrit(df, (1 + level) / 2)) * error
+    if metric in RANKED:
+        if min(value, 1 - value) < EXACT:
+            far = ((1 - level) / 2) ** (1 / holding)
+            return (far, 1.0) if value > 0.5 else (0.0, 1 - far)
+        half /= value * (1 - value)
+        return float(expit(logit(value) - half)), float(expit(logit(value) + half))
+    if value == 0:
+        return 0.0, 0.0
+    half = min(half / value, MOST)
+    return float(value * np.exp(-half)), float(value * np.exp(half))
+
+
+def difference_interval(metric: str, contrast: Contrast, level: float) -> Interval:
+    """Student's interval of a difference, cut where a difference of two AUCs ends."""
+    low, high = contrast.interval(level)
+    return (max(low, -1.0), min(high, 1.0)) if metric in RANKED else (low, high)

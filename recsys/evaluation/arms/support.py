@@ -1,0 +1,69 @@
+"""What a verdict on two arms stands on: enough units that hold the rarer class, and enough that the arms see differently.
+
+A variance estimated from a few units says little, and one of nothing says nothing: of 500 rows with one positive the
+other 499 vary, the one does not, and 80 % of A/A comparisons would find a difference in AUC. Two models that separate
+the classes fully have the same AUC and no variance; the next rows may tell them apart.
+
+One object decides. Where it names a lack there is no verdict, no probability of being the best, and no detectable effect.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+LEAST = 10  # units that hold the rarer class, and as many that the arms see differently
+EXACT = 1e-12  # what differs by less is rounding
+RANKED = ("auc", "gauc")
+
+
+@dataclass(frozen=True)
+class Support:
+    """Units of resampling (users, or rows where there are none) behind the difference of two arms on a metric.
+
+    `holding`: those that hold the rarer class, which is the one that fewer of them hold. `differing`: those whose share in
+    the metric is not the same in both arms. `same`: the rankings of all rows are the same in both arms, seed by seed; of
+    metrics that do not rank, the predictions are.
+    """
+
+    holding: int
+    differing: int
+    same: bool
+
+    @property
+    def enough(self) -> bool:
+        """Whether there can be a verdict."""
+        return self.holding >= LEAST and (self.same or self.differing >= LEAST)
+
+    def lack(self, metric: str, unit: str, rarer: str) -> str | None:
+        """Say what is too little for a verdict. `unit`: row or user; `rarer`: positive or negative."""
+        if self.enough:
+            return None
+        if self.holding < LEAST:
+            held = f"hold{'s' * (self.holding == 1)} a {rarer}" if unit == "user" else rarer
+            return f"too few {unit}s to judge: {self.holding} {held}, at least {LEAST} are needed"
+        seen = "ranked" if metric in RANKED else "predicted"
+        return (
+            f"too few {unit}s to judge: the arms differ in how {self.differing} {'is' if self.differing == 1 else 'are'} "
+            f"{seen}, in at least {LEAST} is needed"
+        )
+
+
+def support(
+    metric: str, holding: int, shares: np.ndarray, units: np.ndarray, first: np.ndarray, second: np.ndarray
+) -> Support:
+    """What stands behind a difference.
+
+    `shares`: what the arms give rows or units to the metric, the one's less the other's [n], and the unit of each [n].
+    `first`, `second`: predictions [S, n] of the two arms.
+    """
+    differing = int(np.count_nonzero(np.bincount(units[np.abs(shares) > EXACT])))
+    return Support(holding, differing, differing == 0 and _same(metric, first, second))
+
+
+def _same(metric: str, first: np.ndarray, second: np.ndarray) -> bool:
+    if first.shape != second.shape:
+        return False
+    if metric in RANKED:
+        return all(np.array_equal(rankdata(a), rankdata(b)) for a, b in zip(first, second, strict=True))
+    return np.array_equal(first, second)
