@@ -239,16 +239,15 @@ def _integers(lines: list[str], path: Any) -> np.ndarray:
     ids = []
     for number, line in enumerate(lines, 1):
         try:
-            number = int(line)
+            value = int(line)
         except ValueError:
-            number = MISSING_ID
-        if MISSING_ID < number < 2**64 and number != 2**63:  # as columns of unsigned integers have them
-            ids.append((number + 2**63) % 2**64 - 2**63)
-        else:
+            value = MISSING_ID
+        if value in (MISSING_ID, 2**63) or not MISSING_ID < value < 2**64:
             raise ValueError(
-                f"{path}, line {number}: {line!r} is no 64-bit integer, and the column holds integers: "
-                "write one a line"
-            ) from None
+                f"{path}, line {number}: {line!r} is no 64-bit integer that can be an id, and the column holds "
+                "integers: write one a line"
+            )
+        ids.append((value + 2**63) % 2**64 - 2**63)  # as unsigned columns are read
     return _once(np.array(ids, np.int64), lines, path)
 
 

@@ -34,7 +34,7 @@ class Keyed(Over):
             **file.repeated,
             **{
                 key: f"{key!r} is a column of the file and a key of its folders ({key}={keys[key]}), which may "
-                "differ: rename one of them"
+                "differ: write the files without it, or rename the folders"
                 for key in both
             },
         }

@@ -67,7 +67,10 @@ def test_which_inter_file(tmp_path):
     [
         ({"inter": "user_id\titem_id\n1\t2\n"}, "the header has 'user_id'"),
         ({"inter": "user_id:tokens\n1\n"}, "the header has 'user_id:tokens'"),
-        ({"inter": "a:token\ta:float\n1\t2\n"}, "two columns are called 'a'"),
+        (
+            {"inter": "user_id:token\titem_id:token\ta:token\ta:float\n1\t2\t3\t4\n"},
+            "two columns are called 'a'",
+        ),
         ({"inter": ""}, "is empty"),
         ({"user": "uid:token\tage:float\n1\t2\n"}, "no column 'uid'.*did you mean 'user_id'"),
         ({"user": "user_id:token\trating:float\n1\t2\n"}, "two columns are called 'rating'"),
@@ -76,7 +79,7 @@ def test_which_inter_file(tmp_path):
 )
 def test_files_that_do_not_fit(tmp_path, files, message):
     with pytest.raises(SourceError, match=message):
-        RecBole(folder(tmp_path, **files)).chunks(["a", "rating", "title"], Quarantine())
+        RecBole(folder(tmp_path, **files)).parts([message.split("'")[-2]])
 
 
 def test_a_name_that_stands_twice_and_is_not_asked_for(tmp_path):
