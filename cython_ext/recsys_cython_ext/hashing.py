@@ -1,6 +1,8 @@
 """Stable 64-bit ids and row numbers: the one definition of hashing in the project.
 
 A string's id is XXH64 (seed 0) of its UTF-8 bytes, an integer is its own id, a missing value is `MISSING_ID`.
+An unsigned integer of 2^63 or more is the id of its bits, a UUID that of its canonical text, and a whole decimal is
+an integer.
 Row number of lookup j of feature f: ``h = mix64(id ^ lookup_salt(f, j))``, ``((h >>> 32) * num_embeddings) >> 32``.
 All of it is integer arithmetic modulo 2^64. A changed result destroys trained tables without an error,
 so `HASH_VERSION` goes into every checkpoint and artefact and a golden file pins the rows.
@@ -18,6 +20,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 import recsys_cython_ext._hashing as _hashing  # this form spares mypy a stub
+from recsys_cython_ext import id_types
 from recsys_cython_ext.arguments import (
     PerFeature,
     as_int64,
@@ -26,6 +29,7 @@ from recsys_cython_ext.arguments import (
     is_tensor,
     output,
 )
+from recsys_cython_ext.id_types import OFFSETS, VIEWS
 from recsys_cython_ext.threads import over_parts
 
 if TYPE_CHECKING:
@@ -35,13 +39,6 @@ HASH_VERSION = 1
 MISSING_ID = -(2**63)
 
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment
-_OFFSETS = {
-    pa.string(): np.int32,
-    pa.binary(): np.int32,
-    pa.large_string(): np.int64,
-    pa.large_binary(): np.int64,
-}
-_VIEWS = (pa.string_view(), pa.binary_view())
 
 
 def mix64(ids: np.ndarray) -> np.ndarray:
@@ -192,7 +189,7 @@ def string_ids(
     Raises TypeError on another type, ValueError when a value lies outside the data (a corrupt file).
     """
     kind = _arrow_type(array)
-    if not _is_stringlike(kind):
+    if not id_types.is_textlike(kind):
         raise TypeError(f"string_ids needs strings or binary, got {kind}")
     return arrow_ids(array, out, threads=threads)
 
@@ -202,15 +199,17 @@ def arrow_ids(
 ) -> np.ndarray:
     """64-bit ids of a column: strings and binary by `string_ids`, integers and booleans by their own value.
 
-    array: Arrow, [L]; a dictionary counts as its values and a column of type null is all missing.
+    array: Arrow, [L]; a dictionary counts as its values and a column of type null is all missing. Unsigned
+    integers count by their bits (2^64 - 1 is -1), UUIDs (`id_types.is_uuid`) by their canonical text, and decimals
+    by the whole number they hold, which is at least -2^63 and below 2^64.
     Returns int64 [L], `MISSING_ID` for a null. out, threads: as in `hash_rows`.
 
-    Raises ValueError naming position and value for an integer >= 2^63 or equal to the reserved -2^63,
-    TypeError naming the type for floats and everything else.
+    Raises ValueError naming position and value for a number with the bits of the reserved -2^63 and for a decimal
+    that is no such whole number, TypeError naming the type for floats and everything else.
     """
     kind = _arrow_type(array)
-    if not (_is_stringlike(kind) or _is_integerlike(kind)):
-        raise TypeError(f"ids come from strings, binary, integers or booleans, got {kind}")
+    if not id_types.has_ids(kind):
+        raise TypeError(f"ids come from strings, binary, UUIDs, integers, decimals or booleans, got {kind}")
     out = output(out, np.int64, len(array))
     start = 0
     for chunk in array.chunks if isinstance(array, pa.ChunkedArray) else [array]:
@@ -247,16 +246,6 @@ def _arrow_type(array: Any) -> pa.DataType:
     return array.type
 
 
-def _is_stringlike(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pt.is_dictionary(kind) else kind
-    return kind in _OFFSETS or kind in _VIEWS
-
-
-def _is_integerlike(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pt.is_dictionary(kind) else kind
-    return pt.is_integer(kind) or pt.is_boolean(kind) or pt.is_null(kind)
-
-
 def _ids_into(array: pa.Array, out: np.ndarray, threads: int | None) -> None:
     kind = array.type
     if len(array) == 0:
@@ -267,19 +256,23 @@ def _ids_into(array: pa.Array, out: np.ndarray, threads: int | None) -> None:
         _dictionary_into(array, out, threads)
     elif pt.is_boolean(kind):
         _integers_into(array.cast(pa.uint8()), out)
-    elif kind in _VIEWS:
+    elif kind in VIEWS:
         _views_into(array, out, threads)
-    elif kind in _OFFSETS:
+    elif kind in OFFSETS:
         _strings_into(array, out, threads)
+    elif id_types.is_uuid(kind):
+        _strings_into(id_types.uuid_text(array), out, threads)
+    elif pt.is_decimal(kind):
+        _decimals_into(array, out)
     else:
         _integers_into(array, out)
 
 
 def _dictionary_into(array: pa.DictionaryArray, out: np.ndarray, threads: int | None) -> None:
     dictionary, indices = array.dictionary, array.indices
-    if not _is_stringlike(array.type):
+    if not id_types.is_textlike(array.type):
         _ids_into(array.dictionary_decode(), out, threads)  # an error names the position in the column
-    elif len(dictionary) > len(indices) and dictionary.type not in _VIEWS:  # Arrow cannot take from a view
+    elif len(dictionary) > len(indices) and dictionary.type not in VIEWS:  # Arrow cannot take from a view
         _ids_into(dictionary.take(indices), out, threads)  # a small slice of many values: only what is used
     else:
         codes = indices.fill_null(0).cast(pa.int64()).to_numpy()
@@ -289,7 +282,7 @@ def _dictionary_into(array: pa.DictionaryArray, out: np.ndarray, threads: int | 
 
 def _strings_into(array: pa.Array, out: np.ndarray, threads: int | None) -> None:
     _, offsets, data = array.buffers()
-    window = np.frombuffer(offsets, _OFFSETS[array.type])[array.offset : array.offset + len(array) + 1]
+    window = np.frombuffer(offsets, OFFSETS[array.type])[array.offset : array.offset + len(array) + 1]
     values = _bytes(data) if data is not None and data.size else np.zeros(1, np.uint8)
 
     def part(start: int, stop: int) -> None:
@@ -324,15 +317,24 @@ def _refuse_corrupt(array: pa.Array, start: int, bad: int) -> None:
 def _integers_into(array: pa.Array, out: np.ndarray) -> None:
     dtype = array.type.to_pandas_dtype()
     values = np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array)]
-    # A copy, not a cast of ours: uint64 wraps here and is refused below.
-    np.copyto(out, values, casting="unsafe")
-    bad = out < 0 if dtype == np.uint64 else out == MISSING_ID
-    if bad.any():
-        for position in np.flatnonzero(bad):
-            if array[int(position)].is_valid:
-                reason = "is reserved for missing" if values[position] < 0 else "does not fit int64"
-                raise ValueError(f"value {values[position]} at position {position} {reason}")
+    np.copyto(out, values, casting="unsafe")  # a copy, not a cast of ours: uint64 wraps to the same bits
+    _refuse_reserved(array, out)
     _fill_nulls(out, array)
+
+
+def _decimals_into(array: pa.Array, out: np.ndarray) -> None:
+    out[:], lost = id_types.decimal_words(array)
+    for position in np.flatnonzero(lost)[:1].tolist():
+        raise ValueError(f"value {array[position]} at position {position} is no whole number of 64 bits")
+    _refuse_reserved(array, out)
+    _fill_nulls(out, array)
+
+
+def _refuse_reserved(array: pa.Array, ids: np.ndarray) -> None:
+    """Raise ValueError for a value, not a null, whose id is the reserved one."""
+    for position in np.flatnonzero(ids == MISSING_ID).tolist():
+        if array[position].is_valid:
+            raise ValueError(f"value {array[position]} at position {position} is reserved for missing")
 
 
 def _fill_nulls(out: np.ndarray, array: pa.Array) -> None:

@@ -28,6 +28,7 @@ from recsys_cython_ext import MISSING_ID, string_ids
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.config import CategoricalConfig
 from recsys_pipelines.features import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, Buckets, Categorical
+from recsys_pipelines.features.plain import one_array, text_or_plain
 from recsys_pipelines.preparation.prepared import ManifestError, Prepared
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import open_source
@@ -199,7 +200,7 @@ def _originals(run: Run, column: str, ids: set[int]) -> dict[int, str]:
     data = run.config.data
     try:
         for chunk in open_source(data, labelled=True).chunks([column], Quarantine(1.0)):
-            texts = chunk.table[column].combine_chunks().unique().drop_null().cast(pa.string())
+            texts = text_or_plain(one_array(chunk.table[column]))[0].unique().drop_null()
             for place in np.flatnonzero(np.isin(hashed := string_ids(texts), list(ids))).tolist():
                 found[int(hashed[place])] = texts[place].as_py()
             if found.keys() == ids:

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from recsys.config.compression import CompressionConfig
 from recsys.config.mistakes import ConfigError, explain, near_file
@@ -14,7 +14,7 @@ from recsys.config.reading import read_yaml, set_dotted
 from recsys.config.tuning import Range, TuningConfig
 from recsys_cython_ext.files import file_digest, text_digest
 from recsys_pipelines.config import DataConfig, FeatureConfig, Seed, Strict
-from recsys_pipelines.sources.location import Place, located
+from recsys_pipelines.sources.location import Place, Url, located
 from recsys_tables.bytes import OptimizerName
 from recsys_tables.config import CompactTables, Sharding, TablesConfig
 
@@ -76,7 +76,7 @@ class CheckpointConfig(Strict):
     keep: int = Field(2, ge=1)  # newest ones; the best evaluation's is kept besides
     incremental: bool = False  # only the rows that changed since the last full one, where that is smaller
     # of a folder that fsspec can write: copies of checkpoints, each run's in a folder of its own below it
-    url: str | None = Field(None, pattern="://")
+    url: Annotated[str, AfterValidator(lambda url: str(Url(url)))] | None = None
 
 
 class ShardingConfig(Strict):

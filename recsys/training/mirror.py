@@ -7,13 +7,14 @@ from pathlib import Path
 import fsspec
 
 from recsys_cython_ext.files import new_folder
+from recsys_pipelines.sources.location import Url
 
 MANIFEST = "manifest.json"
 CHECKPOINT = "steps-"  # what the names of checkpoints begin with; nothing else at the URL is ours
 
 
 class Mirror:
-    """Checkpoint folders at any URL that fsspec can write; each is whole when it has its manifest, which comes last.
+    """Checkpoint folders at a URL (`location.PROTOCOLS`); each is whole when it has its manifest, which comes last.
 
     Object stores cannot rename, and need not: a copy that was interrupted has no manifest. Every method raises
     OSError, with the URL in its message, where the store does not do what is asked.
@@ -22,7 +23,7 @@ class Mirror:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         with self._asked():
-            self._fs, root = fsspec.core.url_to_fs(self.url)
+            self._fs, root = fsspec.core.url_to_fs(str(Url(self.url)))
         self._root = str(root)
 
     def names(self) -> list[str]:

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from recsys_cython_ext import (
     xxh64,
 )
 from recsys_cython_ext import threads as kernel_threads
+from recsys_cython_ext.id_types import decimal_words, uuid_text
 
 MASK = 2**64 - 1
 EXTREMES = [0, 1, -1, 2**31, 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63), -(2**63) + 1]
@@ -225,6 +227,7 @@ def test_threads_after_a_fork():
 import os, sys, numpy as np
 from recsys_cython_ext import hash_rows
 from recsys_cython_ext import threads as kernel_threads
+from recsys_cython_ext.id_types import decimal_words, uuid_text
 kernel_threads.VALUES_PER_THREAD = 10
 rows = hash_rows(np.arange(100), 1, 50, threads=2)
 child = os.fork()
@@ -443,11 +446,12 @@ def test_string_ids_wants_strings(array):
 @given(st.data())
 def test_integers_are_their_own_ids(bits, sign, data):
     low = -(2 ** (bits - 1)) + (bits == 64) if sign == "int" else 0
-    high = 2**bits - 1 if sign == "uint" and bits < 64 else 2 ** (bits - 1) - 1
-    values = data.draw(st.lists(st.none() | st.integers(low, high), max_size=30))
+    high = 2**bits - 1 if sign == "uint" else 2 ** (bits - 1) - 1
+    integers = st.integers(low, high).filter(lambda value: value != 2**63)  # whose bits stand for missing
+    values = data.draw(st.lists(st.none() | integers, max_size=30))
     start = data.draw(st.integers(0, len(values)))
     array = pa.array(values, getattr(pa, f"{sign}{bits}")())
-    expected = [MISSING_ID if v is None else v for v in values]
+    expected = [MISSING_ID if v is None else v - 2**64 if v > 2**63 else v for v in values]
     assert arrow_ids(array).tolist() == expected
     assert arrow_ids(array[start:]).tolist() == expected[start:]
     assert arrow_ids(pa.chunked_array([array[:start], array[start:]])).tolist() == expected
@@ -478,8 +482,12 @@ def test_the_result_is_writable_and_shares_nothing():
     ("values", "kind", "message"),
     [
         ([0, None, 2**63], pa.uint64(), "value 9223372036854775808 at position 2"),
-        ([None, 7, 2**64 - 1], pa.uint64(), "value 18446744073709551615 at position 2"),
         ([5, -(2**63)], pa.int64(), "value -9223372036854775808 at position 1"),
+        ([1, 2**63], pa.decimal128(38, 0), "value 9223372036854775808 at position 1 is reserved"),
+        ([-(2**63)], pa.decimal256(60, 3), r"value -9223372036854775808\.000 at position 0 is reserved"),
+        ([3, 2**64], pa.decimal128(38, 2), "position 1 is no whole number of 64 bits"),
+        ([-(2**63) - 1], pa.decimal128(19, 0), "position 0 is no whole number of 64 bits"),
+        ([None, Decimal("1.5")], pa.decimal128(5, 1), r"value 1\.5 at position 1 is no whole number"),
     ],
 )
 def test_integers_without_an_id(values, kind, message):
@@ -488,6 +496,50 @@ def test_integers_without_an_id(values, kind, message):
     with pytest.raises(ValueError, match="position") as caught:
         arrow_ids(pa.chunked_array([pa.array([1], kind), pa.array(values, kind)]))
     assert caught.value.__notes__ == ["in the chunk that starts at position 1"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.decimal128(38, 0), pa.decimal128(30, 2), pa.decimal256(76, 40), pa.decimal128(38, 18)],
+    ids=str,
+)
+def test_whole_decimals_are_integers(kind):
+    values = [0, None, -1, 2**63 - 1, 2**64 - 1, 1 - 2**63, 2**53 + 1]
+    array = pa.array([None if v is None else Decimal(v) for v in values], kind)
+    expected = [MISSING_ID if v is None else (v + 2**63) % 2**64 - 2**63 for v in values]
+    assert arrow_ids(array).tolist() == expected
+    assert arrow_ids(array[2:5]).tolist() == expected[2:5]
+    assert arrow_ids(array[:0]).tolist() == []
+
+
+@given(st.data())
+def test_decimals_of_every_scale(data):
+    kind = pa.decimal256(76, data.draw(st.integers(0, 50)))
+    unit = 10**kind.scale
+    stored = st.integers(-(2**66), 2**66).map(lambda n: n * unit) | st.integers(-(10**75), 10**75)
+    values = data.draw(st.lists(st.none() | stored, max_size=10))
+    raw = b"".join((v or 0).to_bytes(32, "little", signed=True) for v in values)
+    valid = pa.py_buffer(
+        np.packbits(np.array([v is not None for v in values], bool), bitorder="little").tobytes()
+    )
+    array = pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(raw)])
+    words, lost = decimal_words(array)
+    for value, word, bad in zip(values, words.tolist(), lost.tolist(), strict=True):
+        good = value is not None and value % unit == 0 and -(2**63) <= value // unit < 2**64
+        assert bad == (value is not None and not good)
+        assert word == (signed(value // unit % 2**64) if good else 0)
+
+
+@given(st.lists(st.none() | st.uuids(), max_size=20), st.data())
+def test_uuids_are_their_text(values, data):
+    start = data.draw(st.integers(0, len(values)))
+    raw = pa.array([None if v is None else v.bytes for v in values], pa.binary(16))
+    texts = pa.array([None if v is None else str(v) for v in values], pa.string())
+    for array in (raw, pa.ExtensionArray.from_storage(pa.uuid(), raw)):
+        assert uuid_text(array).equals(texts)
+        assert arrow_ids(array).tolist() == string_ids(texts).tolist()
+        assert arrow_ids(array[start:]).tolist() == string_ids(texts).tolist()[start:]
+    assert arrow_ids(raw.dictionary_encode()).tolist() == string_ids(texts).tolist()
 
 
 def test_the_content_of_a_null_slot_does_not_matter():

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from recsys_pipelines.features.convert import one_array
+from recsys_pipelines.features.plain import TextIds, one_array
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -51,7 +51,7 @@ class Fit(Protocol):
         """Add what another fit of the same feature counted."""
         ...
 
-    def fitted(self, text: Mapping[str, bool]) -> Feature:
+    def fitted(self, text: Mapping[str, TextIds]) -> Feature:
         """The feature. text: of each source column of ids, whether it is text."""
         ...
 

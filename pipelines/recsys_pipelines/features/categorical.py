@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from recsys_cython_ext import MISSING_ID, IdCounter, IdTable, mix64, string_ids
 from recsys_cython_ext.vocabulary import table_bytes
 from recsys_pipelines.features.base import Arrays
-from recsys_pipelines.features.convert import one_array
+from recsys_pipelines.features.plain import TextIds, one_array
 from recsys_pipelines.sources.base import SourceError
 from recsys_pipelines.sources.location import Place, located
 
@@ -186,7 +186,7 @@ class CategoricalFit:
         ids, counts = ids[kept], counts[kept]
         return ids[np.argsort(-counts, kind="stable")]
 
-    def fitted(self, text: Mapping[str, bool]) -> Categorical:
+    def fitted(self, text: Mapping[str, TextIds]) -> Categorical:
         """As `Fit.fitted`. Raises ValueError for a vocabulary or a file of ids that cannot be used."""
         full = FIRST_CODE + self.num_ids
         if self._fixed is not None:
@@ -203,7 +203,7 @@ class CategoricalFit:
             self._found = self._counter.result()
         return self._found
 
-    def _fixed_ids(self, text: Mapping[str, bool]) -> np.ndarray:
+    def _fixed_ids(self, text: Mapping[str, TextIds]) -> np.ndarray:
         if isinstance(self._fixed, range):
             return np.array(self._fixed, np.int64)
         path = located(self._fixed)  # type: ignore[arg-type]
@@ -244,12 +244,15 @@ def _integers(lines: list[str], path: Any) -> np.ndarray:
     ids = []
     for number, line in enumerate(lines, 1):
         try:
-            ids.append(np.int64(int(line)))
-        except (ValueError, OverflowError):
+            value = int(line)
+        except ValueError:
+            value = MISSING_ID
+        if value in (MISSING_ID, 2**63) or not MISSING_ID < value < 2**64:
             raise ValueError(
-                f"{path}, line {number}: {line!r} is no 64-bit integer, and the column holds integers: "
-                "write one a line"
-            ) from None
+                f"{path}, line {number}: {line!r} is no 64-bit integer that can be an id, and the column holds "
+                "integers: write one a line"
+            )
+        ids.append((value + 2**63) % 2**64 - 2**63)  # as unsigned columns are read
     return _once(np.array(ids, np.int64), lines, path)
 
 

@@ -16,10 +16,26 @@ import pyarrow.types as pt
 from numpy.typing import NDArray
 
 from recsys_cython_ext import hashing
+from recsys_cython_ext.id_types import decimal_words, is_uuid
 from recsys_cython_ext.text import numbers
+from recsys_pipelines.features.plain import (
+    Converted,
+    Problem,
+    TextIds,
+    WrongType,
+    has_no_value,
+    is_any,
+    list_array,
+    list_lengths,
+    lists,
+    one_array,
+    text_or_plain,
+    with_nan,
+    without_views,
+)
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import Chunk, SourceError, require
-from recsys_pipelines.sources.text import is_text, split, utf8
+from recsys_pipelines.sources.text import is_text
 
 Kind = Literal["id", "ids", "squared_log", "number", "label", "weight", "integer"]
 UNUSUAL = 2  # status of a text that `numbers` leaves to a real parser
@@ -49,7 +65,8 @@ class ColumnSpec:
     """How one output column is made from the source column `column`.
 
     kind             output           from
-    id               int64            strings (XXH64) or integers (themselves); missing is `MISSING_ID`
+    id               int64            strings (XXH64), UUIDs (their text) or integers (themselves, those of 2^63
+                                      and more by their bits); missing is `MISSING_ID`
     ids              list<int64>      lists of these, or text cut at `separator`; a missing list is empty,
                                       a missing element is `MISSING_ID`
     squared_log      int64            numbers: floor(ln(x)^2) for x > 2, else int(x); missing is `MISSING_ID`
@@ -59,7 +76,8 @@ class ColumnSpec:
     integer          int64            whole numbers; times and dates become microseconds since 1970
 
     label, weight and integer may not be missing. Floats that are whole numbers up to 2^53 count as integers,
-    for that is how a nullable integer column leaves pandas.
+    for that is how a nullable integer column leaves pandas, and so do whole decimals, which is how 64-bit keys leave
+    some databases.
     """
 
     column: str
@@ -84,26 +102,6 @@ class ColumnSpec:
         return output, problems + more
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Rows (or list elements) [B] that did not convert, why, and the place of their column in `Spec.columns`."""
-
-    bad: NDArray[np.bool_]
-    reason: str
-    column: int = 0
-
-
-Converted = tuple[pa.Array, list[Problem]]
-
-
-class WrongType(Exception):
-    """A column whose type cannot be converted at all: the reason, and its place in `Spec.columns`."""
-
-    def __init__(self, reason: str, column: int = 0) -> None:
-        super().__init__(reason)
-        self.column = column
-
-
 def typed(chunk: Chunk, specs: Mapping[str, Spec], quarantine: Quarantine) -> pa.Table:
     """The columns of `specs` (output name -> spec) in their order, then `row_id` int64: the row's number.
 
@@ -119,7 +117,7 @@ def typed(chunk: Chunk, specs: Mapping[str, Spec], quarantine: Quarantine) -> pa
     good = np.ones(len(chunk.rows), bool)
     outputs = {}
     for name, spec in specs.items():
-        raw = [one_array(chunk.table[column]) for column in spec.columns]
+        raw = [without_views(one_array(chunk.table[column])) for column in spec.columns]
         try:
             outputs[name], problems = spec.convert(raw)
         except WrongType as error:
@@ -141,26 +139,43 @@ def columns_of(specs: Mapping[str, Spec]) -> list[str]:
     return sorted({column for spec in specs.values() for column in spec.columns})
 
 
-def text_ids(chunk: Chunk, specs: Mapping[str, Spec]) -> dict[str, bool]:
-    """For each source column that ids are made of, whether it is text; columns without a value are left out."""
+def text_ids(chunk: Chunk, specs: Mapping[str, Spec]) -> dict[str, TextIds]:
+    """For each source column that ids are made of, whether it is text, and "uuid" where it is the text of UUIDs;
+    columns without a value are left out.
+    """
     columns = {column for spec in specs.values() for column in spec.id_columns}
-    types = {column: chunk.table.schema.field(column).type for column in sorted(columns)}
-    values = {column: getattr(kind, "value_type", kind) for column, kind in types.items()}
-    return {column: is_text(kind) for column, kind in types.items() if not pt.is_null(values[column])}
+    found: dict[str, TextIds] = {}
+    for column in sorted(columns):
+        kind = chunk.table.schema.field(column).type
+        value = getattr(kind, "value_type", kind)
+        if not pt.is_null(value) and not has_no_value(one_array(chunk.table[column])):
+            found[column] = "uuid" if is_uuid(value) else is_text(kind)
+    return found
 
 
 def _id(column: pa.Array, spec: ColumnSpec) -> Converted:
     if pt.is_string(column.type):
         return pa.array(hashing.arrow_ids(column)), []
-    if not _is_any(column.type, pt.is_boolean, pt.is_integer, pt.is_floating, pt.is_null):
-        raise WrongType("an id must be text or an integer: convert the column")
-    values, problems = whole_numbers(column)
+    if not is_any(column.type, pt.is_boolean, pt.is_integer, pt.is_floating, pt.is_decimal, pt.is_null):
+        raise WrongType("an id must be text, a UUID or an integer: convert the column")
+    values, problems = _words(column)
     reserved = np.asarray(pc.fill_null(pc.equal(values, hashing.MISSING_ID), False))
     values = _null_where(values, reserved)
     return pa.array(hashing.arrow_ids(values)), [
         *problems,
-        Problem(reserved, "-2^63 stands for a missing id"),
+        Problem(reserved, "-2^63 stands for a missing id, and so do the bits of 2^63"),
     ]
+
+
+def _words(column: pa.Array) -> Converted:
+    """int64 [B] of whole numbers, those of [2^63, 2^64) by their bits; null where missing or not whole."""
+    if pt.is_uint64(column.type):
+        return column.view(pa.int64()), []
+    if pt.is_decimal(column.type):
+        values, lost = decimal_words(column)
+        missing = np.asarray(column.is_null())
+        return pa.array(values, mask=lost | missing), [Problem(lost, "not a whole number of 64 bits")]
+    return whole_numbers(column)
 
 
 def _ids(column: pa.Array, spec: ColumnSpec) -> Converted:
@@ -174,7 +189,7 @@ def _ids(column: pa.Array, spec: ColumnSpec) -> Converted:
 
 def _squared_log(column: pa.Array, spec: ColumnSpec) -> Converted:
     numbers, problems = _number(column, spec)
-    x = squared_log(_with_nan(numbers))
+    x = squared_log(with_nan(numbers))
     outside = x <= -(2.0**63)
     buckets = np.where(outside | np.isnan(x), 0, x).astype(np.int64)
     buckets[np.isnan(x)] = hashing.MISSING_ID
@@ -193,7 +208,7 @@ def _number(column: pa.Array, spec: ColumnSpec) -> Converted:
         problems.append(Problem(no_number, "not a number"))
     else:
         _refuse(column, pt.is_boolean, pt.is_integer, pt.is_floating, pt.is_decimal, pt.is_null)
-        x = _with_nan(pc.cast(column, pa.float64(), safe=False))
+        x = with_nan(pc.cast(column, pa.float64(), safe=False))
     infinite = np.isinf(x)
     if infinite.any():
         x = np.where(infinite, np.nan, x)
@@ -215,14 +230,14 @@ def _numbers_of_text(column: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.
     rest = status == UNUSUAL
     if rest.any():  # exponents, many digits, inf: a real parser's work
         parsed = _parsed(column.filter(pa.array(rest)), pl.Float64)
-        x[rest] = _with_nan(parsed)
+        x[rest] = with_nan(parsed)
         rest[rest] = np.asarray(parsed.is_null())
     return x, rest
 
 
 def _label(column: pa.Array, spec: ColumnSpec) -> Converted:
     numbers, problems = _number(column, spec)
-    x = _with_nan(numbers)
+    x = with_nan(numbers)
     missing = Problem(np.isnan(x), "missing label")
     if spec.threshold is not None:
         return pa.array((x >= spec.threshold).astype(np.int8)), [*problems, missing]
@@ -232,12 +247,12 @@ def _label(column: pa.Array, spec: ColumnSpec) -> Converted:
 
 def _weight(column: pa.Array, spec: ColumnSpec) -> Converted:
     numbers, problems = _number(column, spec)
-    x = _with_nan(numbers)
+    x = with_nan(numbers)
     return numbers, [*problems, Problem(np.isnan(x), "missing weight"), Problem(x < 0, "negative weight")]
 
 
 def _integer(column: pa.Array, spec: ColumnSpec) -> Converted:
-    if _is_any(column.type, pt.is_timestamp, pt.is_date):
+    if is_any(column.type, pt.is_timestamp, pt.is_date):
         # Nanoseconds are cut: files of one folder may differ in their unit, and order must not.
         column = pc.cast(column, pa.timestamp("us"), safe=False).cast(pa.int64())
     values, problems = whole_numbers(column)
@@ -261,8 +276,11 @@ def whole_numbers(column: pa.Array) -> Converted:
         values = _parsed(column, pl.Int64)
         rest = _null_where(column, ~_lost(column, values))  # "881250949.0" is whole too
         values = pc.coalesce(values, whole_numbers(_parsed(rest, pl.Float64))[0])
+    elif pt.is_decimal(column.type):
+        words, lost = decimal_words(column, below=2**63)
+        values = pa.array(words, mask=lost | np.asarray(column.is_null()))
     elif pt.is_floating(column.type):
-        x = _with_nan(pc.cast(column, pa.float64()))
+        x = with_nan(pc.cast(column, pa.float64()))
         column = _null_where(column, np.isnan(x))
         exact = (np.abs(x) <= EXACT) & (x == np.floor(x))
         values = pa.array(np.where(exact, x, 0).astype(np.int64), mask=~exact)
@@ -270,36 +288,6 @@ def whole_numbers(column: pa.Array) -> Converted:
         _refuse(column, pt.is_boolean, pt.is_integer, pt.is_null)
         values = column.cast(pa.int64()) if column.type != pa.uint64() else _parsed(column, pl.Int64)
     return values, [Problem(_lost(column, values), "not a whole number within int64")]
-
-
-def text_or_plain(column: pa.Array) -> Converted:
-    """The column without dictionaries and extension types, and bytes as text."""
-    if isinstance(column, pa.ExtensionArray):
-        column = column.storage
-    if pt.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if pt.is_string(column.type) and _is_valid(column):
-        return column, []
-    if _is_any(column.type, pt.is_string, pt.is_large_string, pt.is_string_view):
-        column = column.cast(pa.large_binary())  # Parquet files may call bytes a string without looking
-    if _is_any(column.type, pt.is_binary, pt.is_large_binary, pt.is_fixed_size_binary, pt.is_binary_view):
-        column, bad = utf8(column)
-        return column, [Problem(bad, "not UTF-8 text")]
-    return column, []
-
-
-def _is_valid(column: pa.Array) -> bool:
-    _, offsets, data = column.buffers()
-    if len(column) and data is not None:
-        window = np.frombuffer(offsets, np.int32)[column.offset :]
-        text = np.frombuffer(data, np.int8)[window[0] : window[len(column)]]
-        if text.min(initial=0) >= 0:  # ASCII, ten times as fast to see
-            return True
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
 
 
 def _parsed(column: pa.Array, dtype: type[pl.DataType]) -> pa.Array:
@@ -316,57 +304,11 @@ def _null_where(column: pa.Array, mask: NDArray[np.bool_]) -> pa.Array:
     return pc.if_else(pa.array(mask), pa.scalar(None, column.type), column)
 
 
-def _with_nan(numbers: pa.Array) -> NDArray[np.float64]:
-    """float64 [B] with NaN for null."""
-    return numbers.to_numpy(zero_copy_only=False)
-
-
 def _rows(bad: NDArray[np.bool_], row_of_element: NDArray[np.int64], rows: int) -> NDArray[np.bool_]:
     """Mask [B] of the rows that hold a bad element."""
     return np.bincount(row_of_element[bad], minlength=rows) > 0
 
 
-def lists(column: pa.Array, separator: str | None) -> pa.Array:
-    """`column` [B] as lists, text cut at `separator`. Raises WrongType for what is neither."""
-    if pt.is_null(column.type):
-        return column.cast(pa.list_(pa.int64()))
-    if pt.is_string(column.type):
-        if separator is None:
-            raise WrongType("a feature of many values needs a list: set `separator` to cut the text at")
-        return split(column, separator)
-    if not _is_list(column.type):
-        raise WrongType("a feature of many values needs a list: set `multivalued: false`")
-    return column
-
-
-def list_lengths(column: pa.Array) -> NDArray[np.int64]:
-    """Elements [B] of each list; a missing list has none."""
-    lengths = pc.fill_null(pc.list_value_length(column), 0)
-    return lengths.to_numpy(zero_copy_only=False).astype(np.int64)
-
-
-def list_array(lengths: NDArray[np.int64], values: pa.Array) -> pa.ListArray:
-    """Lists of these lengths [B] over `values`."""
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), values)
-
-
 def _refuse(column: pa.Array, *allowed: Callable[[pa.DataType], bool]) -> None:
-    if not _is_any(column.type, *allowed):
+    if not is_any(column.type, *allowed):
         raise WrongType("numbers are needed here: convert the column or leave it out")
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    views = pt.is_list_view, pt.is_large_list_view
-    return _is_any(kind, pt.is_list, pt.is_large_list, pt.is_fixed_size_list, *views)
-
-
-def _is_any(kind: pa.DataType, *tests: Callable[[pa.DataType], bool]) -> bool:
-    return any(test(kind) for test in tests)
-
-
-def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """The column as one array."""
-    if not isinstance(column, pa.ChunkedArray):
-        return column
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even one

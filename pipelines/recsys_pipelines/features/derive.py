@@ -15,17 +15,17 @@ import pyarrow.types as pt
 from numpy.typing import NDArray
 
 from recsys_cython_ext import MISSING_ID, mix64, string_ids
-from recsys_pipelines.features.convert import (
-    ColumnSpec,
+from recsys_pipelines.features.convert import ColumnSpec, whole_numbers
+from recsys_pipelines.features.plain import (
     Converted,
     Problem,
     WrongType,
+    has_no_value,
     list_array,
     list_lengths,
     lists,
     one_array,
     text_or_plain,
-    whole_numbers,
 )
 
 GOLDEN = np.int64(0x9E3779B97F4A7C15 - 2**64)
@@ -259,8 +259,8 @@ class Weights:
 
 def _text(raw: pa.Array) -> tuple[pl.Series, list[Problem]]:
     plain, problems = text_or_plain(raw)
-    if pt.is_null(plain.type):
-        plain = plain.cast(pa.string())
+    if has_no_value(plain):
+        plain = pa.nulls(len(plain), pa.string())
     if not pt.is_string(plain.type):
         raise WrongType("text is needed here: convert the column")
     return pl.Series(pl.from_arrow(plain), dtype=pl.String), problems

@@ -22,7 +22,8 @@ from recsys_pipelines.features.categorical import Categorical, CategoricalFit
 from recsys_pipelines.features.convert import Spec, columns_of, text_ids, typed
 from recsys_pipelines.features.declared import fits_of, sequences_of, serving_specs_of, specs_of
 from recsys_pipelines.features.numeric import Buckets, Numeric
-from recsys_pipelines.features.serving import applied
+from recsys_pipelines.features.plain import TextIds
+from recsys_pipelines.features.serving import applied, with_uuids
 from recsys_pipelines.features.statistics import Statistic
 from recsys_pipelines.parallel import ordered
 from recsys_pipelines.quarantine import Quarantine
@@ -48,7 +49,7 @@ class SavedFeatures(Manifest):
     format_version: int
     hash_version: int
     configs: list[dict[str, Any]]
-    text: dict[str, bool]
+    text: dict[str, TextIds]
     features: list[dict[str, Any]]
     arrays_xxh64: str
 
@@ -59,7 +60,9 @@ class FeatureFitter:
     `text_ids` says of each source column of ids whether it holds text (`convert.text_ids`).
     """
 
-    def __init__(self, configs: Sequence[FeatureConfig], text_ids: Mapping[str, bool] | None = None) -> None:
+    def __init__(
+        self, configs: Sequence[FeatureConfig], text_ids: Mapping[str, TextIds] | None = None
+    ) -> None:
         self._configs = tuple(configs)
         self._text_ids = dict(text_ids or {})
         self._fits = fits_of(configs)
@@ -108,14 +111,15 @@ class FeatureFitter:
 class Features:
     """The fitted features of an experiment, in the order of their declaration.
 
-    configs: as declared. text: of each source column of ids, whether training had text there.
+    configs: as declared. text: of each source column of ids, whether training had text there, and "uuid" where that
+    was the text of UUIDs.
     """
 
     def __init__(
         self,
         features: Iterable[Feature],
         configs: Sequence[FeatureConfig] = (),
-        text: Mapping[str, bool] | None = None,
+        text: Mapping[str, TextIds] | None = None,
     ) -> None:
         self.features = tuple(features)
         self.configs = tuple(configs)
@@ -132,13 +136,13 @@ class Features:
         numbers = (f for f in self.features if not isinstance(f, Categorical | Buckets))
         return tuple(column for feature in numbers for column in feature.columns)
 
-    def check_text(self, text_ids: Mapping[str, bool], file: str) -> None:
+    def check_text(self, text_ids: Mapping[str, TextIds], file: str) -> None:
         """Raise ValueError when rows to score hold text where training had integers, or the reverse."""
         logged = {
             column: name for spec in self.serving_specs().values() for column, name in spec.id_columns.items()
         }
         for column, found in text_ids.items():
-            if found != self.text.get(logged.get(column, column), found):
+            if bool(found) != bool(self.text.get(logged.get(column, column), found)):
                 had, has = ("text", "integers") if found is False else ("integers", "text")
                 raise ValueError(
                     f"{file}: column {column!r} holds {has}, but {had} in training; the two have different "
@@ -169,6 +173,10 @@ class Features:
 
     def _transformed(self, table: pa.Table) -> pa.Table:
         specs = self.serving_specs()
+        logged = {column: name for spec in specs.values() for column, name in spec.id_columns.items()}
+        table = with_uuids(
+            table, [column for column, name in logged.items() if self.text.get(name) == "uuid"]
+        )
         chunk = Chunk(table.combine_chunks(), np.arange(table.num_rows), "request")
         bad = Quarantine()
         converted = typed(chunk, specs, bad)

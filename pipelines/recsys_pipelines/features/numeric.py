@@ -11,6 +11,7 @@ from recsys_cython_ext import ExactSum, IdCounter
 from recsys_pipelines.features.base import Arrays, floats
 from recsys_pipelines.features.categorical import FIRST_CODE, MISSING_CODE
 from recsys_pipelines.features.convert import squared_log
+from recsys_pipelines.features.plain import TextIds
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 BIN_BITS = 40  # low bits of a float64 that a bin of the histogram leaves out: 12 of the mantissa stay
@@ -99,7 +100,7 @@ class NumericFit:
         self._sum.merge(ExactSum.from_state(arrays["sum"]))
         self._squares.merge(ExactSum.from_state(arrays["squares"]))
 
-    def fitted(self, text: Mapping[str, bool]) -> Numeric:
+    def fitted(self, text: Mapping[str, TextIds]) -> Numeric:
         """As `Fit.fitted`. The deviation of a constant counts as 1."""
         present = max(self._present, 1)
         mean = self._sum.value() / present
@@ -195,7 +196,7 @@ class BucketsFit:
         """As `Fit.merge`."""
         self._bins.add_counts(arrays["bins"], arrays["counts"])
 
-    def fitted(self, text: Mapping[str, bool]) -> Buckets:
+    def fitted(self, text: Mapping[str, TextIds]) -> Buckets:
         """As `Fit.fitted`. Quantiles that fall into one bin leave fewer buckets."""
         if self._boundaries is not None:
             return Buckets(self._name, np.array(self._boundaries, np.float64))

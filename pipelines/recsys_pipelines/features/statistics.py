@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from recsys_cython_ext import IdCounter, IdTable
 from recsys_pipelines.features.base import Arrays
+from recsys_pipelines.features.plain import TextIds
 from recsys_pipelines.shards import line_of, uniform
 
 UNIT = 2**16  # counts are of 65,536ths of a row: weights are rounded to them, and then counted exactly
@@ -107,7 +108,7 @@ class StatisticFit:
             for number, counter in enumerate(counters):
                 counter.add_counts(arrays[f"{kind}{number}:ids"], arrays[f"{kind}{number}:counts"])
 
-    def fitted(self, text: Mapping[str, bool]) -> Statistic:
+    def fitted(self, text: Mapping[str, TextIds]) -> Statistic:
         """As `Fit.fitted`."""
         ids = np.unique(np.concatenate([counter.result()[0] for counter in self._rows]))
         rows, clicks = _matrix(ids, self._rows), _matrix(ids, self._clicks)

@@ -17,8 +17,8 @@ from recsys_cython_ext import MISSING_ID, ExactSum, IdCounter, IdTable
 from recsys_cython_ext.progress import Progress, no_progress
 from recsys_pipelines.features import FIRST_CODE, MISSING_CODE, Buckets, Categorical, Features, Numeric
 from recsys_pipelines.features.base import Arrays, Feature
-from recsys_pipelines.features.convert import one_array
 from recsys_pipelines.features.numeric import bins_of, lower_ends
+from recsys_pipelines.features.plain import one_array
 from recsys_pipelines.inspection.result import (
     CategoricalReport,
     Decile,

@@ -133,7 +133,8 @@ def _check_sequences(data: DataConfig, features: Sequence[FeatureConfig]) -> Non
 def _files(data: DataConfig) -> list[list[Any]]:
     """What tells whether the files of a log have changed."""
     assert data.path is not None
-    return [list(file) for file in file_prints(data.path, BESIDE.get(data.source, ()))]
+    beside, subfolders = BESIDE.get(data.source, ()), data.source == "table"
+    return [list(file) for file in file_prints(data.path, beside, subfolders=subfolders)]
 
 
 def _key(

@@ -19,6 +19,7 @@ from recsys_cython_ext.manifest import FileName, Manifest, parse_json, read_mani
 from recsys_pipelines.config import DataConfig, FeatureConfig
 from recsys_pipelines.features import FeatureFitter, Features, sequences_of, specs_of
 from recsys_pipelines.features.convert import ColumnSpec, Kind, Spec, columns_of, text_ids, typed
+from recsys_pipelines.features.plain import TextIds
 from recsys_pipelines.preparation.history import num_buckets, with_histories, write_bucket
 from recsys_pipelines.preparation.prepared import Shard
 from recsys_pipelines.preparation.split import SPLITS, split_bounds, split_of
@@ -76,7 +77,7 @@ class StagedPart(Manifest):
     rows: int
     rows_added: int
     next_row: int
-    text: dict[str, bool]
+    text: dict[str, TextIds]
     quarantine: BadRowsFound
 
     @property
@@ -96,7 +97,7 @@ class Staged(Manifest):
     rows_out: int = 0
     quarantined: int = 0
     next_row: int = 0
-    text: dict[str, bool] = Field(default_factory=dict)
+    text: dict[str, TextIds] = Field(default_factory=dict)
     faulty: list[FileName] = Field(default_factory=list)  # parts with rows in quarantine
 
     def add(self, part: StagedPart) -> None:

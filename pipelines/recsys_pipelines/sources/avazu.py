@@ -9,7 +9,6 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_pipelines.sources.base import require
 from recsys_pipelines.sources.delimited import COMMA, DelimitedFile
 from recsys_pipelines.sources.derived import Derivation, Derived
 from recsys_pipelines.sources.join import Joined
@@ -46,5 +45,5 @@ class Avazu(Joined):
 
     def __init__(self, path: Place, *, labelled: bool = True) -> None:
         file = DelimitedFile(path, COMMA)
-        require(("click", *FEATURES) if labelled else FEATURES, file.names, file.path)
+        file.require(("click", *FEATURES) if labelled else FEATURES)
         super().__init__(Derived(file, DERIVED))

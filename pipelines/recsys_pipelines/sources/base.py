@@ -2,7 +2,8 @@
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
@@ -18,6 +19,9 @@ from recsys_pipelines.parallel import ordered
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.location import Place, Url, located
 from recsys_pipelines.sources.text import is_text
+
+MOST_COLUMNS = 100_000  # of a file
+MOST_COMPARED = 5_000  # names, when the nearest one is looked for
 
 
 class SourceError(ValueError):
@@ -125,10 +129,15 @@ class Source(ABC):
 
 
 class File(ABC):
-    """One file of one format; sources are made of these."""
+    """One file of one format; sources are made of these.
+
+    `schema` has the columns that can be asked for. `repeated` has the names that stand for several columns, which
+    cannot, and what is wrong with each; a file is refused for one of them only when it is asked for.
+    """
 
     path: Path | Url
     schema: pa.Schema
+    repeated: Mapping[str, str] = {}
     share_read: float = 0.0  # of the file's bytes, by the last `parts`
     rows: int = 0  # found by the last `parts` that was read to its end, bad ones included
     is_piece: bool = False
@@ -136,6 +145,10 @@ class File(ABC):
     @abstractmethod
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
         """As `Source.parts`, for this file; `rows` holds their number at the end."""
+
+    def require(self, columns: Iterable[str]) -> None:
+        """Raise SourceError for the first of `columns` that is absent, or that several columns are called."""
+        require(columns, self.schema.names, self.path, self.repeated)
 
     def pieces(self) -> list["File"]:
         """Files whose parts together are those of this one."""
@@ -168,20 +181,47 @@ def read_parts(parts: Iterable[Part], quarantine: Quarantine) -> Iterator[Chunk]
         yield chunk
 
 
-def require(columns: Iterable[str], available: Sequence[str], file: Place) -> None:
-    """Raise SourceError for the first of `columns` that is not `available`, naming the nearest one."""
+def require(
+    columns: Iterable[str], available: Sequence[str], file: Place, repeated: Mapping[str, str] | None = None
+) -> None:
+    """Raise SourceError for the first of `columns` that is not `available`, naming the nearest one.
+
+    repeated: names that stand for several columns, and what is wrong with each.
+    """
+    known = set(available)
     for name in columns:
-        if name not in available:
-            near = difflib.get_close_matches(name, available, n=1, cutoff=0.0)
+        if repeated and name in repeated:
+            raise SourceError(f"{file}: {repeated[name]}")
+        if name not in known:
+            compared = available if len(known) <= MOST_COMPARED else ()
+            near = difflib.get_close_matches(name, compared, n=1, cutoff=0.0)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise SourceError(f"{file}: there is no column {name!r}{hint}; it has {_some(available)}")
 
 
-def refuse_duplicates(names: Sequence[str], file: Place) -> None:
-    """Raise SourceError for a name that stands twice."""
-    for place, name in enumerate(names):
-        if name in names[:place]:
-            raise SourceError(f"{file}: two columns are called {name!r}: rename one of them")
+def check_width(columns: int, file: Place) -> None:
+    """Raise SourceError for a file of more columns than `MOST_COLUMNS`."""
+    if columns > MOST_COLUMNS:
+        raise SourceError(
+            f"{file}: has {columns:,} columns, and {MOST_COLUMNS:,} are the most that are read: check its "
+            "delimiter, or keep the columns that are needed"
+        )
+
+
+def repeated_names(names: Sequence[str], stored: Sequence[str]) -> dict[str, str]:
+    """What is wrong with each of `names` that stands twice; `stored` are the same columns' names in the file."""
+    twice = {name for name, times in Counter(names).items() if times > 1}
+    found: dict[str, list[str]] = {name: [] for name in names if name in twice}
+    for name, own in zip(names, stored, strict=True):
+        if name in twice:
+            found[name].append(own)
+    return {name: _said_of(name, own) for name, own in found.items()}
+
+
+def _said_of(name: str, stored: Sequence[str]) -> str:
+    different = list(dict.fromkeys(stored))
+    read = f" ({' and '.join(map(repr, different))} are both read so)" if len(different) > 1 else ""
+    return f"two columns are called {name!r}{read}: rename one of them"
 
 
 def same_ids(name: str, first: File, other: File) -> None:

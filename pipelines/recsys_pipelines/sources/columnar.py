@@ -14,10 +14,10 @@ from recsys_pipelines.sources.base import (
     Chunk,
     File,
     Part,
+    check_width,
     existing_file,
     reading,
-    refuse_duplicates,
-    require,
+    repeated_names,
 )
 from recsys_pipelines.sources.location import Place
 
@@ -33,14 +33,17 @@ class ColumnarFile(File):
         self.path = existing_file(path)
         with reading(self.path, self.kind):
             schema = self._read_schema()
-        self.schema = pa.schema([field.with_name(rename(field.name)) for field in schema])
-        refuse_duplicates(self.schema.names, self.path)
-        self._stored = dict(zip(self.schema.names, schema.names, strict=True))
+        check_width(len(schema), self.path)
+        names = [rename(name) for name in schema.names]
+        self.repeated = repeated_names(names, schema.names)
+        fields = zip(names, schema, strict=True)
+        self.schema = pa.schema([f.with_name(name) for name, f in fields if name not in self.repeated])
+        self._stored = dict(zip(names, schema.names, strict=True))
 
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
         """As `File.parts`; nothing goes to quarantine."""
         columns = list(dict.fromkeys(columns))
-        require(columns, self.schema.names, self.path)
+        self.require(columns)
         stored = [self._stored[name] for name in columns]
         row = first_row
         with reading(self.path, self.kind), closing(self._batches(stored)) as batches:
@@ -90,7 +93,8 @@ class ArrowFile(ColumnarFile):
             return pa.ipc.open_file(stream).schema
 
     def _batches(self, columns: list[str]) -> Generator[pa.RecordBatch, None, None]:
-        places = [self._read_schema().names.index(name) for name in columns]
+        places_of = {name: place for place, name in enumerate(self._read_schema().names)}
+        places = [places_of[name] for name in columns]
         with self._stream() as stream:
             reader = pa.ipc.open_file(stream, options=pa.ipc.IpcReadOptions(included_fields=places))
             for index in range(reader.num_record_batches):

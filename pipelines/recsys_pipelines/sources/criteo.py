@@ -20,7 +20,6 @@ from recsys_pipelines.sources.base import (
     SourceError,
     existing,
     existing_file,
-    require,
 )
 from recsys_pipelines.sources.columnar import COLUMNAR
 from recsys_pipelines.sources.delimited import COMMA, TAB, DelimitedFile, first_bytes
@@ -40,7 +39,7 @@ class Criteo(Source):
     def __init__(self, path: Place, *, labelled: bool = True) -> None:
         self.files = [self._open(file, labelled) for file in _paths(existing(path))]
         for file in self.files:
-            require(COLUMNS if labelled else FEATURES, file.schema.names, file.path)
+            file.require(COLUMNS if labelled else FEATURES)
         everywhere = all("label" in file.schema.names for file in self.files)
         self.columns = COLUMNS if everywhere else FEATURES
 

@@ -26,10 +26,10 @@ from recsys_pipelines.sources.base import (
     File,
     Part,
     SourceError,
+    check_width,
     existing_file,
     reading,
-    refuse_duplicates,
-    require,
+    repeated_names,
     size_of,
 )
 from recsys_pipelines.sources.location import Place, Url
@@ -41,6 +41,7 @@ LONGEST_LINE = 64 << 20
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # by the end of a name
 UNIT_SEPARATOR = b"\x1f"  # stands for a delimiter of several bytes, which Arrow does not know
 _WIDTH = "{} columns instead of {}"
+csv.field_size_limit(LONGEST_LINE)  # of 131,072 characters: a long line without quotes is read too
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,11 @@ class DelimitedFile(File):
         self._block_size = BLOCK  # goes with the file to other processes
         self._blocks: tuple[int, int | None] = (0, None)
         self._rows_before = 0
-        self.names = list(map(rename, self.first_line() if names is None else names))
-        refuse_duplicates(self.names, self.path)
-        self.schema = pa.schema([(name, pa.string()) for name in self.names])
+        stored = self.first_line() if names is None else names
+        self.names = list(map(rename, stored))
+        self.repeated = repeated_names(self.names, stored)
+        self.schema = pa.schema([(name, pa.string()) for name in self.names if name not in self.repeated])
+        self._places = {name: place for place, name in enumerate(self.names)}
 
     def first_line(self) -> list[str]:
         """The fields of the first line, without surrounding spaces."""
@@ -132,14 +135,16 @@ class DelimitedFile(File):
         if not line:
             raise SourceError(f"{self.path}: the first line is empty: copy or export the file again")
         try:
-            return [field.strip() for field in self._dialect.fields(line.decode(self._dialect.encoding))]
+            fields = self._dialect.fields(line.decode(self._dialect.encoding))
         except (csv.Error, UnicodeDecodeError) as error:
             raise SourceError(f"{self.path}: the first line is unreadable ({error}): correct it") from error
+        check_width(len(fields), self.path)
+        return [field.strip() for field in fields]
 
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
         """As `File.parts`; a block of lines is a part."""
         columns = list(dict.fromkeys(columns))
-        require(columns, self.names, self.path)
+        self.require(columns)
         first_line = 1 + self._header_lines + self._rows_before
         self.rows = 0
         for block in self._numbered_blocks(first_line):
@@ -212,7 +217,7 @@ class DelimitedFile(File):
 
     def _split(self, text: bytearray, lines: int, columns: list[str]) -> "_Split":
         """Text without quotes."""
-        places = [self.names.index(name) for name in columns]
+        places = [self._places[name] for name in columns]
         fields = split_fields(text, self._dialect.byte, len(self.names), places)
         wrong = []
         if len(fields.found):
@@ -235,24 +240,26 @@ class DelimitedFile(File):
             wrong.append((row.actual_columns, row.text.encode(errors="surrogateescape")))
             return "skip"
 
+        numbered = [str(place) for place in range(len(self.names))]  # names may stand twice
+        asked = [numbered[self._places[name]] for name in columns]
         with reading(self.path, "text"):
             table = pa_csv.read_csv(
                 pa.BufferReader(text),
-                pa_csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=self.names),
+                pa_csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=numbered),
                 pa_csv.ParseOptions(
                     delimiter=self._dialect.byte.decode(),
                     ignore_empty_lines=False,
                     invalid_row_handler=wrong_width,
                 ),
                 pa_csv.ConvertOptions(
-                    include_columns=columns,
-                    column_types=dict.fromkeys(columns, pa.string()),
+                    include_columns=asked,
+                    column_types=dict.fromkeys(asked, pa.string()),
                     check_utf8=False,
                     null_values=[""],
                     strings_can_be_null=True,
                 ),
             )
-        return [table[name].combine_chunks() for name in columns], good, wrong
+        return [table[place].combine_chunks() for place in asked], good, wrong
 
 
 _Split = tuple[list[pa.Array], NDArray[np.bool_], list[tuple[int, bytes]]]

@@ -1,5 +1,6 @@
-"""Columns computed from those a file stores: times from text, lists from "[1, 2]", years from titles."""
+"""Files made of others: columns computed from those a file stores (times from text, lists from "[1, 2]")."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -9,7 +10,44 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_pipelines.quarantine import Quarantine
-from recsys_pipelines.sources.base import Chunk, File, Part, require
+from recsys_pipelines.sources.base import Chunk, File, Part
+
+Change = Callable[[Chunk, Quarantine], Chunk]
+
+
+class Over(File):
+    """Another file with other columns: its rows are those of `file`, and its chunks go through a function."""
+
+    def __init__(self, file: File) -> None:
+        self.path = file.path
+        self._file = file
+
+    @abstractmethod
+    def change(self, columns: list[str]) -> tuple[list[str], Change]:
+        """What to read of the file for `columns`, and what makes them of it."""
+
+    def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
+        """As `File.parts`."""
+        columns = list(dict.fromkeys(columns))
+        self.require(columns)
+        stored, changed = self.change(columns)
+        for part in self._file.parts(stored, first_row):
+            self.share_read = self._file.share_read
+            yield part.then(changed)
+        self.rows = self._file.rows
+
+    def pieces(self) -> list[File]:
+        """As `File.pieces`."""
+        return [self._over(piece) for piece in self._file.pieces()]
+
+    def after(self, rows: int) -> File:
+        """As `File.after`."""
+        return self._over(self._file.after(rows))
+
+    def _over(self, file: File) -> File:
+        own = copy(self)
+        own._file, own.is_piece = file, file.is_piece
+        return own
 
 
 @dataclass(frozen=True)
@@ -24,45 +62,27 @@ class Derivation:
     reason: str | None = None
 
 
-class Derived(File):
+class Derived(Over):
     """`file` with columns `derivations` (name -> how), which hide stored ones of the same name."""
 
     def __init__(self, file: File, derivations: Mapping[str, Derivation]) -> None:
-        self.path = file.path
-        self._file = file
+        super().__init__(file)
         self._derivations = derivations
-        require((how.column for how in derivations.values()), file.schema.names, file.path)
+        file.require(how.column for how in derivations.values())
         types = {name: file.schema.field(name).type for name in file.schema.names}
         made = {name: how.function(pa.array([], types[how.column])).type for name, how in derivations.items()}
         self.schema = pa.schema({**types, **made})
+        self.repeated = {name: why for name, why in file.repeated.items() if name not in derivations}
 
-    def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `File.parts`."""
-        columns = list(dict.fromkeys(columns))
-        require(columns, self.schema.names, self.path)
+    def change(self, columns: list[str]) -> tuple[list[str], Change]:
+        """As `Over.change`."""
         derived = {name: how for name, how in self._derivations.items() if name in columns}
         stored = [derived[name].column if name in derived else name for name in columns]
 
         def with_derived(chunk: Chunk, quarantine: Quarantine) -> Chunk:
             return _with_derived(chunk, columns, derived, quarantine)
 
-        for part in self._file.parts(stored, first_row):
-            self.share_read = self._file.share_read
-            yield part.then(with_derived)
-        self.rows = self._file.rows
-
-    def pieces(self) -> list[File]:
-        """As `File.pieces`."""
-        return [self._over(piece) for piece in self._file.pieces()]
-
-    def after(self, rows: int) -> File:
-        """As `File.after`."""
-        return self._over(self._file.after(rows))
-
-    def _over(self, file: File) -> "Derived":
-        own = copy(self)
-        own._file, own.is_piece = file, file.is_piece
-        return own
+        return stored, with_derived
 
 
 def _with_derived(

@@ -14,7 +14,6 @@ from recsys_pipelines.sources.base import (
     Part,
     Source,
     read_parts,
-    refuse_duplicates,
     require,
     same_ids,
 )
@@ -34,17 +33,21 @@ class Joined(Source):
         self.files = [file]
         self._sides = sides
         self._own = [name for name in file.schema.names if name]
-        columns = self._own
+        columns = dict.fromkeys(self._own)
+        self._repeated = dict(file.repeated)
         for key, side in sides:
-            require([key], self._own, file.path)
-            columns = columns + _added(key, side)
+            file.require([key])
+            added = _added(key, side)
             same_ids(key, file, side)
-            refuse_duplicates(columns, side.path)
-        self.columns = tuple(columns)
+            both = {name: f"two columns are called {name!r}: rename that of {side.path}" for name in added}
+            self._repeated |= {name: why for name, why in both.items() if name in columns}
+            self._repeated.update(side.repeated)
+            columns |= dict.fromkeys(added)
+        self.columns = tuple(name for name in columns if name not in self._repeated)
 
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
         """As `Source.parts`; what is wrong in the sides belongs to the first part."""
-        require(columns, self.columns, self.files[0].path)
+        require(columns, self.columns, self.files[0].path, self._repeated)
         return self._joined(list(dict.fromkeys(columns)), first_row)
 
     def _joined(self, columns: list[str], first_row: int) -> Iterator[Part]:
@@ -107,5 +110,5 @@ class Attributes:
 
 
 def _added(key: str, side: File) -> list[str]:
-    require([key], side.schema.names, side.path)
+    side.require([key])
     return [name for name in side.schema.names if name and name != key]

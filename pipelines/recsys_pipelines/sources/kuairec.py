@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_pipelines.sources.base import existing_file, require
+from recsys_pipelines.sources.base import existing_file
 from recsys_pipelines.sources.delimited import COMMA, DelimitedFile
 from recsys_pipelines.sources.derived import Derivation, Derived
 from recsys_pipelines.sources.join import Joined
@@ -40,9 +40,11 @@ class KuaiRec(Joined):
     def __init__(self, path: Place, *, labelled: bool = True) -> None:
         path = existing_file(path)
         matrix = DelimitedFile(path, COMMA)
-        require(MATRIX if labelled else ("user_id", "video_id"), matrix.names, path)
+        matrix.require(MATRIX if labelled else ("user_id", "video_id"))
         times = {
-            name: Derivation(name, _time, "not Unix seconds") for name in matrix.names if name == "timestamp"
+            name: Derivation(name, _time, "not Unix seconds")
+            for name in matrix.schema.names
+            if name == "timestamp"
         }
         beside = {path.parent / name: key for name, key in BESIDE.items()}
         super().__init__(
@@ -53,7 +55,9 @@ class KuaiRec(Joined):
 def _open(path: Place) -> Derived:
     file = DelimitedFile(path, COMMA)
     how = {
-        name: Derivation(name, bracketed, "not a list in brackets") for name in LISTS if name in file.names
+        name: Derivation(name, bracketed, "not a list in brackets")
+        for name in LISTS
+        if name in file.schema.names
     }
     return Derived(file, how)
 

@@ -1,7 +1,8 @@
-"""Where data lie: a path, or the URL of anything fsspec opens (s3://, gs://, https://, memory:// …).
+"""Where data lie: a path, or a URL of one of `PROTOCOLS`, which fsspec opens.
 
 A URL's file system comes from fsspec, and most of them from a package of their own (s3fs, gcsfs, aiohttp),
-which also finds the credentials; what is missing is named when the URL is first used.
+which also finds the credentials; what is missing is named when the URL is first used. Other protocols of fsspec
+open one URL through another, run templates or unpack archives; none of them is ever reached (`Url`).
 """
 
 import os
@@ -13,12 +14,28 @@ from typing import IO, Annotated, Any
 
 from pydantic import PlainSerializer, PlainValidator
 
+PROTOCOLS = ("file", "http", "https", "s3", "gs", "az", "abfs", "hdfs", "memory")
+DEEPEST = 32  # folders below each other
+
 
 @dataclass(frozen=True, order=True)
 class Url:
-    """The part of `pathlib.Path` that readers use, for a URL. All that goes wrong is an OSError."""
+    """The part of `pathlib.Path` that readers use, for a URL. All that goes wrong is an OSError.
+
+    Raises ValueError for a chained URL ("::") and for any protocol but `PROTOCOLS`: every URL that fsspec is handed
+    is one of these, whether a configuration, a command, a manifest or a folder's listing named it.
+    """
 
     url: str
+
+    def __post_init__(self) -> None:
+        protocol, found, _ = self.url.partition("://")
+        if "::" in self.url:
+            raise ValueError(f"{self.url}: chained URLs (with ::) are not opened: name the file itself")
+        if not found or protocol not in PROTOCOLS:
+            raise ValueError(
+                f"{self.url}: the protocol {protocol!r} is not opened: take {', '.join(PROTOCOLS)}, or a path"
+            )
 
     def __str__(self) -> str:
         return self.url
@@ -43,8 +60,9 @@ class Url:
 
     @property
     def parent(self) -> "Url":
-        """The folder this is in."""
-        return Url(self.url.rstrip("/").rpartition("/")[0])
+        """The folder this is in; a URL of nothing but a host or a bucket is its own."""
+        folder = self.url.rstrip("/").rpartition("/")[0]
+        return Url(folder) if "://" in folder else self
 
     def with_suffix(self, suffix: str) -> "Url":
         """As `Path.with_suffix`."""
@@ -63,11 +81,11 @@ class Url:
 
     def is_dir(self) -> bool:
         """Whether it is a folder; a page on the web never is."""
-        return self.exists() and self.info()["type"] == "directory"
+        return self._type() == "directory"
 
     def is_file(self) -> bool:
         """Whether it is a file."""
-        return self.exists() and self.info()["type"] == "file"
+        return self._type() == "file"
 
     def iterdir(self) -> Iterator["Url"]:
         """What the folder holds."""
@@ -85,6 +103,12 @@ class Url:
         with self._file_system() as (files, key):
             return files.info(key)
 
+    def _type(self) -> str | None:
+        try:
+            return str(self.info()["type"])
+        except FileNotFoundError:
+            return None
+
     @contextmanager
     def _file_system(self) -> Iterator[tuple[Any, str]]:
         try:
@@ -101,7 +125,7 @@ Place = str | os.PathLike[str] | Url  # what a user may name
 
 
 def located(place: Place) -> Path | Url:
-    """`place` as a URL where it holds "://", as a path otherwise."""
+    """`place` as a URL where it holds "://", as a path otherwise. Raises ValueError as `Url` does."""
     if isinstance(place, Url):
         return place
     if not isinstance(place, str | os.PathLike):
@@ -115,14 +139,37 @@ def entries(folder: Path | Url) -> list[Path | Url]:
     return sorted(found, key=str)
 
 
-def file_prints(place: Path | Url, beside: Iterable[str] = ()) -> list[tuple[Any, ...]]:
-    """What tells whether a file has changed (name, size, time or what a store has): of a folder each file, for
-    sources read no subfolders, of a file also those of the names `beside` it.
+def is_hidden(place: Path | Url) -> bool:
+    """Whether a name is none of a log's own: markers, notes and drafts that programs leave in folders."""
+    return place.name.startswith((".", "_"))
+
+
+def files_below(folder: Path | Url, deep: int = 0) -> Iterator[Path | Url]:
+    """Files of a folder and of its subfolders that are not hidden, in the order of the names.
+
+    Raises ValueError where folders lie deeper than `DEEPEST`, as those of a link that leads back up do.
+    """
+    if deep > DEEPEST:
+        raise ValueError(
+            f"{folder}: lies more than {DEEPEST} folders deep: is there a link that leads back up? Remove it"
+        )
+    for entry in entries(folder):
+        if entry.is_file():
+            yield entry
+        elif entry.is_dir() and not is_hidden(entry):
+            yield from files_below(entry, deep + 1)
+
+
+def file_prints(
+    place: Path | Url, beside: Iterable[str] = (), *, subfolders: bool = False
+) -> list[tuple[Any, ...]]:
+    """What tells whether a file has changed (name, size, time or what a store has): of a folder each file, those of
+    its `subfolders` too where the source reads them, of a file also those of the names `beside` it.
     """
     if place.is_dir():
-        files = [entry for entry in entries(place) if entry.is_file()]
+        files = files_below(place) if subfolders else (entry for entry in entries(place) if entry.is_file())
     else:
-        files = [place, *(place.parent / name for name in beside)]
+        files = iter([place, *(place.parent / name for name in beside)])
     return [(str(file), *_print(file)) for file in files if file.exists()]
 
 

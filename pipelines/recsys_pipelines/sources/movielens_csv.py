@@ -5,7 +5,7 @@ movieId,title,genres. Columns are called and made as those of `movielens_1m`, so
 user_id, item_id, rating, timestamp, title, genres (a list, null for "(no genres listed)") and year.
 """
 
-from recsys_pipelines.sources.base import existing_folder, require
+from recsys_pipelines.sources.base import existing_folder
 from recsys_pipelines.sources.delimited import COMMA, DelimitedFile
 from recsys_pipelines.sources.derived import Derived
 from recsys_pipelines.sources.join import Joined
@@ -24,7 +24,7 @@ class MovieLensCSV(Joined):
         folder = existing_folder(path)
         ratings = DelimitedFile(folder / "ratings.csv", COMMA, rename=_name)
         movies = DelimitedFile(folder / "movies.csv", COMMA, rename=_name)
-        require(RATINGS, ratings.names, ratings.path)
+        ratings.require(RATINGS)
         super().__init__(ratings, [("item_id", Derived(movies, MOVIES))])
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from recsys_pipelines.sources.base import existing_file, require
+from recsys_pipelines.sources.base import existing_file
 from recsys_pipelines.sources.derived import Derivation, Derived
 from recsys_pipelines.sources.join import Joined
 from recsys_pipelines.sources.location import Place
@@ -31,7 +31,7 @@ class OpenBandit(Joined):
     def __init__(self, path: Place, *, labelled: bool = True) -> None:
         path = existing_file(path)
         file = open_file(path)
-        require(NAMES if labelled else ("item_id", "position"), file.schema.names, path)
+        file.require(NAMES if labelled else ("item_id", "position"))
         times = {
             name: Derivation(name, _time, "not a time such as 2019-11-24 00:00:17.004101+00:00")
             for name in file.schema.names

@@ -51,8 +51,9 @@ def _open(path: Path | Url) -> Derived:
         if not name or kind not in TYPES:
             raise SourceError(f"{path}: the header has {field!r}: write name:type, type {' or '.join(TYPES)}")
         types[name] = kind
-    lists = {name: Derivation(name, SEQUENCE) for name, kind in types.items() if kind.endswith("_seq")}
-    return Derived(DelimitedFile(path, TAB, rename=_name), lists)
+    file = DelimitedFile(path, TAB, rename=_name)
+    sequences = (name for name in file.schema.names if types[name].endswith("_seq"))
+    return Derived(file, {name: Derivation(name, SEQUENCE) for name in sequences})
 
 
 def _name(field: str) -> str:

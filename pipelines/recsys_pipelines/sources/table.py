@@ -1,5 +1,7 @@
 """Any Parquet, Arrow IPC, CSV or TSV file, or a folder of one of these kinds, read in the order of the names.
 
+Subfolders are read too, unless "." or "_" begins their names, and keys in their names (`dt=2024-01-01`) are columns.
+
 Text: .csv with commas or .tsv with tabs, a header, and .gz, .zst or .bz2 behind the ending of a compressed file; endings
 may be in capitals. Its columns are all strings and are never guessed to be numbers, so an id never depends on what else is
 in the file: `123` in a CSV is hashed as text, while an integer column of Parquet is its own id. Data to be scored must
@@ -18,12 +20,11 @@ from recsys_pipelines.sources.base import (
     existing,
     existing_file,
     plain_name,
-    require,
-    same_ids,
 )
 from recsys_pipelines.sources.columnar import COLUMNAR
 from recsys_pipelines.sources.delimited import COMMA, COMPRESSIONS, QUOTED_TAB, DelimitedFile
-from recsys_pipelines.sources.location import Place, Url, entries
+from recsys_pipelines.sources.folder import same_types, with_keys
+from recsys_pipelines.sources.location import Place, Url, files_below, is_hidden
 
 
 def csv_file(path: Place, rename: Callable[[str], str] = str) -> DelimitedFile:
@@ -49,26 +50,30 @@ def open_file(path: Path | Url, rename: Callable[[str], str] = plain_name) -> Fi
 
 
 class Table(Source):
-    """`columns` are those of the first file; every file must have each column that is asked for."""
+    """`columns` are those of the first file; every file must have each column that is asked for, of one type."""
 
     columns: tuple[str, ...]
 
     def __init__(self, path: Place, *, labelled: bool = True) -> None:
-        paths = _paths(existing(path))
-        self.files = [open_file(file) for file in paths]
-        if len({type(file) for file in self.files}) > 1:
+        place = existing(path)
+        paths = _paths(place)
+        files = [open_file(file) for file in paths]
+        if len({type(file) for file in files}) > 1:
             raise SourceError(
                 f"{path}: this folder mixes {' and '.join(sorted({ending(file) for file in paths}))}, and "
                 "one id could become two: leave one kind of file in it"
             )
-        self.columns = tuple(self.files[0].schema.names)
+        self.files = with_keys(place, files) if place.is_dir() else files
+        self.columns = tuple(
+            name for name in self.files[0].schema.names if name not in self.files[0].repeated
+        )
 
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
         """As `Source.parts`."""
         for file in self.files:
-            require(columns, file.schema.names, file.path)
-            for name in columns:
-                same_ids(name, self.files[0], file)
+            file.require(columns)
+        for name in columns:
+            same_types(name, self.files)
         return self._parts_of_files(columns, first_row)
 
 
@@ -82,11 +87,12 @@ def ending(path: Path | Url) -> str:
 def _paths(path: Path | Url) -> list[Path | Url]:
     if not path.is_dir():
         return [existing_file(path)]
-    files = [file for file in entries(path) if _readable(file)]
+    try:
+        files = [file for file in files_below(path) if not is_hidden(file) and ending(file) in FORMATS]
+    except OSError as error:
+        raise SourceError(
+            f"{error.filename or path}: cannot be listed ({error.strerror or error})"
+        ) from error
     if not files:
-        raise SourceError(f"{path}: none of the files in this folder ends with {ENDINGS}")
+        raise SourceError(f"{path}: none of the files in this folder and below it ends with {ENDINGS}")
     return files
-
-
-def _readable(path: Path | Url) -> bool:
-    return path.is_file() and not path.name.startswith((".", "_")) and ending(path) in FORMATS

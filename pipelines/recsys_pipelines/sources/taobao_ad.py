@@ -13,7 +13,7 @@ All are comma with a header. A folder gives the first three joined, a file its o
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_pipelines.sources.base import existing, require
+from recsys_pipelines.sources.base import existing
 from recsys_pipelines.sources.delimited import COMMA, DelimitedFile
 from recsys_pipelines.sources.derived import Derivation, Derived
 from recsys_pipelines.sources.join import Joined
@@ -38,7 +38,7 @@ class TaobaoAd(Joined):
             super().__init__(_open(path))
             return
         sample = DelimitedFile(path / "raw_sample.csv", COMMA)
-        require(SAMPLE[:4] if not labelled else SAMPLE, sample.names, sample.path)
+        sample.require(SAMPLE[:4] if not labelled else SAMPLE)
         super().__init__(
             sample,
             [("user", _open(path / "user_profile.csv")), ("adgroup_id", _open(path / "ad_feature.csv"))],
@@ -47,7 +47,7 @@ class TaobaoAd(Joined):
 
 def _open(path: Place) -> Derived:
     file = DelimitedFile(path, COMMA, rename=lambda name: "user" if name == "userid" else name)
-    return Derived(file, {name: Derivation(name, _null) for name in file.names if name == "brand"})
+    return Derived(file, {name: Derivation(name, _null) for name in file.schema.names if name == "brand"})
 
 
 def _null(brand: pa.Array) -> pa.Array:

@@ -10,9 +10,17 @@ from numpy.typing import NDArray
 
 def is_text(kind: pa.DataType) -> bool:
     """Whether ids of a column of this type are hashes of text; integers are their own ids."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return is_text(kind.storage_type)
     if hasattr(kind, "value_type"):  # of lists and dictionaries
         return is_text(kind.value_type)
     return not pt.is_primitive(kind) and not pt.is_decimal(kind)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values of this type are lists."""
+    tests = (pt.is_list, pt.is_large_list, pt.is_fixed_size_list, pt.is_list_view, pt.is_large_list_view)
+    return any(test(kind) for test in tests)
 
 
 def utf8(column: pa.Array) -> tuple[pa.Array, NDArray[np.bool_]]:

@@ -1,4 +1,5 @@
 import datetime
+import uuid
 from decimal import Decimal
 
 import numpy as np
@@ -94,11 +95,14 @@ def test_dictionary_boolean_and_null_ids():
 
 def test_ids_that_do_not_fit():
     _, rows, bad = convert(pa.array([2**63 - 1, 2**63, 2**64 - 1], pa.uint64()), "id")
-    assert rows == [0]
-    assert [e.value for e in bad.examples] == [str(2**63), str(2**64 - 1)]
+    assert rows == [0, 2]
+    assert [(e.value, "bits of 2^63" in e.reason) for e in bad.examples] == [(str(2**63), True)]
     _, rows, bad = convert(pa.array([MISSING_ID, MISSING_ID + 1]), "id")
     assert rows == [1]
     assert "stands for a missing id" in bad.examples[0].reason
+    out, rows, bad = convert(pa.array([Decimal("1.5"), Decimal("7.0"), None, Decimal("-3")]), "id")
+    assert (out.to_pylist(), rows) == ([7, MISSING_ID, -3], [1, 2, 3])
+    assert reasons(bad) == [(0, "1.5", "not a whole number of 64 bits")]
     out, rows, _ = convert(pa.array([1.5, 2.0**53, 2.0**53 + 2, float("inf"), float("nan")]), "id")
     assert rows == [1, 4]
     assert out.to_pylist() == [2**53, MISSING_ID]
@@ -113,12 +117,55 @@ def test_ids_that_do_not_fit():
         pa.array([datetime.date(2020, 1, 1)]),
         pa.array([{"a": 1}]),
         pa.array([[1]]),
-        pa.array([Decimal("1.5")]),
     ],
 )
 def test_types_that_are_no_id(column):
     with pytest.raises(SourceError, match=r"f\.csv: column 'x' is .*: .*convert the column"):
         convert(column, "id")
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.uint64(), pa.decimal128(20, 0), pa.decimal128(38, 18), pa.decimal256(50, 4)], ids=str
+)
+def test_unsigned_ids_are_their_bits(kind):
+    values = [2**64 - 1, 0, 2**63 + 1, None, 2**63 - 1]
+    column = pa.array(values, pa.uint64()) if kind == pa.uint64() else decimals(values, kind)
+    expected = [-1, 0, MISSING_ID + 1, MISSING_ID, 2**63 - 1]
+    assert convert(column, "id")[0].to_pylist() == expected
+    lists = pa.ListArray.from_arrays(pa.array([0, 2, 5]), column)
+    assert convert(lists, "ids")[0].to_pylist() == [expected[:2], expected[2:]]
+    out, rows, bad = convert(column, "integer")
+    assert (out.to_pylist(), rows) == ([0, 2**63 - 1], [1, 4])
+    assert bad.count == 3
+
+
+def decimals(values, kind):
+    return pa.array([None if value is None else Decimal(value) for value in values], kind)
+
+
+def test_uuids_are_their_text():
+    ids = [uuid.UUID(int=7), None, uuid.UUID("6BA7B810-9DAD-11D1-80B4-00C04FD430C8")]
+    texts = pa.array([None if one is None else str(one) for one in ids])
+    raw = pa.array([None if one is None else one.bytes for one in ids], pa.binary(16))
+    for column in (raw, pa.ExtensionArray.from_storage(pa.uuid(), raw), raw.dictionary_encode()):
+        assert convert(column, "id")[0].equals(convert(texts, "id")[0])
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 3]), raw)
+    assert convert(lists, "ids")[0].to_pylist()[1] == convert(texts, "id")[0].to_pylist()[1:]
+
+
+@pytest.mark.parametrize("value", [pa.string_view(), pa.binary_view()], ids=str)
+def test_views_as_polars_writes_them(value):
+    texts = pa.array(["a", None, "more than twelve bytes", "a"])
+    plain = convert(texts, "id")[0]
+    views = texts.cast(pa.binary()).cast(value)
+    words = pa.array(["a", "more than twelve bytes"]).cast(pa.binary()).cast(value)
+    coded = pa.DictionaryArray.from_arrays(pa.array([0, None, 1, 0], pa.uint32()), words)
+    lists = pa.ListArray.from_arrays(pa.array([0, 3, 4]), views)
+    assert convert(views, "id")[0].equals(plain)
+    assert convert(coded, "id")[0].equals(plain)
+    assert convert(lists, "ids")[0].to_pylist() == [plain.to_pylist()[:3], plain.to_pylist()[3:]]
+    _, rows, bad = convert(views, "number")
+    assert (rows, bad.count) == ([1], 3)  # what is bad can be shown
 
 
 LISTS = [[5, None, 7], None, [], [9]]

@@ -366,6 +366,8 @@ def test_a_vocabulary_file_of_integers(tmp_path):
         (b"a\nb\na\n", True, r"v.txt, line 3: 'a' stands there twice"),
         (b"1\nx\n", False, r"v.txt, line 2: 'x' is no 64-bit integer"),
         (b"99999999999999999999\n", False, r"line 1: '9+' is no 64-bit integer"),
+        (b"1\n9223372036854775808\n", False, r"line 2: '9223372036854775808' is no 64-bit integer"),
+        (b"-1\n18446744073709551615\n", False, r"line 2: '18446744073709551615' stands there twice"),
         (b"\xff\n", True, "not UTF-8 text"),
     ],
 )

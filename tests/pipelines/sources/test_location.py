@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from recsys_pipelines.config import CategoricalConfig, DataConfig
+from recsys_pipelines.features.categorical import kept_ids
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import SourceError, open_source
@@ -99,12 +100,8 @@ def test_prepared_again_only_when_the_file_changed(tmp_path, store):
 
 
 def test_what_is_missing_is_named(tmp_path, store):
-    for url, message in (
-        ("memory://log/nowhere.csv", r"memory://log/nowhere\.csv: there is no such file"),
-        ("nonsense://log/a.csv", r"cannot be reached \(ValueError: Protocol not known: nonsense"),
-    ):
-        with pytest.raises(SourceError, match=message):
-            read("table", url, ["c"])
+    with pytest.raises(SourceError, match=r"memory://log/nowhere\.csv: there is no such file"):
+        read("table", "memory://log/nowhere.csv", ["c"])
     store.pipe("/log/a.csv", b"")
     with pytest.raises(SourceError, match=r"memory://log/a\.csv: the file is empty"):
         read("table", "memory://log/a.csv", ["c"])
@@ -128,7 +125,9 @@ def test_a_url_reads_like_a_path():
     assert str(located("s3://b/x/").parent / "y") == "s3://b/y"
     assert url.resolve() is located(url) is url
     assert located("a/b") == located(Path("a/b")) == Path("a/b")
-    assert Url("a://b") < Url("a://c")
+    assert Url("s3://b") < Url("s3://c")
+    assert Url("s3://b").parent == Url("s3://b")
+    assert Url("file:///a").parent.parent == Url("file://")
 
 
 def test_entries_are_sorted(tmp_path, store):
@@ -137,6 +136,45 @@ def test_entries_are_sorted(tmp_path, store):
         (tmp_path / name).touch()
     assert [entry.name for entry in entries(Url("memory://log"))] == ["a", "b", "c"]
     assert [entry.name for entry in entries(tmp_path)] == ["a", "b", "c"]
+
+
+REFUSED = [
+    "reference::file:///tmp/x.json",
+    "reference://tmp/x.json",
+    "simplecache::http://host/a.csv",
+    "filecache::s3://bucket/a.csv",
+    "zip://a.csv::memory://log/a.zip",
+    "s3://bucket/a.csv::reference",
+    "github://user:repo@main/a.csv",
+    "nonsense://log/a.csv",
+    "S3://bucket/a.csv",
+    "://a.csv",
+]
+
+
+@pytest.mark.parametrize("url", REFUSED)
+def test_a_url_that_is_no_plain_one_never_reaches_fsspec(monkeypatch, url):
+    called = []
+    monkeypatch.setattr(fsspec.core, "url_to_fs", called.append)
+    message = "chained URLs" if "::" in url else "the protocol '.*' is not opened: take file, http"
+    feature = {"kind": "categorical", "names": ["c"]}
+    for opened in (
+        lambda: DataConfig(source="table", path=url),
+        lambda: CategoricalConfig(**feature, vocabulary=url),
+        lambda: CategoricalConfig(**feature, keep=url),
+        lambda: open_source(DataConfig.model_construct(source="table", path=url)),
+        lambda: kept_ids(url, "c"),
+        lambda: Url(url),
+    ):
+        with pytest.raises(ValueError, match=message):
+            opened()
+    assert not called
+
+
+def test_a_name_in_a_listing_chains_no_url(store):
+    store.pipe("/log/a::reference.csv", CSV.encode())
+    with pytest.raises(ValueError, match=r"memory://log/a::reference\.csv: chained URLs"):
+        read("table", "memory://log", ["c"])
 
 
 def test_in_a_configuration():

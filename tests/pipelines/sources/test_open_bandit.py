@@ -101,8 +101,10 @@ def test_what_stands_beside_the_file_counts(tmp_path):
 def test_files_that_do_not_fit(tmp_path):
     with pytest.raises(SourceError, match=r"all\.csv: there is no column 'propensity_score'"):
         OpenBandit(write(tmp_path, LOG.replace("propensity_score", "pscore")))
-    with pytest.raises(SourceError, match=r"item_context\.csv: two columns are called 'position'"):
-        OpenBandit(write(tmp_path, items="item_id,position\n1,2\n"))
+    with pytest.raises(
+        SourceError, match=r"two columns are called 'position': rename that of .*item_context\.csv"
+    ):
+        OpenBandit(write(tmp_path, items="item_id,position\n1,2\n")).parts(["position"])
     (tmp_path / "all.txt").write_text(LOG)
     with pytest.raises(SourceError, match=r"all\.txt.*must be one of \.parquet"):
         OpenBandit(tmp_path / "all.txt")

@@ -67,7 +67,10 @@ def test_which_inter_file(tmp_path):
     [
         ({"inter": "user_id\titem_id\n1\t2\n"}, "the header has 'user_id'"),
         ({"inter": "user_id:tokens\n1\n"}, "the header has 'user_id:tokens'"),
-        ({"inter": "a:token\ta:float\n1\t2\n"}, "two columns are called 'a'"),
+        (
+            {"inter": "user_id:token\titem_id:token\ta:token\ta:float\n1\t2\t3\t4\n"},
+            "two columns are called 'a'",
+        ),
         ({"inter": ""}, "is empty"),
         ({"user": "uid:token\tage:float\n1\t2\n"}, "no column 'uid'.*did you mean 'user_id'"),
         ({"user": "user_id:token\trating:float\n1\t2\n"}, "two columns are called 'rating'"),
@@ -76,7 +79,13 @@ def test_which_inter_file(tmp_path):
 )
 def test_files_that_do_not_fit(tmp_path, files, message):
     with pytest.raises(SourceError, match=message):
-        RecBole(folder(tmp_path, **files))
+        RecBole(folder(tmp_path, **files)).parts([message.split("'")[-2]])
+
+
+def test_a_name_that_stands_twice_and_is_not_asked_for(tmp_path):
+    source = RecBole(folder(tmp_path, user="user_id:token\ttitle:token\ta:token\ta:float\n1\t2\t3\t4\n"))
+    assert not {"title", "a"} & set(source.columns)
+    assert sum(chunk.table.num_rows for chunk in source.chunks(["user_id", "rating"], Quarantine())) > 0
 
 
 def test_unknown_column(tmp_path):

@@ -5,10 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from recsys.config import ExperimentConfig
+from recsys.config.experiment import CheckpointConfig
 from recsys.training import run as run_module
 from recsys.training.loop import Watch
 from recsys.training.mirror import Mirror
@@ -372,3 +375,16 @@ def test_a_copy_that_was_interrupted_is_none(tmp_path: Path) -> None:
     assert mirror.names() == []
     mirror.keep(())
     assert list((tmp_path / "mirror").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["reference::file:///x.json", "simplecache::http://host/x", "github://a:b@main"]
+)
+def test_copies_go_to_plain_urls_only(monkeypatch, url):
+    called = []
+    monkeypatch.setattr(fsspec.core, "url_to_fs", called.append)
+    with pytest.raises(ValidationError, match=r"chained URLs|the protocol 'github' is not opened"):
+        CheckpointConfig(url=url)
+    with pytest.raises(OSError, match=r"job\.checkpoint\.url .*(chained URLs|is not opened)"):
+        Mirror(url)
+    assert not called
