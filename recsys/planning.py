@@ -35,7 +35,17 @@ def plan_of(
 
     Raises BudgetError when they do not fit.
     """
-    sizes = [
+    return plan_tables(
+        config.tables,
+        sizes_of(config, features),
+        optimizer or config.training.table_optimizer,
+        statistics_bytes(features),
+    )
+
+
+def sizes_of(config: ExperimentConfig, features: Features) -> list[FeatureSize]:
+    """What the ids of each categorical feature need."""
+    return [
         FeatureSize(
             feature.name,
             feature.num_codes,
@@ -47,9 +57,6 @@ def plan_of(
         )
         for feature in features.categorical
     ]
-    return plan_tables(
-        config.tables, sizes, optimizer or config.training.table_optimizer, statistics_bytes(features)
-    )
 
 
 def statistics_bytes(features: Features) -> int:

@@ -188,13 +188,17 @@ class CategoricalFit:
 
         Raises SourceError for a file of ids to keep that cannot be used.
         """
-        ids, counts = self._result()
-        kept = (ids != MISSING_ID) & (counts >= self._min_count)
-        if self._keep is not None:
-            name = self._settings["name"]
-            kept &= np.isin(ids, kept_ids(self._keep, name))
-        ids, counts = ids[kept], counts[kept]
+        ids, counts = self._allowed()
+        frequent = counts >= self._min_count
+        ids, counts = ids[frequent], counts[frequent]
         return ids[np.argsort(-counts, kind="stable")]
+
+    def frequencies(self) -> np.ndarray:
+        """How often each id was seen that a vocabulary may hold, whatever its minimum count: int64 [n], rising.
+
+        Raises SourceError as `vocabulary` does.
+        """
+        return np.sort(self._allowed()[1])
 
     def fitted(self, text: Mapping[str, bool]) -> Categorical:
         """As `Fit.fitted`. Raises ValueError for a vocabulary or a file of ids that cannot be used."""
@@ -207,6 +211,14 @@ class CategoricalFit:
         else:
             ids = self.vocabulary()
         return Categorical(**self._settings, full_codes=full, ids=ids)
+
+    def _allowed(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and counts without the missing one, and without those that are not to be kept."""
+        ids, counts = self._result()
+        kept = ids != MISSING_ID
+        if self._keep is not None:
+            kept &= np.isin(ids, kept_ids(self._keep, self._settings["name"]))
+        return ids[kept], counts[kept]
 
     def _result(self) -> tuple[np.ndarray, np.ndarray]:
         if self._found is None:

@@ -79,6 +79,12 @@ class FeatureFitter:
         """What was counted for one feature: `ids` and `counts` of a categorical one; see its `Fit`."""
         return self._fits[feature].arrays()
 
+    def frequencies_of(self, feature: str) -> np.ndarray:
+        """Return how often each id of a categorical feature was seen: `CategoricalFit.frequencies`."""
+        fit = self._fits[feature]
+        assert isinstance(fit, CategoricalFit)
+        return fit.frequencies()
+
     def merge(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Add what another fitter of the same features counted."""
         for place, fit in enumerate(self._fits.values()):
