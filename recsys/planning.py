@@ -35,7 +35,17 @@ def plan_of(
 
     Raises BudgetError when they do not fit.
     """
-    sizes = [
+    return plan_tables(
+        config.tables,
+        sizes_of(config, features),
+        optimizer or config.training.table_optimizer,
+        statistics_bytes(features),
+    )
+
+
+def sizes_of(config: ExperimentConfig, features: Features) -> list[FeatureSize]:
+    """What the ids of each categorical feature need."""
+    return [
         FeatureSize(
             feature.name,
             feature.num_codes,
@@ -47,7 +57,11 @@ def plan_of(
         )
         for feature in features.categorical
     ]
-    return plan_tables(config.tables, sizes, optimizer or config.training.table_optimizer)
+
+
+def statistics_bytes(features: Features) -> int:
+    """Count what the features hold of ids beside vocabularies."""
+    return sum(statistic.nbytes for statistic in features.statistics)
 
 
 def fields_of(plan: TablePlan, features: Features, unpooled: Collection[str] = ()) -> list[Field]:
@@ -120,7 +134,7 @@ class RankReport:
 
 @dataclass(frozen=True)
 class TableReport:
-    """The plan of an experiment's tables. `bytes` is the sum over features and shared tables."""
+    """The plan of an experiment's tables. `bytes` is the sum over features, shared tables and `statistics`, by name."""
 
     name: str
     scheme: str
@@ -130,6 +144,7 @@ class TableReport:
     full_bytes: int
     features: list[FeatureReport]
     shared: list[SharedTable]
+    statistics: dict[str, int]
     sharding: str
     ranks: list[RankReport]
 
@@ -197,6 +212,7 @@ def report_tables(
         full_bytes=plan.full_bytes,
         features=features,
         shared=shared,
+        statistics={statistic.name: statistic.nbytes for statistic in train.features.statistics},
         sharding=sharding,
         ranks=_ranks(plan, config, train, ranks, sharding, optimizer, device),
     )

@@ -53,7 +53,7 @@ def write_arrays(arrays: Iterable[tuple[str, np.ndarray]], path: Path) -> None:
                 np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read what `write_arrays` wrote."""
+def read_arrays(path: Path, prefix: str = "") -> dict[str, np.ndarray]:
+    """Read what `write_arrays` wrote, or those of its arrays whose names begin with `prefix`."""
     with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+        return {name: arrays[name] for name in arrays.files if name.startswith(prefix)}

@@ -45,7 +45,7 @@ def export(
             }
         )
     table = Table("resident bytes", "run", escape(to.name), "times smaller")
-    for kind in ("parameters", "vocabulary", "remaps", "dense", "serving"):
+    for kind in ("parameters", "vocabulary", "remaps", "dense", "statistics", "serving"):
         ratio = f"{before[kind] / after[kind]:.2f}" if after[kind] else "–"
         table.add_row(kind, f"{before[kind]:,}", f"{after[kind]:,}", ratio)
     out.print(table)

@@ -1,5 +1,6 @@
 """Commands on the tables of an experiment: tables, compress."""
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,18 +45,19 @@ def tables(
     from recsys.planning import report_tables
     from recsys.reports.tables import grids
     from recsys.training.distributed import default_device
+    from recsys.training.size import network_bytes
     from recsys_pipelines.batches.loader import Rows
 
     experiment = load(config, data)
     with bars() as show:
         found = ready(experiment, prepared, on, show)
     found.verify()
-    report = report_tables(
-        experiment, Rows.load(found.path, "train"), ranks, sharding, optimizer, default_device()
-    )
+    rows = Rows.load(found.path, "train")
+    report = report_tables(experiment, rows, ranks, sharding, optimizer, default_device())
+    network = network_bytes(experiment, rows.features)
     if as_json:
-        return print_json(report.to_dict())
-    for grid in grids(report):
+        return print_json({**report.to_dict(), "network": asdict(network)})
+    for grid in grids(report, network):
         out.print(grid)
 
 

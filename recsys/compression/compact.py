@@ -13,6 +13,7 @@ from recsys.compression.space import Genome, GenomeSpace, Learned
 from recsys.compression.supernet import NETWORK
 from recsys.config import ConfigError, ExperimentConfig
 from recsys.config.models import targets_of
+from recsys.planning import statistics_bytes
 from recsys.training.run import Run
 from recsys_cython_ext.files import digest, file_digest, lock_of, locked, new_folder, text_digest
 from recsys_pipelines.config import CategoricalConfig
@@ -49,7 +50,7 @@ def space_of(config: ExperimentConfig, features: Features, learned: Learned) -> 
         widths=learned.widths,
         optimizer=config.training.table_optimizer,
         whole={f.name: f.vocabulary_bytes for f in own if f.name not in prunable},
-        histories={name: list(readers.values()).count(name) for name in set(readers.values())},
+        statistics=statistics_bytes(features),
     )
 
 

@@ -97,7 +97,7 @@ class GenomeSpace:
     widths: the widest useful width of each; embedding_dim unless given.
     whole: features whose codes cannot leave, such as a number's buckets, with the bytes of their vocabularies; they
         have all rows or, with width 0, none.
-    histories: how many other features read a feature's rows (`like`), each with a vocabulary of its own.
+    statistics: bytes of id -> number tables, which every genome has.
 
     Raises ValueError naming the feature whose scores or width do not fit, or when no field may have a width.
     """
@@ -109,7 +109,7 @@ class GenomeSpace:
     widths: Mapping[str, int] | None = None
     optimizer: OptimizerName = "rowwise_adagrad"
     whole: Mapping[str, int] = field(default_factory=dict)
-    histories: Mapping[str, int] = field(default_factory=dict)
+    statistics: int = 0
 
     def __post_init__(self) -> None:
         self._check_names()
@@ -161,7 +161,7 @@ class GenomeSpace:
         name = self.features[i]
         codes = self.num_codes[name] if name in self.whole else FIRST_CODE + rows
         stored = max(width, 4)  # a field that is given up still has a table of one row
-        vocabulary = self.whole.get(name, table_bytes(rows)) * (1 + self.histories.get(name, 0))
+        vocabulary = self.whole.get(name, table_bytes(rows))
         remap = -(-codes // REMAP_BLOCK) * REMAP_BLOCK_BYTES
         row = 4 * stored + optimizer_row_bytes(stored, self.optimizer)
         return (codes if width else 1) * row + vocabulary + remap
@@ -235,7 +235,7 @@ class GenomeSpace:
             )
         widths, rows = list(genome.widths), list(genome.rows)
         costs = [self.field_bytes(i, widths[i], rows[i]) for i in range(len(widths))]
-        while (excess := sum(costs) - budget_bytes) > 0:
+        while (excess := self.statistics + sum(costs) - budget_bytes) > 0:
             have_rows = [i for i, n in enumerate(rows) if n and self.features[i] not in self.whole]
             i = max(have_rows or [i for i, width in enumerate(widths) if width > 4], key=costs.__getitem__)
             if have_rows:
@@ -251,11 +251,10 @@ class GenomeSpace:
         return self._bytes(self._with_rows(4, [0] * len(self.features)))
 
     def _check_names(self) -> None:
-        """Every feature has codes, scores and a width; `whole` and `histories` are of some."""
+        """Every feature has codes, scores and a width; `whole` is of some."""
         every = {"num_codes": self.num_codes, "scores": self.scores}
         every |= {} if self.widths is None else {"widths": self.widths}
-        some = {"whole": self.whole, "histories": self.histories}
-        for what, given in (every | some).items():
+        for what, given in (every | {"whole": self.whole}).items():
             missing = what in every and not set(self.features) <= set(given)
             if missing or not set(given) <= set(self.features):
                 raise ValueError(
@@ -272,7 +271,8 @@ class GenomeSpace:
         return Genome(tuple(widths), tuple(n if w else 0 for w, n in zip(widths, wanted, strict=True)))
 
     def _bytes(self, genome: Genome) -> int:
-        return sum(map(self.field_bytes, range(len(self.features)), genome.widths, genome.rows))
+        fields = map(self.field_bytes, range(len(self.features)), genome.widths, genome.rows)
+        return self.statistics + sum(fields)
 
     def _fewer_rows(self, i: int, width: int, rows: int, wanted_bytes: int) -> int:
         """The next number of the grid, or what of the way there is enough for the field's bytes to be `wanted`."""

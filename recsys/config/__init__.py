@@ -13,9 +13,11 @@ from recsys.config.experiment import (
 )
 from recsys.config.mistakes import ConfigError
 from recsys.config.models import ModelConfig
-from recsys.config.tuning import Choices, Range, TuningConfig
+from recsys.config.tuning import FIT, MIN_COUNT, Choices, Range, TuningConfig
 
 __all__ = [
+    "FIT",
+    "MIN_COUNT",
     "CheckpointConfig",
     "Choices",
     "CompressionConfig",

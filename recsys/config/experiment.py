@@ -11,7 +11,7 @@ from recsys.config.compression import CompressionConfig
 from recsys.config.mistakes import ConfigError, explain, near_file
 from recsys.config.models import DINConfig, ModelConfig, targets_of
 from recsys.config.reading import read_yaml, set_dotted
-from recsys.config.tuning import Range, TuningConfig
+from recsys.config.tuning import FIT, MIN_COUNT, Range, TuningConfig
 from recsys_cython_ext.files import file_digest, text_digest
 from recsys_pipelines.config import DataConfig, FeatureConfig, Seed, Strict
 from recsys_pipelines.sources.location import Place, Url, located
@@ -158,6 +158,14 @@ class ExperimentConfig(Strict):
         text = json.dumps(told, sort_keys=True)
         return text_digest(text)
 
+    def require_full_tables(self, where: str) -> None:
+        """Raise ConfigError unless it is the minimum count that decides whether the tables fit a budget."""
+        if self.tables.scheme != "full":
+            raise ConfigError(
+                f"{where}: {MIN_COUNT}: `{FIT}` is of tables of scheme full, which nothing else makes smaller, and these "
+                f"are {self.tables.scheme}; list numbers"
+            )
+
     def replace(self, settings: Mapping[str, Any], where: str = "settings") -> "ExperimentConfig":
         """Return a copy with dotted keys replaced, e.g. {"training.table_lr": 0.1}, validated anew.
 
@@ -191,6 +199,9 @@ def load(path: Path, data: Place | None = None) -> ExperimentConfig:
         raise ConfigError(f"{path}: training.start: {start} is no file{near_file(start)}")
     for key, choices in config.tuning.space.items():
         for value in choices.examples if isinstance(choices, Range) else choices:
+            if (key, value) == (MIN_COUNT, FIT):
+                config.require_full_tables(f"{path}: tuning.space")
+                continue
             config.replace({key: value}, where=f"{path}: tuning.space.{key}")
     return config
 

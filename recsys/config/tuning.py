@@ -7,6 +7,8 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from recsys_pipelines.config import Seed, Strict
 
+MIN_COUNT, FIT = "features.min_count", "fit"  # the value of a setting that is not drawn, but computed
+
 
 class Range(Strict):
     """Numbers from `low` to `high`, drawn evenly, or evenly in their logarithm."""
@@ -50,6 +52,9 @@ class TuningConfig(Strict):
     The file's own settings are always the first trial. Settings whose tables do not fit the budget are
     not drawn. The setting that does best on validation by `training.monitor` goes on to the seeds.
     Trials train with seed `training_seed`, which no final run should use.
+
+    Among the values of `features.min_count`, `fit` is computed from the others of a draw: the smallest minimum count whose
+    full tables fit the budget, 1 where there is none. Tables of other schemes take up a budget by themselves.
     """
 
     trials: int = Field(1, ge=1, le=100_000)

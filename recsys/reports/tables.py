@@ -6,20 +6,23 @@ from rich.table import Table as Grid
 
 from recsys.planning import TableReport
 from recsys.reports.sheet import plain
+from recsys.training.size import NetworkBytes
 from recsys_tables.bytes import ResidentBytes
 
 
-def grids(report: TableReport) -> list[Grid]:
-    """The report as three tables for a terminal: bytes, collisions, ranks."""
-    return [_bytes_grid(report), _collisions_grid(report), _ranks_grid(report)]
+def grids(report: TableReport, network: NetworkBytes) -> list[Grid]:
+    """The report as three tables for a terminal: bytes, with those of the network above the tables, collisions, ranks."""
+    return [_bytes_grid(report, network), _collisions_grid(report), _ranks_grid(report)]
 
 
-def _bytes_grid(report: TableReport) -> Grid:
+def _bytes_grid(report: TableReport, network: NetworkBytes) -> Grid:
     share = report.bytes.total / report.full_bytes
     grid = Grid(
         *("feature", "scheme", "ids", "rows", "width"),
-        *("weights", "optimiser", "vocabulary", "remaps", "pointers", "dense", "bytes"),
+        *("weights", "optimiser", "vocabulary", "remaps", "pointers", "dense", "statistics", "bytes"),
         title=f"{report.name}: {report.bytes.total:,} bytes, {share:.1%} of the full table's {report.full_bytes:,}",
+        caption=f"above the tables, in no budget: a network of {network.parameters:,} bytes, and in training "
+        f"{network.optimizer:,} of its optimiser",
     )
     shared = {table.table for table in report.shared}
     for table in report.shared:
@@ -30,6 +33,8 @@ def _bytes_grid(report: TableReport) -> Grid:
         grid.add_row(
             plain(entry.feature), entry.scheme, f"{entry.ids:,}", rows, str(entry.width), *_kinds(entry.bytes)
         )
+    for name, held in report.statistics.items():
+        grid.add_row(plain(name), "", "", "", "", *_kinds(ResidentBytes(statistics=held)))
     grid.add_section()
     grid.add_row("total", "", "", "", "", *_kinds(report.bytes))
     return grid

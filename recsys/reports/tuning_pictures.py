@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from recsys.config import Choices, ExperimentConfig, Range
+from recsys.config import FIT, Choices, ExperimentConfig, Range
 from recsys.reports.page import Picture, png
 from recsys.tuning.study import TuningResult
 from recsys.tuning.trials import metrics_of
@@ -225,7 +225,7 @@ class _ListedAxis:
 def _axis(choices: Choices, values: Sequence[Any]) -> _Axis | _ListedAxis:
     """The axis of a setting that took `values`; those of the file itself may lie outside its choices."""
     if not isinstance(choices, Range):
-        return _ListedAxis([*choices, *values])
+        return _ListedAxis([*(choice for choice in choices if choice != FIT), *values])
     if not all(isinstance(value, int | float) for value in values):
         return _ListedAxis(values)
     return _Axis(min(choices.low, *values), max(choices.high, *values), choices.log and min(values) > 0)

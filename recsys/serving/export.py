@@ -78,6 +78,7 @@ def _write(
         dtype,
         width,
         vocabulary_bytes=plan.bytes.vocabulary,
+        statistics_bytes=plan.bytes.statistics,
         about=about,
         add=add,
     )

@@ -44,6 +44,7 @@ from recsys.training.distributed import (
 from recsys.training.loop import Fitted, Watch, fit
 from recsys.training.prediction import predict
 from recsys.training.records import profiled, recorded
+from recsys.training.size import bytes_of
 from recsys.training.store import Store, discard
 from recsys_cython_ext import count_ids
 from recsys_cython_ext.files import lock_of, locked, new_path, write_json, write_text
@@ -230,7 +231,7 @@ def _metrics(
     tables = Checkpoint(out / "checkpoint").tables()
     engine = engine_of(fitted.model)
     return {
-        "bytes": plan.bytes.to_dict() | {"full_table": plan.full_bytes},
+        "bytes": bytes_of(config, train.features),
         "validation": fitted.best,
         "test": evaluate(test.label, predictions, groups=test.user),
         "best_possible": None

@@ -11,7 +11,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,6 +122,9 @@ class Study:
         self.trials: list[Trial] = []
         self.most = most
         self._store, self._draws = store, Draws(config, prepare)
+        self._asked: dict[
+            str, dict[str, Any]
+        ] = {}  # by digest: settings as they were drawn, of which some are computed
         self._optuna = _optuna(config, most) if how == "optuna" else None
         self._before = self._read()
         self._add_from(itertools.chain([{}], self._first_draws()))
@@ -177,7 +180,7 @@ class Study:
         trial.why = why
         self._store.write(trial)
         self._write()
-        self._tell(trial)
+        self._tell(self._asked[trial.digest], trial)
 
     def result(self) -> TuningResult:
         """Return all trials, the best first. Raises ConfigError when none has a metric."""
@@ -217,17 +220,18 @@ class Study:
             return None
         if not is_new:
             twin = next(trial for trial in self.trials if trial.digest == candidate.digest)
-            self._tell(replace(twin, settings=settings))
+            self._tell(settings, twin)
             return None
-        trial = self._kept(candidate, settings)
+        self._asked[candidate.digest] = settings
+        trial = self._kept(candidate)
         if trial.is_done:
-            self._tell(trial)
+            self._tell(settings, trial)
         self.trials.append(trial)
         return trial
 
-    def _kept(self, candidate: Candidate, settings: dict[str, Any]) -> Trial:
+    def _kept(self, candidate: Candidate) -> Trial:
         """Return a new trial with what is kept of it: to its end, or to where ASHA stopped it in this study."""
-        trial = Trial(len(self.trials), candidate.digest, settings)
+        trial = Trial(len(self.trials), candidate.digest, candidate.settings)
         record, before = self._store.read(candidate.digest), self._before.get(candidate.digest)
         if record is None:
             return trial
@@ -238,9 +242,9 @@ class Study:
             trial.end = "stopped"
         return trial
 
-    def _tell(self, trial: Trial) -> None:
+    def _tell(self, asked: dict[str, Any], trial: Trial) -> None:
         if self._optuna is not None:
-            self._optuna.tell(trial.settings, trial.score(self.config))
+            self._optuna.tell(asked, trial.score(self.config))
 
     def _is_over(self, trial: Trial) -> bool:
         """Whether training ended by itself: all epochs, or no better metric for as long as it had patience."""
@@ -265,7 +269,7 @@ class Study:
         drawn = [
             DrawnTrial(
                 digest=trial.digest,
-                settings=trial.settings,
+                settings=self._asked[trial.digest],
                 stopped_rows=trial.history[-1]["rows"] if trial.end == "stopped" and trial.history else None,
             )
             for trial in self.trials

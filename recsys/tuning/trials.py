@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recsys.config import Choices, ConfigError, ExperimentConfig, Range
+from recsys.config import FIT, MIN_COUNT, Choices, ConfigError, ExperimentConfig, Range
 from recsys.planning import plan_of
+from recsys.tuning.min_count import smallest_min_count
 from recsys_cython_ext.files import lock_of, locked
 from recsys_cython_ext.manifest import DamagedFile, Manifest, read_manifest, write_manifest
 from recsys_pipelines.features import Features
@@ -100,14 +101,15 @@ class Draws:
         self._splits: dict[Path, dict[str, dict[str, int]]] = {}
 
     def add(self, settings: Mapping[str, Any]) -> tuple[Candidate, bool]:
-        """Draw settings: the candidate, and whether it is new.
+        """Draw settings: the candidate, and whether it is new. Of a minimum count of `fit` its settings have the number.
 
         Raises BudgetError when its tables do not fit, ConfigError when other rows are left than in those before.
         """
-        changed = {**settings, "training.seed": self._config.tuning.training_seed}
-        config = self._config.replace(changed, where=self._config.name)
-        prepared = self._prepare(config).path
         try:
+            settings = self._computed(settings)
+            changed = {**settings, "training.seed": self._config.tuning.training_seed}
+            config = self._config.replace(changed, where=self._config.name)
+            prepared = self._prepare(config).path
             plan_of(config, _features(prepared))
         except BudgetError as error:
             if self.smallest_excess is None or error.needed < self.smallest_excess.needed:
@@ -132,6 +134,14 @@ class Draws:
             if is_new:
                 missed = 0
                 yield candidate
+
+    def _computed(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Settings with the smallest minimum count that fits instead of `fit`, counted with the file's own features."""
+        if settings.get(MIN_COUNT) != FIT:
+            return settings
+        others = {key: value for key, value in settings.items() if key != MIN_COUNT}
+        config = self._config.replace(others, where=self._config.name)
+        return {**settings, MIN_COUNT: smallest_min_count(config, self._prepare(config).path)}
 
     def _check_rows(self, prepared: Path, settings: Mapping[str, Any]) -> None:
         """Check a prepared set once, and that all have the same rows."""

@@ -23,6 +23,7 @@ class ResidentBytes:
     remaps: int = 0  # code -> row tables
     pointers: int = 0  # row -> place tables
     dense: int = 0  # what a scheme's combine holds: projections, MLPs
+    statistics: int = 0  # id -> number tables: click rates and counts of ids
 
     def __add__(self, other: "ResidentBytes") -> "ResidentBytes":
         return ResidentBytes(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -35,7 +36,7 @@ class ResidentBytes:
     @property
     def serving(self) -> int:
         """Resident in serving: everything but the optimisers' state."""
-        return self.parameters + self.vocabulary + self.remaps + self.pointers + self.dense
+        return self.parameters + self.vocabulary + self.remaps + self.pointers + self.dense + self.statistics
 
     def to_dict(self) -> dict[str, int]:
         """By kind, with both totals."""
@@ -43,16 +44,19 @@ class ResidentBytes:
 
 
 def resident_bytes(
-    schemes: Sequence[Scheme], vocabulary_bytes: int, optimizer: OptimizerName = "rowwise_adagrad"
+    schemes: Sequence[Scheme],
+    vocabulary_bytes: int,
+    optimizer: OptimizerName = "rowwise_adagrad",
+    statistics_bytes: int = 0,
 ) -> ResidentBytes:
-    """Count the schemes' physical tables, shared ones once, their combines and remaps, and `vocabulary_bytes` of
-    id -> code tables.
+    """Count the schemes' physical tables, shared ones once, their combines and remaps, `vocabulary_bytes` of id -> code
+    tables and `statistics_bytes` of id -> number tables.
     """
     tables = table_bytes(unique_tables(schemes), optimizer)
     remaps = sum(getattr(scheme, "remap_bytes", 0) for scheme in schemes)
     return sum(
         (combine_bytes(scheme) for scheme in schemes),
-        tables + ResidentBytes(vocabulary=vocabulary_bytes, remaps=remaps),
+        tables + ResidentBytes(vocabulary=vocabulary_bytes, remaps=remaps, statistics=statistics_bytes),
     )
 
 

@@ -8,15 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from recsys.config import ExperimentConfig, parse
 from recsys.planning import TableReport, fields_of, plan_of, report_tables
 from recsys.training.distributed import process_group
-from recsys.training.loop import fit
+from recsys.training.loop import fit, make_model
+from recsys.training.size import bytes_of
 from recsys_pipelines.batches.loader import Rows
+from recsys_pipelines.config import FeatureConfig
 from recsys_pipelines.preparation.prepare import prepare
+from recsys_tables.bytes import ResidentBytes
+from recsys_tables.config import budget_bytes
 from recsys_tables.distributed.sharding import local_shards
-from recsys_tables.engine.engine import engine_of
+from recsys_tables.engine.engine import EmbeddingEngine, engine_of
 from recsys_tables.planning.plan import BudgetError
 
 CPU = torch.device("cpu")
@@ -59,6 +64,10 @@ def report(configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> Re
     return make
 
 
+def parse_features(*declared: dict[str, Any]) -> tuple[Any, ...]:
+    return TypeAdapter(tuple[FeatureConfig, ...]).validate_python(declared)
+
+
 def rows_of(config: ExperimentConfig, root: Path) -> Rows:
     return Rows.load(prepare(config.data, config.features, root).path, "train")
 
@@ -68,7 +77,7 @@ def test_every_byte_is_in_one_place(report: Report, scheme: str) -> None:
     config, train, found = report(scheme)
     plan = plan_of(config, train.features)
     parts = [entry.bytes for entry in [*found.features, *found.shared]]
-    assert sum(parts[1:], parts[0]) == found.bytes == plan.bytes
+    assert sum(parts, ResidentBytes()) == found.bytes == plan.bytes
     assert [entry.feature for entry in found.features] == list(FEATURES)
     assert sum(rank.parameters for rank in found.ranks) == found.bytes.parameters
     assert {rank.dense for rank in found.ranks} == {found.bytes.dense}, "dense parameters are on every rank"
@@ -114,6 +123,75 @@ def test_declared_tables_train(configure: Configure, scheme: str, tmp_path: Path
     state = sum(value.nbytes for piece in pieces for value in piece.states.values())
     assert sum(piece.weight.nbytes for piece in pieces) == planned.parameters
     assert (state + 2 * combines, combines) == (planned.optimizer, planned.dense)
+
+
+STATISTICS = [
+    ({"kind": "statistic", "columns": ["item_id"]}, 40),
+    ({"kind": "statistic", "columns": ["user_id", "item_id"], "of": ["ctr"]}, 100),
+    ({"kind": "statistic", "columns": ["user_id"], "folds": 40}, 60),
+]
+
+
+@pytest.mark.parametrize(("declared", "num_ids"), STATISTICS)
+@pytest.mark.parametrize("scheme", ["full", "unified"])
+def test_statistics_are_counted_for_every_arm_and_in_the_full_table(
+    configure: Configure, tmp_path: Path, scheme: str, declared: dict[str, Any], num_ids: int
+) -> None:
+    """Ids with their place in a perfect hash, and two totals of 8 bytes: as many for 2 folds as for 40."""
+    tables, settings = SCHEMES[scheme]
+    config = configure(settings, tables={"scheme": scheme, "embedding_dim": 8} | tables)
+    plain = plan_of(config, rows_of(config, tmp_path).features)
+    with_statistics = config.model_copy(update={"features": (*config.features, *parse_features(declared))})
+    train = rows_of(with_statistics, tmp_path)
+    plan = plan_of(with_statistics, train.features)
+    columns = len(declared["columns"])
+    held = 8 * num_ids + sum(
+        4 * (len(statistic.ids) * 10 // 7 + 1) + 16 * (len(statistic.ids) + 1)
+        for statistic in train.features.statistics
+    )
+    assert len(train.features.statistics) == columns
+    assert (plan.bytes.statistics, plan.full_bytes - plain.full_bytes) == (held, held)
+    if tables:
+        budget = budget_bytes(tables["budget"], plan.full_bytes)
+        assert plan.bytes.total <= budget, "statistics are paid for from the budget"
+    found = report_tables(with_statistics, train, 1, "auto", "rowwise_adagrad", CPU)
+    parts = [entry.bytes for entry in [*found.features, *found.shared]]
+    parts += [ResidentBytes(statistics=held) for held in found.statistics.values()]
+    assert sum(parts, ResidentBytes()) == found.bytes == plan.bytes
+    assert list(found.to_dict()["statistics"]) == [f"{name}:statistic" for name in declared["columns"]]
+
+
+NETWORKS: list[dict[str, Any]] = [
+    *({"name": name} for name in ("lr", "fm", "fnn", "ipnn", "deepfm", "dcn_v2", "dlrm", "xdeepfm")),
+    *({"name": name} for name in ("autoint", "final_mlp")),
+    {"name": "deepfm", "hidden": [64, 32]},
+    {"name": "dcn_v2", "hidden": [8], "cross_layers": 3},
+]
+
+
+@pytest.mark.parametrize("model", NETWORKS, ids=str)
+def test_the_network_is_counted_beside_the_tables(
+    configure: Configure, tmp_path: Path, model: dict[str, Any]
+) -> None:
+    """Against the model that is trained, whose dense parameters are all but the engine's."""
+    config = configure(model=model)
+    train = rows_of(config, tmp_path)
+    made = make_model(config, train.features)
+    held = [*made.network.parameters(), *made.network.buffers()]
+    own = {
+        id(p) for module in made.modules() if isinstance(module, EmbeddingEngine) for p in module.parameters()
+    }
+    dense = [parameter for parameter in made.parameters() if id(parameter) not in own]
+    found = bytes_of(config, train.features)
+    assert found["network"] == sum(value.nbytes for value in held)
+    assert found["network_optimizer"] == 2 * sum(parameter.nbytes for parameter in dense), (
+        "two moments of Adam"
+    )
+    plan = plan_of(config, train.features)
+    assert found["total"] == plan.bytes.total, "in no budget"
+    for optimizer, numbers in (("adagrad", 1), ("sgd", 0), ("adamw", 2)):
+        other = bytes_of(config.replace({"training.dense_optimizer": optimizer}), train.features)
+        assert other["network_optimizer"] == numbers * sum(parameter.nbytes for parameter in dense)
 
 
 def test_a_shared_table_stands_once_with_its_features(report: Report) -> None:

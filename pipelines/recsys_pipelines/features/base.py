@@ -21,8 +21,8 @@ class Feature(Protocol):
         """Names and types of what `encode` makes."""
         ...
 
-    def encode(self, table: pa.Table, training: bool) -> dict[str, pa.Array]:
-        """Make the columns from typed ones (`convert.typed`). `training`: the rows are those it was fitted on."""
+    def encode(self, table: pa.Table) -> dict[str, pa.Array]:
+        """Make the columns from typed ones (`convert.typed`)."""
         ...
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Ids of a feature: kept as they are, or numbered by falling count in training."""
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +37,18 @@ class Categorical:
     ids: np.ndarray  # int64 [V]
     unknown: str = "code"
     weighted: bool = False  # a second column `<name>:weights`, lists as long
+    like: str | None = None  # the feature whose vocabulary this one reads, and does not hold itself
 
     def __post_init__(self) -> None:
         self._table = IdTable(self.ids)
         self.ids = self._table.keys  # the table has its own copy
+
+    def twin(self, name: str, pooling: str) -> "Categorical":
+        """A feature of lists of the same ids: it reads this vocabulary, and has no copy of it."""
+        found = copy(self)
+        found.name, found.like, found.pooling = name, self.name, pooling
+        found.multivalued, found.weighted = True, False
+        return found
 
     @property
     def num_codes(self) -> int | None:
@@ -48,13 +57,13 @@ class Categorical:
 
     @property
     def vocabulary_bytes(self) -> int:
-        """Resident bytes of the id -> code table; none when ids are hashed."""
-        return 0 if self.encoding == "hash" else self._table.nbytes
+        """Resident bytes of the id -> code table; none when ids are hashed, or the table is another feature's."""
+        return 0 if self.encoding == "hash" or self.like is not None else self._table.nbytes
 
     @property
     def full_vocabulary_bytes(self) -> int:
         """The same for a vocabulary of every id of training."""
-        return table_bytes(self.full_codes - FIRST_CODE)
+        return 0 if self.like is not None else table_bytes(self.full_codes - FIRST_CODE)
 
     @property
     def id_type(self) -> pa.DataType:
@@ -69,7 +78,7 @@ class Categorical:
         lists = {self.name: pa.list_(self.id_type)}
         return lists | {f"{self.name}:weights": pa.list_(pa.float32())} if self.weighted else lists
 
-    def encode(self, table: pa.Table, training: bool) -> dict[str, pa.Array]:
+    def encode(self, table: pa.Table) -> dict[str, pa.Array]:
         """64-bit ids (or lists of them) -> codes, or the ids themselves."""
         array = one_array(table[self.name])
         if not self.multivalued:
@@ -104,11 +113,12 @@ class Categorical:
             "unknown": self.unknown,
             "full_codes": self.full_codes,
             "weighted": self.weighted,
+            "like": self.like,
         }
 
     def arrays(self) -> Arrays:
-        """The vocabulary."""
-        return {"ids": self.ids}
+        """The vocabulary; none of a feature that reads another's."""
+        return {} if self.like is not None else {"ids": self.ids}
 
     def _encode(self, ids: np.ndarray) -> np.ndarray:
         if self.encoding == "hash":
@@ -178,13 +188,17 @@ class CategoricalFit:
 
         Raises SourceError for a file of ids to keep that cannot be used.
         """
-        ids, counts = self._result()
-        kept = (ids != MISSING_ID) & (counts >= self._min_count)
-        if self._keep is not None:
-            name = self._settings["name"]
-            kept &= np.isin(ids, kept_ids(self._keep, name))
-        ids, counts = ids[kept], counts[kept]
+        ids, counts = self._allowed()
+        frequent = counts >= self._min_count
+        ids, counts = ids[frequent], counts[frequent]
         return ids[np.argsort(-counts, kind="stable")]
+
+    def frequencies(self) -> np.ndarray:
+        """How often each id was seen that a vocabulary may hold, whatever its minimum count: int64 [n], rising.
+
+        Raises SourceError as `vocabulary` does.
+        """
+        return np.sort(self._allowed()[1])
 
     def fitted(self, text: Mapping[str, TextIds]) -> Categorical:
         """As `Fit.fitted`. Raises ValueError for a vocabulary or a file of ids that cannot be used."""
@@ -197,6 +211,14 @@ class CategoricalFit:
         else:
             ids = self.vocabulary()
         return Categorical(**self._settings, full_codes=full, ids=ids)
+
+    def _allowed(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and counts without the missing one, and without those that are not to be kept."""
+        ids, counts = self._result()
+        kept = ids != MISSING_ID
+        if self._keep is not None:
+            kept &= np.isin(ids, kept_ids(self._keep, self._settings["name"]))
+        return ids[kept], counts[kept]
 
     def _result(self) -> tuple[np.ndarray, np.ndarray]:
         if self._found is None:

@@ -24,7 +24,7 @@ from recsys_pipelines.features.declared import fits_of, sequences_of, serving_sp
 from recsys_pipelines.features.numeric import Buckets, Numeric
 from recsys_pipelines.features.plain import TextIds
 from recsys_pipelines.features.serving import applied, with_uuids
-from recsys_pipelines.features.statistics import Statistic
+from recsys_pipelines.features.statistics import Statistic, StatisticFit
 from recsys_pipelines.parallel import ordered
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.shards import read_arrays, write_arrays
@@ -39,7 +39,7 @@ KINDS: dict[str, type[Categorical | Buckets | Numeric | Statistic]] = {
 NAMES = {kind: name for name, kind in KINDS.items()}
 BAD_VALUES_SHOWN = 3  # by the error of a request
 CONFIGS = TypeAdapter(tuple[FeatureConfig, ...])
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FEATURES, ARRAYS = "features.json", "arrays.npz"
 
 
@@ -82,6 +82,12 @@ class FeatureFitter:
         """What was counted for one feature: `ids` and `counts` of a categorical one; see its `Fit`."""
         return self._fits[feature].arrays()
 
+    def frequencies_of(self, feature: str) -> np.ndarray:
+        """Return how often each id of a categorical feature was seen: `CategoricalFit.frequencies`."""
+        fit = self._fits[feature]
+        assert isinstance(fit, CategoricalFit)
+        return fit.frequencies()
+
     def merge(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Add what another fitter of the same features counted."""
         for place, fit in enumerate(self._fits.values()):
@@ -97,7 +103,10 @@ class FeatureFitter:
         else:
             features = {
                 feature.name: feature.extended(fit)
-                if isinstance(feature, Categorical) and isinstance(fit, CategoricalFit) and not fit.is_fixed
+                if isinstance(feature, Categorical)
+                and feature.like is None
+                and isinstance(fit, CategoricalFit)
+                and not fit.is_fixed
                 else feature
                 for feature, fit in zip(base.features, self._fits.values(), strict=True)
             }
@@ -131,6 +140,11 @@ class Features:
         return tuple(feature for feature in self.features if isinstance(feature, Categorical | Buckets))
 
     @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """The features that are numbers of ids."""
+        return tuple(feature for feature in self.features if isinstance(feature, Statistic))
+
+    @property
     def numeric_columns(self) -> tuple[str, ...]:
         """Names of the float32 columns, in order."""
         numbers = (f for f in self.features if not isinstance(f, Categorical | Buckets))
@@ -149,15 +163,24 @@ class Features:
                     "ids, so bring the rows in the kind of file the model was trained on"
                 )
 
-    def encode(self, table: pa.Table, training: bool = False) -> pa.Table:
-        """Typed columns (`convert.typed`) -> model columns; other columns of `table` (row_id, label, …) pass through.
+    def out_of_fold(self, counts: Path) -> "Features":
+        """The features as the training rows that they were fitted on get them: no statistic tells a row of its own label.
 
-        training: the rows are training's own, so that statistics of a label leave their own fold out.
+        counts: the file of what they were fitted from (`FeatureFitter.arrays`).
         """
+        features: list[Feature] = list(self.features)
+        for place, fit in enumerate(fits_of(self.configs).values()):
+            if isinstance(fit, StatisticFit):
+                fit.merge(_of_place(read_arrays(counts, f"{place}."), place))
+                features[place] = fit.out_of_fold()
+        return Features(features, self.configs, self.text)
+
+    def encode(self, table: pa.Table) -> pa.Table:
+        """Typed columns (`convert.typed`) -> model columns; other columns of `table` (row_id, label, …) pass through."""
         names = {spec for spec in specs_of(self.configs)} | {feature.name for feature in self.features}
         columns: dict[str, Any] = {name: table[name] for name in table.column_names if name not in names}
         for feature in self.features:
-            columns.update(feature.encode(table, training))
+            columns.update(feature.encode(table))
         return pa.table(columns)
 
     def transform(self, rows: Any) -> Any:
@@ -224,10 +247,7 @@ class Features:
                     f"{folder / ARRAYS}: damaged: its checksum is wrong; prepare and train again"
                 )
             arrays = read_arrays(folder / ARRAYS)
-            features = [
-                _restored(entry, _of_place(arrays, place)) for place, entry in enumerate(saved.features)
-            ]
-            return cls(features, CONFIGS.validate_python(saved.configs), saved.text)
+            return cls(_restored(saved.features, arrays), CONFIGS.validate_python(saved.configs), saved.text)
         except (DamagedFile, OtherVersion):
             raise
         except (OSError, LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
@@ -236,11 +256,21 @@ class Features:
             ) from None
 
 
-def _restored(entry: Mapping[str, Any], arrays: Arrays) -> Any:
-    """Return a feature of what `Feature.to_dict` and `Feature.arrays` told."""
-    kind: Any = KINDS[entry["kind"]]
-    settings = {key: value for key, value in entry.items() if key != "kind"}
-    return kind(**settings, **arrays)
+def _restored(entries: Sequence[Mapping[str, Any]], arrays: Arrays) -> list[Feature]:
+    """Return the features of what `to_dict` and `arrays` told; those that read another's vocabulary come last."""
+    found: dict[int, Any] = {}
+    owners: dict[str, Categorical] = {}
+    for place, entry in enumerate(entries):
+        if entry.get("like") is None:
+            kind: Any = KINDS[entry["kind"]]
+            settings = {key: value for key, value in entry.items() if key != "kind"}
+            found[place] = kind(**settings, **_of_place(arrays, place))
+            if isinstance(found[place], Categorical):
+                owners[found[place].name] = found[place]
+    for place, entry in enumerate(entries):
+        if entry.get("like") is not None:
+            found[place] = owners[entry["like"]].twin(entry["name"], entry["pooling"])
+    return [found[place] for place in range(len(entries))]
 
 
 def _of_place(arrays: Mapping[str, np.ndarray], place: int) -> dict[str, np.ndarray]:
@@ -255,5 +285,4 @@ def _like(sequence: SequenceConfig, features: Mapping[str, Feature]) -> Categori
             f"feature {sequence.name!r}: like: {sequence.like!r} is no declared feature of ids; "
             "name a categorical feature"
         )
-    own = {"name": sequence.name, "multivalued": True, "pooling": sequence.pooling, "weighted": False}
-    return Categorical(**{**other.to_dict(), **own}, ids=other.ids)
+    return other.twin(sequence.name, sequence.pooling)

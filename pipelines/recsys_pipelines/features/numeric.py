@@ -36,7 +36,7 @@ class Numeric:
         names = [self.name, f"{self.name}:missing"] if self.indicator else [self.name]
         return dict.fromkeys(names, pa.float32())
 
-    def encode(self, table: pa.Table, training: bool) -> dict[str, pa.Array]:
+    def encode(self, table: pa.Table) -> dict[str, pa.Array]:
         """float64, null where missing -> float32 without nulls."""
         values = transformed(table[self.name], self.low, self.high, self.transform)
         missing = np.isnan(values)
@@ -150,7 +150,7 @@ class Buckets:
         """One int32 column."""
         return {self.name: pa.int32()}
 
-    def encode(self, table: pa.Table, training: bool) -> dict[str, pa.Array]:
+    def encode(self, table: pa.Table) -> dict[str, pa.Array]:
         """float64, null where missing -> int32."""
         values = floats(table[self.name])
         codes = np.searchsorted(self.boundaries, values, side="right") + FIRST_CODE

@@ -24,8 +24,8 @@ def fold_of(line: np.ndarray, folds: int) -> np.ndarray:
 class Statistic:
     """Columns `<column>:ctr` and `<column>:count` of an id; see `config.StatisticConfig`.
 
-    ids: int64 [V]; rows and clicks: int64 [V + 1, folds], the weight of an id's rows in each fold of training, and
-    of those with a positive label, in units of 1 / UNIT; the last line, of ids that training has not, is 0.
+    ids: int64 [V]; rows and clicks: int64 [V + 1], the weight of an id's rows in training, and of those with a positive
+    label, in units of 1 / UNIT; the last line, of ids that training has not, is 0.
     """
 
     name: str
@@ -38,26 +38,28 @@ class Statistic:
 
     def __post_init__(self) -> None:
         self._table = IdTable(self.ids)
-        self._totals = self.rows.sum(axis=1), self.clicks.sum(axis=1)  # of each id
-        self._seen = self.rows.sum(axis=0), self.clicks.sum(axis=0)  # in each fold
+        self.ids = self._table.keys  # the table has its own copy
+        self._seen, self._clicked = self.rows.sum(), self.clicks.sum()
+
+    @property
+    def nbytes(self) -> int:
+        """Resident bytes: the ids' table and their totals."""
+        return self._table.nbytes + self.rows.nbytes + self.clicks.nbytes
 
     @property
     def columns(self) -> dict[str, pa.DataType]:
         """float32 columns."""
         return {f"{self.column}:{what}": pa.float32() for what in self.of}
 
-    def encode(self, table: pa.Table, training: bool) -> dict[str, pa.Array]:
-        """Ids -> float32. Of training rows, the statistics of the other folds, scaled to all of training."""
+    def encode(self, table: pa.Table) -> dict[str, pa.Array]:
+        """Ids -> float32, the statistics of all rows of training."""
         places = self._table.codes(table[self.name].to_numpy(), len(self.ids))
-        rows, clicks = (total[places] for total in self._totals)
-        seen, clicked = (total.sum() for total in self._seen)
-        scale: np.ndarray | float = 1.0
-        if training:
-            fold = fold_of(line_of(table), self.rows.shape[1])
-            rows, clicks = rows - self.rows[places, fold], clicks - self.clicks[places, fold]
-            others = seen - self._seen[0][fold]
-            scale = seen / np.maximum(others, 1)
-            seen, clicked = others, clicked - self._seen[1][fold]
+        return self.arrays_of(self.rows[places], self.clicks[places], self._seen, self._clicked)
+
+    def arrays_of(
+        self, rows: np.ndarray, clicks: np.ndarray, seen: Any, clicked: Any, scale: Any = 1.0
+    ) -> dict[str, pa.Array]:
+        """The columns of `rows` and `clicks` [B] of ids among `seen` and `clicked` of all ids; counts times `scale`."""
         prior = clicked / np.maximum(seen, 1)
         made = {
             "ctr": (clicks + UNIT * self.smoothing * prior) / (rows + UNIT * self.smoothing),
@@ -70,8 +72,44 @@ class Statistic:
         return {"name": self.name, "column": self.column, "of": list(self.of), "smoothing": self.smoothing}
 
     def arrays(self) -> Arrays:
-        """Ids and counts."""
+        """Ids and totals."""
         return {"ids": self.ids, "rows": self.rows, "clicks": self.clicks}
+
+
+@dataclass
+class OutOfFold:
+    """A statistic as the rows that it was fitted on get it: of the other folds, scaled to all of training.
+
+    Only preparation needs it. rows and clicks: int64 [V + 1, folds], as the statistic's totals, for each fold.
+    """
+
+    statistic: Statistic
+    rows: np.ndarray
+    clicks: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.name = self.statistic.name
+        self.columns = self.statistic.columns
+        self._table = IdTable(self.statistic.ids)
+        self._seen, self._clicked = self.rows.sum(axis=0), self.clicks.sum(axis=0)  # in each fold
+
+    def encode(self, table: pa.Table) -> dict[str, pa.Array]:
+        """Ids of training rows -> float32, without what the row's own fold tells."""
+        places = self._table.codes(table[self.name].to_numpy(), len(self.statistic.ids))
+        fold = fold_of(line_of(table), self.rows.shape[1])
+        rows = self.statistic.rows[places] - self.rows[places, fold]
+        clicks = self.statistic.clicks[places] - self.clicks[places, fold]
+        seen, clicked = self._seen.sum() - self._seen[fold], self._clicked.sum() - self._clicked[fold]
+        scale = self._seen.sum() / np.maximum(seen, 1)
+        return self.statistic.arrays_of(rows, clicks, seen, clicked, scale)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `Feature.to_dict`, of the statistic."""
+        return self.statistic.to_dict()
+
+    def arrays(self) -> Arrays:
+        """The statistic's: counts of folds stand beside the prepared features, and are not saved with them."""
+        return self.statistic.arrays()
 
 
 class StatisticFit:
@@ -110,9 +148,15 @@ class StatisticFit:
 
     def fitted(self, text: Mapping[str, TextIds]) -> Statistic:
         """As `Fit.fitted`."""
+        return self.out_of_fold().statistic
+
+    def out_of_fold(self) -> OutOfFold:
+        """The statistic as it encodes the rows that were counted here."""
         ids = np.unique(np.concatenate([counter.result()[0] for counter in self._rows]))
         rows, clicks = _matrix(ids, self._rows), _matrix(ids, self._clicks)
-        return Statistic(self._name, self._column, self._of, self._smoothing, ids, rows, clicks)
+        totals = {"ids": ids, "rows": rows.sum(axis=1), "clicks": clicks.sum(axis=1)}
+        statistic = Statistic(self._name, self._column, self._of, self._smoothing, **totals)
+        return OutOfFold(statistic, rows, clicks)
 
 
 def _matrix(ids: np.ndarray, counters: list[IdCounter]) -> np.ndarray:

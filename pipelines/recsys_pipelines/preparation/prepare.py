@@ -211,6 +211,7 @@ def _make(job: Job, base: Prepared | None, runner: Runner, report: Progress) -> 
         job.fitted = fitter.fit(None if base is None else base.features())
         job.fitted.save(folder)
     fitted = job.fitted
+    job.fitted_for_training  # noqa: B018 (loaded once, before threads ask for it or workers get the job)
     shards = {} if base is None else _linked(base, job.out)
     shards |= runner.encode(job, staged, report)
     before = {} if base is None else base.manifest.row_counts

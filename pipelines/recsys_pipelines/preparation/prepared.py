@@ -15,7 +15,7 @@ from recsys_pipelines.config import DataConfig, FeatureConfig
 from recsys_pipelines.features import FeatureFitter, Features
 from recsys_pipelines.shards import read_arrays
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 ROLES = ("source", "label", "weight", "user", "time", "truth")  # columns whose meaning is that of the rows
 COUNTS = "counts.npz"  # beside the features: what they were fitted from
 

@@ -21,7 +21,7 @@ from recsys_pipelines.features import FeatureFitter, Features, sequences_of, spe
 from recsys_pipelines.features.convert import ColumnSpec, Kind, Spec, columns_of, text_ids, typed
 from recsys_pipelines.features.plain import TextIds
 from recsys_pipelines.preparation.history import num_buckets, with_histories, write_bucket
-from recsys_pipelines.preparation.prepared import Shard
+from recsys_pipelines.preparation.prepared import COUNTS, Shard
 from recsys_pipelines.preparation.split import SPLITS, split_bounds, split_of
 from recsys_pipelines.quarantine import BadRow, Quarantine, write_bad_rows
 from recsys_pipelines.shards import read_metadata, read_shard, write_shard
@@ -145,6 +145,11 @@ class Job:
         """The features, once they are."""
         return Features.load(self.out / "features")
 
+    @cached_property
+    def fitted_for_training(self) -> Features:
+        """The same for training rows. Features of an earlier set were fitted on none of these rows: they need no folds."""
+        return self.fitted if self.earlier else self.fitted.out_of_fold(self.out / "features" / COUNTS)
+
     def source(self) -> Source:
         """The log."""
         return open_source(self.data)
@@ -234,7 +239,8 @@ class Job:
             if chosen.num_rows == 0:
                 continue
             if not path.exists():
-                write_shard(self.fitted.encode(chosen, training=name == "train"), path)
+                features = self.fitted_for_training if name == "train" else self.fitted
+                write_shard(features.encode(chosen), path)
             found[f"{name}/{path.name}"] = Shard(
                 split=name,
                 rows=chosen.num_rows,

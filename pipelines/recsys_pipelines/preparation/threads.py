@@ -68,7 +68,6 @@ class Threads:
 
     def encode(self, job: Job, staged: Staged, report: Progress) -> dict[str, Shard]:
         """As `Runner.encode`."""
-        job.fitted  # noqa: B018 (loaded before the threads ask for it)
         shards: dict[str, Shard] = {}
         rows = 0
         for found in ordered(lambda part: job.encode(staged, part), staged.parts):

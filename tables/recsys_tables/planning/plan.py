@@ -57,15 +57,20 @@ class TablePlan:
 
 
 def plan_tables(
-    config: TablesConfig, features: Sequence[FeatureSize], optimizer: OptimizerName = "rowwise_adagrad"
+    config: TablesConfig,
+    features: Sequence[FeatureSize],
+    optimizer: OptimizerName = "rowwise_adagrad",
+    statistics_bytes: int = 0,
 ) -> TablePlan:
     """One scheme per feature, the largest that fit the budget when `optimizer` trains the tables.
+
+    `statistics_bytes` of id -> number tables stand beside them, whatever the scheme, and beside the full table too.
 
     Raises BudgetError when the budget cannot hold the tables, ValueError when a scheme that needs
     vocabulary codes meets a hashed feature.
     """
     vocabulary = sum(feature.vocabulary_bytes for feature in features)
-    full_bytes = full_table_bytes(config.budget_embedding_dim, features, optimizer)
+    full_bytes = full_table_bytes(config.budget_embedding_dim, features, optimizer) + statistics_bytes
     build_own = _builder(config, [feature for feature in features if feature.reads is None], optimizer)
 
     def build(share: float) -> tuple[Scheme, ...]:
@@ -76,7 +81,7 @@ def plan_tables(
         )
 
     def weigh(share: float) -> ResidentBytes:
-        return resident_bytes(build(share), vocabulary, optimizer)
+        return resident_bytes(build(share), vocabulary, optimizer, statistics_bytes)
 
     budget = config.budget
     share = 1.0 if budget is None else _largest_share(weigh, budget, budget_bytes(budget, full_bytes))
@@ -134,8 +139,9 @@ def _largest_share(weigh: Callable[[float], ResidentBytes], budget: str, budget_
     """Bisect for the most rows per id that fit; bytes only grow with the share."""
     low, high = 0.0, MAX_SHARE
     if (least := weigh(low)).total > budget_bytes:
+        statistics = f", {least.statistics:,} statistics" if least.statistics else ""
         raise BudgetError(
-            f"the smallest such tables need {least.total:,} bytes ({least.vocabulary:,} of them vocabularies), "
+            f"the smallest such tables need {least.total:,} bytes ({least.vocabulary:,} of them vocabularies{statistics}), "
             f"the budget {budget} is {budget_bytes:,}; take a smaller embedding_dim, a higher min_count, "
             "or a scheme without a vocabulary",
             least.total,

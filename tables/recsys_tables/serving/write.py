@@ -37,6 +37,7 @@ def write(
     width: int | None = None,
     *,
     vocabulary_bytes: int = 0,
+    statistics_bytes: int = 0,
     about: Mapping[str, Any] | None = None,
     add: Callable[[Path], None] = lambda partial: None,
 ) -> Artefact:
@@ -46,6 +47,7 @@ def write(
         read: float32 weights [num_embeddings, embedding_dim] of a physical table, by name; asked for one at a time.
         width: rows of wider tables are narrowed to by PCA.
         vocabulary_bytes: resident bytes of id -> code tables, to be counted.
+        statistics_bytes: of id -> number tables.
         about: JSON-able, for whoever opens it.
         add: writes further files into the folder it is given; they get checksums like the rest.
 
@@ -63,7 +65,7 @@ def write(
         tables, stored = _write_tables(partial, fields, read, dtype, width)
         entries, remaps = _write_fields(partial, fields)
         add(partial)
-        found = stored + remaps + ResidentBytes(vocabulary=vocabulary_bytes)
+        found = stored + remaps + ResidentBytes(vocabulary=vocabulary_bytes, statistics=statistics_bytes)
         files = sorted(file for file in partial.rglob("*") if file.is_file())
         manifest = ArtefactManifest(
             format_version=FORMAT_VERSION,

@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from recsys_cython_ext import HASH_VERSION, MISSING_ID, string_ids
+from recsys_cython_ext.manifest import read_manifest, write_manifest
 from recsys_cython_ext.vocabulary import table_bytes
 from recsys_pipelines.config import (
     CategoricalConfig,
@@ -19,8 +22,9 @@ from recsys_pipelines.config import (
     SplitConfig,
 )
 from recsys_pipelines.features import MISSING_CODE, UNKNOWN_CODE, FeatureFitter, Features
-from recsys_pipelines.features.features import FORMAT_VERSION
+from recsys_pipelines.features.features import FORMAT_VERSION, SavedFeatures
 from recsys_pipelines.features.statistics import fold_of
+from recsys_pipelines.shards import write_arrays
 from recsys_pipelines.sources import SourceError
 
 IDS = st.one_of(st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1), st.just(MISSING_ID))
@@ -548,7 +552,7 @@ def test_quantiles_of_floats_are_near():
     x = np.random.default_rng(0).lognormal(size=20_000)
     (feature,) = buckets(*x, quantiles=10).categorical
     np.testing.assert_allclose(feature.boundaries, np.quantile(x, np.arange(1, 10) / 10), rtol=1e-3)
-    codes = feature.encode(pa.table({"x_bucket": numbers(x)}), False)["x_bucket"].to_numpy()
+    codes = feature.encode(pa.table({"x_bucket": numbers(x)}))["x_bucket"].to_numpy()
     np.testing.assert_allclose(np.bincount(codes)[2:] / len(x), 0.1, atol=2e-3)
 
 
@@ -603,6 +607,14 @@ def test_huge_numbers_do_not_stop_a_fit():
 # Statistics
 
 
+def out_of_fold(fitter):
+    """As the rows that the fitter counted get them."""
+    with TemporaryDirectory() as folder:
+        counts = Path(folder) / "counts.npz"
+        write_arrays(fitter.arrays(), counts)
+        return fitter.fit().out_of_fold(counts)
+
+
 def slow_statistics(rows, folds, smoothing, k, training):
     fold = fold_of(np.arange(len(rows)), folds)
     id_, _ = rows[k]
@@ -628,7 +640,7 @@ def test_statistics_leave_the_own_fold_out(rows, folds):
     features = fitter.fit()
     assert features.numeric_columns == ("c:ctr", "c:count")
     for training in (True, False):
-        out = features.encode(table, training)
+        out = (out_of_fold(fitter) if training else features).encode(table)
         for k in range(len(rows)):
             expected = slow_statistics(rows, folds, 2, k, training)
             found = out["c:ctr"][k].as_py(), out["c:count"][k].as_py()
@@ -654,10 +666,10 @@ def test_weights_are_counted_and_rows_of_one_line_share_a_fold():
     fitter = FeatureFitter([config])
     fitter.add(table)
     for training in (True, False):
-        out = fitter.fit().encode(table, training)
+        out = (out_of_fold(fitter) if training else fitter.fit()).encode(table)
         assert out["c:ctr"].to_numpy() == pytest.approx(0.01)
         assert out["c:count"].to_numpy() == pytest.approx(np.log1p(100 * lines), rel=1e-6)
-    values = fitter.fit().encode(table, training=True)["c:count"].to_numpy()
+    values = out_of_fold(fitter).encode(table)["c:count"].to_numpy()
     assert (values[::2] == values[1::2]).all()
 
 
@@ -670,7 +682,7 @@ def test_no_row_sees_its_own_label():
     )
     fitter = FeatureFitter([config])
     fitter.add(table)
-    ctr = fitter.fit().encode(table, training=True)["c:ctr"].to_numpy()
+    ctr = out_of_fold(fitter).encode(table)["c:ctr"].to_numpy()
     assert abs(np.corrcoef(ctr, labels)[0, 1]) < 0.06
     leaking = fitter.fit().encode(table)["c:ctr"].to_numpy()
     assert np.corrcoef(leaking, labels)[0, 1] > 0.99
@@ -687,3 +699,101 @@ def test_weights_stand_beside_their_lists():
         assert out["tags"].to_pylist() == cut["tags"].to_pylist()
         assert out["tags:weights"].to_pylist() == cut["tags:weights"].to_pylist()
     assert features.features[0].columns == {"tags": LISTS, "tags:weights": pa.list_(pa.float32())}
+
+
+# What is held once, and no more than is needed
+
+
+STATISTICS = [
+    (2, [5, 5, 6], ["ctr", "count"]),
+    (40, list(range(300)), ["ctr"]),
+    (64, [1] * 50, ["count"]),
+]
+
+
+@pytest.mark.parametrize(("folds", "rows", "of"), STATISTICS)
+def test_a_fitted_statistic_holds_totals_whatever_the_folds(tmp_path, folds, rows, of):
+    (config,) = parse(f"[{{kind: statistic, columns: [c], folds: {folds}, of: [{', '.join(of)}]}}]")
+    labels = [int(k % 3 == 0) for k in range(len(rows))]
+    table = pa.table(
+        {
+            "c:statistic": ids(rows),
+            "@label": pa.array(labels, pa.int8()),
+            "row_id": ids(range(len(rows))),
+        }
+    )
+    fitter = FeatureFitter([config])
+    fitter.add(table)
+    features = fitter.fit()
+    (statistic,) = features.statistics
+    known = len(set(rows))
+    assert {name: len(array) for name, array in statistic.arrays().items()} == {
+        "ids": known,
+        "rows": known + 1,
+        "clicks": known + 1,
+    }
+    assert all(array.ndim == 1 for array in statistic.arrays().values())
+    assert statistic.nbytes == table_bytes(known) + 2 * 8 * (known + 1)
+    features.save(tmp_path)
+    again = Features.load(tmp_path)
+    assert again.encode(table).equals(features.encode(table))
+    counts = tmp_path / "counts.npz"
+    write_arrays(fitter.arrays(), counts)
+    assert again.out_of_fold(counts).encode(table).equals(out_of_fold(fitter).encode(table))
+
+
+LIKE = [
+    ["{kind: categorical, names: [d, e]}", "{kind: sequence, name: seen, column: d, length: 3, like: d}"],
+    [
+        "{kind: sequence, name: before, column: d, length: 3, like: d, pooling: sum}",
+        "{kind: categorical, names: [d], min_count: 2}",
+        "{kind: sequence, name: seen, column: d, length: 9, like: d}",
+    ],
+    [
+        "{kind: sequence, name: seen, column: d, length: 2, like: d}",
+        "{kind: categorical, names: [d], unknown: hash, min_count: 2}",
+    ],
+]
+
+
+@pytest.mark.parametrize("declared", LIKE)
+def test_a_sequence_like_a_feature_holds_no_vocabulary(tmp_path, declared):
+    configs = parse(f"[{', '.join(declared)}]")
+    values = ids([7, 7, 8, 9, 9, 9])
+    lists = pa.array([[7], [], [8, 9], [9], [], [10]], LISTS)
+    names = [name for config in configs for name in config.names]
+    table = pa.table({name: lists if name in ("seen", "before") else values for name in names})
+    fitter = FeatureFitter(configs)
+    fitter.add(table)
+    first = fitter.fit()
+    first.save(tmp_path)
+    for features in (first, Features.load(tmp_path), fitter.fit(base=first)):
+        by_name = {feature.name: feature for feature in features.categorical}
+        owner = by_name["d"]
+        assert [feature.name for feature in features.features] == names
+        for name in {"seen", "before"} & by_name.keys():
+            twin = by_name[name]
+            assert np.shares_memory(twin.ids, owner.ids)
+            assert twin._table is owner._table
+            assert (twin.vocabulary_bytes, twin.full_vocabulary_bytes, dict(twin.arrays())) == (0, 0, {})
+            assert (twin.num_codes, twin.full_codes) == (owner.num_codes, owner.full_codes)
+            assert (twin.multivalued, twin.pooling) == (True, "sum" if name == "before" else "mean")
+            expected = owner.encode(pa.table({"d": lists.flatten()}))["d"].to_pylist()
+            assert twin.encode(table)[name].flatten().to_pylist() == expected
+        assert features.encode(table).equals(first.encode(table))
+    with np.load(tmp_path / "arrays.npz") as stored:
+        owned = [place for place, name in enumerate(names) if name not in ("seen", "before")]
+        assert sorted(stored.files) == [f"{place}.ids" for place in owned]
+
+
+def test_a_vocabulary_that_is_not_there_is_damage(tmp_path):
+    configs = parse(f"[{', '.join(LIKE[0])}]")
+    values, lists = ids([7, 8]), pa.array([[7], []], LISTS)
+    fit(configs, {"d": values, "e": values, "seen": lists}).save(tmp_path)
+    file = tmp_path / "features.json"
+    for changed in ("nobody", "seen"):
+        saved = read_manifest(file, SavedFeatures, {}, "")
+        features = [*saved.features[:2], {**saved.features[2], "like": changed}]
+        write_manifest(saved.model_copy(update={"features": features}), file)
+        with pytest.raises(ValueError, match=f"{tmp_path}: the fitted features are missing or damaged"):
+            Features.load(tmp_path)

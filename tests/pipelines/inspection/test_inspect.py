@@ -128,9 +128,7 @@ def test_ids(found, name, min_count):
 def test_buckets_are_their_codes(found):
     result, raw, ready = found
     (feature,) = (f for f in result.categorical if f.encoding == "buckets")
-    codes = (
-        ready.features().categorical[3].encode(pa.table({"z_bucket": [r["z"] for r in raw[:TRAIN]]}), True)
-    )
+    codes = ready.features().categorical[3].encode(pa.table({"z_bucket": [r["z"] for r in raw[:TRAIN]]}))
     counts = Counter(codes["z_bucket"].to_pylist())
     assert feature.ids == len(counts) == 5
     assert {top.id: top.label.rows for top in feature.top} == counts

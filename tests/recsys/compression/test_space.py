@@ -41,7 +41,7 @@ def spaces(draw: Any) -> GenomeSpace:
         widths=widths,
         optimizer=draw(st.sampled_from(get_args(OptimizerName))),
         whole=whole,
-        histories={"f0": draw(st.integers(0, 2))},
+        statistics=draw(st.integers(0, 2000)),
     )
 
 
@@ -66,9 +66,8 @@ def compact_bytes(space: GenomeSpace, genome: Genome) -> int:
         schemes.append(Compact(name, Remap.of(keep), genome.widths[i], space.embedding_dim))
         ids = np.arange(num_ids)
         fitted = Categorical(name, "vocabulary", False, "sum", full_codes=700, ids=ids)
-        own = space.whole.get(name, fitted.vocabulary_bytes)
-        vocabulary += own * (1 + space.histories.get(name, 0))
-    return resident_bytes(schemes, vocabulary, space.optimizer).total
+        vocabulary += space.whole.get(name, fitted.vocabulary_bytes)
+    return resident_bytes(schemes, vocabulary, space.optimizer, space.statistics).total
 
 
 @given(st.data())
@@ -268,7 +267,7 @@ def test_what_is_no_genome_is_refused(widths: Any, rows: Any, message: str):
         ({"scores": {"user": SCORES["user"]}}, "scores of user, but the features are user, item, dead"),
         ({"widths": {"user": 8, "item": 8}}, "widths of user, item, but the features are user, item, dead"),
         ({"whole": {"age": 8}}, "whole of age, but the features are user, item, dead"),
-        ({"histories": {"items": 1}}, "histories of items, but the features are user, item, dead"),
+        ({"whole": {"items": 1}}, "whole of items, but the features are user, item, dead"),
         ({"scores": SCORES | {"item": np.array([0, 0, 1, np.nan, 1])}}, "'item': the score of code 3 is NaN"),
         ({"widths": {"user": 8, "item": 6, "dead": 8}}, "feature 'item': width 6 is none of 0, 4"),
         ({"widths": {"user": 8, "item": 20, "dead": 8}}, "feature 'item': width 20 is none of 0, 4"),

@@ -1,0 +1,55 @@
+"""What a run records of its bytes: those of its tables, which budgets are of, and the network's beside them."""
+
+from dataclasses import dataclass
+
+import torch
+
+from recsys.config import ExperimentConfig
+from recsys.config.models import targets_of
+from recsys.models import build
+from recsys.planning import plan_of
+from recsys_pipelines.features import Features
+
+STATES = {
+    "adam": 2,
+    "adamw": 2,
+    "adagrad": 1,
+    "sgd": 0,
+}  # fp32 numbers that an optimiser keeps of each parameter
+
+
+@dataclass(frozen=True)
+class NetworkBytes:
+    """Bytes of the network above the tables: weights and buffers, and in training its optimiser's state."""
+
+    parameters: int
+    optimizer: int
+
+
+def network_bytes(config: ExperimentConfig, features: Features) -> NetworkBytes:
+    """Count the network that is trained above the tables, built without storage. It is in no budget.
+
+    Raises BudgetError where the tables do not fit theirs.
+    """
+    read_apart = targets_of(config.model)
+    pooled = [feature.name for feature in features.categorical if feature.name not in read_apart]
+    width = plan_of(config, features).schemes[0].embedding_dim
+    with torch.device("meta"):
+        network = build(config.model, len(features.numeric_columns), pooled, width)
+    trained = sum(parameter.numel() for parameter in network.parameters())
+    held = sum(value.nbytes for value in [*network.parameters(), *network.buffers()])
+    return NetworkBytes(held, 4 * STATES[config.training.dense_optimizer] * trained)
+
+
+def bytes_of(config: ExperimentConfig, features: Features) -> dict[str, int]:
+    """Return the bytes of the tables by kind, of the full table, and of the network, which no total holds.
+
+    Raises BudgetError where the tables do not fit their budget.
+    """
+    plan = plan_of(config, features)
+    network = network_bytes(config, features)
+    return plan.bytes.to_dict() | {
+        "full_table": plan.full_bytes,
+        "network": network.parameters,
+        "network_optimizer": network.optimizer,
+    }
