@@ -30,9 +30,11 @@ def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     settings = raw.pop("set", {})
     features = raw.get("features")
     declared = features if isinstance(features, list) else []
+    training = raw.get("training")
     for section, key in (
-        *((raw.get("data"), "path"), (raw.get("training"), "start")),
+        *((raw.get("data"), "path"), (training, "start"), (_mapping(training, "start"), "run")),
         *((settings, "data.path"), (settings, "training.start"), (settings, "features.keep")),
+        *((settings, "training.start.run"), (_mapping(settings, "training.start"), "run")),
         *((feature, key) for feature in declared for key in ("vocabulary", "keep")),
     ):
         if isinstance(section, dict) and isinstance(section.get(key), str) and "://" not in section[key]:
@@ -44,6 +46,11 @@ def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     for key, value in settings.items():
         set_dotted(raw, str(key), value, str(path))
     return raw
+
+
+def _mapping(section: Any, key: str) -> Any:
+    """Return what a section maps a key to, None where there is no such section or key."""
+    return section.get(key) if isinstance(section, dict) else None
 
 
 def set_dotted(raw: dict[str, Any], key: str, value: Any, where: str) -> None:

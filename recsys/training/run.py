@@ -43,6 +43,7 @@ from recsys.training.distributed import (
 from recsys.training.loop import Fitted, Watch, fit
 from recsys.training.prediction import predict
 from recsys.training.records import profiled, recorded
+from recsys.training.start import trained_by
 from recsys.training.store import Store, discard
 from recsys_cython_ext import count_ids
 from recsys_cython_ext.files import lock_of, locked, new_path, write_json, write_text
@@ -203,7 +204,8 @@ def _train_into(out: Path, config: ExperimentConfig, prepared: Prepared, watch: 
         save_checkpoint(
             out / "checkpoint",
             fitted.model,
-            {"config": about["config"], "state": fitted.state.at_best()},
+            {"config": about["config"], "state": fitted.state.at_best(), "trained_by": trained_by(config)},
+            extra=fitted.optimizer.state(),
         )
         memory = gathered(peak_memory(default_device()))
         if first:
