@@ -190,8 +190,8 @@ def load(path: Path, data: Place | None = None) -> ExperimentConfig:
     """Read one experiment. `extends: other.yaml` starts from another file, and keys here replace its keys;
     `set` then replaces dotted keys, as `ExperimentConfig.replace` does.
 
-    A relative path (`data.path`, `training.start` or its `run`, `vocabulary` and `keep` of a feature) is relative to the file that
-    names it; `data` replaces `data.path`. Raises ConfigError.
+    A relative path (`data.path`, `training.start` or its `run`, `vocabulary` and `keep` of a feature) is relative to the
+    file that names it; `data` replaces `data.path`. Raises ConfigError.
     """
     raw = read_yaml(path)
     section = raw.get("data")
