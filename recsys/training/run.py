@@ -100,6 +100,11 @@ def run_folder(config: ExperimentConfig, prepared: Prepared, runs: Path) -> Path
     return runs / f"{config.name}-{seedless}" / f"seed-{config.training.seed}"
 
 
+def ray_folder(run: Path) -> Path:
+    """Where Ray keeps what it needs while it trains a run (`ray_job`)."""
+    return run.parent / f".{run.name}.ray"
+
+
 def train(
     config: ExperimentConfig,
     prepared: Prepared,
@@ -119,6 +124,7 @@ def train(
     `profile`: write a trace of a few steps, for chrome://tracing or Perfetto, as `trace.json.gz`.
     """
     out, watch = run_folder(config, prepared, runs), watch or Watch()
+    alone = not dist.is_initialized()
     with process_group(), losses_told(), _told(out, watch), _only_job(out):
         if on_rank_0(lambda: _finished(out)):
             if profile and dist.get_rank() == 0 and not (out / TRACE).exists():
@@ -130,6 +136,8 @@ def train(
             on_rank_0(lambda: _begin(out, config, prepared))
             _train_into(out, config, prepared, watch, profile)
         on_rank_0(lambda: discard(out / CHECKPOINTS, config.job.checkpoint))
+        if alone:  # what a driver that was lost has left; one that trains here has its own folder in use
+            shutil.rmtree(ray_folder(out), ignore_errors=True)
     return Run.open(out)
 
 

@@ -12,6 +12,7 @@ from recsys_pipelines.sources import SourceError, delimited
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 from recsys_pipelines.preparation import on_ray as cluster  # noqa: E402
+from recsys_pipelines.preparation import session as sessions  # noqa: E402
 
 FEATURES = TypeAdapter(tuple[FeatureConfig, ...]).validate_python(
     [
@@ -27,7 +28,7 @@ FEATURES = TypeAdapter(tuple[FeatureConfig, ...]).validate_python(
 
 @pytest.fixture(scope="module")
 def session():
-    with cluster.ray_session(2):
+    with sessions.ray_session(2):
         yield
     assert not ray.is_initialized()
 
@@ -112,12 +113,12 @@ def test_an_error_inside_a_task_is_that_of_one_process(session, tmp_path):
 
 def test_a_cluster_that_is_not_there_is_named_at_once():
     with pytest.raises(ValueError, match=r"127\.0\.0\.1:9: no Ray cluster can be reached"):
-        cluster._require_reachable("127.0.0.1:9")
+        sessions._require_reachable("127.0.0.1:9")
 
 
 def test_more_workers_than_cpus_do_not_wait_for_ever(session):
     with (
         pytest.raises(ValueError, match="the cluster has 2 CPUs, and 3 workers were asked for"),
-        cluster.ray_session(3),
+        sessions.ray_session(3),
     ):
         pass

@@ -267,7 +267,9 @@ def test_a_file_of_a_checkpoint_says_how_to_name_its_run(
     configure: Configure, prepared: Prepared, run: Run, tmp_path: Path
 ) -> None:
     file = run.path / "checkpoint" / "rank-0.safetensors"
-    with pytest.raises(ValueError, match=r"no such tensor; to go on from a run.*write `start: \{run: FOLDER\}`"):
+    with pytest.raises(
+        ValueError, match=r"no such tensor; to go on from a run.*write `start: \{run: FOLDER\}`"
+    ):
         train(configure({"training.start": str(file)}), prepared, tmp_path)
 
 
