@@ -5,6 +5,7 @@ into pieces that need nothing of each other (`Source.pieces`); rows are counted 
 the number of its first row. What was fitted on parts is merged as a tree: exact counts know no order.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -146,14 +147,16 @@ class RayData:
             except (ValueError, OSError) as error:  # Ray would wrap it in pages of its own
                 return pa.Table.from_pylist([{FAILED: str(error), "is_of_disk": isinstance(error, OSError)}])
 
-        made = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
-            of_table,
-            batch_format="pyarrow",
-            batch_size=None,
-            num_cpus=0.5,
-            compute=ray.data.TaskPoolStrategy(size=min(self._workers, blocks)),
-            max_retries=RETRIES,  # Ray's own number is without end
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Ray 2.60 has no other argument for retries
+            made = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+                of_table,
+                batch_format="pyarrow",
+                batch_size=None,
+                num_cpus=0.5,
+                compute=ray.data.TaskPoolStrategy(size=min(self._workers, blocks)),
+                max_retries=RETRIES,  # its own number is without end
+            )
         try:
             for row in made.iter_rows():
                 if row.get(FAILED) is not None:
