@@ -155,7 +155,8 @@ def prepare(text: Path, out: Path, workers: int) -> None:
     runner = None
     with ExitStack() as stack:
         if workers:
-            from recsys_pipelines.preparation.on_ray import RayData, ray_session
+            from recsys_pipelines.preparation.on_ray import RayData
+            from recsys_pipelines.preparation.session import ray_session
 
             stack.enter_context(ray_session(workers))
             runner = RayData(workers)

@@ -112,7 +112,8 @@ def _runner(workers: int | None, address: str | None) -> Iterator[Any]:
         yield None
         return
     try:
-        from recsys_pipelines.preparation.on_ray import RayData, ray_session
+        from recsys_pipelines.preparation.on_ray import RayData
+        from recsys_pipelines.preparation.session import ray_session
     except ImportError:
         raise ValueError(
             "--workers and --address need Ray: pip install 'recsys-embedding-tables[ray]'"

@@ -12,7 +12,7 @@ from ray.util import ActorPool
 from recsys.compression.evolution import Evaluate
 from recsys.compression.space import Genome
 from recsys.compression.supernet import Supernet
-from recsys_pipelines.preparation.on_ray import ray_session
+from recsys_pipelines.preparation.session import ray_session
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from recsys.config.compression import CompressionConfig
 from recsys.config.mistakes import ConfigError, explain, near_file
@@ -17,6 +17,24 @@ from recsys_pipelines.config import DataConfig, FeatureConfig, Seed, Strict
 from recsys_pipelines.sources.location import Place, Url, located
 from recsys_tables.bytes import OptimizerName
 from recsys_tables.config import CompactTables, Sharding, TablesConfig
+
+
+class StartRun(Strict):
+    """A finished run that training goes on from: its tables, its network and the states of their optimisers."""
+
+    run: Path
+
+
+def _start(value: Any) -> Any:
+    if isinstance(value, StartRun):
+        return value
+    try:
+        return StartRun.model_validate(value) if isinstance(value, dict) else Path(value)
+    except (ValidationError, TypeError):
+        raise ValueError("must be a file of weights, or {run: FOLDER} with the folder of a run") from None
+
+
+Start = Annotated[Path | StartRun, BeforeValidator(_start)]
 
 
 class TrainingConfig(Strict):
@@ -49,9 +67,7 @@ class TrainingConfig(Strict):
     negative_rate: float = Field(
         1.0, gt=0, le=1
     )  # share of negatives trained on; predictions are recalibrated
-    start: Path | None = (
-        None  # inherited weights, .safetensors: see `recsys_tables.distributed.pieces.load_start`
-    )
+    start: Start | None = None  # inherited weights, or a run to go on from: see `recsys.training.start`
     seed: Seed = 0
     num_threads: int = Field(1, ge=1, le=1024)
 
@@ -141,7 +157,7 @@ class ExperimentConfig(Strict):
     def digest(self, prepared: Path) -> str:
         """Sixteen hexadecimal digits of all that a run on a prepared folder depends on.
 
-        Of a file to start from, and of ids to keep (by the folder's name), it is the content that counts.
+        Of a file or a run to start from, and of ids to keep (by the folder's name), it is the content that counts.
         Raises ConfigError where `training.start` cannot be read.
         """
         kept = self.model_dump(
@@ -182,8 +198,8 @@ def load(path: Path, data: Place | None = None) -> ExperimentConfig:
     """Read one experiment. `extends: other.yaml` starts from another file, and keys here replace its keys;
     `set` then replaces dotted keys, as `ExperimentConfig.replace` does.
 
-    A relative path (`data.path`, `training.start`, `vocabulary` and `keep` of a feature) is relative to the file that
-    names it; `data` replaces `data.path`. Raises ConfigError.
+    A relative path (`data.path`, `training.start` or its `run`, `vocabulary` and `keep` of a feature) is relative to the
+    file that names it; `data` replaces `data.path`. Raises ConfigError.
     """
     raw = read_yaml(path)
     section = raw.get("data")
@@ -195,8 +211,8 @@ def load(path: Path, data: Place | None = None) -> ExperimentConfig:
             f"{path}: data.path: {config.data.path} does not exist{near_file(config.data.path)}; "
             "correct it, or name the file with --data"
         )
-    if (start := config.training.start) is not None and not start.is_file():
-        raise ConfigError(f"{path}: training.start: {start} is no file{near_file(start)}")
+    if config.training.start is not None:
+        _check_start(path, config.training.start)
     for key, choices in config.tuning.space.items():
         for value in choices.examples if isinstance(choices, Range) else choices:
             if (key, value) == (MIN_COUNT, FIT):
@@ -215,8 +231,25 @@ def parse(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
 
 
-def _content(file: Path) -> str:
-    """Return the digest of a file that training starts from."""
+def _check_start(path: Path, start: Path | StartRun) -> None:
+    """Raise ConfigError unless there is what training starts from."""
+    if isinstance(start, StartRun):
+        if not (start.run / "metrics.json").is_file():
+            raise ConfigError(
+                f"{path}: training.start.run: {start.run} is not the folder of a finished run (no metrics.json)"
+                f"{'' if start.run.exists() else near_file(start.run)}"
+            )
+    elif start.is_dir():
+        raise ConfigError(
+            f"{path}: training.start: {start} is a folder: to go on from a run, write `start: {{run: {start}}}`"
+        )
+    elif not start.is_file():
+        raise ConfigError(f"{path}: training.start: {start} is no file{near_file(start)}")
+
+
+def _content(start: Path | StartRun) -> str:
+    """Return the digest of what training starts from: of a run, its checkpoint's manifest has all checksums."""
+    file = start.run / "checkpoint" / "manifest.json" if isinstance(start, StartRun) else start
     try:
         return file_digest(file)
     except OSError as error:

@@ -31,9 +31,11 @@ def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     settings = raw.pop("set", {})
     features = raw.get("features")
     declared = features if isinstance(features, list) else []
+    training = raw.get("training")
     for section, key in (
-        *((raw.get("data"), "path"), (raw.get("training"), "start")),
+        *((raw.get("data"), "path"), (training, "start"), (_mapping(training, "start"), "run")),
         *((settings, "data.path"), (settings, "training.start"), (settings, "features.keep")),
+        *((settings, "training.start.run"), (_mapping(settings, "training.start"), "run")),
         *((feature, key) for feature in declared for key in ("vocabulary", "keep")),
     ):
         if isinstance(section, dict) and isinstance(section.get(key), str) and "://" not in section[key]:
@@ -57,6 +59,11 @@ def _absolute(named: str, file: Path, key: str) -> Path:
         ValueError,
     ) as error:  # of ~nobody, of a circle of links, of a name with a NUL
         raise ConfigError(f"{file}: {key}: {named!r} cannot be a path ({error}): write another") from None
+
+
+def _mapping(section: Any, key: str) -> Any:
+    """Return what a section maps a key to, None where there is no such section or key."""
+    return section.get(key) if isinstance(section, dict) else None
 
 
 def set_dotted(raw: dict[str, Any], key: str, value: Any, where: str) -> None:

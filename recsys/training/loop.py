@@ -29,12 +29,12 @@ from recsys.training.labels import check_measured, check_training
 from recsys.training.optimizers import Optimizer
 from recsys.training.pipeline import Pipeline
 from recsys.training.prediction import predict
+from recsys.training.start import begin
 from recsys.training.state import TrainingState
 from recsys.training.store import Store
 from recsys_cython_ext.progress import Progress, no_progress
 from recsys_pipelines.batches.loader import PADDING, Rows
 from recsys_pipelines.features import Features
-from recsys_tables.distributed.pieces import load_start
 from recsys_tables.engine.engine import EmbeddingEngine
 
 SWITCH_SECONDS = (
@@ -62,6 +62,7 @@ class Fitted:
     """A trained model and how it got there; with a store, the model is as it was at its best evaluation."""
 
     model: DistributedModelParallel
+    optimizer: Optimizer
     state: TrainingState
     rows: int  # trained on by this call: of a run that went on, those of before are not among them
 
@@ -117,7 +118,7 @@ def fit(
     without, the model stays as the last batch left it.
 
     Raises NonFiniteLoss naming epoch and batch, OneClass for labels that cannot be learnt from or monitored, ValueError
-    as `Feed`, `shard_model`, `Store.resume` and `load_start` do.
+    as `Feed`, `shard_model`, `Store.resume` and `begin` do.
     """
     seed_everything(config)
     return _Training(config, train, validation, store, watch or Watch()).run()
@@ -162,8 +163,8 @@ class _Training:
         """Train to the end."""
         if self._store is not None:
             self._state = self._store.resume(self._model, self._optimizer)
-        if self._settings.start is not None and self._state.steps == 0:
-            load_start(self._settings.start, self._model)
+        if self._state.steps == 0:
+            begin(self._config, self._train.features, self._model, self._optimizer, self._watch.warn)
         before = self._state.rows
         self._model.train()
         interval = sys.getswitchinterval()
@@ -175,8 +176,8 @@ class _Training:
             sys.setswitchinterval(interval)
             self._clock.remove()
         if self._store is not None:
-            self._store.load_best(self._model, self._state)
-        return Fitted(self._model, self._state, self._state.rows - before)
+            self._store.load_best(self._model, self._optimizer, self._state)
+        return Fitted(self._model, self._optimizer, self._state, self._state.rows - before)
 
     @property
     def _finished(self) -> bool:

@@ -33,7 +33,7 @@ class Optimizer:
 
     def __init__(self, model: DistributedModelParallel, settings: TrainingConfig, num_steps: int) -> None:
         """`num_steps`: batches of the whole training, where the schedule ends."""
-        self._settings, self._num_steps = settings, num_steps
+        self._settings, self.num_steps = settings, num_steps
         self._tables = model.fused_optimizer
         self._parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
         self._fused = settings.dense_optimizer != "adagrad"  # which keeps its steps on the CPU
@@ -66,10 +66,11 @@ class Optimizer:
         ]
         self._before: list[Tensor] = []
         self.steps = 0  # batches so far
+        self._inherited = 0  # batches of the trainings whose states this one began with
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Set the learning rates of the coming batch, and forget gradients unless they accumulate."""
-        factor = rate_factor(self._settings, self.steps, self._num_steps)
+        factor = rate_factor(self._settings, self.steps, self.num_steps)
         for group in self._tables.param_groups:
             group["lr"] = self._settings.table_lr * factor
         for group, rate in zip(self._dense.param_groups, self._rates, strict=True):
@@ -78,8 +79,8 @@ class Optimizer:
         for (
             lookup
         ) in self._lookups:  # whose Adam counts forward passes, evaluations too, and forgets the count
-            lookup.iter.fill_(self.steps)
-            lookup.iter_cpu.fill_(self.steps)
+            lookup.iter.fill_(self._inherited + self.steps)
+            lookup.iter_cpu.fill_(self._inherited + self.steps)
         if self.steps % self._settings.accumulate == 0:
             self._dense.zero_grad(set_to_none)
         self._before = [buffer.clone() for buffer in self._buffers]
@@ -96,7 +97,7 @@ class Optimizer:
         every = self._settings.accumulate
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
         average([*gradients, *self._buffers])  # what has accumulated is alike on all ranks, and its own mean
-        if self.steps % every and self.steps < self._num_steps:
+        if self.steps % every and self.steps < self.num_steps:
             return
         gathered = (self.steps - 1) % every + 1
         if gathered > 1 and gradients:
@@ -113,22 +114,25 @@ class Optimizer:
         `table_decay_every` - 1 batches after its last sweep.
         """
         settings, steps, every = self._settings, self.steps, self._settings.table_decay_every
-        if not self._decayed or (steps % every and steps < self._num_steps):
+        if not self._decayed or (steps % every and steps < self.num_steps):
             return
         torch._foreach_mul_(
             self._decayed,
             math.prod(
                 1
                 - settings.table_lr
-                * rate_factor(settings, step, self._num_steps)
+                * rate_factor(settings, step, self.num_steps)
                 * settings.table_weight_decay
                 for step in range((steps - 1) // every * every, steps)
             ),
         )
 
     def state(self) -> dict[str, Tensor]:
-        """State of the dense optimiser, and gradients that have accumulated, by `<parameter>/<kind>`."""
-        found: dict[str, Tensor] = {}
+        """State of the dense optimiser, and gradients that have accumulated, by `<parameter>/<kind>`.
+
+        Of a training that began with the states of others, the number of their batches too.
+        """
+        found = {_INHERITED: torch.tensor(self._inherited)} if self._inherited else {}
         for name, parameter in self._parameters.items():
             for kind, value in self._dense.state.get(parameter, {}).items():
                 found[f"{name}/{kind}"] = torch.as_tensor(value)
@@ -139,6 +143,7 @@ class Optimizer:
     def load(self, state: Mapping[str, Tensor], steps: int) -> None:
         """Go on from the `state` of an optimiser with these settings after `steps` batches."""
         self.steps = steps
+        self._inherited = int(state.get(_INHERITED, 0))
         for name, parameter in self._parameters.items():
             own = {
                 key.rpartition("/")[2]: value
@@ -154,8 +159,16 @@ class Optimizer:
                     for kind, value in own.items()
                 }
 
+    def inherit(self, state: Mapping[str, Tensor], steps: int) -> None:
+        """Take the moments of an optimiser's `state` after `steps` batches; its own batches and schedule begin at 0.
 
-_GRADIENT = "accumulated"
+        Gradients that had accumulated there are left behind.
+        """
+        self.load({key: v for key, v in state.items() if key.rpartition("/")[2] != _GRADIENT}, steps=0)
+        self._inherited += steps
+
+
+_GRADIENT, _INHERITED = "accumulated", "inherited_batches"
 
 
 def _by_rate(

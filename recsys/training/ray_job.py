@@ -32,10 +32,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from recsys.config import ExperimentConfig
 from recsys.training.loop import Watch
-from recsys.training.run import Run, run_folder, train
+from recsys.training.run import Run, ray_folder, run_folder, train
 from recsys_pipelines.batches.order import check_ranks
-from recsys_pipelines.preparation.on_ray import ray_session
 from recsys_pipelines.preparation.prepared import Prepared
+from recsys_pipelines.preparation.session import (
+    Program,
+    connected,
+    last_line,
+    program,
+    ray_session,
+    require_same,
+)
 from recsys_tables.distributed.agreement import OtherRankFailed, agree
 
 PLACEMENT_SECONDS = 10  # what a cluster gets to free CPUs of work that has just ended
@@ -87,9 +94,11 @@ def session(workers: Workers) -> Iterator[None]:
     """
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(sys.stderr))  # Ray tells of dead workers on standard output
-        if not ray.is_initialized() and (workers.address is None or workers.wheel is not None):
-            stack.enter_context(_started(workers))
-        stack.enter_context(ray_session(0, workers.address))
+        if not ray.is_initialized():
+            modules = stack.enter_context(_unpacked(workers.wheel))
+            cpus = math.ceil(workers.count * workers.cpus)
+            stack.enter_context(connected(cpus, workers.address, modules))
+        stack.enter_context(ray_session(0))
         for name in ("ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)
         require_room(workers)
@@ -104,24 +113,30 @@ def require_room(workers: Workers) -> None:
 
     Ray itself would wait for ever.
     """
+    try:
+        missing = _missing(workers)
+    except Exception as error:  # Ray has no other class for a node that was lost meanwhile
+        raise ValueError(NODE_LOST) from error
+    if missing:
+        raise ValueError(
+            f"{workers.count} workers with {workers.cpus:g} CPUs each cannot be placed: they need {missing}. Wait for "
+            "the jobs that hold them, start nodes, or ask for fewer --workers or --cpus-per-worker"
+        )
+
+
+def _missing(workers: Workers) -> str:
+    """Return what the workers need and the cluster has, empty where all of them can be placed."""
     resources = workers.resources
     group = ray.util.placement_group([resources] * workers.count)
-    try:
-        placed = group.wait(PLACEMENT_SECONDS)
-    except Exception as error:  # Ray has no other class for this
-        raise ValueError(NODE_LOST) from error
+    placed = group.wait(PLACEMENT_SECONDS)
     ray.util.remove_placement_group(group)
     if placed:
-        return
+        return ""
     time.sleep(1)  # until it is known what the attempt itself has freed
     has, free = ray.cluster_resources(), ray.available_resources()
-    lacks = " and ".join(
+    return " and ".join(
         f"{workers.count * amount:g} {name}s ({has.get(name, 0):g} in the cluster, {free.get(name, 0):g} of them free)"
         for name, amount in resources.items()
-    )
-    raise ValueError(
-        f"{workers.count} workers with {workers.cpus:g} CPUs each cannot be placed: they need {lacks}. Wait for "
-        "the jobs that hold them, start nodes, or ask for fewer --workers or --cpus-per-worker"
     )
 
 
@@ -142,9 +157,8 @@ def train_on_ray(
     runs, prepared = runs.resolve(), Prepared(prepared.path.resolve(), prepared.manifest)
     folder = run_folder(config, prepared, runs)
     if (folder / "metrics.json").exists():
-        shutil.rmtree(_ray_root(folder), ignore_errors=True)
         return train(config, prepared, runs, watch, profile)  # which clears what else a lost driver left
-    work = {"config": config, "prepared": prepared, "runs": runs, "profile": profile}
+    work = {"config": config, "prepared": prepared, "runs": runs, "profile": profile, "program": program()}
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     for failures in range(workers.max_failures + 1):
         require_room(workers)
@@ -218,7 +232,7 @@ def _run(trainer: TorchTrainer, queue: Queue, watch: Watch) -> str | None:
         raise failures[0] from error[0]
     if not isinstance(error[0], ray.train.TrainingFailedError):
         raise error[0]
-    return _said(error[0])
+    return f"workers were lost ({last_line(error[0])})"
 
 
 def _messages(queue: Queue) -> Iterator[Message]:
@@ -231,17 +245,11 @@ def _messages(queue: Queue) -> Iterator[Message]:
         return
 
 
-def _said(error: Exception) -> str:
-    """The last line of Ray's pages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"workers were lost ({lines[-1]})"
-
-
 def _train_on_worker(work: dict[str, Any]) -> None:
     """On every worker, in the process group that Ray has made."""
     queue: Queue = work["queue"]
     try:
-        agree(lambda: _require_shared(work["shared"], work["prepared"].path))
+        agree(lambda: _require_alike(work["program"], work["shared"], work["prepared"].path))
         train(work["config"], work["prepared"], work["runs"], _telling(queue), work["profile"])
     except Exception as error:
         # where another worker is gone, PyTorch raises one of these, or Ray has ended the process group meanwhile
@@ -254,7 +262,9 @@ def _train_on_worker(work: dict[str, Any]) -> None:
         raise
 
 
-def _require_shared(*folders: Path) -> None:
+def _require_alike(driver: Program, *folders: Path) -> None:
+    """Raise ValueError where this worker runs other sources than the driver, or does not see its folders."""
+    require_same(driver, program(), socket.gethostname())
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(
@@ -287,7 +297,7 @@ def _telling(queue: Queue) -> Watch:
 @contextmanager
 def _ray_folder(folder: Path) -> Iterator[Path]:
     """A folder for Ray beside the run's, of a name that no other start had; there is nothing in it to be kept."""
-    shared = _ray_root(folder) / uuid.uuid4().hex
+    shared = ray_folder(folder) / uuid.uuid4().hex
     try:
         shared.mkdir(parents=True)
         yield shared
@@ -295,29 +305,10 @@ def _ray_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(shared.parent, ignore_errors=True)
 
 
-def _ray_root(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.ray"
-
-
 @contextmanager
-def _started(workers: Workers) -> Iterator[None]:
-    """Ray on this machine, whatever else runs here, or that at the address; with the wheel's packages on its workers.
-
-    Unpacked: of a wheel in `py_modules`, pip would install all dependencies anew on every node.
-    """
-    where: dict[str, Any] = {"address": workers.address}
-    if workers.address is None:
-        cpus = math.ceil(workers.count * workers.cpus)
-        where = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-    else:
-        with ray_session(
-            0, workers.address
-        ):  # it says when no cluster is there; `ray.init` would try for minutes
-            pass
+def _unpacked(wheel: Path | None) -> Iterator[list[Path]]:
+    """The packages of a wheel, in a folder for as long as the block runs."""
     with tempfile.TemporaryDirectory() as folder:
-        if workers.wheel is not None:
-            zipfile.ZipFile(workers.wheel).extractall(folder)
-        modules = [str(path) for path in Path(folder).iterdir() if path.suffix != ".dist-info"]
-        environment = {"py_modules": modules} if modules else None
-        with ray.init(runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False, **where):
-            yield
+        if wheel is not None:
+            zipfile.ZipFile(wheel).extractall(folder)
+        yield [path for path in Path(folder).iterdir() if path.suffix != ".dist-info"]

@@ -45,6 +45,7 @@ from recsys.training.loop import Fitted, Watch, fit
 from recsys.training.prediction import predict
 from recsys.training.records import profiled, recorded
 from recsys.training.size import bytes_of
+from recsys.training.start import trained_by
 from recsys.training.store import Store, discard
 from recsys_cython_ext import count_ids
 from recsys_cython_ext.files import lock_of, locked, new_path, write_json, write_text
@@ -101,6 +102,11 @@ def run_folder(config: ExperimentConfig, prepared: Prepared, runs: Path) -> Path
     return runs / f"{config.name}-{seedless}" / f"seed-{config.training.seed}"
 
 
+def ray_folder(run: Path) -> Path:
+    """Where Ray keeps what it needs while it trains a run (`ray_job`)."""
+    return run.parent / f".{run.name}.ray"
+
+
 def train(
     config: ExperimentConfig,
     prepared: Prepared,
@@ -120,6 +126,7 @@ def train(
     `profile`: write a trace of a few steps, for chrome://tracing or Perfetto, as `trace.json.gz`.
     """
     out, watch = run_folder(config, prepared, runs), watch or Watch()
+    alone = not dist.is_initialized()
     with process_group(), losses_told(), _told(out, watch), _only_job(out):
         if on_rank_0(lambda: _finished(out)):
             if profile and dist.get_rank() == 0 and not (out / TRACE).exists():
@@ -131,6 +138,8 @@ def train(
             on_rank_0(lambda: _begin(out, config, prepared))
             _train_into(out, config, prepared, watch, profile)
         on_rank_0(lambda: discard(out / CHECKPOINTS, config.job.checkpoint))
+        if alone:  # what a driver that was lost has left; one that trains here has its own folder in use
+            shutil.rmtree(ray_folder(out), ignore_errors=True)
     return Run.open(out)
 
 
@@ -205,7 +214,8 @@ def _train_into(out: Path, config: ExperimentConfig, prepared: Prepared, watch: 
         save_checkpoint(
             out / "checkpoint",
             fitted.model,
-            {"config": about["config"], "state": fitted.state.at_best()},
+            {"config": about["config"], "state": fitted.state.at_best(), "trained_by": trained_by(config)},
+            extra=fitted.optimizer.state(),
         )
         memory = gathered(peak_memory(default_device()))
         if first:

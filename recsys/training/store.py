@@ -99,10 +99,12 @@ class Store:
         optimizer.load(checkpoint.extra(), state.steps)
         return state
 
-    def load_best(self, model: DistributedModelParallel, state: TrainingState) -> None:
+    def load_best(self, model: DistributedModelParallel, optimizer: Optimizer, state: TrainingState) -> None:
         """Load the checkpoint of the best evaluation."""
         self.wait()
-        agree(lambda: Checkpoint(self.root / name_of(state.best_steps))).load_into(model)
+        best = agree(lambda: Checkpoint(self.root / name_of(state.best_steps)))
+        best.load_into(model)
+        optimizer.load(best.extra(), state.best_steps)
 
     def _save(
         self,

@@ -21,7 +21,7 @@ from ray.tune.search import Searcher
 from recsys.config import parse
 from recsys.tuning.study import Study
 from recsys.tuning.trials import Trial, metrics_of, train_trial
-from recsys_pipelines.preparation.on_ray import ray_session
+from recsys_pipelines.preparation.session import ray_session
 
 KEPT = 3  # ASHA lets one trial of so many go on at each rung
 RUNGS_END = 3**8  # evaluations; trials end by themselves long before

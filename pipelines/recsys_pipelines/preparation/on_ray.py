@@ -5,10 +5,8 @@ into pieces that need nothing of each other (`Source.pieces`); rows are counted 
 the number of its first row. What was fitted on parts is merged as a tree: exact counts know no order.
 """
 
-import logging
-import socket
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,57 +15,31 @@ import pyarrow as pa
 import ray
 import ray.data
 from pydantic import TypeAdapter
+from ray.exceptions import RayError, RayTaskError
 
 from recsys_cython_ext.manifest import parse_json
 from recsys_cython_ext.progress import Progress
 from recsys_pipelines.features import FeatureFitter
 from recsys_pipelines.preparation.prepared import Shard
+from recsys_pipelines.preparation.session import RETRIES, last_line
 from recsys_pipelines.preparation.steps import Job, Staged, StagedPart, Staging
 from recsys_pipelines.shards import read_arrays, write_arrays
 from recsys_pipelines.sources import SourceError
 
 PARTS_OF_FIT = 16  # parts that one task counts before its counts are merged with others'
 MERGED_AT_ONCE = 4
-CONNECT_SECONDS = 5
 FAILED = "@failed"  # column of what a task raised
 
 Rows = list[dict[str, Any]]
 SHARDS = TypeAdapter(dict[str, Shard])
 
 
-@contextmanager
-def ray_session(workers: int, address: str | None = None) -> Iterator[None]:
-    """Ray as it is, or started for as long as the block runs: on this machine, or at `address`.
-
-    Raises ValueError when the cluster has fewer CPUs than `workers`.
-    """
-    own = not ray.is_initialized()
-    if own:
-        where: dict[str, Any] = {"address": address}
-        if address is None:
-            where = {"address": "local", "num_cpus": workers, "include_dashboard": False}
-        else:
-            _require_reachable(address)
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **where)
-    try:
-        cpus = ray.cluster_resources().get("CPU", 0)
-        if cpus < workers:
-            raise ValueError(
-                f"the cluster has {cpus:g} CPUs, and {workers} workers were asked for: start nodes, or ask for fewer"
-            )
-        for name in ("ray", "ray.data"):
-            logging.getLogger(name).setLevel(logging.ERROR)  # progress is ours to show
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.execution_options.preserve_order = True
-        yield
-    finally:
-        if own:
-            ray.shutdown()
+class TasksLost(ValueError):
+    """Workers of one task were lost more often than it is tried."""
 
 
 class RayData:
-    """`threads.Runner` on Ray Data. Needs `ray_session`; `workers` tasks run at once."""
+    """`threads.Runner` on Ray Data. Needs `session.ray_session`; `workers` tasks run at once."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -175,17 +147,28 @@ class RayData:
             except (ValueError, OSError) as error:  # Ray would wrap it in pages of its own
                 return pa.Table.from_pylist([{FAILED: str(error), "is_of_disk": isinstance(error, OSError)}])
 
-        made = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
-            of_table,
-            batch_format="pyarrow",
-            batch_size=None,
-            num_cpus=0.5,
-            compute=ray.data.TaskPoolStrategy(size=min(self._workers, blocks)),
-        )
-        for row in made.iter_rows():
-            if row.get(FAILED) is not None:
-                raise OSError(row[FAILED]) if row["is_of_disk"] else SourceError(row[FAILED])
-            yield row
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Ray 2.60 has no other argument for retries
+            made = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+                of_table,
+                batch_format="pyarrow",
+                batch_size=None,
+                num_cpus=0.5,
+                compute=ray.data.TaskPoolStrategy(size=min(self._workers, blocks)),
+                max_retries=RETRIES,  # its own number is without end
+            )
+        try:
+            for row in made.iter_rows():
+                if row.get(FAILED) is not None:
+                    raise OSError(row[FAILED]) if row["is_of_disk"] else SourceError(row[FAILED])
+                yield row
+        except RayTaskError:  # a defect of ours, whose traceback is wanted
+            raise
+        except RayError as error:
+            raise TasksLost(
+                f"a task of preparation lost its worker {RETRIES + 1} times, perhaps for want of memory "
+                f"({last_line(error)}): take fewer --workers; what was finished is kept, and the same command goes on"
+            ) from error
 
 
 def batched(items: Sequence[str], size: int) -> list[list[str]]:
@@ -198,16 +181,3 @@ def _merged(job: Job, staged: Staged, files: Sequence[str]) -> FeatureFitter:
     for file in files:
         fitter.merge(read_arrays(Path(file)))
     return fitter
-
-
-def _require_reachable(address: str) -> None:
-    """Raise ValueError when nothing listens there: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():  # "auto", or a name that only Ray can look up
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ValueError(
-            f"{address}: no Ray cluster can be reached there ({error}): start one, or correct the address"
-        ) from None

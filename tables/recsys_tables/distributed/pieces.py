@@ -118,9 +118,10 @@ def _shapes(file: Path, model: DistributedModelParallel) -> Mapping[str, list[in
         raise ValueError(f"{file}: no safetensors file to start from ({error})") from None
     for name, shape in theirs.items():
         if name not in mine:
-            raise ValueError(
-                f"{file}: {name} {shape}: the model has no such tensor; it has {', '.join(sorted(mine))}"
-            )
+            known = f"it has {', '.join(sorted(mine))}"
+            if name.startswith("optimizer/") or name.isdigit():  # a checkpoint's file numbers what it holds
+                known = "to go on from a run, with its optimisers' states, write `start: {run: FOLDER}`"
+            raise ValueError(f"{file}: {name} {shape}: the model has no such tensor; {known}")
         if shape != mine[name]:
             raise ValueError(f"{file}: {name}: its shape is {shape}, the model's {mine[name]}")
     return theirs

@@ -1,5 +1,7 @@
 """Ray gives the shards of one process, to the byte."""
 
+import os
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +14,7 @@ from recsys_pipelines.sources import SourceError, delimited
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 from recsys_pipelines.preparation import on_ray as cluster  # noqa: E402
+from recsys_pipelines.preparation import session as sessions  # noqa: E402
 
 FEATURES = TypeAdapter(tuple[FeatureConfig, ...]).validate_python(
     [
@@ -27,7 +30,7 @@ FEATURES = TypeAdapter(tuple[FeatureConfig, ...]).validate_python(
 
 @pytest.fixture(scope="module")
 def session():
-    with cluster.ray_session(2):
+    with sessions.ray_session(2):
         yield
     assert not ray.is_initialized()
 
@@ -110,14 +113,39 @@ def test_an_error_inside_a_task_is_that_of_one_process(session, tmp_path):
     assert "1.parquet" in said[0]
 
 
+@pytest.mark.parametrize("number", [1, 137])
+def test_a_task_that_always_dies_is_given_up_and_told(session, monkeypatch, number):
+    monkeypatch.setattr(cluster, "RETRIES", 1)
+
+    def work(rows):
+        if any(row["item"] == 3 for row in rows):
+            os._exit(number)
+        return rows
+
+    wanted = r"lost its worker 2 times.*fewer --workers; what was finished is kept"
+    with pytest.raises(cluster.TasksLost, match=wanted):
+        list(cluster.RayData(2)._run([{"item": item} for item in range(6)], work))
+
+
+def test_after_lost_tasks_the_same_command_goes_on(session, tmp_path, monkeypatch):
+    pq.write_table(rows(0, 500), tmp_path / "log.parquet")
+    monkeypatch.setattr(cluster, "RETRIES", 0)
+    monkeypatch.setattr(cluster, "write_arrays", lambda *_: os._exit(9))  # of counts, in a worker
+    with pytest.raises(cluster.TasksLost, match="lost its worker 1 times"):
+        prepare(declared(tmp_path / "log.parquet"), FEATURES, tmp_path / "out", runner=cluster.RayData(2))
+    monkeypatch.undo()
+    done = prepare(declared(tmp_path / "log.parquet"), FEATURES, tmp_path / "out", runner=cluster.RayData(2))
+    assert done.manifest.rows_in == 500
+
+
 def test_a_cluster_that_is_not_there_is_named_at_once():
     with pytest.raises(ValueError, match=r"127\.0\.0\.1:9: no Ray cluster can be reached"):
-        cluster._require_reachable("127.0.0.1:9")
+        sessions._require_reachable("127.0.0.1:9")
 
 
 def test_more_workers_than_cpus_do_not_wait_for_ever(session):
     with (
         pytest.raises(ValueError, match="the cluster has 2 CPUs, and 3 workers were asked for"),
-        cluster.ray_session(3),
+        sessions.ray_session(3),
     ):
         pass

@@ -58,7 +58,7 @@ def test_a_round_trip_gives_identical_predictions(
     after = predict(model, rows, run.config)
     assert not np.array_equal(before, after)
     assert np.array_equal(after, run.predictions()["prediction"].to_numpy())
-    save(tmp_path / "again", model, saved.about)
+    save(tmp_path / "again", model, saved.about, extra=saved.extra())
     for file in ("manifest.json", "rank-0.safetensors"):
         assert (tmp_path / "again" / file).read_bytes() == (folder / file).read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["again"], "no temporary folder stays"

@@ -28,6 +28,7 @@ from recsys_tables.distributed.checkpoint import Checkpoint
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 from recsys.training import ray_job  # noqa: E402
 from recsys.training.ray_job import Workers, WorkersLost, require_room, session, train_on_ray  # noqa: E402
+from recsys_pipelines.preparation.session import program  # noqa: E402
 
 Configure = Callable[..., ExperimentConfig]
 RESULTS = ("validation", "test", "history", "fields", "skipped_batches")
@@ -126,9 +127,9 @@ def test_other_numbers_of_workers_are_refused_before_ray_starts(log: Path, tmp_p
 
 
 def test_folders_that_a_worker_does_not_see_are_named(tmp_path: Path) -> None:
-    ray_job._require_shared(tmp_path)
+    ray_job._require_alike(program(), tmp_path)
     with pytest.raises(ValueError, match=r"lost: the worker on .* does not see this folder.*--runs"):
-        ray_job._require_shared(tmp_path, tmp_path / "lost")
+        ray_job._require_alike(program(), tmp_path, tmp_path / "lost")
 
 
 def test_local_training_needs_no_ray(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
