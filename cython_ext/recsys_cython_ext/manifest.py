@@ -76,6 +76,8 @@ def read_manifest(path: Path, model: type[Model], versions: Mapping[str, int], a
         return parse_json(json.dumps(value), model, path)
     except DamagedFile as error:
         raise DamagedFile(f"{error}; {again}") from None
+    except RecursionError:  # of a depth that is still parsed, but not written again
+        raise DamagedFile(f"{path}: damaged: nested too deeply; {again}") from None
 
 
 def read_json(path: Path, model: type[Model]) -> Model:

@@ -50,7 +50,7 @@ from recsys_pipelines.sources.location import file_prints, located
 def prepare(
     data: DataConfig,
     features: Sequence[FeatureConfig],
-    root: Path,
+    root: str | Path,
     progress: Progress = no_progress,
     *,
     runner: Runner | None = None,
@@ -70,7 +70,7 @@ def prepare(
         ManifestError: `base` is damaged, has other features or roles of columns, or these rows already.
         ValueError: a feature declared twice, or a sequence without what it needs.
     """
-    runner = runner or Threads()
+    runner, root = runner or Threads(), Path(root)
     column_specs(data, features, labelled=True)  # raises for what cannot be
     _check_sequences(data, features)
     root.mkdir(parents=True, exist_ok=True)
