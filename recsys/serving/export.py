@@ -27,7 +27,6 @@ from recsys.training.run import Run
 from recsys_cython_ext.files import file_digest, lock_of, locked
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features
-from recsys_pipelines.preparation.prepared import Prepared
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.distributed.manifest import CheckpointError
 from recsys_tables.serving import artefact
@@ -97,11 +96,11 @@ def _same(out: Path, about: dict[str, Any]) -> Artefact:
 class ArtefactScorer:
     """Click probabilities from a folder that `export` wrote. Raises ArtefactError as `artefact.open` does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.artefact = artefact.open(folder)
-        self.features = Features.load(folder / "features")
-        settings = yaml.safe_load((folder / "config.yaml").read_text())
-        self.config = parse(settings, str(folder / "config.yaml"))
+        self.features = Features.load(self.artefact.file("features/features.json").parent)
+        settings = self.artefact.file("config.yaml")
+        self.config = parse(yaml.safe_load(settings.read_text()), str(settings))
         pooled = [field for field in self.artefact.fields if field.pooling != "none"]
         network = build(
             self.config.model,
@@ -111,7 +110,7 @@ class ArtefactScorer:
         )
         if self.config.training.precision == "bf16":
             network = InBfloat16(network)
-        network.load_state_dict(load_file(folder / "network.safetensors"))
+        network.load_state_dict(load_file(self.artefact.file("network.safetensors")))
         self._network = network.eval()
         self._pooled = [field.feature for field in pooled]
         self._histories = list(targets_of(self.config.model))
@@ -149,7 +148,7 @@ class ArtefactScorer:
 
 def check(run: Run, folder: Path) -> dict[str, Any]:
     """Metrics of the run's test rows, scored through an artefact; those of the run itself are in its metrics."""
-    rows = Rows.load(Prepared.open(Path(run.metrics["prepared"])).path, "test")
+    rows = Rows.load(run.metrics["prepared"], "test")
     return evaluate(rows.label, ArtefactScorer(folder).score(rows), groups=rows.user)
 
 

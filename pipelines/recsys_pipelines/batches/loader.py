@@ -67,7 +67,9 @@ class Rows:
             read_shard(whole.path / name)
             for name in sorted(name for name, shard in shards.items() if shard.split == split)
         ]
-        if not all(PUBLISHED_USER in table.column_names for table in tables):  # of a set appended to an older one
+        if not all(
+            PUBLISHED_USER in table.column_names for table in tables
+        ):  # of a set appended to an older one
             tables = [without_published_users(table) for table in tables]
         return cls.from_table(whole.features(), pa.concat_tables(tables))
 

@@ -12,8 +12,8 @@ from recsys_cython_ext import MISSING_ID, IdCounter, IdTable, mix64, string_ids
 from recsys_cython_ext.vocabulary import table_bytes
 from recsys_pipelines.features.base import Arrays
 from recsys_pipelines.features.convert import one_array
-from recsys_pipelines.sources.base import SourceError
-from recsys_pipelines.sources.location import Place, located
+from recsys_pipelines.features.kept import kept_ids
+from recsys_pipelines.sources.location import located
 
 MISSING_CODE, UNKNOWN_CODE, FIRST_CODE = 0, 1, 2  # codes of a vocabulary
 SIGN_BIT = np.int64(-(2**63))
@@ -217,22 +217,6 @@ class CategoricalFit:
         except (pa.ArrowException, UnicodeEncodeError) as error:
             raise ValueError(f"{path}: not UTF-8 text ({error}): write the vocabulary again") from None
         return _once(ids, lines, path)
-
-
-def kept_ids(folder: Place, feature: str) -> np.ndarray:
-    """The ids of a feature that `keep: folder` lists, int64 [n]. Raises SourceError naming file and feature."""
-    path = located(folder) / f"{feature}.npy"
-    wanted = f"`keep` of feature {feature!r} takes 64-bit ids, int64 [n], as numpy.save writes them"
-    try:
-        with path.open("rb") as file:
-            ids = np.lib.format.read_array(file, allow_pickle=False)
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror or error}); {wanted}") from None
-    except ValueError as error:
-        raise SourceError(f"{path}: no file of a NumPy array ({error}); {wanted}") from None
-    if ids.dtype != np.int64 or ids.ndim != 1:
-        raise SourceError(f"{path}: holds {ids.dtype} {list(ids.shape)}; {wanted}")
-    return ids
 
 
 def _integers(lines: list[str], path: Any) -> np.ndarray:

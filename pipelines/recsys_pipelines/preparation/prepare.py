@@ -147,8 +147,8 @@ def _key(
                     f"{path}: there is no such vocabulary, which feature {feature.names[0]!r} names"
                 )
             vocabularies.append(file_prints(path))
-        if isinstance(feature, CategoricalConfig) and feature.keep is not None:
-            kept = {name: kept_ids(feature.keep, name) for name in feature.names}
+        if (keep := getattr(feature, "keep", None)) is not None:
+            kept = {name: kept_ids(keep, name) for name in feature.names}
             vocabularies.append([(name, f"{xxh64(ids.tobytes()):016x}") for name, ids in kept.items()])
     text = json.dumps(
         [

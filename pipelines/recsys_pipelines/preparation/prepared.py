@@ -125,7 +125,8 @@ class Prepared:
 
     def require_same(self, data: DataConfig, features: Sequence[FeatureConfig]) -> None:
         """Raise ManifestError unless features and roles of columns are declared as they were for this set."""
-        if self.manifest.features != [feature.model_dump(mode="json") for feature in features]:
+        declared = [_set_keys(feature.model_dump(mode="json")) for feature in features]
+        if [_set_keys(feature) for feature in self.manifest.features] != declared:
             raise ManifestError(
                 f"{self.path}: its features are declared differently from these, and rows of both would not mean the "
                 "same: take the configuration it was prepared with"
@@ -150,3 +151,8 @@ class Prepared:
         fitter = FeatureFitter(features.configs, features.text)
         fitter.merge(read_arrays(self.path / "features" / COUNTS))
         return fitter
+
+
+def _set_keys(declared: dict[str, Any]) -> dict[str, Any]:
+    """Without keys that say nothing: an earlier version may not have known them."""
+    return {key: value for key, value in declared.items() if value is not None}

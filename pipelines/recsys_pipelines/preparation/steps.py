@@ -33,7 +33,13 @@ from recsys_pipelines.preparation.history import num_buckets, with_histories, wr
 from recsys_pipelines.preparation.prepared import Shard
 from recsys_pipelines.preparation.split import SPLITS, split_bounds, split_of
 from recsys_pipelines.quarantine import BadRow, Quarantine, write_bad_rows
-from recsys_pipelines.shards import PUBLISHED_USER, read_metadata, read_shard, without_published_users, write_shard
+from recsys_pipelines.shards import (
+    PUBLISHED_USER,
+    read_metadata,
+    read_shard,
+    without_published_users,
+    write_shard,
+)
 from recsys_pipelines.sources import Source, open_source
 from recsys_pipelines.sources.base import Chunk, Part
 
@@ -265,7 +271,6 @@ class Job:
             return table
         numbers = pa.array(rows + self.first_row)
         return table.set_column(table.column_names.index("row_id"), "row_id", numbers)
-
 
     def _with_published_users(self, table: pa.Table, chunk: Chunk) -> pa.Table:
         """Add each row's user as it stands in the log, where `@user` is a hash or other bits of it.
