@@ -92,6 +92,24 @@ def file_digest(path: Path) -> str:
     return f"{stream.finish(block):016x}"
 
 
+def seal(file: Path) -> None:
+    """Write the checksum of a finished file beside it, as `<name>.xxh64`, for `is_sealed` to compare."""
+    write_text(file_digest(file) + "\n", seal_of(file))
+
+
+def is_sealed(file: Path) -> bool:
+    """Tell whether a file and its checksum are there, and agree: what else is found was cut off, or is damaged."""
+    try:
+        return seal_of(file).read_bytes().decode().strip() == file_digest(file)
+    except (FileNotFoundError, UnicodeDecodeError):
+        return False
+
+
+def seal_of(file: Path) -> Path:
+    """Return where the checksum of a file lies that `seal` wrote."""
+    return file.with_name(f"{file.name}.xxh64")
+
+
 def text_digest(text: str) -> str:
     """Return the XXH64 of a text's UTF-8 bytes, as 16 hexadecimal digits, to name what the text describes."""
     return digest(text.encode())

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -11,7 +11,7 @@ from recsys_cython_ext.files import text_digest, write_json
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_SEAL = "manifest_xxh64"
+SEAL = "manifest_xxh64"  # key of the checksum
 _SHOWN = 60  # characters of a value that an error shows
 
 
@@ -21,6 +21,14 @@ class DamagedFile(ValueError):
 
 class OtherVersion(ValueError):
     """A manifest may be whole, but another version of this program wrote it."""
+
+
+class Readable(Protocol):
+    """What manifests are read from: a path, or what reads like one."""
+
+    def read_bytes(self) -> bytes:
+        """Return all that the file holds."""
+        ...
 
 
 class Manifest(BaseModel):
@@ -41,10 +49,10 @@ FileName = Annotated[str, AfterValidator(_inside)]  # of a file below the manife
 def write_manifest(manifest: Manifest, path: Path) -> None:
     """Write a manifest, with its checksum, as a file that appears whole."""
     value = manifest.model_dump(mode="json")
-    write_json({**value, _SEAL: _seal(value)}, path)
+    write_json({**value, SEAL: _seal(value)}, path)
 
 
-def read_manifest(path: Path, model: type[Model], versions: Mapping[str, int], again: str) -> Model:
+def read_manifest(path: Readable, model: type[Model], versions: Mapping[str, int], again: str) -> Model:
     """Read what `write_manifest` wrote.
 
     Args:
@@ -60,7 +68,7 @@ def read_manifest(path: Path, model: type[Model], versions: Mapping[str, int], a
     """
     try:
         value = _parsed(path)
-        seal = value.pop(_SEAL, None)
+        seal = value.pop(SEAL, None)
         if seal is not None and seal != _seal(value):
             raise DamagedFile(f"{path}: damaged: its checksum is wrong")
         for name, mine in versions.items():
@@ -74,9 +82,11 @@ def read_manifest(path: Path, model: type[Model], versions: Mapping[str, int], a
         return parse_json(json.dumps(value), model, path)
     except DamagedFile as error:
         raise DamagedFile(f"{error}; {again}") from None
+    except RecursionError:  # of a depth that is still parsed, but not written again
+        raise DamagedFile(f"{path}: damaged: nested too deeply; {again}") from None
 
 
-def read_json(path: Path, model: type[Model]) -> Model:
+def read_json(path: Readable, model: type[Model]) -> Model:
     """Read a JSON file that has no checksum of its own into a pydantic model, strictly.
 
     Raises:
@@ -94,7 +104,7 @@ def parse_json(text: str | bytes, model: type[Model], source: object) -> Model:
         raise DamagedFile(f"{source}: {_sentence(error)}") from None
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _parsed(path: Readable) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:

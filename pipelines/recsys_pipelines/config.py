@@ -107,6 +107,12 @@ class DataConfig(Strict):
         return self
 
 
+NO_KEEP = (
+    "`keep` chooses from the vocabulary that training gives, and makes every other id unknown: it goes "
+    "with neither a fixed `vocabulary`, `encoding: hash` nor `unknown: hash`"
+)
+
+
 class _EncodedConfig(Strict):
     """How the 64-bit ids of a feature reach the model. `vocabulary` numbers the ids seen in training; `hash` keeps
     the id itself.
@@ -133,20 +139,32 @@ class _EncodedConfig(Strict):
         return self
 
 
-class CategoricalConfig(_EncodedConfig):
+class _KeptConfig(_EncodedConfig):
+    """Ids of which some alone may have a code.
+
+    `keep` names a folder that says which (`features.kept`): the vocabulary that training gives then has codes only for
+    those of its 64-bit ids that the folder lists, and every other id is unknown.
+    """
+
+    keep: Location | None = None
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> Self:
+        if self.keep is not None and (self.encoding, self.unknown) != ("vocabulary", "code"):
+            raise ValueError(NO_KEEP)
+        return self
+
+
+class CategoricalConfig(_KeptConfig):
     """Columns of ids; with `multivalued`, of lists of ids, which may have `weights`, a column of lists as long.
 
     `vocabulary` names a text file with one value a line, whose codes are then fixed. `buckets: squared_log` first
     turns an integer column into Criteo's buckets: floor(ln(x)^2) for x > 2, else int(x).
-
-    `keep` names a folder of files `<name>.npy`, int64 [n], one for each of `names`: the vocabulary that training gives
-    then has codes only for those of its 64-bit ids that the file lists, and every other id is unknown.
     """
 
     kind: Literal["categorical"]
     names: tuple[FeatureName, ...] = Field(min_length=1)
     vocabulary: Location | None = None
-    keep: Location | None = None
     buckets: Literal["squared_log"] | None = None
     multivalued: bool = False
     separator: str | None = Field(None, min_length=1)  # splits a text column into a list
@@ -167,17 +185,12 @@ class CategoricalConfig(_EncodedConfig):
             raise ValueError(
                 "a fixed `vocabulary` goes with neither `encoding: hash`, `min_count` nor `buckets`"
             )
-        if self.keep is not None and (
-            self.vocabulary is not None or (self.encoding, self.unknown) != ("vocabulary", "code")
-        ):
-            raise ValueError(
-                "`keep` chooses from the vocabulary that training gives, and makes every other id unknown: it goes "
-                "with neither a fixed `vocabulary`, `encoding: hash` nor `unknown: hash`"
-            )
+        if self.keep is not None and self.vocabulary is not None:
+            raise ValueError(NO_KEEP)
         return self
 
 
-class CrossConfig(_EncodedConfig):
+class CrossConfig(_KeptConfig):
     """One id for each combination of the values of two or more columns; their order matters, for it salts them."""
 
     kind: Literal["cross"]
@@ -190,7 +203,7 @@ class CrossConfig(_EncodedConfig):
         return (self.name,)
 
 
-class TokensConfig(_EncodedConfig):
+class TokensConfig(_KeptConfig):
     """Words of text columns as lists of ids: runs of letters and digits, lower case unless `lowercase: false`.
 
     `ngrams: 2` adds pairs of neighbouring words, 3 also triples. `max_tokens` cuts the list.
@@ -209,7 +222,7 @@ class TokensConfig(_EncodedConfig):
         return tuple(f"{column}_tokens" for column in self.columns)
 
 
-class PrefixesConfig(_EncodedConfig):
+class PrefixesConfig(_KeptConfig):
     """Prefixes of text columns as lists of ids: the first n characters for each n of `lengths`.
 
     A text shorter than n has no prefix of that length, so related ids ("sports/football", "sports/tennis"; zip

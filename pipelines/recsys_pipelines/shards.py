@@ -10,6 +10,8 @@ import pyarrow as pa
 from recsys_cython_ext import lookup_salt, mix64
 from recsys_cython_ext.files import new_file
 
+PUBLISHED_USER = "@published_user"  # column of test rows: the user as the log has it, where "@user" is a hash
+
 
 def uniform(ids: np.ndarray, seed: int, purpose: str) -> np.ndarray:
     """A number in [0, 1) for each id, a pure function of (purpose, seed, id).
@@ -23,6 +25,11 @@ def uniform(ids: np.ndarray, seed: int, purpose: str) -> np.ndarray:
 def line_of(table: pa.Table) -> np.ndarray:
     """What rows [B] are drawn by: their number, or that of the line that several of them are made of."""
     return table["@line" if "@line" in table.column_names else "row_id"].to_numpy()
+
+
+def without_published_users(table: pa.Table) -> pa.Table:
+    """Leave the column PUBLISHED_USER out of a table, if it has one."""
+    return table.drop_columns(PUBLISHED_USER) if PUBLISHED_USER in table.column_names else table
 
 
 def read_shard(path: Path) -> pa.Table:

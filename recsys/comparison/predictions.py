@@ -56,10 +56,11 @@ class Predictions:
     def read(self, columns: Columns, extra: Sequence[str] = ()) -> pa.Table:
         """Its table: row_id, label, prediction, user_id where known, and those of `extra` that it has.
 
-        Errors (ValueError): no such file, not readable, a column that is absent or stands there twice.
+        Errors (ValueError): no such file, not readable, a column that is absent or stands there twice; of a run, a wrong
+        checksum.
         """
         if self.run is not None:  # whose columns have the names that `train` gives them
-            return read_predictions(self.path, Columns())
+            return read_predictions(self.run.verified(self.path.name), Columns())
         return read_predictions(self.path, columns, extra)
 
 

@@ -1,6 +1,8 @@
 """From what a learner found to compact tables: the space of genomes of an experiment, and a genome as a configuration."""
 
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +17,38 @@ from recsys.config import ConfigError, ExperimentConfig
 from recsys.config.models import targets_of
 from recsys.planning import statistics_bytes
 from recsys.training.run import Run
-from recsys_cython_ext.files import digest, file_digest, lock_of, locked, new_folder, text_digest
-from recsys_pipelines.config import CategoricalConfig
-from recsys_pipelines.features import Features
+from recsys_cython_ext.files import (
+    digest,
+    file_digest,
+    is_sealed,
+    lock_of,
+    locked,
+    new_folder,
+    seal,
+    text_digest,
+)
+from recsys_pipelines.config import (
+    CategoricalConfig,
+    CrossConfig,
+    FeatureConfig,
+    PrefixesConfig,
+    TokensConfig,
+)
+from recsys_pipelines.features import Features, kept_ids, write_kept_ids
 from recsys_pipelines.features.categorical import FIRST_CODE, Categorical
+from recsys_pipelines.sources import SourceError
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.schemes import Full, compact_from
 
 EXPERIMENT, IDS, START = "experiment.yaml", "ids", "start.safetensors"
+FORMAT_VERSION = 2  # of an experiment's folder
 INIT = "tables.init_bound"  # of a search over settings that is of compact tables too
 
 
 def space_of(config: ExperimentConfig, features: Features, learned: Learned) -> GenomeSpace:
     """The compact models of an experiment of full tables, given what a learner left of them.
 
-    Ids of crosses, words, parts of dates and fixed vocabularies stay; only widths of such fields are searched.
+    Parts of dates, buckets, and ids of fixed vocabularies and of sequences stay; only widths of such fields are searched.
     Raises ConfigError for a sequence with tables of its own that is `like` another feature, whose vocabulary it follows.
     """
     readers = targets_of(config.model)
@@ -66,30 +85,51 @@ def write_compact(
     """Write a genome as an experiment called `name`, and return its file, which `recsys train` takes.
 
     <folder>/<name>-<digest>/experiment.yaml
-                             ids/<feature>.npy    ids that keep a row
+                             ids/                 ids that keep a row (`recsys_pipelines.features.kept`)
                              start.safetensors    the learner's weights of the kept rows and columns, and its network
 
     Training starts from these weights where `compression.weights` is "inherited". The folder is named by what it holds, and
-    one that exists is left as it is.
+    one that is whole is left as it is; what is missing or damaged is written again. Files outside ids/ have checksums
+    beside them. Raises ConfigError where another experiment stands there.
     """
     raw = _raw_of(config, name, space, genome)
     keep = space.keep(genome)
     kept = {feature: digest(mask.tobytes()) for feature, mask in keep.items()}
-    contents = [raw, kept, learner_digest(run)]
+    contents = [FORMAT_VERSION, raw, kept, learner_digest(run)]
     out = folder / f"{name}-{text_digest(json.dumps(contents, sort_keys=True))}"
     folder.mkdir(parents=True, exist_ok=True)
+    ids = {
+        feature.name: feature.ids[keep[feature.name][FIRST_CODE:]]
+        for feature in Features.load(run.path / "features").categorical
+        if isinstance(feature, Categorical) and feature.name in _prunable(config) & keep.keys()
+    }
     with locked(lock_of(out)):
+        if out.exists() and not _is_whole(out, ids):
+            shutil.rmtree(out)
         if not out.exists():
             with new_folder(out) as partial:
-                (partial / IDS).mkdir()
-                for feature in Features.load(run.path / "features").categorical:
-                    if isinstance(feature, Categorical) and feature.name in _prunable(config) & keep.keys():
-                        ids = feature.ids[keep[feature.name][FIRST_CODE:]]
-                        np.save(partial / IDS / f"{feature.name}.npy", ids)
+                write_kept_ids(ids, partial / IDS)
                 _save_start(partial / START, run, learned, space, genome)
                 text = yaml.safe_dump(raw, sort_keys=False, default_flow_style=None, width=110)
-                (partial / EXPERIMENT).write_text(text)
+                (partial / EXPERIMENT).write_text(text, encoding="utf-8")
+                for name in (EXPERIMENT, START):
+                    seal(partial / name)
     return out / EXPERIMENT
+
+
+def _is_whole(out: Path, ids: Mapping[str, np.ndarray]) -> bool:
+    """Whether nothing is missing or damaged. Raises ConfigError where the experiment is another one by now."""
+    file = out / EXPERIMENT
+    if file.exists() and not is_sealed(file):
+        raise ConfigError(
+            f"{file}: changed or damaged since it was written (its checksum is wrong): move the folder away if you want "
+            "it, and the same command writes it again"
+        )
+    try:
+        kept = all(np.array_equal(kept_ids(out / IDS, feature), values) for feature, values in ids.items())
+    except SourceError:
+        return False
+    return kept and is_sealed(file) and is_sealed(out / START)
 
 
 def learner_digest(run: Run) -> str:
@@ -101,8 +141,8 @@ def _raw_of(config: ExperimentConfig, name: str, space: GenomeSpace, genome: Gen
     """The experiment of a genome; its files are beside it."""
     raw = config.model_dump(mode="json", exclude_unset=True)
     prunable = _prunable(config)
-    for declared in raw["features"]:
-        if declared["kind"] == "categorical" and set(declared["names"]) <= prunable:
+    for declared, feature in zip(raw["features"], config.features, strict=True):
+        if set(feature.names) <= prunable:
             declared["keep"] = IDS
     old = config.tables
     raw["tables"] = {
@@ -137,9 +177,14 @@ def _save_start(path: Path, run: Run, learned: Learned, space: GenomeSpace, geno
 
 def _prunable(config: ExperimentConfig) -> set[str]:
     """Features whose ids can leave the vocabulary."""
-    return {
-        name
-        for declared in config.features
-        if isinstance(declared, CategoricalConfig) and declared.vocabulary is None
-        for name in declared.names
-    }
+    return {name for declared in config.features if _can_keep(declared) for name in declared.names}
+
+
+def _can_keep(declared: FeatureConfig) -> bool:
+    """Whether its declaration takes `keep`."""
+    if isinstance(declared, CategoricalConfig) and declared.vocabulary is not None:
+        return False
+    return isinstance(declared, CategoricalConfig | CrossConfig | TokensConfig | PrefixesConfig) and (
+        declared.encoding,
+        declared.unknown,
+    ) == ("vocabulary", "code")

@@ -5,13 +5,30 @@ from collections import UserDict
 from pathlib import Path
 
 from recsys.compression.space import Genome
+from recsys_cython_ext.files import text_digest
+from recsys_cython_ext.manifest import DamagedFile, Manifest, parse_json
+
+
+class Evaluation(Manifest):
+    """A line of the log: a genome, its quality, and a checksum of both."""
+
+    widths: list[int]
+    rows: list[int]
+    quality: float
+    xxh64: str = ""
+
+    @property
+    def checksum(self) -> str:
+        """What `xxh64` must be."""
+        return text_digest(json.dumps([self.widths, self.rows, self.quality]))
 
 
 class EvaluationLog(UserDict[Genome, float]):
     """Genome -> quality, a line of JSON each, written when it is set; `known` of a search.
 
-    A last line that was cut off by an interruption is removed. A log belongs to one space and one evaluation: name
-    its file by what they depend on. Raises ValueError naming file and line where another line cannot be read.
+    A last line that was cut off by an interruption is removed. A log belongs to one space and one evaluation, so name
+    its file by what they depend on, and to one process at a time, so hold a lock on it. Raises ValueError naming file
+    and line where another line cannot be read, or its checksum is wrong.
     """
 
     def __init__(self, path: Path) -> None:
@@ -20,18 +37,23 @@ class EvaluationLog(UserDict[Genome, float]):
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), 1):
+            source = f"{path}, line {number}"
             try:
-                values = json.loads(line)
-                self.data[Genome.from_dict(values)] = float(values["quality"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}, line {number}: no evaluated genome ({error}): remove the line"
-                ) from None
+                found = parse_json(line, Evaluation, source)
+                if found.xxh64 != found.checksum:
+                    raise DamagedFile(f"{source}: damaged: its checksum is wrong")
+                self.data[Genome.from_dict(found.model_dump())] = found.quality
+            except DamagedFile as error:
+                raise ValueError(f"{error}; remove the line") from None
+            except ValueError as error:
+                raise ValueError(f"{source}: no evaluated genome ({error}); remove the line") from None
         if len(whole) < len(content):
             with path.open("r+b") as file:
                 file.truncate(len(whole))
 
     def __setitem__(self, genome: Genome, quality: float) -> None:
         super().__setitem__(genome, quality)
+        line = Evaluation(**genome.to_dict(), quality=float(quality))
+        line = line.model_copy(update={"xxh64": line.checksum})
         with self._path.open("a") as file:  # closed at once, so that it is flushed
-            file.write(json.dumps({**genome.to_dict(), "quality": quality}) + "\n")
+            file.write(line.model_dump_json() + "\n")

@@ -31,16 +31,17 @@ from recsys.serving.export import export
 from recsys.training.labels import check_measured
 from recsys.training.loop import Watch
 from recsys.training.run import Run, train
-from recsys_cython_ext.files import new_file, text_digest
+from recsys_cython_ext.files import is_sealed, lock_of, locked, seal, text_digest
 from recsys_cython_ext.progress import Progress, no_progress
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features
 from recsys_pipelines.preparation.prepared import Prepared
+from recsys_pipelines.shards import read_arrays, write_arrays
 from recsys_tables.config import budget_bytes, check_budget
 from recsys_tables.schemes import Shared
 from recsys_tables.serving.quantise import Dtype
 
-VERSION = 2  # of how rows are ranked and genomes judged
+VERSION = 3  # of how rows are ranked and genomes judged, and of the files that keep it
 
 Evaluator = Callable[[Supernet], AbstractContextManager[Evaluate]]
 
@@ -150,7 +151,7 @@ def run_compression(
     space = space_of(config, features, learned)
     folder = runs / f"{config.name}-search-{_digest(config, learner)}"
     folder.mkdir(parents=True, exist_ok=True)
-    known = EvaluationLog(folder / "evaluations.jsonl")
+    log = folder / "evaluations.jsonl"
     settings = Settings(
         compression.population,
         compression.mutations,
@@ -161,7 +162,8 @@ def run_compression(
     )
     supernet = Supernet(learner, learned, space, rows)
     everything = space.everything()
-    with evaluator(supernet) as evaluate:
+    with locked(lock_of(log)), evaluator(supernet) as evaluate:  # one process writes to the log
+        known = EvaluationLog(log)
         of = settings.population + settings.generations * (settings.mutations + settings.crossovers)
 
         def shown(what: str) -> Evaluate:
@@ -228,18 +230,14 @@ def _ranked(learner: Run, prepared: Prepared, min_count: int, progress: Progress
     rows = Rows.load(prepared.path, "train")
     learned = with_defaults(learned_of(learner), rows, min_count)
     file = learner.path / f"saliency-{VERSION}.npz"
-    if not file.exists():
-        found = saliency(
-            full_model(learner, learned),
-            learned,
-            rows,
-            learner.config.evaluation.batch_size,
-            progress,
-        )
-        with new_file(file) as stream:
-            np.savez(stream, **found)  # type: ignore[arg-type]
-    with np.load(file) as found:
-        return ranked_by_saliency(learned, dict(found))
+    with locked(lock_of(file)):
+        if not is_sealed(file):
+            size = learner.config.evaluation.batch_size
+            found = saliency(full_model(learner, learned), learned, rows, size, progress)
+            write_arrays(((str(n), found[name]) for n, name in enumerate(learned.weights)), file)
+            seal(file)
+        scores = read_arrays(file)
+    return ranked_by_saliency(learned, {name: scores[str(n)] for n, name in enumerate(learned.weights)})
 
 
 def _shown(evaluate: Evaluate, what: str, of: int, progress: Progress) -> Evaluate:

@@ -29,7 +29,7 @@ from recsys.policies.log import is_text, read_table
 from recsys.serving.scoring import score_file
 from recsys.training.loop import Watch
 from recsys.training.run import Run, train
-from recsys_cython_ext.files import digest, file_digest, locked, new_path, text_digest
+from recsys_cython_ext.files import digest, file_digest, is_sealed, locked, new_path, seal, text_digest
 from recsys_cython_ext.progress import Progress, no_progress
 from recsys_pipelines.features import sequences_of
 from recsys_pipelines.features.convert import columns_of
@@ -208,11 +208,12 @@ def cross_fitted(
         file = folder / f"fold-{k}" / "predictions.npy"
         file.parent.mkdir(parents=True, exist_ok=True)
         with locked(file.parent / ".lock"):
-            if not file.exists():
+            if not is_sealed(file):
                 run = _train_without(config, path, contexts, fold == k, file.parent, show)
                 found = predict_actions(run, contexts, rows, show)
                 with new_path(file) as partial:
                     np.save(partial, found)
+                seal(file)
         predictions[rows] = np.load(file)
     told = f"{config.name} ({config.model.name}), {count}-fold out of fold"
     if contexts.attributes:

@@ -27,7 +27,6 @@ from recsys.training.run import Run
 from recsys_cython_ext.files import file_digest, lock_of, locked
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features
-from recsys_pipelines.preparation.prepared import Prepared
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.distributed.manifest import CheckpointError
 from recsys_tables.serving import artefact
@@ -98,10 +97,10 @@ def _same(out: Path, about: dict[str, Any]) -> Artefact:
 class ArtefactScorer:
     """Click probabilities from a folder that `export` wrote. Raises ArtefactError as `artefact.open` does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.artefact = artefact.open(folder)
-        self.features = Features.load(folder / "features")
-        file = folder / "config.yaml"
+        self.features = Features.load(self.artefact.file("features/features.json").parent)
+        file = self.artefact.file("config.yaml")
         try:
             self.config = parse(parse_yaml(file.read_text(encoding="utf-8")), str(file))
         except YamlError as error:
@@ -115,7 +114,7 @@ class ArtefactScorer:
         )
         if self.config.training.precision == "bf16":
             network = InBfloat16(network)
-        network.load_state_dict(load_file(folder / "network.safetensors"))
+        network.load_state_dict(load_file(self.artefact.file("network.safetensors")))
         self._network = network.eval()
         self._pooled = [field.feature for field in pooled]
         self._histories = list(targets_of(self.config.model))
@@ -153,7 +152,7 @@ class ArtefactScorer:
 
 def check(run: Run, folder: Path) -> dict[str, Any]:
     """Metrics of the run's test rows, scored through an artefact; those of the run itself are in its metrics."""
-    rows = Rows.load(Prepared.open(Path(run.metrics["prepared"])).path, "test")
+    rows = Rows.load(run.metrics["prepared"], "test")
     return evaluate(rows.label, ArtefactScorer(folder).score(rows), groups=rows.user)
 
 

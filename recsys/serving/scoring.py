@@ -13,11 +13,10 @@ from recsys.training.distributed import default_device, process_group, shard_mod
 from recsys.training.loop import make_model, seed_everything
 from recsys.training.prediction import predict
 from recsys.training.run import Run
-from recsys_cython_ext.files import new_file
+from recsys_cython_ext.files import lock_of, locked, new_file
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features, sequences_of, serving_specs_of
 from recsys_pipelines.features.convert import columns_of, text_ids, typed
-from recsys_pipelines.preparation.prepared import Prepared
 from recsys_pipelines.preparation.steps import column_specs, with_lone_users
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import open_source
@@ -56,8 +55,8 @@ def unknown_ids(rows: Rows) -> dict[str, int]:
 
 
 def score_split(run: Run, split: str) -> tuple[Rows, np.ndarray]:
-    """Score a split of the data the run was prepared from."""
-    rows = Rows.load(Prepared.open(Path(run.metrics["prepared"])).path, split)
+    """Score a split of the data the run was prepared from. Raises ManifestError where these are damaged."""
+    rows = Rows.load(run.metrics["prepared"], split)
     with process_group():
         return rows, Scorer(run).score(rows)
 
@@ -98,8 +97,15 @@ def score_file(
 def predict_file(run: Run, path: Place, out: Path) -> dict[str, Any]:
     """Write (row_id, prediction) for every readable row of an unlabelled file as Parquet; return the counts.
 
-    Rows in = rows scored + rows quarantined; quarantined rows are listed beside `out`.
+    Rows in = rows scored + rows quarantined; quarantined rows are listed beside `out`. Another process that writes the
+    same file is waited for, so that the file and the counts are of one.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock_of(out)):
+        return _predict_into(run, path, out)
+
+
+def _predict_into(run: Run, path: Place, out: Path) -> dict[str, Any]:
     quarantine = Quarantine(run.config.data.quarantine_limit)
     schema = pa.schema([("row_id", pa.int64()), ("prediction", pa.float64())])
     scored = 0

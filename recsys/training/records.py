@@ -1,4 +1,4 @@
-"""What stays of a training to look at: TensorBoard always, MLflow where it is configured, a trace where asked for."""
+"""What stays of a training: its metrics, TensorBoard, MLflow where it is configured, a trace where asked for."""
 
 import gzip
 import shutil
@@ -9,15 +9,62 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict
 from torch.profiler import ProfilerActivity, profile, schedule
 from torch.utils.tensorboard import SummaryWriter
 
 from recsys.config import ConfigError, ExperimentConfig
 from recsys.training.loop import Watch
 from recsys_cython_ext.files import new_file
+from recsys_cython_ext.manifest import SEAL, Manifest, read_json, read_manifest
 
 UNTRACED = 7  # batches before those traced, the last two of them to warm the profiler up
+Number = int | float | None  # of a metric; None where it could not be measured
 TRACED = schedule(wait=UNTRACED - 2, warmup=2, active=5, repeat=1)
+
+
+class RunRecord(Manifest):
+    """What metrics.json holds: metrics, checked where they are read again, others as they are, and checksums.
+
+    prepared: the folder trained on. files: of what lies beside it, by name; None in a run of an earlier version.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    prepared: str
+    bytes: dict[str, int] | None = None
+    validation: dict[str, Number] | None = None
+    test: dict[str, Number] | None = None
+    best_possible: dict[str, Number] | None = None
+    fields: dict[str, dict[str, Number]] | None = None
+    history: list[dict[str, Number]] | None = None
+    training_seconds: int | float | None = None
+    files: dict[str, str] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Return the metrics that were written."""
+        return self.model_dump(exclude_unset=True, exclude={"files", SEAL})
+
+
+class RunMetrics(dict[str, Any]):
+    """Metrics of a run; a key that they lack raises ConfigError naming the file `source` and the key."""
+
+    def __init__(self, metrics: dict[str, Any], source: Path) -> None:
+        super().__init__(metrics)
+        self.source = source
+
+    def __missing__(self, key: str) -> Any:
+        raise ConfigError(
+            f"{self.source}: damaged, or not written by this program: it lacks the key {key!r}; train again"
+        )
+
+
+def read_record(file: Path, again: str) -> RunRecord:
+    """Read metrics.json; one of an earlier version has no checksum. Raises DamagedFile as `read_manifest` does."""
+    record = read_json(file, RunRecord)
+    if record.files is None and SEAL not in (record.model_extra or {}):
+        return record
+    return read_manifest(file, RunRecord, {}, again)
 
 
 @contextmanager

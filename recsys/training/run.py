@@ -7,17 +7,17 @@
     checkpoints/                while it trains (`recsys.training.store`)
     sharding.json               which rank held which part of which table
     predictions.parquet         test rows: row_id, label, prediction, user_id and truth where known
-    metrics.json                written last: a folder without it is unfinished
+    metrics.json                written last, with checksums: a folder without it is unfinished
     events.out.tfevents.*       TensorBoard
 """
 
 import errno
-import json
 import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,13 @@ from recsys.training.distributed import (
 )
 from recsys.training.loop import Fitted, Watch, fit
 from recsys.training.prediction import predict
-from recsys.training.records import profiled, recorded
+from recsys.training.records import RunMetrics, RunRecord, profiled, read_record, recorded
 from recsys.training.size import bytes_of
 from recsys.training.start import trained_by
 from recsys.training.store import Store, discard
 from recsys_cython_ext import count_ids
-from recsys_cython_ext.files import lock_of, locked, new_path, write_json, write_text
+from recsys_cython_ext.files import file_digest, lock_of, locked, new_path, write_json, write_text
+from recsys_cython_ext.manifest import DamagedFile, write_manifest
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_tables.distributed.checkpoint import Checkpoint
@@ -59,6 +60,8 @@ from recsys_tables.planning.collisions import observed_collisions, rows_touched
 from recsys_tables.scheme import Scheme
 
 CHECKPOINTS, TRACE = "checkpoints", "trace.json.gz"
+METRICS, SETTINGS, PREDICTIONS = "metrics.json", "config.yaml", "predictions.parquet"
+CHECKED = (SETTINGS, PREDICTIONS)  # features/ and checkpoint/ have checksums of their own
 LOCK_SECONDS = 120.0  # waited for another job on the same run; that of a job that was killed is free at once
 DIAGNOSED_IDS = 10_000  # ids per field whose vectors the singular values are taken of, the most frequent
 DIAGNOSES = (
@@ -70,30 +73,63 @@ DIAGNOSES = (
 )
 
 
+def _on_stderr(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
 @dataclass(frozen=True)
 class Run:
-    """A finished run folder."""
+    """A finished run folder. `files` are checksums of what lies in it; a run of an earlier version has none."""
 
     path: Path
     config: ExperimentConfig
     metrics: dict[str, Any]
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path) -> "Run":
-        """Read a run. Raises ConfigError when the folder is no finished run."""
-        if not (path / "metrics.json").exists():
+    def open(cls, path: str | Path, warn: Callable[[str], None] = _on_stderr) -> "Run":
+        """Read a run; `warn` is told of files that have no checksum to be verified by.
+
+        Raises ConfigError when the folder is no finished run, or one of its files is damaged.
+        """
+        path = Path(path)
+        if not (path / METRICS).exists():
             raise ConfigError(f"{path}: not a finished run (no metrics.json); train it first")
         try:
-            settings = parse_yaml((path / "config.yaml").read_text(encoding="utf-8"))
-            metrics = json.loads((path / "metrics.json").read_text())
-        except (OSError, ValueError) as error:
+            record = read_record(path / METRICS, "delete the folder and train again")
+            files = record.files or {}
+            settings = parse_yaml(_verified(path / SETTINGS, files).read_text(encoding="utf-8"))
+        except DamagedFile as error:
+            raise ConfigError(str(error)) from None
+        except (OSError, ValueError, RecursionError) as error:
             why = " ".join(str(error).split())
             raise ConfigError(f"{path}: damaged ({why}); delete the folder and train again") from None
-        return cls(path, parse(renamed(settings), str(path / "config.yaml")), metrics)
+        if record.files is None:
+            names = ", ".join(str(path / name) for name in (METRICS, *CHECKED))
+            warn(f"not verified: {names} (an earlier version wrote them without checksums)")
+        metrics = RunMetrics(record.plain(), source=path / METRICS)
+        return cls(path, parse(renamed(settings), str(path / SETTINGS)), metrics, files)
+
+    def verified(self, name: str) -> Path:
+        """Return the path of a file, once it agrees with its checksum where it has one. Raises ConfigError."""
+        try:
+            return _verified(self.path / name, self.files)
+        except DamagedFile as error:
+            raise ConfigError(str(error)) from None
 
     def predictions(self) -> pa.Table:
-        """Test predictions: row_id, label, prediction, and user_id and truth where known."""
-        return pq.read_table(self.path / "predictions.parquet")
+        """Test predictions: row_id, label, prediction, and user_id and truth where known. Raises as `verified`."""
+        return pq.read_table(self.verified(PREDICTIONS))
+
+
+def _verified(file: Path, files: Mapping[str, str]) -> Path:
+    wanted = files.get(file.name)
+    if wanted is not None and not (file.is_file() and file_digest(file) == wanted):
+        raise DamagedFile(
+            f"{file}: missing, damaged or changed since the run was finished (its checksum is wrong); "
+            "delete the folder and train again"
+        )
+    return file
 
 
 def run_folder(config: ExperimentConfig, prepared: Prepared, runs: Path) -> Path:
@@ -180,7 +216,7 @@ def _told(out: Path, watch: Watch) -> Iterator[None]:
 
 
 def _finished(out: Path) -> bool:
-    return (out / "metrics.json").exists()
+    return (out / METRICS).exists()
 
 
 def _begin(out: Path, config: ExperimentConfig, prepared: Prepared) -> None:
@@ -193,12 +229,13 @@ def _begin(out: Path, config: ExperimentConfig, prepared: Prepared) -> None:
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    write_text(text, out / "config.yaml")
+    write_text(text, out / SETTINGS)
 
 
 def _train_into(out: Path, config: ExperimentConfig, prepared: Prepared, watch: Watch, profile: bool) -> None:
     parts = ("train", "validation", "test")
-    train_rows, validation, test = (Rows.load(prepared.path, part) for part in parts)
+    # `_begin` has verified them, once for all ranks
+    train_rows, validation, test = (Rows.load(prepared.path, part, verify=False) for part in parts)
     about = {"config": config.digest(prepared.path), "prepared": prepared.digest}
     started = time.perf_counter()
     first = dist.get_rank() == 0
@@ -222,8 +259,8 @@ def _train_into(out: Path, config: ExperimentConfig, prepared: Prepared, watch: 
             train_rows.features.save(out / "features")
             _write_predictions(out, test, predictions)
             write_json([asdict(p) for p in placements(fitted.model.plan)], out / "sharding.json")
-            ours = _metrics(out, config, fitted, train_rows, test, predictions)
-            ours |= {
+            metrics = _metrics(out, config, fitted, train_rows, test, predictions)
+            metrics |= {
                 "prepared": str(prepared.path.resolve()),
                 "training_seconds": seconds,
                 "rows_per_second": fitted.rows / seconds,
@@ -231,7 +268,8 @@ def _train_into(out: Path, config: ExperimentConfig, prepared: Prepared, watch: 
                 "process_peak_memory_bytes": max(memory),
                 "memory_by_rank": memory,
             }
-            write_json(ours, out / "metrics.json")
+            files = {name: file_digest(out / name) for name in CHECKED}
+            write_manifest(RunRecord(**metrics, files=files), out / METRICS)
 
 
 def _metrics(
@@ -255,11 +293,11 @@ def _metrics(
 
 def _write_predictions(out: Path, test: Rows, predictions: np.ndarray) -> None:
     columns = {"row_id": test.row_id, "label": test.label.astype(np.int8), "prediction": predictions}
-    if test.user is not None:
-        columns["user_id"] = test.user
+    if test.published_user is not None:
+        columns["user_id"] = test.published_user
     if test.truth is not None:
         columns["truth"] = test.truth
-    with new_path(out / "predictions.parquet") as partial:
+    with new_path(out / PREDICTIONS) as partial:
         pq.write_table(pa.table(columns), partial)
 
 

@@ -16,7 +16,7 @@ from recsys_pipelines.batches.order import WINDOW, epoch_order, num_batches
 from recsys_pipelines.batches.prefetch import prefetched
 from recsys_pipelines.features import Features
 from recsys_pipelines.preparation.prepared import Prepared
-from recsys_pipelines.shards import read_shard, uniform
+from recsys_pipelines.shards import PUBLISHED_USER, read_shard, uniform, without_published_users
 
 PADDING = -1  # the position of no row
 
@@ -53,14 +53,25 @@ class Rows:
         return self.table.num_rows
 
     @classmethod
-    def load(cls, prepared: Path, split: str) -> "Rows":
-        """Map all shards of `split` of a prepared folder, in the order of their names. Raises as `Prepared.open` does."""
+    def load(cls, prepared: str | Path, split: str, *, verify: bool = True) -> "Rows":
+        """Map all shards of `split` of a prepared folder, in the order of their names.
+
+        With `verify` each file is read once, and its checksum compared: leave it out only where that was just done.
+        Raises ManifestError as `Prepared.open` and `Prepared.verify` do.
+        """
         whole = Prepared.open(prepared)
+        if verify:
+            whole.verify(split)
         shards = whole.manifest.shards
-        names = sorted(name for name, shard in shards.items() if shard.split == split)
-        return cls.from_table(
-            whole.features(), pa.concat_tables(read_shard(prepared / name) for name in names)
-        )
+        tables = [
+            read_shard(whole.path / name)
+            for name in sorted(name for name, shard in shards.items() if shard.split == split)
+        ]
+        if not all(
+            PUBLISHED_USER in table.column_names for table in tables
+        ):  # of a set appended to an older one
+            tables = [without_published_users(table) for table in tables]
+        return cls.from_table(whole.features(), pa.concat_tables(tables))
 
     @classmethod
     def from_table(cls, features: Features, table: pa.Table) -> "Rows":
@@ -82,6 +93,12 @@ class Rows:
     def user(self) -> np.ndarray | None:
         """User of each row, int64 [n], where known."""
         return self._column("@user")
+
+    @cached_property
+    def published_user(self) -> pa.ChunkedArray | None:
+        """User of each row as it stands in the log, where known; one without a user has a number of its own."""
+        own = next((name for name in (PUBLISHED_USER, "@user") if name in self.table.column_names), None)
+        return None if own is None else self.table[own]
 
     @cached_property
     def truth(self) -> np.ndarray | None:

@@ -5,10 +5,10 @@ from recsys_pipelines.features.categorical import (
     MISSING_CODE,
     UNKNOWN_CODE,
     Categorical,
-    kept_ids,
 )
 from recsys_pipelines.features.declared import sequences_of, serving_specs_of, specs_of
 from recsys_pipelines.features.features import FeatureFitter, Features
+from recsys_pipelines.features.kept import kept_ids, write_kept_ids
 from recsys_pipelines.features.numeric import Buckets, Numeric
 from recsys_pipelines.features.statistics import Statistic
 
@@ -26,4 +26,5 @@ __all__ = [
     "sequences_of",
     "serving_specs_of",
     "specs_of",
+    "write_kept_ids",
 ]

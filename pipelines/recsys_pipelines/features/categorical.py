@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from recsys_cython_ext import MISSING_ID, IdCounter, IdTable, mix64, string_ids
 from recsys_cython_ext.vocabulary import table_bytes
 from recsys_pipelines.features.base import Arrays
+from recsys_pipelines.features.kept import kept_ids
 from recsys_pipelines.features.plain import TextIds, one_array
-from recsys_pipelines.sources.base import SourceError
 from recsys_pipelines.sources.location import Place, located
 
 MISSING_CODE, UNKNOWN_CODE, FIRST_CODE = 0, 1, 2  # codes of a vocabulary
@@ -244,22 +244,6 @@ def vocabulary_lines(path: Place) -> list[str]:
     with located(path).open("rb") as file:
         content = file.read().removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n")
     return [line.removesuffix("\r") for line in content.decode(errors="surrogateescape").split("\n")]
-
-
-def kept_ids(folder: Place, feature: str) -> np.ndarray:
-    """The ids of a feature that `keep: folder` lists, int64 [n]. Raises SourceError naming file and feature."""
-    path = located(folder) / f"{feature}.npy"
-    wanted = f"`keep` of feature {feature!r} takes 64-bit ids, int64 [n], as numpy.save writes them"
-    try:
-        with path.open("rb") as file:
-            ids = np.lib.format.read_array(file, allow_pickle=False)
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror or error}); {wanted}") from None
-    except ValueError as error:
-        raise SourceError(f"{path}: no file of a NumPy array ({error}); {wanted}") from None
-    if ids.dtype != np.int64 or ids.ndim != 1:
-        raise SourceError(f"{path}: holds {ids.dtype} {list(ids.shape)}; {wanted}")
-    return ids
 
 
 def _integers(lines: list[str], path: Any) -> np.ndarray:

@@ -71,13 +71,13 @@ def _categorical(config: CategoricalConfig) -> Parts:
             specs[f"{name}:weights"] = Weights(name, config.weights, config.separator)
         settings = _settings(config, name, config.multivalued, config.pooling, config.weights is not None)
         fixed = None if config.vocabulary is None else str(config.vocabulary)
-        keep = None if config.keep is None else str(config.keep)
-        fits[name] = CategoricalFit(settings, config.min_count, fixed, source=name, keep=keep)
+        fits[name] = CategoricalFit(settings, config.min_count, fixed, source=name, keep=_keep(config))
     return specs, fits
 
 
 def _cross(config: CrossConfig) -> Parts:
-    fit = CategoricalFit(_settings(config, config.name, False, "sum"), config.min_count)
+    settings = _settings(config, config.name, False, "sum")
+    fit = CategoricalFit(settings, config.min_count, keep=_keep(config))
     return {config.name: Cross(config.columns)}, {config.name: fit}
 
 
@@ -92,7 +92,9 @@ def _prefixes(config: PrefixesConfig) -> Parts:
 def _lists(config: TokensConfig | PrefixesConfig, spec: Callable[[str], Spec]) -> Parts:
     named = list(zip(config.names, config.columns, strict=True))
     return {name: spec(column) for name, column in named}, {
-        name: CategoricalFit(_settings(config, name, True, config.pooling), config.min_count)
+        name: CategoricalFit(
+            _settings(config, name, True, config.pooling), config.min_count, keep=_keep(config)
+        )
         for name, _ in named
     }
 
@@ -129,6 +131,10 @@ def _statistic(config: StatisticConfig) -> Parts:
     return {name: ColumnSpec(column, "id") for name, column in named}, {
         name: StatisticFit(name, column, config.of, config.folds, config.smoothing) for name, column in named
     }
+
+
+def _keep(config: Any) -> str | None:
+    return None if config.keep is None else str(config.keep)
 
 
 def _settings(

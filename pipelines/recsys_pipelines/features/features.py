@@ -215,8 +215,9 @@ class Features:
         """The typed columns of a request."""
         return serving_specs_of(self.configs)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write arrays.npz, then features.json: where the second is, both are whole."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_arrays(
             (
@@ -237,8 +238,9 @@ class Features:
         write_manifest(saved, folder / FEATURES)
 
     @classmethod
-    def load(cls, folder: Path) -> "Features":
+    def load(cls, folder: str | Path) -> "Features":
         """Read what `save` wrote. Raises ValueError on damage or another version."""
+        folder = Path(folder)
         versions = {"format_version": FORMAT_VERSION, "hash_version": HASH_VERSION}
         try:
             saved = read_manifest(folder / FEATURES, SavedFeatures, versions, "prepare and train again")

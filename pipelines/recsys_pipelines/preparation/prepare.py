@@ -51,7 +51,7 @@ from recsys_pipelines.sources.location import file_prints, located
 def prepare(
     data: DataConfig,
     features: Sequence[FeatureConfig],
-    root: Path,
+    root: str | Path,
     progress: Progress = no_progress,
     *,
     runner: Runner | None = None,
@@ -71,7 +71,7 @@ def prepare(
         ManifestError: `base` is damaged, has other features or roles of columns, or these rows already.
         ValueError: a feature declared twice, or a sequence without what it needs.
     """
-    runner = runner or Threads()
+    runner, root = runner or Threads(), Path(root)
     column_specs(data, features, labelled=True)  # raises for what cannot be
     _check_sequences(data, features)
     root.mkdir(parents=True, exist_ok=True)
@@ -149,8 +149,8 @@ def _key(
                     f"{path}: there is no such vocabulary, which feature {feature.names[0]!r} names"
                 )
             vocabularies.append(file_prints(path))
-        if isinstance(feature, CategoricalConfig) and feature.keep is not None:
-            kept = {name: kept_ids(feature.keep, name) for name in feature.names}
+        if (keep := getattr(feature, "keep", None)) is not None:
+            kept = {name: kept_ids(keep, name) for name in feature.names}
             vocabularies.append([(name, f"{xxh64(ids.tobytes()):016x}") for name, ids in kept.items()])
     text = json.dumps(
         [

@@ -88,8 +88,9 @@ class Prepared:
     manifest: PreparedManifest
 
     @classmethod
-    def open(cls, path: Path) -> "Prepared":
+    def open(cls, path: str | Path) -> "Prepared":
         """Read and check a manifest. Raises ManifestError naming the folder and what to do."""
+        path = Path(path)
         file = path / "manifest.json"
         versions = {"format_version": FORMAT_VERSION, "hash_version": HASH_VERSION}
         try:
@@ -109,17 +110,26 @@ class Prepared:
         parts = self.manifest.model_dump(mode="json", include={"shards", "feature_files"})
         return text_digest(json.dumps(parts, sort_keys=True))
 
-    def verify(self) -> None:
-        """Compare shards and features with their checksums. Raises ManifestError naming the damaged file."""
-        shards = {name: shard.xxh64 for name, shard in self.manifest.shards.items()}
-        for name, digest in {**shards, **self.manifest.feature_files}.items():
-            file = self.path / name
-            if not file.exists() or file_digest(file) != digest:
-                raise ManifestError(f"{file}: missing or damaged; delete {self.path} and prepare again")
+    def verify(self, split: str | None = None) -> None:
+        """Compare features and shards, all or those of a split, with their checksums.
+
+        Raises ManifestError naming the damaged file.
+        """
+        for name in self.manifest.feature_files:
+            self._verify_file(name, self.manifest.feature_files[name])
+        for name, shard in self.manifest.shards.items():
+            if split in (None, shard.split):
+                self._verify_file(name, shard.xxh64)
+
+    def _verify_file(self, name: str, digest: str | None) -> None:
+        file = self.path / name
+        if not file.is_file() or file_digest(file) != digest:
+            raise ManifestError(f"{file}: missing or damaged; delete {self.path} and prepare again")
 
     def require_same(self, data: DataConfig, features: Sequence[FeatureConfig]) -> None:
         """Raise ManifestError unless features and roles of columns are declared as they were for this set."""
-        if self.manifest.features != [feature.model_dump(mode="json") for feature in features]:
+        declared = [_set_keys(feature.model_dump(mode="json")) for feature in features]
+        if [_set_keys(feature) for feature in self.manifest.features] != declared:
             raise ManifestError(
                 f"{self.path}: its features are declared differently from these, and rows of both would not mean the "
                 "same: take the configuration it was prepared with"
@@ -137,8 +147,15 @@ class Prepared:
         return Features.load(self.path / "features")
 
     def counts(self) -> FeatureFitter:
-        """What the features were fitted from."""
+        """What the features were fitted from. Raises ManifestError where the file is damaged."""
+        name = f"features/{COUNTS}"
+        self._verify_file(name, self.manifest.feature_files.get(name))
         features = self.features()
         fitter = FeatureFitter(features.configs, features.text)
         fitter.merge(read_arrays(self.path / "features" / COUNTS))
         return fitter
+
+
+def _set_keys(declared: dict[str, Any]) -> dict[str, Any]:
+    """Without keys that say nothing: an earlier version may not have known them."""
+    return {key: value for key, value in declared.items() if value is not None}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import ConfigDict, Field
 
 from recsys_cython_ext import MISSING_ID, mix64
@@ -19,12 +20,18 @@ from recsys_cython_ext.manifest import FileName, Manifest, parse_json, read_mani
 from recsys_pipelines.config import DataConfig, FeatureConfig
 from recsys_pipelines.features import FeatureFitter, Features, sequences_of, specs_of
 from recsys_pipelines.features.convert import ColumnSpec, Kind, Spec, columns_of, text_ids, typed
-from recsys_pipelines.features.plain import TextIds
+from recsys_pipelines.features.plain import TextIds, one_array, text_or_plain
 from recsys_pipelines.preparation.history import num_buckets, with_histories, write_bucket
 from recsys_pipelines.preparation.prepared import COUNTS, Shard
 from recsys_pipelines.preparation.split import SPLITS, split_bounds, split_of
 from recsys_pipelines.quarantine import BadRow, Quarantine, write_bad_rows
-from recsys_pipelines.shards import read_metadata, read_shard, write_shard
+from recsys_pipelines.shards import (
+    PUBLISHED_USER,
+    read_metadata,
+    read_shard,
+    without_published_users,
+    write_shard,
+)
 from recsys_pipelines.sources import Source, open_source
 from recsys_pipelines.sources.base import Chunk, Part
 
@@ -172,6 +179,7 @@ class Job:
         chunk = part.read(bad)
         rows_in = chunk.table.num_rows + bad.count - chunk.added
         table = with_lone_users(self._numbered(typed(chunk, self.specs, bad), chunk))
+        table = self._with_published_users(table, chunk)
         if table.num_rows + bad.count - chunk.added != rows_in:
             raise AssertionError(
                 f"{chunk.file}: rows were lost between reading and preparing; please report this"
@@ -223,7 +231,7 @@ class Job:
         found = []
         for part in parts:
             table, split = self.typed_rows(staged, part)
-            found.append(_chosen(table, split == 0))
+            found.append(without_published_users(_chosen(table, split == 0)))
         fitter.add(pa.concat_tables(found))
 
     def encode(self, staged: Staged, part: str) -> dict[str, Shard]:
@@ -238,6 +246,8 @@ class Job:
             chosen = _chosen(table, split == number)
             if chosen.num_rows == 0:
                 continue
+            if name != "test":  # nobody is told of the users of other rows
+                chosen = without_published_users(chosen)
             if not path.exists():
                 features = self.fitted_for_training if name == "train" else self.fitted
                 write_shard(features.encode(chosen), path)
@@ -259,6 +269,24 @@ class Job:
             return table
         numbers = pa.array(rows + self.first_row)
         return table.set_column(table.column_names.index("row_id"), "row_id", numbers)
+
+    def _with_published_users(self, table: pa.Table, chunk: Chunk) -> pa.Table:
+        """Add each row's user as it stands in the log, where `@user` is a hash or other bits of it.
+
+        A row without a user shows the number that `with_lone_users` gave it.
+        """
+        if self.data.user is None:
+            return table
+        given, _ = text_or_plain(one_array(chunk.table[self.data.user]))
+        own = one_array(table["@user"])
+        if pa.types.is_uint64(given.type):
+            own = own.view(pa.uint64())
+        elif pa.types.is_string(given.type):
+            own = own.cast(pa.string())
+        else:
+            return table
+        rows = np.searchsorted(chunk.rows, table["row_id"].to_numpy() - self.first_row)
+        return table.append_column(PUBLISHED_USER, pc.coalesce(given.take(pa.array(rows)), own))
 
 
 class Staging:

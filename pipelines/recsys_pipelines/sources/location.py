@@ -98,6 +98,11 @@ class Url:
         with self._file_system() as (files, key):
             return files.open(key, mode)
 
+    def read_bytes(self) -> bytes:
+        """All that it holds."""
+        with self.open() as file:
+            return file.read()
+
     def info(self) -> dict[str, Any]:
         """What the store says of it: `type`, `size` (None if unknown), and often a time or an ETag."""
         with self._file_system() as (files, key):

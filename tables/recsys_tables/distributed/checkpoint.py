@@ -16,13 +16,13 @@ is read as the mean of the overlapping shards' numbers weighted by width: exact 
 and otherwise a state that no unsharded training would have had.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torchrec.distributed import DistributedModelParallel
 
@@ -42,7 +42,7 @@ from recsys_tables.scheme import difference
 _BLOCK = 1 << 20  # values read at a time: what is read, and its pages of the file, stay small beside a shard
 
 
-def load(folder: Path, model: DistributedModelParallel) -> "Checkpoint":
+def load(folder: str | Path, model: DistributedModelParallel) -> "Checkpoint":
     """Open a checkpoint on every rank and `load_into` the model; where one rank cannot, none is changed."""
     checkpoint = agree(lambda: Checkpoint(folder))
     checkpoint.load_into(model)
@@ -55,8 +55,8 @@ class Checkpoint:
     Raises CheckpointError naming the damaged or missing file, OtherVersion naming that.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = folder = Path(folder)
         manifest = read_checkpoint_manifest(folder)
         self.about: dict[str, Any] = manifest.about
         self.base = None if manifest.base is None else Checkpoint(folder.with_name(manifest.base))
@@ -65,6 +65,7 @@ class Checkpoint:
         self._parts: dict[str, list[tuple[str, SavedPiece]]] = {}  # of each logical tensor: file and piece
         for saved in manifest.files:
             _check_file(folder / saved.file, saved.xxh64)
+            _check_pieces(folder / saved.file, saved.pieces)
             for piece in saved.pieces:
                 self._parts.setdefault(piece.name, []).append((saved.file, piece))
         for name, parts in self._parts.items():
@@ -238,3 +239,20 @@ def _check_file(file: Path, xxh64: str) -> None:
         raise CheckpointError(f"{file}: missing or unreadable ({error.strerror}); train again") from None
     if found != xxh64:
         raise CheckpointError(f"{file}: damaged (its checksum is wrong); train again")
+
+
+def _check_pieces(file: Path, pieces: Sequence[SavedPiece]) -> None:
+    """Raise CheckpointError unless a file holds its pieces in the shapes that the manifest gives them."""
+    try:
+        with safe_open(file, framework="pt") as saved:
+            for piece in pieces:
+                shape = saved.get_slice(piece.key).get_shape()
+                rows = shape[:1] if piece.rows is None else saved.get_slice(piece.rows).get_shape()
+                wide = len(shape) != 2 or piece.name.startswith("dense/") or shape[1] == piece.columns
+                expected = piece.shape if piece.rows is None else [*rows, *piece.shape[1:]]
+                if shape != expected or not wide:
+                    raise CheckpointError(
+                        f"{file}: damaged: {piece.name} is {shape} where the manifest says {expected}; train again"
+                    )
+    except SafetensorError as error:
+        raise CheckpointError(f"{file}: damaged ({error}); train again") from None

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
 
+from recsys_cython_ext.files import is_sealed, seal_of
 from recsys_tables.distributed.agreement import agree
 from recsys_tables.distributed.sharding import local_shards, table_of
 from recsys_tables.engine.deep_hash import DeepHashEmbedding
@@ -111,6 +112,10 @@ def _shapes(file: Path, model: DistributedModelParallel) -> Mapping[str, list[in
     mine |= {
         piece.name: list(piece.values.shape) for piece in pieces(model) if piece.name.startswith("dense/")
     }
+    if seal_of(file).exists() and not is_sealed(file):
+        raise ValueError(f"{file}: damaged: its checksum is wrong; write it again")
+    if seal_of(file).exists() and not is_sealed(file):
+        raise ValueError(f"{file}: damaged: its checksum is wrong; write it again")
     try:
         with safe_open(file, framework="pt") as saved:
             theirs = {name: saved.get_slice(name).get_shape() for name in saved.keys()}  # noqa: SIM118 (no mapping)

@@ -48,6 +48,15 @@ class Artefact:
     tables: Mapping[str, StoredTable]
     about: Mapping[str, Any]
     bytes: ResidentBytes
+    files: frozenset[str]  # that the manifest has checksums of, by their paths below the folder
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file that its writer added. Raises ArtefactError where the manifest lists none."""
+        if name not in self.files:
+            raise ArtefactError(
+                f"{self.folder / name}: not listed in {MANIFEST}, so this was not exported from a run; export again"
+            )
+        return self.folder / name
 
     def field(self, feature: str) -> Field:
         """Of a feature. Raises ArtefactError for one there is not."""
@@ -101,11 +110,12 @@ class Artefact:
         return sums / np.where(total == 0, np.inf, total)[:, None].astype(np.float32)
 
 
-def open(folder: Path, verify: bool = True) -> Artefact:
+def open(folder: str | Path, verify: bool = True) -> Artefact:
     """Map an artefact. With `verify` every file is read once, and its checksum compared; sizes always are.
 
     Raises ArtefactError, naming the file, where one is missing or damaged, and for another version's folder.
     """
+    folder = Path(folder)
     manifest = _manifest(folder)
     for name, file in manifest.files.items():
         _check_file(folder / name, file, verify)
@@ -119,7 +129,15 @@ def open(folder: Path, verify: bool = True) -> Artefact:
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ArtefactError(f"{folder}: damaged ({error}); export again") from None
     found = {name: value for name, value in manifest.bytes.items() if name not in ("total", "serving")}
-    return Artefact(folder, manifest.dtype, fields, tables, manifest.about, ResidentBytes(**found))
+    return Artefact(
+        folder,
+        manifest.dtype,
+        fields,
+        tables,
+        manifest.about,
+        ResidentBytes(**found),
+        frozenset(manifest.files),
+    )
 
 
 FIELD_OPTIONS = ("pooling", "multivalued", "weighted", "out_of_range", "oov_id")  # of `Field`

@@ -1,5 +1,6 @@
 """Files of version 0.1 are refused with the names of today, and rewritten with everything else as it was."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,16 @@ def test_a_run_of_0_1_is_opened_and_its_predictions_are_read(run: Run, tmp_path:
     (old / "predictions.parquet").write_bytes((run.path / "predictions.parquet").read_bytes())
     prepared = tmp_path / "prepared-by-0.1"
     write_json({"format_version": 2, "hash_version": 1, "shards": {}}, prepared / "manifest.json")
-    write_json({**run.metrics, "prepared": str(prepared)}, old / "metrics.json")
-    assert Run.open(old).config == run.config
-    assert Run.open(old).predictions() == run.predictions()
+    metrics = json.loads((run.path / "metrics.json").read_text()) | {"prepared": str(prepared)}
+    without = {key: value for key, value in metrics.items() if key not in ("files", "manifest_xxh64")}
+    (old / "metrics.json").write_text(json.dumps(without))
+    warned: list[str] = []
+    assert Run.open(old, warned.append).config == run.config
+    assert Run.open(old, warned.append).predictions() == run.predictions()
+    names = ", ".join(str(old / name) for name in ("metrics.json", "config.yaml", "predictions.parquet"))
+    assert warned[0].startswith(f"not verified: {names} (")
     result = CliRunner().invoke(
         app, ["compare", f"a={run.path}", f"b={old}", "--report", str(tmp_path / "r.html")]
     )
     assert result.exit_code == 0, result.output
+    assert result.stderr.count("not verified: ") == 1
