@@ -71,7 +71,7 @@ def test_files_that_are_none_are_named(tmp_path: Path) -> None:
             read(tmp_path / name, **options)
 
 
-@pytest.mark.parametrize("width", [2, 5])
+@pytest.mark.parametrize("width", [3, 5])
 def test_users_with_leading_zeros_are_users(tmp_path: Path, width: int) -> None:
     data = log(users=200, days=1)
     users = [f"{user // 2:0{width}}" if user % 2 else str(user // 2) for user in data["user_id"].to_list()]
