@@ -13,7 +13,9 @@ from recsys.console import app, out, print_json, print_place, print_sheets
 def interleave(
     log: Annotated[
         Path,
-        typer.Argument(help="shown items of team-draft lists, Parquet or CSV", show_default=False),
+        typer.Argument(
+            help="shown items of team-draft lists: Parquet, Arrow, CSV or TSV", show_default=False
+        ),
     ],
     teams: Annotated[
         str | None,
@@ -69,7 +71,9 @@ def interleave(
 def abtest(
     assignments: Annotated[
         Path,
-        typer.Argument(help="Parquet or CSV, a row per user, per user and day, or event", show_default=False),
+        typer.Argument(
+            help="Parquet, Arrow, CSV or TSV, a row per user, per user and day, or event", show_default=False
+        ),
     ],
     user: Annotated[str, typer.Option(help="column of the user, who was assigned at random")] = "user_id",
     variant: Annotated[str, typer.Option(help="column of the variant")] = "variant",
@@ -91,7 +95,8 @@ def abtest(
         int, typer.Option(min=1, help="days planned beforehand: there the daily intervals are narrowest")
     ] = 14,
     expected_share: Annotated[
-        str | None, typer.Option(help="planned split, control first, such as 50:50; default: equal")
+        str | None,
+        typer.Option(help="planned split, control first, such as 50:50; or by name; default: equal"),
     ] = None,
     worthwhile: Annotated[
         float | None,

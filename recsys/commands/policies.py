@@ -91,7 +91,9 @@ def _target(
 
 @app.command(rich_help_panel="Judging")
 def ope(
-    log: Annotated[Path, typer.Argument(help="logged actions, Parquet or CSV", show_default=False)],
+    log: Annotated[
+        Path, typer.Argument(help="logged actions: Parquet, Arrow, CSV or TSV", show_default=False)
+    ],
     policy: PolicyOption = None,
     greedy: GreedyOption = None,
     softmax: SoftmaxOption = None,
@@ -177,7 +179,9 @@ def ope(
 
 @app.command(rich_help_panel="Judging")
 def replay(
-    log: Annotated[Path, typer.Argument(help="actions drawn uniformly, Parquet or CSV", show_default=False)],
+    log: Annotated[
+        Path, typer.Argument(help="actions drawn uniformly: Parquet, Arrow, CSV or TSV", show_default=False)
+    ],
     policy: PolicyOption = None,
     greedy: GreedyOption = None,
     softmax: SoftmaxOption = None,

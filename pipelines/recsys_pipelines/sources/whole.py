@@ -63,8 +63,12 @@ class WholeFile:
             )
         if not sum(table.num_rows for table in tables):
             raise SourceError(f"{self.path}: has no rows: check that this is the right file")
-        table = pa.concat_tables(tables)
-        return pa.table({name: self._plain(name, table[name]) for name in names})
+        table, found = pa.concat_tables(tables), {}
+        del tables, chunk  # so that a column is given back when it is one array
+        for name in dict.fromkeys(names):
+            found[name] = self._plain(name, table[name])
+            table = table.drop_columns([name])
+        return pa.table(found)
 
     def place(self, row: int) -> str:
         """Say where a row stands: its number from 0 without the header, and its line in a text file."""

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from recsys import cli
 from recsys.comparison.judge import Options, _power, judge
 from recsys.comparison.predictions import Columns, find_arms, named, read_predictions
+from recsys.comparison.slicing import by_column
 from recsys.evaluation.arms.compare import compare as compare_arms
 from recsys.reports.comparison import sentence
 from recsys.reports.comparison_pictures import COLORS, _slice_color, comparison_pictures
@@ -480,3 +481,114 @@ def test_only_the_columns_that_are_wanted_are_read(folder: Path) -> None:
     table = read_predictions(Path("a.parquet"), Columns(user="country"), ["price", "absent"])
     assert table.column_names == ["row_id", "label", "prediction", "user_id", "price"]
     assert table["user_id"].to_pylist()[0] in ("ch", "de")
+
+
+def write_text(path: str, table: pa.Table, **columns: list[str]) -> None:
+    """A CSV file of a table whose columns are replaced by texts, just as they are given."""
+    texts = {
+        name: columns.get(name) or list(map(str, table[name].to_pylist())) for name in table.column_names
+    }
+    texts |= columns
+    rows = [",".join(texts), *(",".join(row) for row in zip(*texts.values(), strict=True))]
+    Path(path).write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def plain_scores(noise: float) -> pa.Table:
+    return scores(noise).select(["row_id", "user_id", "label", "prediction"])
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [("0" * (i % 2)) + str(i // 2) for i in range(ROWS)],
+        [str(2**63 + i) for i in range(ROWS)],
+        [f"2024-01-{i % 28 + 1:02}" + "T" * (i // 28) for i in range(ROWS)],
+        [f"{i}e{j}" for i in range(20) for j in range(20)],
+    ],
+    ids=["leading zeros", "beyond int64", "dates", "exponents"],
+)
+def test_ids_of_a_text_file_are_text(folder: Path, ids: list[str]) -> None:
+    for name, noise in (("a", 0.1), ("b", 2.0)):
+        write_text(f"{name}.csv", plain_scores(noise), row_id=ids)
+        write_text(f"{name}u.csv", plain_scores(noise), user_id=ids)
+    assert compare("a.csv", "b.csv")["comparison"]["rows"] == ROWS
+    assert compare("au.csv", "bu.csv")["comparison"]["clusters"] == ROWS
+
+
+def test_text_and_columns_are_paired(folder: Path) -> None:
+    """A CSV file beside a Parquet one: 1 is 1, dates are days, and slices agree."""
+    pacsv.write_csv(scores(2.0), "b.csv")
+    options = ("--time", "day", "--slice", "country", "--slice", "price", "--slice", "time")
+    plain = compare("a.parquet", "b.parquet", *options)
+    for arms in (("a.parquet", "b.csv"), ("a.parquet", "b.parquet")):
+        found = compare(*arms, *options)
+        for part in ("comparison", "slices", "daily"):
+            assert found[part] == plain[part]
+    write_text("b.csv", plain_scores(2.0), row_id=[f"{i:03}" for i in range(ROWS)])
+    with pytest.raises(
+        ValueError, match=r"b.csv: lacks row ids 0, 1, 2, 3, 4, … \(100 in all\) of a.parquet"
+    ):
+        judge(find_arms(["a.parquet", "b.csv"]), Options(replicates=50))
+
+
+def test_only_an_empty_cell_is_missing(folder: Path) -> None:
+    countries = [["NA", "null", "", "00"][i % 4] for i in range(ROWS)]
+    for name, noise in (("a", 0.1), ("b", 2.0)):
+        write_text(f"{name}.csv", plain_scores(noise), country=countries)
+    sizes = compare("a.csv", "b.csv", "--slice", "country")["slices"]["sizes"]["country"]
+    assert sizes == {"NA": 100, "null": 100, "00": 100, "(missing)": 100}
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (
+            [f"0{1 + i % 3}/08/2024" for i in range(ROWS)],
+            "a.csv: row 0: when is '01/08/2024', neither a date",
+        ),
+        ([f"2024-W{10 + i % 3}" for i in range(ROWS)], "a.csv: row 0: when is '2024-W10', neither a date"),
+    ],
+)
+def test_times_that_are_not_year_first_are_refused(
+    folder: Path, refused: Any, times: list[str], said: str
+) -> None:
+    for name in ("a", "b"):
+        write_text(f"{name}.csv", plain_scores(1.0), when=times)
+    assert said in refused("compare", "a.csv", "b.csv", "--time", "when")
+
+
+def test_times_with_a_zone_follow_their_own_days(folder: Path) -> None:
+    times = [f"2024-01-{1 + i % 4:02}T23:30:00-05:00" for i in range(ROWS)]
+    for name, noise in (("a", 0.1), ("b", 2.0)):
+        write_text(f"{name}.csv", plain_scores(noise), when=times)
+    found = compare("a.csv", "b.csv", "--time", "when", "--slice", "time")
+    assert found["daily"][0]["days"] == [f"2024-01-0{day}" for day in (1, 2, 3, 4)]
+    assert set(found["slices"]["sizes"]["time"].values()) == {100}
+
+
+@pytest.mark.parametrize("ending", [".csv.gz", ".csv.bz2", ".CSV", ".tsv", ".feather"])
+def test_arms_are_called_by_their_files_without_the_endings(folder: Path, ending: str) -> None:
+    (folder / f"new.v2{ending}").write_text("x")
+    assert list(find_arms(["a.parquet", f"new.v2{ending}"])) == ["a", "new.v2"]
+
+
+def test_columns_are_called_as_in_the_file(folder: Path) -> None:
+    for name, noise in (("a", 0.1), ("b", 2.0)):
+        pq.write_table(
+            scores(noise).rename_columns({"country": "geo.country", "user_id": "who.id"}), f"{name}.parquet"
+        )
+    found = compare("a.parquet", "b.parquet", "--user", "who.id", "--slice", "geo.country")
+    assert list(found["slices"]["sizes"]) == ["geo.country"]
+
+
+def test_text_is_sliced_by_value_unless_it_has_fractions() -> None:
+    codes = pa.array([f"{i % 30:02}" for i in range(300)], pa.large_string())
+    assert by_column("zip", codes).names[-1] == "(others)"
+    whole = pa.array([str(i % 30) for i in range(300)], pa.large_string())
+    assert by_column("item", whole).names[-1] == "(others)"
+    prices = pa.array([f"{i / 4}" if i else None for i in range(100)], pa.large_string())
+    found = by_column("price", prices)
+    assert (len(found.names), found.names[-1]) == (11, "(missing)")
+    assert (
+        by_column("price", pa.array([*prices.to_pylist(), "NA"], pa.large_string())).names[-1] == "(missing)"
+    )

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from recsys import cli
-from recsys.evaluation.off_policy.data import Log
+from recsys.evaluation.off_policy.data import Log, frequencies
 from recsys.policies.log import read_log, read_policy
 
 DATA = Path(os.environ.get("RECSYS_SHARED_DATA") or Path(__file__).parents[4] / "shared" / "data")
@@ -179,6 +179,57 @@ def test_bad_policies_are_named(log: Log, tmp_path: Path) -> None:
     for message, data in cases.items():
         with pytest.raises(ValueError, match=re.escape(message)):
             read_policy(save(data, tmp_path / "bad.csv"), log)
+
+
+def test_ids_of_a_text_file_are_text(tmp_path: Path) -> None:
+    """01 and 1 are two actions, two users and two rows, and a policy of one is not that of the other."""
+    data = frame(400).with_columns(
+        row_id=pl.Series([("0" * (i % 2)) + str(i // 2) for i in range(400)]),
+        item_id=pl.Series([("1", "01", "NA", "1e0")[i % 4] for i in range(400)]),
+        user_id=pl.Series([("0" * (i % 3)) + str(i % 50) for i in range(400)]),
+    )
+    log = read_log(save(data, tmp_path / "log.csv"))
+    assert log.action_names.tolist() == ["01", "1", "1e0", "NA"]
+    assert log.clusters is not None
+    assert log.clusters.max() + 1 == data["user_id"].n_unique() == 150
+    same = pl.DataFrame({"row_id": data["row_id"], "01": 0.0, "1": 1.0})
+    assert read_policy(save(same, tmp_path / "p.csv"), log).logged.tolist() == [1.0, 0.0, 0.0, 0.0] * 100
+    other = same.with_columns(row_id=pl.col("row_id").cast(pl.Int64))
+    for name, wrong in (("p.csv", other), ("p.parquet", same.head(1).with_columns(row_id=0))):
+        with pytest.raises(ValueError, match=r"occurs more than once|lacks 399 row ids of log\.csv"):
+            read_policy(save(wrong, tmp_path / name), log)
+
+
+def test_where_compares_the_text_that_stands_there(tmp_path: Path) -> None:
+    data = frame().with_columns(campaign=pl.Series([("007", "7", "NA")[i % 3] for i in range(600)]))
+    path = save(data, tmp_path / "log.csv")
+    for value in ("007", "7", "NA"):
+        assert read_log(path, where=[f"campaign={value}"]).numbers[0] == ("007", "7", "NA").index(value)
+    with pytest.raises(ValueError, match="no row has campaign=07: campaign is 007, 7, NA"):
+        read_log(path, where=["campaign=07"])
+
+
+def test_text_and_columns_are_the_same_log(tmp_path: Path) -> None:
+    """Twelve items: text sorts 10 before 2, and codes must not."""
+    rng = np.random.default_rng(1)
+    data = frame().with_columns(item_id=pl.Series(rng.integers(0, 12, 600)))
+    text, columns = (read_log(save(data, tmp_path / f"log.{kind}")) for kind in ("csv", "parquet"))
+    assert text.action_names.tolist() == [str(item) for item in range(12)]
+    np.testing.assert_array_equal(text.actions, columns.actions)
+    for one, other in ((text, columns), (columns, text)):
+        target = frequencies(one, other)
+        np.testing.assert_array_equal(target.logged, frequencies(one, one).logged)
+
+
+def test_numbers_of_a_log_are_numbers(tmp_path: Path) -> None:
+    for column, value in (("click", "NA"), ("propensity_score", "0,25")):
+        texts = ["0.25"] * 599 + [value] if column == "propensity_score" else ["0", "1"] * 299 + ["1", value]
+        data = frame().with_columns(pl.Series(column, texts))
+        with pytest.raises(ValueError, match=f"log.csv: row 599: {column} is '{value}', not a number"):
+            read_log(save(data, tmp_path / "log.csv"))
+    dated = frame().with_columns(click=pl.date(2024, 1, 1))
+    with pytest.raises(ValueError, match="click is Date, not a number"):
+        read_log(save(dated, tmp_path / "log.parquet"))
 
 
 def test_command_json_table_and_report(log_file: Path, tmp_path: Path) -> None:

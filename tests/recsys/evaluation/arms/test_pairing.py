@@ -1,3 +1,5 @@
+import decimal
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -85,6 +87,82 @@ def test_pair_is_a_join_by_row_id(ids, as_text, data):
     assert paired.arms["b"][0].tolist() == [oracle[key] for key in keys]
     assert paired.arms["b"][1].tolist() == first["prediction"].to_pylist()
     assert paired.clusters.tolist() == [i // 2 for i in range(len(keys))]
+
+
+def test_text_is_paired_with_the_integer_that_it_writes():
+    numbers = pa.array([2**63 + 5, 1, 2**64 - 1, 70], pa.uint64())
+    texts = [str(number) for number in numbers.to_pylist()]
+    for first, second in (
+        (numbers, texts),
+        (texts, numbers),
+        (pa.array([3, 1, -2, 70]), ["3", "1", "-2", "70"]),
+    ):
+        one = table(first, user_id=first)
+        other = (
+            table(second, user_id=second)
+            .set_column(2, "prediction", pa.array([0.4, 0.3, 0.2, 0.1]))
+            .take([2, 0, 3, 1])
+        )
+        paired = pair({"a": one, "b": other})
+        assert paired.arms["b"].tolist() == [[0.4, 0.3, 0.2, 0.1]]
+        assert paired.clusters.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("text", ["01", "+1", "1.0", " 1", "x"])
+def test_text_that_writes_no_integer_as_it_is_printed_is_another_id(text):
+    texts, numbers = table([text, "2", "3"]), table([1, 2, 3])
+    for first, second in ((texts, numbers), (numbers, texts)):
+        with pytest.raises(
+            ValueError, match=r"arm 'b', seed 0: lacks row ids .*, as the texts of integers: 1, not 01"
+        ):
+            pair({"a": first, "b": second})
+    users = table([1, 2, 3], user_id=[text, "2", "3"])
+    with pytest.raises(ValueError, match=r"user_id of row id 1 is"):
+        pair({"a": users, "b": table([1, 2, 3], user_id=[1, 2, 3])})
+
+
+def test_two_texts_of_the_same_bits_are_two_rows():
+    texts = table([str(2**63), str(-(2**63)), "5"])
+    with pytest.raises(ValueError, match="row ids"):
+        pair({"a": texts, "b": table(pa.array([2**63, 5], pa.uint64()), label=[0, 1])})
+    assert pair({"a": texts, "b": texts}).row_ids.to_pylist() == [str(2**63), str(-(2**63)), "5"]
+
+
+def test_ids_that_look_like_numbers_stay_text():
+    ids = ["0", "00", "1", "01", "1e3", "1000", "2024-01-08", "NA"]
+    users = ["00", "0", "00", "0", "7", "07", "007", "0007"]
+    first = table(ids, user_id=users)
+    paired = pair({"a": first, "b": first.take([7, 6, 5, 4, 3, 2, 1, 0])})
+    assert paired.row_ids.to_pylist() == ids
+    assert len(set(paired.clusters.tolist())) == 6
+
+
+def test_whole_decimals_are_integers():
+    def decimals(values, scale=0):
+        return pa.array([decimal.Decimal(value) for value in values], pa.decimal128(30, scale))
+
+    first = table(decimals([3, 1, 2**40]), user_id=decimals([7, 8, 7], 2))
+    paired = pair({"a": first, "b": table([3, 1, 2**40], user_id=[7, 8, 7])})
+    assert paired.clusters.tolist() == [0, 1, 0]
+    beyond = table(decimals([2**63, 1, 2]))
+    assert pair({"a": beyond, "b": table(pa.array([2**63, 1, 2], pa.uint64()))}).row_ids[0].as_py() == str(
+        2**63
+    )
+    for column in (decimals([1, 2, "3.5"], 1), [1.0, 2.0, 3.5], [1.0, 2.0, float("nan")]):
+        with pytest.raises(
+            ValueError, match=r"row_id is no 64-bit integer in some row \((3.5|nan) in row 2\); write it"
+        ):
+            pair({"a": table(column)})
+
+
+def test_attributes_of_text_and_of_numbers_agree():
+    texts = table([1, 2, 3, 4]).append_column("price", pa.array(["0.5", None, "2", "1e3"]))
+    numbers = table([1, 2, 3, 4]).append_column("price", pa.array([0.5, None, 2.0, 1000.0]))
+    assert pair({"a": texts, "b": numbers}, attributes=["price"]).attributes["price"][3].as_py() == "1e3"
+    assert pair({"a": numbers, "b": texts}, attributes=["price"]).attributes["price"][3].as_py() == 1000
+    other = table([1, 2, 3, 4]).append_column("price", pa.array(["0.5", "NA", "2", "1e3"]))
+    with pytest.raises(ValueError, match="price of row id"):
+        pair({"a": numbers, "b": other}, attributes=["price"])
 
 
 def test_unsigned_ids_beyond_int64_are_ids():

@@ -27,7 +27,7 @@ from recsys.evaluation.online.experiment import (
     expected_shares,
     sample_ratio,
 )
-from recsys.evaluation.online.log import Target, assignments, read_assignments
+from recsys.evaluation.online.log import Target, assignments, printed
 from recsys.reports.online import online_json, summary, verdicts, write_online_report
 
 CLICKS, RATIO = Target("clicks"), Target("clicks", "impressions")
@@ -219,6 +219,25 @@ def test_shares_in_order_and_by_name() -> None:
             expected_shares(text, names)
 
 
+def test_shares_by_name_may_name_a_variant_that_nobody_saw() -> None:
+    shares = expected_shares("third=2,control=1,new=1", ("control", "new"))
+    assert shares == {"control": 0.25, "new": 0.25, "third": 0.5}
+    found = judged(events(6), CLICKS, expected=shares)
+    assert found.sample_ratio.users["third"] == 0
+    assert not found.sample_ratio.passed
+    assert "third has 0 users." in summary(found)
+    assert expected_shares("a =1,a=3", ("a", "a ")) == {"a": 0.75, "a ": 0.25}
+    for text in ("control=1,new=1,new=2", "control=1,new=1,=1", "control=1,third=1", "control=1,new"):
+        with pytest.raises(ValueError, match="expected share"):
+            expected_shares(text, ("control", "new"))
+
+
+def test_names_of_variants_are_quoted_where_they_would_not_be_seen() -> None:
+    assert [printed(name) for name in ("control", "a b", "control ", "", " ", "\ta", "a\u200b")] == [
+        *("control", "a b", "'control '", "''", "' '", "'\\ta'", "'a\\u200b'")
+    ]
+
+
 @given(st.permutations(range(200)))
 @settings(max_examples=10, deadline=None)
 def test_order_of_rows_and_granularity_do_not_matter(order: list[int]) -> None:
@@ -340,7 +359,7 @@ def small(**columns: list[Any]) -> pl.DataFrame:
         (
             small(day=["day 1", "day 10", "day 2", "day 3"]),
             {"day": "day"},
-            "'day 1' is neither a whole number nor",
+            "row 0: day is 'day 1', neither a date with the year first nor a whole number",
         ),
         (small(day=[1, None, 1, 2]), {"day": "day"}, "day is missing"),
         (small(day=[1.5, 2.0, 1.5, 2.0]), {"day": "day"}, "days are Float64"),
@@ -372,23 +391,6 @@ def test_names_of_columns_do_not_clash() -> None:
     )
     found = judged(odd, Target("user", "first_day"), covariate="_day", day="day").effects[0]
     assert found.p_value == judged(log, RATIO, covariate="before", day="day").effects[0].p_value
-
-
-def test_reads_parquet_csv_and_tsv(tmp_path: Path) -> None:
-    log = events(15)
-    log.write_parquet(tmp_path / "log.parquet")
-    log.write_csv(tmp_path / "log.csv")
-    log.write_csv(tmp_path / "log.tsv", separator="\t")
-    found = [
-        analyse(read_assignments(tmp_path / name, "user_id", "variant", [CLICKS], day="day"))
-        for name in ("log.parquet", "log.csv", "log.tsv")
-    ]
-    assert found[0] == found[1] == found[2]
-    (tmp_path / "broken.parquet").write_text("no")
-    with pytest.raises(ValueError, match=r"broken.parquet: neither"):
-        read_assignments(tmp_path / "broken.parquet", "user_id", "variant", [CLICKS])
-    with pytest.raises(FileNotFoundError, match="no such file"):
-        read_assignments(tmp_path / "none.csv", "user_id", "variant", [CLICKS])
 
 
 def errors(tests: int, users: int) -> tuple[float, float]:

@@ -174,6 +174,29 @@ def test_bad_values_are_named(tmp_path: Path, suffix: str, column: str, value: A
         read_interleaved(path)
 
 
+def test_ids_of_a_text_file_are_text(tmp_path: Path) -> None:
+    """Teams 1 and 01, items and impressions with leading zeros: none is another's twin."""
+    data = simulate(3, BEST, MIXED)
+    odd = data.with_columns(
+        team=pl.when(pl.col("team") == "A").then(pl.lit("1")).otherwise(pl.lit("01")),
+        item=pl.when(pl.col("position") == 1)
+        .then(pl.lit("7"))
+        .when(pl.col("position") == 2)
+        .then(pl.lit("07"))
+        .otherwise("i" + pl.col("item").cast(pl.String)),
+        user=pl.col("user").str.replace("u", "0"),
+    )
+    odd.write_csv(tmp_path / "log.tsv", separator="\t")
+    log = read_interleaved(tmp_path / "log.tsv", teams=("1", "01"))
+    assert log.team_names == ("1", "01")
+    assert log.teams.sum() == (data["team"] == "B").sum()
+    assert log.impressions.max() + 1 == data["impression"].n_unique()
+    twice = odd.with_columns(item=pl.col("item").str.strip_prefix("0"))
+    twice.write_csv(tmp_path / "log.tsv", separator="\t")
+    with pytest.raises(ValueError, match="has item 7 twice"):
+        read_interleaved(tmp_path / "log.tsv")
+
+
 def test_bad_logs_are_named(tmp_path: Path) -> None:
     data = simulate(2, BEST, MIXED)
     twice = data.clone()
