@@ -32,8 +32,7 @@ def id_expr(column: pl.Expr | str) -> pl.Expr:
     """64-bit ids of a column: Int64, never null; a null becomes `recsys_cython_ext.MISSING_ID`.
 
     column: strings, categoricals (by their text), binary, integers (unsigned ones by their bits), whole decimals or
-    booleans. Elementwise, so it streams;
-    Polars' buffers are read in place.
+    booleans. Elementwise, so it streams; Polars' buffers are read in place.
     """
     return _elementwise(column, arrow_ids)
 
