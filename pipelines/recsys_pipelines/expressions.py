@@ -2,8 +2,9 @@
 
 A row number holds as long as the feature's name, the lookup and the number of rows are those the model was trained
 with: pass the feature's name as the model knows it, whatever the query calls its column. Errors are those of
-`recsys_cython_ext.arrow_ids`: no floats, no integer >= 2^63, and -2^63 is reserved for missing. A position in an error
-counts within the batch that the engine handed over.
+`recsys_cython_ext.arrow_ids`: no floats, and the bits of -2^63 are reserved for missing. A position in an error
+counts within the batch that the engine handed over. Polars has no type for UUIDs and holds them as bytes, which are
+hashed as bytes here: hash their text instead.
 """
 
 from collections.abc import Callable
@@ -30,8 +31,8 @@ ARROW_TYPES = (
 def id_expr(column: pl.Expr | str) -> pl.Expr:
     """64-bit ids of a column: Int64, never null; a null becomes `recsys_cython_ext.MISSING_ID`.
 
-    column: strings, categoricals (by their text), binary, integers or booleans. Elementwise, so it streams;
-    Polars' buffers are read in place.
+    column: strings, categoricals (by their text), binary, integers (unsigned ones by their bits), whole decimals or
+    booleans. Elementwise, so it streams; Polars' buffers are read in place.
     """
     return _elementwise(column, arrow_ids)
 

@@ -1,13 +1,18 @@
+import uuid
+from decimal import Decimal
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter
 
 from recsys_cython_ext import MISSING_ID, string_ids
-from recsys_pipelines.config import FeatureConfig
+from recsys_pipelines.config import DataConfig, FeatureConfig
 from recsys_pipelines.features import FeatureFitter, Features, specs_of
 from recsys_pipelines.features.convert import typed
+from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import Chunk
 
@@ -140,3 +145,111 @@ def test_text_where_training_had_integers_is_refused(fitted):
 def test_a_string_that_looks_like_code_is_a_string(fitted):
     row = ROWS[1] | {"c": "__import__('os').system('false')", "text": "{{ 7 * 7 }} !!python/object:os.system"}
     assert fitted[0].transform(row).num_rows == 1
+
+
+NUMBERS = [2**64 - 1, 7, None, 2**63 + 1]
+UUIDS = [uuid.UUID(int=1), None, uuid.UUID(int=2**127), uuid.UUID(int=3)]
+TEXTS = ["a", None, "more than twelve bytes", "b"]
+OF_ALL_TYPES = {
+    "text": pa.array(TEXTS),
+    "unsigned": pa.array(NUMBERS, pa.uint64()),
+    "uuid": pa.array([None if u is None else u.bytes for u in UUIDS], pa.binary(16)),
+    "decimal": pa.array([None if n is None else Decimal(n) for n in NUMBERS], pa.decimal128(20, 0)),
+    "words": pa.array([["a", None], None, ["b"], ["a"]]),
+    "said": pa.array(["a b", None, "b", "a"]),
+}
+
+
+@pytest.fixture(scope="module")
+def of_all_types(tmp_path_factory):
+    """Features of a log with each of these types, prepared, and the columns they give."""
+    folder = tmp_path_factory.mktemp("types")
+    pq.write_table(pa.table({**OF_ALL_TYPES, "label": [0, 1, 0, 1]}), folder / "log.parquet")
+    single = [name for name in OF_ALL_TYPES if name not in ("words", "said")]
+    configs = TypeAdapter(tuple[FeatureConfig, ...]).validate_python(
+        [
+            {"kind": "categorical", "names": single, "encoding": "hash"},
+            {"kind": "categorical", "names": ["words"], "multivalued": True, "encoding": "hash"},
+            {"kind": "tokens", "columns": ["said"], "encoding": "hash"},
+        ]
+    )
+    data = DataConfig(
+        source="table",
+        path=folder / "log.parquet",
+        label={"column": "label"},
+        split={"by": "order", "train": 0.5, "validation": 0.25, "test": 0.25},
+    )
+    features = prepare(data, configs, folder / "out").features()
+    features.save(folder / "saved")
+    return Features.load(folder / "saved")
+
+
+def test_ids_of_every_type_come_out_alike_however_they_come(of_all_types):
+    assert of_all_types.text["uuid"] == "uuid"
+    table = pa.table(OF_ALL_TYPES)
+    expected = of_all_types.transform(table)
+    texts = string_ids(pa.array([None if u is None else str(u) for u in UUIDS])).tolist()
+    assert expected["uuid"].to_pylist() == texts
+    bits = [MISSING_ID if n is None else (n + 2**63) % 2**64 - 2**63 for n in NUMBERS]
+    assert expected["unsigned"].to_pylist() == expected["decimal"].to_pylist() == bits
+    extension = pa.ExtensionArray.from_storage(pa.uuid(), OF_ALL_TYPES["uuid"])
+    assert of_all_types.transform(pa.table({**OF_ALL_TYPES, "uuid": extension})).equals(expected)
+    rows = [
+        {
+            "text": t,
+            "unsigned": n,
+            "uuid": u,
+            "decimal": None if n is None else Decimal(n),
+            "words": w,
+            "said": s,
+        }
+        for t, n, u, w, s in zip(
+            TEXTS, NUMBERS, UUIDS, table["words"].to_pylist(), table["said"].to_pylist(), strict=True
+        )
+    ]
+    assert of_all_types.transform(rows).equals(expected)
+    rows = [row | {"uuid": u and str(u)} for row, u in zip(rows, UUIDS, strict=True)]
+    for k, row in enumerate(rows):
+        assert of_all_types.transform(row).equals(expected.slice(k, 1)), row
+    frame = pl.from_arrow(table.cast(table.schema.set(2, pa.field("uuid", pa.binary()))))
+    for change in (pl.Categorical, pl.Enum(["a", "b", "more than twelve bytes"])):
+        changed = frame.with_columns(
+            pl.col("text").cast(change), pl.col("words").cast(pl.List(pl.Categorical))
+        )
+        assert of_all_types.transform(changed).equals(pl.from_arrow(expected))
+        lazy = of_all_types.transform(changed.lazy()).collect(engine="streaming")
+        assert lazy.equals(pl.from_arrow(expected))
+
+
+def test_bytes_that_are_no_uuid_are_named(of_all_types):
+    with pytest.raises(ValueError, match="uuid: training had UUIDs, and not all of these bytes are some"):
+        of_all_types.transform(pa.table({**OF_ALL_TYPES, "uuid": pa.array([b"short", None, b"", b""])}))
+
+
+@pytest.mark.parametrize("nan", [float("nan"), np.float32("nan"), np.float64("nan")])
+@pytest.mark.parametrize("name", ["text", "uuid", "words", "said"])
+def test_nan_where_text_was_trained_is_missing(of_all_types, name, nan):
+    table = pa.table(OF_ALL_TYPES)
+    nothing = table.set_column(table.column_names.index(name), name, pa.nulls(4, table[name].type))
+    expected = of_all_types.transform(nothing)
+    rows = nothing.to_pylist()
+    assert of_all_types.transform([row | {name: nan} for row in rows]).equals(expected)
+    assert of_all_types.transform(rows[0] | {name: nan}).equals(expected.slice(0, 1))
+    mixed = [
+        row | {name: value} for row, value in zip(rows, [nan, None, table[name][2].as_py(), nan], strict=True)
+    ]
+    assert of_all_types.transform(mixed)[1:2].equals(expected[1:2])
+    for kind in (pa.float64(), pa.float32()):
+        floats = pa.array([nan, None, nan, nan], kind)
+        frame = nothing.set_column(table.column_names.index(name), name, floats)
+        assert of_all_types.transform(frame).equals(expected)
+    frame = frame.set_column(table.column_names.index("uuid"), "uuid", pa.nulls(4, pa.binary()))
+    if name != "uuid":
+        lazy = pl.from_arrow(frame).lazy()
+        assert of_all_types.transform(lazy).collect().shape == (4, expected.num_columns)
+
+
+def test_numbers_where_text_was_trained_are_still_refused(of_all_types):
+    floats = pa.array([float("nan"), 1.0, None, None])
+    with pytest.raises(ValueError, match="column 'text' holds integers, but text in training"):
+        of_all_types.transform(pa.table({**OF_ALL_TYPES, "text": floats}))

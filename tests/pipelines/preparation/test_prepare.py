@@ -24,9 +24,10 @@ from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import ManifestError, Prepared
 from recsys_pipelines.preparation.split import SPLITS
 from recsys_pipelines.preparation.steps import column_specs
-from recsys_pipelines.quarantine import TooManyBadRows
+from recsys_pipelines.quarantine import Quarantine, TooManyBadRows
 from recsys_pipelines.shards import read_shard
 from recsys_pipelines.sources import SourceError
+from recsys_pipelines.sources.table import Table
 
 FEATURES = TypeAdapter(tuple[FeatureConfig, ...]).validate_python(
     yaml.safe_load("""
@@ -682,3 +683,34 @@ def test_unlabelled_rows_need_neither_label_nor_time():
     assert set(column_specs(data, FEATURES, labelled=False)) == {"c", "h", "tags", "x", "@user"}
     roles = {"@user", "@label", "@time", "@weight", "@truth"}
     assert set(column_specs(data, FEATURES, labelled=True)) == {"c", "h", "tags", "x", *roles}
+
+
+CASES = Path(__file__).parents[4] / "shared" / "cases"
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="the shared cases are not here")
+@pytest.mark.parametrize(
+    "case",
+    [
+        "folders/hive",
+        "id_types/u64.parquet",
+        "id_types/uuid.parquet",
+        "id_types/dec.parquet",
+        "polars_ipc/zstd.arrow",
+    ],
+)
+def test_the_shared_cases(tmp_path, case):
+    features = TypeAdapter(tuple[FeatureConfig, ...]).validate_python(
+        [
+            {"kind": "categorical", "names": ["user_id", "item_id"]},
+            {"kind": "numeric", "names": ["price"]},
+        ]
+    )
+    split = {"by": "order", "train": 0.6, "validation": 0.2, "test": 0.2}
+    data = declared(CASES / case, label={"column": "clicked"}, split=split)
+    prepared = prepare(data, features, tmp_path)
+    assert (prepared.manifest.rows_in, prepared.manifest.rows_out) == (2000, 2000)
+    source = Table(CASES / case).chunks(["user_id"], Quarantine())
+    users = [value for chunk in source for value in chunk.table["user_id"].to_pylist()]
+    vocabulary = prepared.features().categorical[0]
+    assert len(vocabulary.ids) == len(set(users[:1200]))

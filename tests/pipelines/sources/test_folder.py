@@ -59,6 +59,19 @@ def test_keys_of_subfolders_are_columns_of_text(tmp_path, kind):
     assert len(read(tmp_path, ["x"])) == 2
 
 
+def test_pieces_for_other_processes_keep_their_keys(tmp_path, monkeypatch):
+    monkeypatch.setattr("recsys_pipelines.sources.delimited.BLOCK", 64)
+    monkeypatch.setattr("recsys_pipelines.sources.delimited.BLOCKS_OF_PIECE", 1)
+    lines = {f"dt={day}/a.csv": "x\n" + "".join(f"{day}{k}\n" for k in range(40)) for day in (1, 2)}
+    source = Table(write(tmp_path, lines))
+    pieces = source.pieces()
+    assert len(pieces) > 4
+    chunks = [part.read(Quarantine()) for piece in pieces for part in piece.parts(["x", "dt"])]
+    rows = pa.concat_tables([chunk.table for chunk in chunks]).to_pylist()
+    assert rows == read(tmp_path, ["x", "dt"])
+    assert all(row["x"].startswith(row["dt"]) for row in rows)
+
+
 def test_a_partitioned_data_set_comes_back(tmp_path):
     frame = pl.DataFrame(
         {"x": range(9), "day": [f"2024-01-0{1 + k % 3}" for k in range(9)], "h": ["a", "b", "c"] * 3}

@@ -1,15 +1,20 @@
 import gzip
+import time
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
+from recsys_cython_ext import arrow_ids
 from recsys_pipelines.config import DataConfig, GeneratorConfig
 from recsys_pipelines.features.convert import ColumnSpec, typed
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import SOURCES, SourceError, open_source
+from recsys_pipelines.sources.base import MOST_COLUMNS
 from recsys_pipelines.sources.table import Table
 
 
@@ -83,6 +88,94 @@ def test_text_in_one_file_and_numbers_in_the_next(tmp_path):
     with pytest.raises(SourceError, match=r"b\.parquet: column 'x' is string, but int64 in .*a\.parquet"):
         read(Table(tmp_path), ["x"])
     assert len(list(Table(tmp_path).chunks(["y", "z"], Quarantine()))) == 2
+
+
+NAMES = {  # a header, what is asked of it, and what is wrong with its other names
+    "user,item,,": (["user", "item"], {"": "two columns are called ''"}),
+    "user,note,item,note": (["item", "user"], {"note": "two columns are called 'note'"}),
+    "geo.lat,user,geo_lat,item": (
+        ["user", "item"],
+        {"geo_lat": r"two columns are called 'geo_lat' \('geo\.lat' and 'geo_lat' are both read so\)"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["csv", "quoted.csv", "parquet", "arrow"])
+@pytest.mark.parametrize("header", NAMES)
+def test_a_name_that_stands_twice_is_refused_when_it_is_asked_for(tmp_path, header, kind):
+    asked, wrong = NAMES[header]
+    path, names = tmp_path / f"a.{kind}", header.split(",")
+    values = [f"{name}{place}" for place, name in enumerate(names)]
+    if kind.endswith("csv"):
+        quote = '"' if kind.startswith("quoted") else ""
+        path.write_text(f"{header}\n" + ",".join(f"{quote}{value}{quote}" for value in values) + "\n")
+    else:
+        table = pa.Table.from_arrays([pa.array([value]) for value in values], names=names)
+        pq.write_table(table, path) if kind == "parquet" else feather.write_feather(table, str(path))
+    source = Table(path)
+    assert sorted(source.columns) == sorted(asked)
+    assert read(source, asked)[0].to_pylist() == [{name: f"{name}{names.index(name)}" for name in asked}]
+    for name, message in wrong.items():
+        with pytest.raises(SourceError, match=rf"a\.{kind}: {message}.*: rename one"):
+            read(Table(path), [*asked, name])
+
+
+@pytest.mark.parametrize("name", ["sheet.csv", "join.csv", "dots.parquet"])
+def test_the_shared_cases_of_unused_names(name):
+    path = Path(__file__).parents[4] / "shared" / "cases" / "unused_names" / name
+    if not path.exists():
+        pytest.skip("the shared cases are not here")
+    assert read(Table(path), ["user_id", "item_id", "clicked"])[0].num_rows == 1000
+
+
+def test_a_wide_header_costs_what_it_holds(tmp_path):
+    path = tmp_path / "a.csv"
+    names = [f"c{k}" for k in range(MOST_COLUMNS)]
+    path.write_text(",".join(names) + "\n" + ",".join("1" * MOST_COLUMNS) + "\n")
+    started = time.perf_counter()
+    assert read(Table(path), [names[-1], "c0"])[0].to_pylist() == [{names[-1]: "1", "c0": "1"}]
+    with pytest.raises(SourceError, match=r"there is no column 'd'; it has c0, c1.* more"):
+        Table(path).parts(["d"])
+    assert time.perf_counter() - started < 30  # a scan of all names for each would take a quarter of an hour
+    path.write_text("x," + ",".join(names) + "\n")
+    with pytest.raises(SourceError, match=r"a\.csv: has 100,001 columns, and 100,000 are the most"):
+        Table(path)
+    pq.write_table(pa.table({f"c{k}": [1] for k in range(3)}), tmp_path / "a.parquet")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("recsys_pipelines.sources.base.MOST_COLUMNS", 2)
+        with pytest.raises(SourceError, match=r"a\.parquet: has 3 columns, and 2 are the most"):
+            Table(tmp_path / "a.parquet")
+
+
+def test_long_quoted_fields_are_read_like_others(tmp_path):
+    long = "x, " * 100_000
+    (tmp_path / "a.csv").write_text(f'"{"h" * 200_000}",b\n"{long}",1\n2,"a ""{long}"""\n')
+    source = Table(tmp_path / "a.csv")
+    table, _, bad = read(source, ["b", source.columns[0]])
+    assert table.column(1).to_pylist() == [long, "2"]
+    assert table.column(0).to_pylist() == ["1", f'a "{long}"']
+    assert bad.count == 0
+
+
+@pytest.mark.parametrize("compression", ["uncompressed", "zstd"])
+def test_categories_and_text_as_polars_writes_them(tmp_path, compression):
+    texts = ["a", None, "more than twelve bytes", "a"]
+    frame = pl.DataFrame({"t": texts, "n": range(4)}).with_columns(
+        c=pl.col("t").cast(pl.Categorical),
+        e=pl.col("t").cast(pl.Enum(["a", "more than twelve bytes"])),
+        l=pl.concat_list("t"),
+    )
+    frame.write_ipc(tmp_path / "a.arrow", compression=compression, compat_level=pl.CompatLevel.newest())
+    specs = {name: ColumnSpec(name, "ids" if name == "l" else "id") for name in "tcel"}
+    bad = Quarantine()
+    (chunk,) = Table(tmp_path / "a.arrow").chunks(list("tceln"), bad)
+    table = typed(chunk, specs, bad)
+    expected = arrow_ids(pa.array(texts)).tolist()
+    assert [table[name].to_pylist() for name in "tce"] == [expected] * 3
+    assert table["l"].to_pylist() == [[one] for one in expected]
+    assert bad.count == 0
+    assert typed(chunk, {"x": ColumnSpec("t", "number")}, bad).num_rows == 1
+    assert bad.examples[0].value == "a"
 
 
 def test_kinds_do_not_mix(tmp_path):
