@@ -46,7 +46,7 @@ def tables(
     from recsys.training.distributed import default_device
     from recsys_pipelines.batches.loader import Rows
 
-    experiment = load(config, data)
+    experiment = load(config, data, on)
     with bars() as show:
         found = ready(experiment, prepared, on, show)
     found.verify()
