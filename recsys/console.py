@@ -1,6 +1,7 @@
 """What all commands share: the application, its options, tables, progress and JSON."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -24,12 +25,27 @@ from rich.table import Table
 
 from recsys_cython_ext.progress import Progress
 
+LINE_SECONDS = 10.0  # between two lines on a stage, where there is no terminal
+
 app = typer.Typer(
     help="Embedding tables for recommender models: how small can they get, and is the difference real?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def open_closed_streams() -> None:
+    """Let nothing be in the place of a standard stream that was closed: else the next file to be opened takes it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, os.fdopen(nowhere, "r" if number == 0 else "w", closefd=False))
+
+
+open_closed_streams()
 out = Console(width=None if sys.stdout.isatty() else 170)  # a pipe has no width, and 80 would cut tables
 err = Console(stderr=True)
 
@@ -69,7 +85,22 @@ def preparing(show: Progress) -> Progress:
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """Progress on standard error: one line per stage, `show(stage, finished, of, detail)`."""
+    """Progress on standard error, `show(stage, finished, of, detail)`: a bar per stage, or lines without a terminal."""
+    with _bars() if err.is_terminal else _lines() as show:
+        try:
+            yield show
+        except KeyboardInterrupt:
+            err.print("interrupted; what was finished is kept, and the same command goes on from there")
+            raise
+        except BrokenProcessPool:
+            raise ValueError(
+                "a worker process was killed, most likely for want of memory; what was finished is kept: "
+                "run the same command again with --jobs 1"
+            ) from None
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -86,16 +117,32 @@ def bars() -> Iterator[Progress]:
                 tasks[stage] = progress.add_task(stage, total=of, detail=detail)
             progress.update(tasks[stage], completed=finished, total=of, detail=detail)
 
-        try:
-            yield show
-        except KeyboardInterrupt:
-            err.print("interrupted; what was finished is kept, and the same command goes on from there")
-            raise
-        except BrokenProcessPool:
-            raise ValueError(
-                "a worker process was killed, most likely for want of memory; what was finished is kept: "
-                "run the same command again with --jobs 1"
-            ) from None
+        yield show
+
+
+@contextmanager
+def _lines() -> Iterator[Progress]:
+    """Say in a line where each stage is: when it ends, and every so many seconds while it lasts."""
+    said: dict[str, float] = {}  # when a stage was told of last, or began
+    left: dict[str, str] = {}  # lines of stages that have moved on since
+    ended: set[str] = set()
+
+    def show(stage: str, finished: int, of: int | None, detail: str = "", /) -> None:
+        amount = f"{finished:,}" if of is None else f"{finished:,} of {of:,}"
+        left[stage] = f"{stage}: {amount}" + (f", {detail}" if detail else "")
+        now = time.monotonic()
+        ends = of is not None and finished >= of and stage not in ended
+        if ends or now - said.setdefault(stage, now) >= LINE_SECONDS:
+            said[stage] = now
+            err.print(left.pop(stage), markup=False, highlight=False, soft_wrap=True)
+        if ends:
+            ended.add(stage)
+
+    try:
+        yield show
+    finally:
+        for line in left.values():
+            err.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:

@@ -48,7 +48,7 @@ def tables(
     from recsys.training.size import network_bytes
     from recsys_pipelines.batches.loader import Rows
 
-    experiment = load(config, data)
+    experiment = load(config, data, on)
     with bars() as show:
         found = ready(experiment, prepared, on, show)
     found.verify()

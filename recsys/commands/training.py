@@ -61,7 +61,7 @@ def train(
     from recsys.training.run import train as run_train
 
     require_one_process()  # before data are prepared
-    experiment = load(config, data)
+    experiment = load(config, data, on)
     if seed is not None:
         experiment = experiment.replace({"training.seed": seed})
     rate = ""

@@ -5,6 +5,7 @@ Everything finished is kept under `runs` by its digest, so an interrupted compar
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
@@ -130,6 +131,7 @@ def run_comparison(
     workers = jobs or max(1, (os.cpu_count() or 1) // threads)
     # spawned, not forked: a forked torch or Arrow thread pool can hang
     context = multiprocessing.get_context("spawn")
+    _silence_tracker()
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         arms = _train_arms(_choose(drawn, pool, runs, progress), seeds, pool, runs, progress)
     budgets = dict.fromkeys(arm.budget for arm in arms if arm.budget is not None)
@@ -212,6 +214,13 @@ def _predictions(arms: Sequence[Arm]) -> dict[str, list[Predictions]]:
 def train_in_worker(config: ExperimentConfig, prepared: Path, runs: Path) -> Path:
     """Train one run; the folder is all that goes back to the parent."""
     return train(config, Prepared.open(prepared), runs).path
+
+
+def _silence_tracker() -> None:
+    """Let the process that clears up after a killed pool do so without a warning; it has this process's options."""
+    option = "ignore:resource_tracker:UserWarning"
+    if option not in sys.warnoptions:
+        sys.warnoptions.append(option)
 
 
 def _end_with_parent() -> None:

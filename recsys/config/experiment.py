@@ -194,21 +194,23 @@ class ExperimentConfig(Strict):
         return parse(raw, where)
 
 
-def load(path: Path, data: Place | None = None) -> ExperimentConfig:
+def load(path: Path, data: Place | None = None, on: Path | None = None) -> ExperimentConfig:
     """Read one experiment. `extends: other.yaml` starts from another file, and keys here replace its keys;
     `set` then replaces dotted keys, as `ExperimentConfig.replace` does.
 
     A relative path (`data.path`, `training.start` or its `run`, `vocabulary` and `keep` of a feature) is relative to the
-    file that names it; `data` replaces `data.path`. Raises ConfigError.
+    file that names it; `data` replaces `data.path`, which must exist unless a prepared set is named that the experiment
+    is run `on`. Raises ConfigError.
     """
     raw = read_yaml(path)
     section = raw.get("data")
     if data is not None and isinstance(section, dict):
         section["path"] = str(located(data).resolve())
     config = parse(raw, str(path))
-    if isinstance(config.data.path, Path) and not config.data.path.exists():  # readers look for a URL
+    named = config.data.path
+    if on is None and isinstance(named, Path) and not named.exists():  # readers look for a URL
         raise ConfigError(
-            f"{path}: data.path: {config.data.path} does not exist{near_file(config.data.path)}; "
+            f"{path}: data.path: {named} does not exist{near_file(named)}; "
             "correct it, or name the file with --data"
         )
     if config.training.start is not None:
