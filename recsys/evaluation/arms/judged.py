@@ -71,6 +71,8 @@ def differences(
     level: float,
 ) -> list[Difference]:
     """Say what was judged of every arm on one metric, with corrections over the arms; `resampled` [K, R]."""
+    if not judgements:
+        return []
     p_values = [one.p_value for one in judgements]
     means = np.stack([resampled[found.owners == a].mean(axis=0) for a in range(len(names))])
     alpha = first_step(level, len(judgements))

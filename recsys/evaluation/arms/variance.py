@@ -100,11 +100,14 @@ class Arms:
         total, seed_df = satterthwaite([(seed_variance(own), own.size - 1) for own in seeds])
         return Contrast(value, _variance(np.array([*signs.values()]), between), df, total, seed_df)
 
-    def joint(self, arms: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        """Means of `arms` [A], their covariance [A, A] over rows, variances [A] over seeds, and the degrees of the last.
+    def joint(
+        self, arms: Sequence[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        """Means of `arms`, or of all, [A], their covariance [A, A] over rows, variances [A] over seeds, and the degrees of the last.
 
         Those are the fewest of the difference of any two arms. An arm of one seed has a variance over seeds of 0.
         """
+        arms = range(len(self.influence)) if arms is None else arms
         covariance = np.array([[self.row_covariance(a, b) for b in arms] for a in arms])
         seeds = np.array([seed_variance(self.of(a)) if self.of(a).size > 1 else 0.0 for a in arms])
         parts = [(float(v), self.of(a).size - 1.0) for a, v in zip(arms, seeds, strict=True) if v > 0]
