@@ -128,7 +128,11 @@ def margin_world(name: str) -> tuple[World, float]:
 
 
 def counted(
-    world: World, sims: int, replicates: int, margin: float | None = None, metrics: Sequence[str] | None = None
+    world: World,
+    sims: int,
+    replicates: int,
+    margin: float | None = None,
+    metrics: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Shares of `sims` comparisons by what was said of them: {metric: {verdict, worse, refused}}, and `not_worse`.
 

@@ -12,8 +12,8 @@ from recsys.comparison.predictions import Columns, Predictions, tables
 from recsys.comparison.slicing import by_column, by_day, by_time, time_numbers
 from recsys.evaluation.arms.compare import Comparison, Difference, Interval, compare
 from recsys.evaluation.arms.daily import daily_loss_difference
-from recsys.evaluation.arms.pairing import Paired, pair
 from recsys.evaluation.arms.intervals import difference_interval, margin_interval
+from recsys.evaluation.arms.pairing import Paired, pair
 from recsys.evaluation.arms.power import contrast_of, first_step, power_sentence, units_needed
 from recsys.evaluation.arms.slices import Sliced, Slicing, compare_slices
 from recsys.evaluation.metrics import auc, row_loss

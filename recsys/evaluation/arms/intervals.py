@@ -51,12 +51,13 @@ def difference_interval(metric: str, contrast: Contrast, level: float) -> Interv
 
 
 def margin_interval(contrast: Contrast, aucs: tuple[float, float], holding: int, level: float) -> Interval:
-    """Interval of a difference of two AUCs from which "not worse than −margin" is said: lower, never higher, at its low end.
+    """Interval of a difference of two AUCs from which "not worse than −margin" is said; its low end is never the higher.
 
     Near 1 the error of an AUC falls with what is missing to 1, so that a lucky sample looks good and sure at once: of 500
-    rows with 50 positives "not worse" would be wrong in 9 % of comparisons at AUCs of 0.998. So each AUC is taken to have one
-    unit more on either side, of `holding` that hold the rarer class, as Laplace's and Agresti & Coull's (1998) intervals of a
-    share do, and the variance of rows is scaled by v (1 - v). A low end above 0 stays: it is then a verdict of better.
+    rows with 50 positives "not worse" would be wrong in 9 % of comparisons at AUCs of 0.998. So each AUC is taken to have
+    one unit more on either side, of `holding` that hold the rarer class, as Laplace's and Agresti & Coull's (1998)
+    intervals of a share do, and the variance of rows is scaled by v (1 - v). A low end above 0 stays: that is a verdict of
+    better.
     """
     low, high = difference_interval("auc", contrast, level)
     spread = sum(v * (1 - v) for v in aucs)

@@ -466,7 +466,9 @@ def test_what_is_said_without_a_verdict_is_one_voice(folder: Path) -> None:
     table = scores(0.1)
     one = pa.array((np.arange(ROWS) == 5).astype(np.int8))
     for name, noise in (("c", 0.1), ("d", 3.0)):
-        pq.write_table(scores(noise).set_column(table.column_names.index("label"), "label", one), f"{name}.parquet")
+        pq.write_table(
+            scores(noise).set_column(table.column_names.index("label"), "label", one), f"{name}.parquet"
+        )
     found = compare("c.parquet", "d.parquet", "--effect", 0.002)
     assert found["comparison"]["best"] == {"auc": {}, "logloss": {}, "ne": {}, "calibration": {}, "gauc": {}}
     (sentence_,) = found["verdict"]
@@ -479,7 +481,8 @@ def test_what_is_said_without_a_verdict_is_one_voice(folder: Path) -> None:
     html = Path("report.html").read_text()
     assert "luck of choosing settings on validation" in html
     assert html.count("no verdict") >= 5
-    assert 'class="better"' not in html and 'class="worse"' not in html
+    assert 'class="better"' not in html
+    assert 'class="worse"' not in html
 
 
 def test_runs_of_one_name_are_seeds_of_one_configuration(folder: Path, configure: Any) -> None:

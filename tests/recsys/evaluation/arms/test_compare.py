@@ -330,7 +330,9 @@ def test_calibration_is_better_the_nearer_it_is_to_one(seeds, other, verdict):
     found = result.differences[0]
     assert found.verdict == verdict
     assert found.estimate == pytest.approx(abs(other - 1) - 0.4, abs=0.01)
-    assert (found.interval[0] <= 0 <= found.interval[1]) == (found.p_value >= 0.05) == (verdict == "undecided")
+    assert (
+        (found.interval[0] <= 0 <= found.interval[1]) == (found.p_value >= 0.05) == (verdict == "undecided")
+    )
     assert found.bca_interval[0] < found.estimate < found.bca_interval[1]
     b = result.best["calibration"]["b"]
     assert (

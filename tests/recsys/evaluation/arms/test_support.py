@@ -138,7 +138,13 @@ def test_sameness_is_of_each_seed():
 @pytest.mark.parametrize("error", [0.001, 0.02, 0.3])
 def test_intervals_stay_where_a_metric_can_be(value, error):
     contrast = Contrast(value, error**2, 30.0, None, None)
-    for metric, top in (("auc", 1.0), ("gauc", 1.0), ("logloss", np.inf), ("ne", np.inf), ("calibration", np.inf)):
+    for metric, top in (
+        ("auc", 1.0),
+        ("gauc", 1.0),
+        ("logloss", np.inf),
+        ("ne", np.inf),
+        ("calibration", np.inf),
+    ):
         low, high = bounded_interval(metric, contrast, 0.95, 100)
         assert 0 <= low < value < high <= top
     low, high = bounded_interval("auc", Contrast(0.8, 1e-6, 30.0, None, None), 0.95, 100)
