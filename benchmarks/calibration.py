@@ -153,7 +153,9 @@ class Trained:
             for name, pool, chosen in zip("ab", (self.pool, self.other), runs, strict=True)
         }
         paired = pair(arms)
-        truth = {m: float(self.other.metrics[m].mean() - self.pool.metrics[m].mean()) for m in METRICS}
+        first, second = ({m: pool.metrics[m].mean() for m in METRICS} for pool in (self.pool, self.other))
+        truth = {m: float(second[m] - first[m]) for m in METRICS}
+        truth["calibration"] = float(abs(second["calibration"] - 1) - abs(first["calibration"] - 1))
         assert paired.clusters is not None
         numbers = runs + np.array([[0], [0 if same else count]])
         return Sample(paired.arms, paired.labels, paired.clusters, truth, numbers.ravel().tolist())

@@ -5,13 +5,14 @@ Both ways to a comparison end here: configurations that `experiments` trained, a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from recsys.comparison.predictions import Columns, Predictions, tables
 from recsys.comparison.slicing import by_column, by_day, by_time, time_numbers
 from recsys.evaluation.arms.compare import Comparison, Difference, Interval, compare
 from recsys.evaluation.arms.daily import daily_loss_difference
-from recsys.evaluation.arms.intervals import difference_interval
+from recsys.evaluation.arms.intervals import difference_interval, margin_interval
 from recsys.evaluation.arms.pairing import Paired, pair
 from recsys.evaluation.arms.power import contrast_of, first_step, power_sentence, units_needed
 from recsys.evaluation.arms.slices import Sliced, Slicing, compare_slices
@@ -48,7 +49,8 @@ class Power:
     `units_needed` (rows, or users) would find `effect` with power 80 % in the verdict's test, of several arms at Holm's
     first step; None without an effect, and where the seeds alone vary too much for any number of rows.
 
-    `interval`: of all arms at once (Bonferroni), so that it never says else than the verdict. By it the arm is
+    `interval`: of all arms at once (Bonferroni), so that it never says else than the verdict; where the
+    difference's own is above −effect, its low end is lower (`margin_interval`). By it the arm is
     `not_worse` than the baseline less `effect`, or `worse`, or neither; None without an effect. Where there is no verdict
     it is neither, and interval, detectable effect and units are None. Where nothing varies it is not worse only if the
     rankings are the same.
@@ -121,6 +123,7 @@ def judge(arms: Mapping[str, Sequence[Predictions]], options: Options = Options(
         {name: [predictions.source for predictions in seeds] for name, seeds in arms.items()},
         extra,
     )
+    _refuse_copies(arms, paired)
     slicings, days = (
         _run_slicings(arms, baseline, options, paired) if runs else _file_slicings(options, paired)
     )
@@ -154,6 +157,21 @@ def judge(arms: Mapping[str, Sequence[Predictions]], options: Options = Options(
             },
         },
     )
+
+
+def _refuse_copies(arms: Mapping[str, Sequence[Predictions]], paired: Paired) -> None:
+    """Refuse two files of one arm that hold the same predictions, whatever their names, formats and order of rows.
+
+    They would count as two seeds that hardly vary. Runs are known to have seeds of their own.
+    """
+    for name, seeds in arms.items():
+        first: dict[bytes, Predictions] = {}  # by digest
+        for predictions, values in zip(seeds, paired.arms[name], strict=True):
+            twin = first.setdefault(sha256(values).digest(), predictions)
+            if twin is not predictions and (predictions.run is None or twin.run is None):
+                raise ValueError(
+                    f"{name}: {predictions.source} holds the same predictions as {twin.source}: give each seed once"
+                )
 
 
 def _check_columns(options: Options, runs: bool) -> None:
@@ -223,6 +241,11 @@ def _power(d: Difference, comparison: Comparison, effect: float | None) -> Power
     arms = len(comparison.arms) - 1
     alpha = first_step(comparison.level, arms)
     interval = None if d.no_verdict else difference_interval(d.metric, contrast_of(d), 1 - alpha)
+    if interval is not None and effect is not None and interval[0] > -effect:
+        aucs = {arm.name: arm.auc for arm in comparison.arms}
+        interval = margin_interval(
+            contrast_of(d), (aucs[d.arm], aucs[d.baseline]), d.support.holding, 1 - alpha
+        )
     known = d.standard_error > 0 or d.support.same
     low, high = interval if interval is not None and known else (-1.0, 1.0)
     return Power(

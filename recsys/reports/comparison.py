@@ -53,8 +53,10 @@ def verdicts(judged: Judgement) -> list[str]:
 def sentence(d: Difference, comparison: Comparison, aside: str = "", power: Power | None = None) -> str:
     """The verdict on one arm's AUC; `aside` stands after its name."""
     told = f"{d.arm}{aside} is {WORDS[d.verdict]} {d.baseline} in AUC: {d.estimate:+.4f}"
-    if d.no_verdict is not None or d.interval is None or d.minimum_detectable_effect is None:
-        return f"{told} ({d.note})."
+    if d.interval is None or d.minimum_detectable_effect is None:
+        effect = None if power is None else power.effect
+        aim = f" Whether it is worse than {d.baseline} by more than {effect:g} is undecided, too."
+        return f"{told} ({d.note}).{'' if effect is None else aim}"
     low, high = d.interval
     arms = len(comparison.arms) - 1
     test = "the test" if arms == 1 else f"the first step of Holm's test over {arms} arms"

@@ -26,9 +26,9 @@ The estimate is the mean over seeds of the metric on these rows. Metric of arm a
 - There is a verdict only where ten units hold the rarer class and the arms see ten differently (`support`).
 
 Intervals are not corrected for the number of arms; the verdict is (Holm).
-Calibration is better the nearer it is to 1: the difference and its verdict are of |M - 1|, taking each arm to be on the side
-of 1 where its estimate is. Arms on one side are tested by their difference, arms on opposite sides by their sum less 2. Where an
-arm's side is itself in doubt, the test errs to the safe side (it rejects 1 to 2 % of A/A comparisons at 5 %).
+Calibration is better the nearer it is to 1: the difference and its verdict are of |M - 1|, taking each arm to be on the
+side of 1 where its estimate is. Arms on one side are tested by their difference, arms on opposite sides by their sum less
+2. Where an arm's side is itself in doubt, the test errs to the safe side (it rejects 1 to 2 % of A/A comparisons at 5 %).
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ from recsys.evaluation.arms.result import (
     Interval,
     Verdict,
 )
-from recsys.evaluation.arms.support import support
+from recsys.evaluation.arms.support import rarer_class, support
 from recsys.evaluation.arms.variance import Arms
 from recsys.evaluation.arms.weighted import METRICS, WeightedMetrics, auc_influence
 from recsys.evaluation.metrics import binary_labels, group_codes, improper
@@ -97,8 +97,7 @@ def compare(
         placed = [np.mean([placements(positive, row) for row in rows], 0) for rows in arms.values()]
 
     names, b = list(arms), list(arms).index(baseline)
-    holding, rarer = _holding(positive, units)
-    unit = "row" if clusters is None else "user"
+    rarer = rarer_class(positive, units, "row" if clusters is None else "user")
     estimates: dict[str, dict[str, Estimate]] = {name: {} for name in arms}
     told: list[Difference] = []
     best: dict[str, dict[str, float]] = {}
@@ -113,16 +112,14 @@ def compare(
         covariance = np.atleast_2d(np.cov(resampled[m])) * count / (count - 1)
         found = Arms(point[m], covariance, owners, np.stack(influence))
         for a, name in enumerate(arms):
-            estimates[name][metric] = _estimate(found, a, metric, level, holding)
+            estimates[name][metric] = _estimate(found, a, metric, level, rarer.holding)
         judgements = [
-            judged(
-                found,
-                *(a, b, metric),
-                support(metric, holding, shares[a] - shares[b], owner, arms[names[a]], arms[baseline]),
-                *(unit, rarer),
-            )
+            judged(found, a, b, metric, behind, rarer)
             for a in range(len(arms))
             if a != b
+            for behind in [
+                support(metric, rarer.holding, shares[a] - shares[b], owner, arms[names[a]], arms[baseline])
+            ]
         ]
         best[metric] = probabilities(judgements, found, names, metric)
         told += differences(judgements, found, resampled[m], names, metric, level)
@@ -154,13 +151,6 @@ def _metrics(chosen: Sequence[str] | None, positive: np.ndarray, units: np.ndarr
     if "gauc" in chosen and not judged:
         raise ValueError("gauc needs clusters, of which one has rows of both classes: use auc, or more rows")
     return list(chosen)
-
-
-def _holding(positive: np.ndarray, units: np.ndarray) -> tuple[int, str]:
-    """How many units hold the rarer class, which fewer of them hold, and which that is."""
-    up = int(np.count_nonzero(np.bincount(units[positive])))
-    down = int(np.count_nonzero(np.bincount(units[~positive])))
-    return (up, "positive") if up <= down else (down, "negative")
 
 
 def _estimate(found: Arms, arm: int, metric: str, level: float, holding: int) -> Estimate:

@@ -15,7 +15,7 @@ from recsys.evaluation.arms.intervals import difference_interval
 from recsys.evaluation.arms.multiplicity import benjamini_hochberg, holm
 from recsys.evaluation.arms.power import first_step, minimum_detectable_effect
 from recsys.evaluation.arms.result import Difference, Interval
-from recsys.evaluation.arms.support import RANKED, Support
+from recsys.evaluation.arms.support import RANKED, Rarer, Support
 from recsys.evaluation.arms.variance import Arms, Contrast
 from recsys.evaluation.arms.weighted import badness_slope
 
@@ -49,14 +49,14 @@ class Judged:
         return "; ".join([*notes, *([self.no_verdict] if self.no_verdict else [])]) or None
 
 
-def judged(found: Arms, a: int, b: int, metric: str, support: Support, unit: str, rarer: str) -> Judged:
-    """Judge arm a against arm b; `unit`: row or user, `rarer`: the class that fewer units hold."""
+def judged(found: Arms, a: int, b: int, metric: str, support: Support, rarer: Rarer) -> Judged:
+    """Judge arm a against arm b."""
     signs = {a: 1.0, b: -1.0}
     if metric == "calibration":
         signs = {a: badness_slope(metric, found.mean(a)), b: -badness_slope(metric, found.mean(b))}
     contrast = found.contrast(signs)
     contrast = replace(contrast, value=contrast.value - sum(signs.values()))  # distances are from 1
-    no_verdict = support.lack(metric, unit, rarer)
+    no_verdict = support.lack(metric, rarer)
     if no_verdict is None and not support.same and contrast.error_and_df[0] == 0:
         no_verdict = NO_VARIANCE
     return Judged(a, b, signs, contrast, support, no_verdict)
@@ -71,6 +71,8 @@ def differences(
     level: float,
 ) -> list[Difference]:
     """Say what was judged of every arm on one metric, with corrections over the arms; `resampled` [K, R]."""
+    if not judgements:
+        return []
     p_values = [one.p_value for one in judgements]
     means = np.stack([resampled[found.owners == a].mean(axis=0) for a in range(len(names))])
     alpha = first_step(level, len(judgements))

@@ -8,6 +8,7 @@ One object decides. Where it names a lack there is no verdict, no probability of
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
@@ -17,13 +18,21 @@ EXACT = 1e-12  # what differs by less is rounding
 RANKED = ("auc", "gauc")
 
 
+class Rarer(NamedTuple):
+    """How many units hold the rarer class, whether it is the positive or the negative one, and what a unit is."""
+
+    holding: int
+    kind: str
+    unit: str
+
+
 @dataclass(frozen=True)
 class Support:
     """Units of resampling (users, or rows where there are none) behind the difference of two arms on a metric.
 
-    `holding`: those that hold the rarer class, which is the one that fewer of them hold. `differing`: those whose share in
-    the metric is not the same in both arms. `same`: the rankings of all rows are the same in both arms, seed by seed; of
-    metrics that do not rank, the predictions are.
+    `holding`: those that hold the rarer class, which is the one that fewer of them hold. `differing`: those whose share
+    in the metric is not the same in both arms. `same`: the rankings of all rows are the same in both arms, seed by seed;
+    of metrics that do not rank, the predictions are.
     """
 
     holding: int
@@ -35,18 +44,25 @@ class Support:
         """Whether there can be a verdict."""
         return self.holding >= LEAST and (self.same or self.differing >= LEAST)
 
-    def lack(self, metric: str, unit: str, rarer: str) -> str | None:
-        """Say what is too little for a verdict. `unit`: row or user; `rarer`: positive or negative."""
+    def lack(self, metric: str, rarer: Rarer) -> str | None:
+        """Say what is too little for a verdict; None where there can be one."""
         if self.enough:
             return None
         if self.holding < LEAST:
-            held = f"hold{'s' * (self.holding == 1)} a {rarer}" if unit == "user" else rarer
-            return f"too few {unit}s to judge: {self.holding} {held}, at least {LEAST} are needed"
+            held = f"hold{'s' * (self.holding == 1)} a {rarer.kind}" if rarer.unit == "user" else rarer.kind
+            return f"too few {rarer.unit}s to judge: {self.holding} {held}, at least {LEAST} are needed"
         seen = "ranked" if metric in RANKED else "predicted"
         return (
-            f"too few {unit}s to judge: the arms differ in how {self.differing} {'is' if self.differing == 1 else 'are'} "
+            f"too few {rarer.unit}s to judge: the arms differ in how {self.differing} {'is' if self.differing == 1 else 'are'} "
             f"{seen}, in at least {LEAST} is needed"
         )
+
+
+def rarer_class(positive: np.ndarray, units: np.ndarray, unit: str) -> Rarer:
+    """Count units by the class of their rows, bool [n], of units [n]; `unit`: row or user."""
+    up = int(np.count_nonzero(np.bincount(units[positive])))
+    down = int(np.count_nonzero(np.bincount(units[~positive])))
+    return Rarer(up, "positive", unit) if up <= down else Rarer(down, "negative", unit)
 
 
 def support(

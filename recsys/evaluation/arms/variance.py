@@ -100,17 +100,25 @@ class Arms:
         total, seed_df = satterthwaite([(seed_variance(own), own.size - 1) for own in seeds])
         return Contrast(value, _variance(np.array([*signs.values()]), between), df, total, seed_df)
 
-    def joint(self, arms: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        """Means of `arms` [A], their covariance [A, A] over rows, variances [A] over seeds, and the degrees of the last.
+    def joint(
+        self, arms: Sequence[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
+        """Means of `arms`, or of all, [A], their covariance [A, A] over rows, variances [A] over seeds, and the degrees of
+        freedom of the seeds' part and of the rows'.
 
         Those are the fewest of the difference of any two arms. An arm of one seed has a variance over seeds of 0.
         """
+        arms = range(len(self.influence)) if arms is None else arms
         covariance = np.array([[self.row_covariance(a, b) for b in arms] for a in arms])
         seeds = np.array([seed_variance(self.of(a)) if self.of(a).size > 1 else 0.0 for a in arms])
         parts = [(float(v), self.of(a).size - 1.0) for a, v in zip(arms, seeds, strict=True) if v > 0]
         pairs = [list(pair) for pair in combinations(parts, 2)] or [parts]
-        df = min(satterthwaite(pair)[1] for pair in pairs)
-        return np.array([self.mean(a) for a in arms]), covariance, seeds, df
+        seed_df = min(satterthwaite(pair)[1] for pair in pairs)
+        row_df = min(
+            (influence_df(self.influence[a] - self.influence[b]) for a, b in combinations(arms, 2)),
+            default=float(self.influence.shape[1] - 1),
+        )
+        return np.array([self.mean(a) for a in arms]), covariance, seeds, seed_df, row_df
 
 
 def _variance(weights: np.ndarray, covariance: np.ndarray) -> float:

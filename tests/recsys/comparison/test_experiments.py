@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from recsys.comparison.experiments import Result, run_comparison, with_budgets
+from recsys.comparison.experiments import Arm, Result, run_comparison, with_budgets
 from recsys.config import ConfigError, ExperimentConfig, parse
 from recsys.planning import plan_of
-from recsys.reports.experiments import summary, table_rows, verdict, write_report
+from recsys.reports.experiments import _title, summary, table_rows, verdict, write_report
 from recsys.tuning.trials import NothingFits, Trial, best, candidates, run_trial
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features
@@ -126,6 +126,24 @@ def test_the_report_needs_nothing_beside_it(result: Result, work: Path) -> None:
     for text in ("unified", "best possible", "rows in", "Validation trials per arm: 2", "training.table_lr"):
         assert text in html
     assert not list(work.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("arms", "title"),
+    [
+        ([experiment(), unified()], "2 arms: 2 table schemes, 2 budgets"),
+        ([unified("30%"), unified("10%"), experiment()], "3 arms: 2 table schemes, 3 budgets"),
+        (
+            [experiment(), experiment(features=[{"kind": "categorical", "names": ["user_id"]}])],
+            "2 arms: 2 sets of features",
+        ),
+        ([experiment(), experiment(model={"name": "lr"})], "2 arms: 2 models"),
+        ([experiment(), experiment(training={"epochs": 2})], "2 arms"),
+    ],
+)
+def test_the_title_says_what_differs(arms: list[ExperimentConfig], title: str) -> None:
+    named = [Arm(config.name, config.tables.budget, config, {}, [], []) for config in arms]
+    assert _title(named) == f"Comparison of {title}"
 
 
 def files(folder: Path) -> dict[Path, int]:

@@ -447,6 +447,45 @@ def test_arguments_that_make_no_comparison_are_refused(
     assert said in refused("compare", *(text.format(folder=folder.name) for text in arguments))
 
 
+@pytest.mark.parametrize("copy", ["bytes", "format", "order", "columns"])
+def test_a_copy_is_no_second_seed(folder: Path, refused: Any, copy: str) -> None:
+    """Contents are compared, not names: the same bytes, another format, another order of rows, fewer columns."""
+    table = scores(0.1)
+    if copy == "format":
+        pacsv.write_csv(table, "copy.csv")
+    else:
+        table = {"bytes": table, "order": table[::-1], "columns": table.drop_columns(["price"])}[copy]
+        pq.write_table(table, "copy.parquet")
+    name = "copy.csv" if copy == "format" else "copy.parquet"
+    said = f"x: {name} holds the same predictions as a.parquet: give each seed once"
+    assert said in refused("compare", "x=a.parquet", f"x={name}", "b.parquet")
+    assert compare("a.parquet", f"twin={name}")["comparison"]["arms"][1]["seeds"] == 1
+
+
+def test_what_is_said_without_a_verdict_is_one_voice(folder: Path) -> None:
+    """Of one positive: no interval, probability, detectable effect or margin in sentences, tables and JSON."""
+    table = scores(0.1)
+    one = pa.array((np.arange(ROWS) == 5).astype(np.int8))
+    for name, noise in (("c", 0.1), ("d", 3.0)):
+        pq.write_table(
+            scores(noise).set_column(table.column_names.index("label"), "label", one), f"{name}.parquet"
+        )
+    found = compare("c.parquet", "d.parquet", "--effect", 0.002)
+    assert found["comparison"]["best"] == {"auc": {}, "logloss": {}, "ne": {}, "calibration": {}, "gauc": {}}
+    (sentence_,) = found["verdict"]
+    assert "(one seed: intervals cover rows only; too few users to judge: 1 holds a positive" in sentence_
+    assert sentence_.endswith("Whether it is worse than c by more than 0.002 is undecided, too.")
+    assert "%" not in found["summary"]
+    assert "1 of them for want of data" in found["summary"]
+    assert {d["interval"] for d in found["comparison"]["differences"]} == {None}
+    assert found["power"][0]["minimum_detectable_effect"] is None
+    html = Path("report.html").read_text()
+    assert "luck of choosing settings on validation" in html
+    assert html.count("no verdict") >= 5
+    assert 'class="better"' not in html
+    assert 'class="worse"' not in html
+
+
 def test_runs_of_one_name_are_seeds_of_one_configuration(folder: Path, configure: Any) -> None:
     def finished(place: str, **settings: Any) -> str:
         config = configure({key.replace("_", ".", 1): value for key, value in settings.items()})

@@ -20,6 +20,7 @@ from recsys.compression.space import Genome, GenomeSpace
 from recsys.config import ExperimentConfig
 from recsys.evaluation.metrics import auc
 from recsys.reports.compression import (
+    _moral,
     against_rivals,
     compression_sheets,
     impressions,
@@ -214,8 +215,8 @@ def test_trained_arms_are_judged_against_full_and_against_each_other(trained: Co
     for name, said in (("random", "worse than evolution"), ("uniform", "not told apart from evolution")):
         change = means[f"small-{name}"] - means["small-evolution"]
         assert f"is {said} there ({change:+.4f}, 95% interval" in text
-    assert text.count(": evolution paid.") == 1
-    assert text.endswith(": that evolution pays is not shown.")
+    assert text.endswith("So it is not shown that evolution pays over uniform shrink.")
+    assert "evolution paid" not in text, "one conclusion, from both rivals"
     assert "equal" not in text
     titles = [one.title for one in compression_sheets(trained)]
     assert titles[2:6] == [
@@ -239,7 +240,21 @@ def test_a_better_rival_is_told(trained: CompressionResult) -> None:
     text = summary(replace(trained, compared=Result(arms, judged, {}, {})))
     assert "small-evolution is worse than small in AUC" in text
     assert "Random search is better than evolution there" in text
-    assert text.count(": evolution did not pay.") == 2
+    assert text.endswith("So evolution did not pay: random search and uniform shrink did better.")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "moral"),
+    [
+        (("worse", "worse"), "So evolution paid."),
+        (("worse", "undecided"), "So it is not shown that evolution pays over uniform."),
+        (("undecided", "undecided"), "So it is not shown that evolution pays over random and uniform."),
+        (("worse", "better"), "So evolution did not pay: uniform did better."),
+        (("undecided", "better"), "So evolution did not pay: uniform did better."),
+    ],
+)
+def test_rivals_end_in_one_conclusion(verdicts: Any, moral: str) -> None:
+    assert _moral(dict(zip(("random", "uniform"), verdicts, strict=True))) == moral
 
 
 def test_the_page_stands_alone(found: CompressionResult, trained: CompressionResult, tmp_path: Path) -> None:

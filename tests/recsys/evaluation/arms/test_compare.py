@@ -94,11 +94,14 @@ def test_compare_agrees_with_a_naive_loop():
         own = c[0, 1] + (c[2, 3] + c[2, 4] + c[3, 4]) / 3
         row = max(own - 2 * c[:2, 2:].mean(), 0)
         squares = influence**2
-        row_df = min(3 * squares.sum() ** 2 / (squares**2).sum(), units - 1)
+        row_df = min(3 * squares.sum() ** 2 / (squares**2).sum() - 3, units - 1)
         by_seed = [x.var(ddof=1) / x.size for x in point]
         df = (row + sum(by_seed)) ** 2 / (row**2 / row_df + by_seed[0] ** 2 / 1 + by_seed[1] ** 2 / 2)
         error = np.sqrt(row + sum(by_seed))
         estimate = point[0].mean() - point[1].mean()
+        if difference.metric == "calibration":  # of the distances from 1, and both arms are below
+            assert max(point[0].mean(), point[1].mean()) < 1
+            estimate = -estimate
         assert difference.estimate == pytest.approx(estimate, rel=1e-12)
         assert difference.row_variance == pytest.approx(row, rel=1e-9)
         assert difference.row_df == pytest.approx(row_df, rel=1e-4)  # the slopes are numerical
@@ -109,11 +112,10 @@ def test_compare_agrees_with_a_naive_loop():
         assert difference.minimum_detectable_effect == pytest.approx(
             (t.ppf(0.975, df) + t.ppf(0.8, df)) * error, rel=1e-4
         )
-        if difference.metric != "calibration":
-            assert difference.p_value == pytest.approx(2 * t.sf(abs(estimate) / error, df), rel=1e-3)
-            lower = difference.metric in ("logloss", "ne")
-            better = "better" if (estimate < 0) == lower else "worse"
-            assert difference.verdict == (better if difference.p_value < 0.05 else "undecided")
+        assert difference.p_value == pytest.approx(2 * t.sf(abs(estimate) / error, df), rel=1e-3)
+        lower = difference.metric not in ("auc", "gauc")
+        better = "better" if (estimate < 0) == lower else "worse"
+        assert difference.verdict == (better if difference.p_value < 0.05 else "undecided")
 
 
 def bootstrap_one_by_one(arms, labels, user, replicates, seed, together):
@@ -327,8 +329,11 @@ def test_calibration_is_better_the_nearer_it_is_to_one(seeds, other, verdict):
     result = compare({"a": p * 1.4, "b": p * other}, labels, metrics=("calibration",), replicates=200)
     found = result.differences[0]
     assert found.verdict == verdict
-    assert found.estimate == pytest.approx(other - 1.4, abs=0.01)
-    assert found.interval[1] < 0 or found.interval[0] > 0
+    assert found.estimate == pytest.approx(abs(other - 1) - 0.4, abs=0.01)
+    assert (
+        (found.interval[0] <= 0 <= found.interval[1]) == (found.p_value >= 0.05) == (verdict == "undecided")
+    )
+    assert found.bca_interval[0] < found.estimate < found.bca_interval[1]
     b = result.best["calibration"]["b"]
     assert (
         0.05 < b < 0.95
@@ -348,7 +353,7 @@ def test_calibration_on_opposite_sides_is_tested_by_the_sum():
     distance = metrics.calibration(labels, p * 1.3) + metrics.calibration(labels, p * 0.8) - 2
     z = distance / (np.std(a + b, ddof=1) * np.sqrt(500 / 499))
     influence = (p * 2.1 - labels * metrics.calibration(labels, p * 2.1)) ** 2
-    df = 3 * influence.sum() ** 2 / (influence**2).sum()
+    df = 3 * influence.sum() ** 2 / (influence**2).sum() - 3
     assert difference.p_value == pytest.approx(2 * t.sf(abs(z), min(df, 499)), rel=1e-9)
 
 
