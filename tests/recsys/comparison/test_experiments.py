@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from recsys.comparison.experiments import Result, run_comparison, with_budgets
+from recsys.comparison.budgets import with_budgets
+from recsys.comparison.experiments import Result, run_comparison
 from recsys.config import ConfigError, ExperimentConfig, parse
 from recsys.planning import plan_of
 from recsys.reports.experiments import summary, table_rows, verdict, write_report
