@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class InThisProcess(ThreadPoolExecutor):
+    """Trains without starting processes, each of which would import torch; `test_experiments` has the real pool."""
+
+    def __init__(self, workers: int, **of_processes: Any) -> None:
+        super().__init__(1)
+
+
 @pytest.fixture
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
+    monkeypatch.setattr("recsys.comparison.experiments.ProcessPoolExecutor", InThisProcess)
     monkeypatch.setenv("COLUMNS", "200")
     return folder
 
