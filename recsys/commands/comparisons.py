@@ -35,7 +35,10 @@ def compare(
         ),
     ],
     baseline: Annotated[
-        str | None, typer.Option(help="name of the arm to compare with; default: the first")
+        str | None,
+        typer.Option(
+            help="name of the arm to compare with, such as hash, or hash@10% of --budgets; default: the first"
+        ),
     ] = None,
     effect: Annotated[
         float | None,
@@ -87,7 +90,17 @@ def compare(
         settings = {"evaluation.replicates": replicates, "evaluation.level": level}
         experiments = _experiments(arms, data, baseline, settings)
         return _compare_configs(
-            experiments, seeds or SEEDS, budgets, prepared, runs, report, jobs, as_json, effect, slices or ()
+            experiments,
+            seeds or SEEDS,
+            budgets,
+            prepared,
+            runs,
+            report,
+            jobs,
+            as_json,
+            effect,
+            slices or (),
+            baseline,
         )
     _refuse(of_configs, "experiments", "finished runs and files")
 
@@ -136,7 +149,7 @@ def _refuse(options: Mapping[str, Any], of: str, given: str) -> None:
 def _experiments(
     arms: Sequence[str], data: str | None, baseline: str | None, settings: Mapping[str, Any]
 ) -> list[Any]:
-    """The configurations, the baseline first."""
+    """The configurations, the baseline first; whether there is such a one is checked with their budgets."""
     from recsys.comparison.predictions import named
     from recsys.config import load
 
@@ -147,10 +160,8 @@ def _experiments(
         changes = known if name is None else {**known, "name": name}
         experiment = load(path, data)
         experiments.append(experiment.replace(changes, where=str(path)) if changes else experiment)
-    names = [experiment.name for experiment in experiments]
-    if baseline is not None and baseline not in names:
-        raise ValueError(f"baseline {baseline!r} is not among the arms: choose one of {', '.join(names)}")
-    return sorted(experiments, key=lambda experiment: baseline is not None and experiment.name != baseline)
+    first = (baseline, None if baseline is None else baseline.rpartition("@")[0])
+    return sorted(experiments, key=lambda experiment: experiment.name not in first)
 
 
 def _compare_configs(
@@ -164,8 +175,10 @@ def _compare_configs(
     as_json: bool,
     effect: float | None = None,
     slices: Sequence[str] = (),
+    baseline: str | None = None,
 ) -> None:
-    from recsys.comparison.experiments import run_comparison, with_budgets
+    from recsys.comparison.budgets import with_budgets
+    from recsys.comparison.experiments import run_comparison
     from recsys_pipelines.preparation.prepared import Prepared
 
     wanted = [budget.strip() for budget in budgets.split(",") if budget.strip()]
@@ -180,6 +193,7 @@ def _compare_configs(
             prepare_progress=preparing(show),
             effect=effect,
             slices=slices,
+            baseline=baseline,
         )
     for folder in dict.fromkeys(Path(arm.runs[0].metrics["prepared"]) for arm in result.arms):
         with_doubts(Prepared.open(folder))
@@ -189,7 +203,8 @@ def _compare_configs(
 def _compare_predictions(arguments: Sequence[str], options: Any, report: Path, as_json: bool) -> None:
     from recsys.comparison.judge import judge
     from recsys.comparison.predictions import find_arms
-    from recsys.reports.comparison import comparison_json, summary, verdicts, write_comparison
+    from recsys.reports.bytes import bytes_sheets
+    from recsys.reports.comparison import bytes_by_arm, comparison_json, summary, verdicts, write_comparison
 
     found = find_arms(arguments)
     judged = judge(found, options)
@@ -197,6 +212,8 @@ def _compare_predictions(arguments: Sequence[str], options: Any, report: Path, a
     if as_json:
         return print_json({**comparison_json(judged, found), "report": str(report)})
     _print_judged(judged, verdicts(judged))
+    for sheet in bytes_sheets(bytes_by_arm(found)):
+        out.print(sheet.grid())
     out.print(summary(judged), style="bold", markup=False, highlight=False)
     print_place("report", report.resolve())
 
@@ -212,7 +229,8 @@ def _print_judged(judged: Any, lines: Sequence[str]) -> None:
 
 
 def _finish(result: Any, report: Path, as_json: bool) -> None:
-    from recsys.reports.experiments import summary, table_rows, verdict, write_report
+    from recsys.reports.bytes import bytes_sheets
+    from recsys.reports.experiments import baseline_lines, summary, table_rows, verdict, write_report
 
     write_report(result, report)
     if as_json:
@@ -227,6 +245,7 @@ def _finish(result: Any, report: Path, as_json: bool) -> None:
     _print_judged(result.judged, verdict(result))
     rows = table_rows(result)
     known = rows[0]["auc_below_best"] is not None
+    by_budget = bool(result.by_budget)
     headers = [
         "arm",
         "bytes",
@@ -237,8 +256,10 @@ def _finish(result: Any, report: Path, as_json: bool) -> None:
         "interval",
         *(["below best AUC"] if known else []),
         "ΔAUC",
+        "verdict",
+        *(["ΔAUC at its budget", "verdict there"] if by_budget else []),
     ]
-    table = Table(*headers, "verdict", title=f"baseline: {result.overall.baseline}")
+    table = Table(*headers, title=f"baseline: {result.overall.baseline}")
     for row in rows:
         change = row["auc_change"]
         table.add_row(
@@ -252,17 +273,19 @@ def _finish(result: Any, report: Path, as_json: bool) -> None:
             *([f"{row['auc_below_best']:.4f}"] if known else []),
             f"{change.estimate:+.4f}" if change else "",
             change.verdict if change else "baseline",
+            *(_at_budget(row["auc_change_at_budget"]) if by_budget else ()),
         )
     out.print(table)
-    kinds = Table(
-        "arm", "weights", "networks", "optimiser", "vocabularies", "bytes", "to serve", title="resident bytes"
-    )
-    for row in rows:
-        counts = row["bytes"]
-        order = ("parameters", "dense", "optimizer", "vocabulary", "total", "serving")
-        kinds.add_row(row["arm"], *(f"{counts[kind]:,}" for kind in order))
-    out.print(kinds)
+    for sheet in bytes_sheets({row["arm"]: row["bytes"] for row in rows}):
+        out.print(sheet.grid())
     for reason in result.left_out.values():
         out.print(f"left out: {reason}", style="yellow", markup=False, highlight=False)
+    for line in baseline_lines(result):
+        out.print(line, style="yellow", markup=False, highlight=False)
     out.print(summary(result), markup=False, highlight=False)
     print_place("report", report.resolve())
+
+
+def _at_budget(change: Any) -> tuple[str, str]:
+    """The difference of an arm from the baseline of its budget, and the verdict on it; nothing of the baseline itself."""
+    return ("", "") if change is None else (f"{change.estimate:+.4f}", change.verdict)

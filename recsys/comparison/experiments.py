@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from recsys.comparison.budgets import arm_name, baseline_of, baselines_by_budget
 from recsys.comparison.judge import Judgement, Options, judge
 from recsys.comparison.predictions import Predictions
 from recsys.config import ConfigError, ExperimentConfig
@@ -44,12 +45,15 @@ class Arm:
 
 @dataclass(frozen=True)
 class Result:
-    """All arms, what is said of them against the first, and a comparison against the first at each budget."""
+    """All arms, what is said of them against the baseline, and a comparison within each budget, whose baseline is the same
+    arm at that budget, where it fits.
+    """
 
     arms: list[Arm]
     judged: Judgement
     by_budget: dict[str, Comparison]
-    left_out: dict[str, str]  # arms that fit no budget, and why
+    left_out: dict[str, str]  # arms that do not fit their budget, and why
+    baseline_arm: str  # that was asked for, whatever the budget; the first unless named
 
     @property
     def overall(self) -> Comparison:
@@ -74,22 +78,10 @@ class Result:
                 for arm in self.arms
             ],
             **self.judged.to_dict(),
+            "baseline_arm": self.baseline_arm,
             "left_out": self.left_out,
             "by_budget": {budget: item.to_dict() for budget, item in self.by_budget.items()},
         }
-
-
-def with_budgets(configs: Sequence[ExperimentConfig], budgets: Sequence[str]) -> list[ExperimentConfig]:
-    """Return every configuration at every budget, named `<name>@<budget>`; without budgets, as they are."""
-    if not budgets:
-        return list(configs)
-    return [
-        config.replace(
-            {"name": f"{config.name}@{budget.replace(' ', '')}", "tables.budget": budget}, where=config.name
-        )
-        for budget in budgets
-        for config in configs
-    ]
 
 
 def run_comparison(
@@ -102,15 +94,18 @@ def run_comparison(
     prepare_progress: Progress = no_progress,
     effect: float | None = None,
     slices: Sequence[str] = (),
+    baseline: str | None = None,
 ) -> Result:
     """Train what is missing and compare all arms on the same test rows; `effect` and `slices` as in `judge.Options`.
 
-    An arm none of whose settings fits its budget is left out and named in the result. Raises ConfigError
-    when arms share a name or differ in their data, or when the first arm or all the others are left out.
+    An arm none of whose settings fits its budget is left out and named in the result. `baseline` as in `baseline_of`.
+    Raises ConfigError when arms share a name or differ in their data, when fewer than two are left, and as `baseline_of`.
     """
     if len(configs) < 2:
         raise ConfigError("a comparison needs at least two arms")
     _check_arms(configs)
+    named = baseline_of(configs, baseline, {})
+    (baseline_arm,) = (arm_name(c.name, c.tables.budget) for c in configs if c.name == named)
 
     def prepared_for(config: ExperimentConfig) -> Prepared:
         return prepare(config.data, config.features, prepared, prepare_progress)
@@ -125,8 +120,10 @@ def run_comparison(
         progress("draw settings", number, len(configs))
     _check_rows(drawn)
     _check_classes(drawn)
-    if configs[0].name in left_out or len(drawn) < 2:
-        raise ConfigError("too few arms are left to compare: " + "; ".join(left_out.values()))
+    if len(drawn) < 2:
+        fit = "".join(f"only {config.name} fits its budget; " for config, _ in drawn)
+        raise ConfigError(f"too few arms are left to compare: {fit}{'; '.join(left_out.values())}")
+    overall = baseline_of(configs, baseline, left_out)
     threads = max(config.training.num_threads for config in configs)
     workers = jobs or max(1, (os.cpu_count() or 1) // threads)
     # spawned, not forked: a forked torch or Arrow thread pool can hang
@@ -134,21 +131,24 @@ def run_comparison(
     _silence_tracker()
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         arms = _train_arms(_choose(drawn, pool, runs, progress), seeds, pool, runs, progress)
-    budgets = dict.fromkeys(arm.budget for arm in arms if arm.budget is not None)
-    groups = {budget: [arm for arm in arms if arm.budget == budget] for budget in budgets}
-    groups = {budget: group for budget, group in groups.items() if 1 < len(group) < len(arms)}
     evaluation = configs[0].evaluation
     options = Options(
-        replicates=evaluation.replicates, level=evaluation.level, effect=effect, slices=tuple(slices)
+        baseline=overall,
+        replicates=evaluation.replicates,
+        level=evaluation.level,
+        effect=effect,
+        slices=tuple(slices),
     )
-    progress("bootstrap", 0, 1 + len(groups))
+    baselines = baselines_by_budget({arm.name: arm.budget for arm in arms}, overall)
+    progress("bootstrap", 0, 1 + len(baselines))
     judged = judge(_predictions(arms), options)
     by_budget = {}
-    for number, (budget, group) in enumerate(groups.items(), start=1):
-        progress("bootstrap", number, 1 + len(groups))
-        by_budget[budget] = judge(_predictions(group), replace(options, slices=())).comparison
-    progress("bootstrap", 1 + len(groups), 1 + len(groups))
-    return Result(arms, judged, by_budget, left_out)
+    for number, (budget, name) in enumerate(baselines.items(), start=1):
+        progress("bootstrap", number, 1 + len(baselines))
+        group = [arm for arm in arms if arm.budget == budget]
+        by_budget[budget] = judge(_predictions(group), replace(options, baseline=name, slices=())).comparison
+    progress("bootstrap", 1 + len(baselines), 1 + len(baselines))
+    return Result(arms, judged, by_budget, left_out, baseline_arm)
 
 
 @dataclass(frozen=True)

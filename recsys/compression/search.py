@@ -204,7 +204,9 @@ def run_compression(
     if seeds == 0:
         return found
     arms = [config, *map(load, compact.values())]
-    compared = run_comparison(arms, seeds, runs, prepared_root, jobs, progress, effect=effect)
+    compared = run_comparison(
+        arms, seeds, runs, prepared_root, jobs, progress, effect=effect, baseline=config.name
+    )
     first = compared.arms[1].runs[0]
     out = place / f"artefact-{dtype}-{first.path.parent.name.rpartition('-')[2]}"
     export(first, out, dtype)

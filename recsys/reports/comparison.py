@@ -11,6 +11,7 @@ from recsys.comparison.judge import DailyPath, Judgement, Power
 from recsys.comparison.predictions import Arms
 from recsys.evaluation.arms.compare import Comparison, Difference
 from recsys.evaluation.arms.slices import SliceEffect
+from recsys.reports.bytes import bytes_sheets
 from recsys.reports.comparison_pictures import TITLES, comparison_pictures
 from recsys.reports.page import write_html
 from recsys.reports.sheet import Sheet
@@ -23,7 +24,19 @@ DIGITS = {"logloss": 5, "calibration": 3}  # decimals of a metric; four of other
 def comparison_json(judged: Judgement, arms: Arms) -> dict[str, Any]:
     """Everything as plain values, with the sentences and where the predictions came from."""
     sources = {name: [predictions.source for predictions in seeds] for name, seeds in arms.items()}
-    return {"summary": summary(judged), "verdict": verdicts(judged), "arms": sources, **judged.to_dict()}
+    return {
+        "summary": summary(judged),
+        "verdict": verdicts(judged),
+        "arms": sources,
+        "bytes": bytes_by_arm(arms),
+        **judged.to_dict(),
+    }
+
+
+def bytes_by_arm(arms: Arms) -> dict[str, dict[str, int]]:
+    """Return what finished runs record of their bytes, by arm; files of predictions record none."""
+    firsts = {name: seeds[0].run for name, seeds in arms.items()}
+    return {name: run.metrics["bytes"] for name, run in firsts.items() if run is not None}
 
 
 def summary(judged: Judgement) -> str:
@@ -203,7 +216,7 @@ def write_comparison(judged: Judgement, arms: Arms, path: Path) -> None:
         power=power_lines(judged),
         summary=summary(judged),
         verdicts=verdicts(judged),
-        sheets=main_sheets(judged),
+        sheets=[*bytes_sheets(bytes_by_arm(arms)), *main_sheets(judged)],
         pictures=comparison_pictures(judged),
         details=[*slice_sheets(judged), *daily_sheets(judged)],
         sources={name: [predictions.source for predictions in seeds] for name, seeds in arms.items()},

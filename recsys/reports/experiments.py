@@ -9,8 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
+from recsys.comparison.budgets import arm_name
 from recsys.comparison.experiments import Arm, Result
 from recsys.evaluation.metrics import reliability
+from recsys.reports.bytes import bytes_sheets
 from recsys.reports.comparison import (
     daily_sheets,
     differences_sheet,
@@ -41,7 +43,8 @@ def write_report(result: Result, path: Path) -> None:
         data=arm.config.data.model_dump(mode="json", exclude_none=True),
         splits=_manifest_counts(arm),
         rows=table_rows(result),
-        sheets=main_sheets(result.judged),
+        by_budget=result.by_budget,
+        sheets=[*bytes_sheets({arm.name: arm.bytes for arm in result.arms}), *main_sheets(result.judged)],
         pictures=[
             _quality_picture(result),
             *comparison_pictures(result.judged),
@@ -58,6 +61,7 @@ def write_report(result: Result, path: Path) -> None:
         ],
         arms=result.arms,
         left_out=result.left_out,
+        baselines=baseline_lines(result),
         comparison=result.overall,
         seeds=len(arm.runs),
         trials=trial_counts(result),
@@ -81,6 +85,7 @@ def table_rows(result: Result) -> list[dict[str, Any]]:
     rows = []
     full = result.arms[0].bytes["full_table"]
     changes = {(d.arm, d.metric): d for d in result.overall.differences}
+    within = {d.arm: d for item in result.by_budget.values() for d in item.differences if d.metric == "auc"}
     for arm, judged in zip(result.arms, result.overall.arms, strict=True):
         tests = [run.metrics["test"] for run in arm.runs]
         limit = arm.runs[0].metrics["best_possible"]
@@ -100,6 +105,7 @@ def table_rows(result: Result) -> list[dict[str, Any]]:
                 "auc_below_best": None if limit is None else limit["auc"] - judged.auc,
                 "logloss_above_best": None if limit is None else judged.logloss - limit["logloss"],
                 "auc_change": changes.get((arm.name, "auc")),
+                "auc_change_at_budget": within.get(arm.name),
                 "logloss_change": changes.get((arm.name, "logloss")),
                 "settings": arm.settings,
                 "seconds": _mean(run.metrics["training_seconds"] for run in arm.runs),
@@ -142,6 +148,17 @@ def verdict(result: Result) -> list[str]:
     return lines
 
 
+def baseline_lines(result: Result) -> list[str]:
+    """Say where the arm that was to be the baseline does not fit, and what others are compared with instead."""
+    budgets = {arm.name: arm.budget for arm in result.arms}
+    lines = []
+    for budget, comparison in [(None, result.overall), *result.by_budget.items()]:
+        name, where = comparison.baseline, "any budget" if budget is None else budget
+        if arm_name(name, budgets[name]) != result.baseline_arm:
+            lines.append(f"{result.baseline_arm} does not fit {where}: arms are compared with {name} there.")
+    return lines
+
+
 def trial_counts(result: Result) -> str:
     """Say how many settings each arm was tried with, and over what."""
     counts = sorted({len(arm.trials) for arm in result.arms})
@@ -166,7 +183,9 @@ def _quality_picture(result: Result) -> Picture:
     families: dict[str, list[tuple[float, float, float, float]]] = {}
     for arm, judged in zip(result.arms, result.overall.arms, strict=True):
         low, high = judged.auc_interval
-        families.setdefault(arm.name.split("@")[0], []).append((arm.bytes["total"], judged.auc, low, high))
+        families.setdefault(arm_name(arm.name, arm.budget), []).append(
+            (arm.bytes["total"], judged.auc, low, high)
+        )
     for number, (name, points) in enumerate(families.items()):
         x, y, low, high = np.array(sorted(points)).T
         axes.errorbar(

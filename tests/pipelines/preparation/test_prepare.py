@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -488,6 +489,38 @@ def test_an_id_seen_once_on_each_of_two_days_is_frequent_enough(tmp_path):
     old, new = (set(p.features().categorical[0].ids.tolist()) for p in (first, both))
     x, y, z = string_ids(pa.array(["x", "y", "z"])).tolist()
     assert (old, new) == ({x, y}, {x, y, z})
+
+
+STATISTIC = TypeAdapter(tuple[FeatureConfig, ...]).validate_python(
+    [{"kind": "categorical", "names": ["h"]}, {"kind": "statistic", "columns": ["c"], "folds": 3}]
+)
+
+
+@pytest.mark.parametrize("days", [1, 2])
+def test_rows_of_a_new_day_get_the_statistics_of_those_before(tmp_path, days):
+    """No statistic was fitted on them, so none of its folds is theirs; and none is kept for serving."""
+    paths = []
+    for day in range(days + 1):
+        paths.append(tmp_path / f"{day}.parquet")
+        pq.write_table(log(day * 2 * ROWS, 2 * ROWS), paths[-1])
+    ready = first = prepare(declared(paths[0]), STATISTIC, tmp_path / "out")
+    for path in paths[1:]:
+        ready = prepare(declared(path), STATISTIC, tmp_path / "out", base=ready)
+    (statistic,) = ready.features().statistics
+    assert statistic.rows.ndim == 1
+    for name, array in first.features().statistics[0].arrays().items():
+        assert np.array_equal(statistic.arrays()[name], array)
+    columns = ("c:ctr", "c:count")
+    of_training = first.features().transform(pq.read_table(paths[0])).select(columns)
+    out_of_fold = split_rows(first, "row_id", *columns)["train"]
+    kept = of_training.take(out_of_fold["row_id"])
+    assert not out_of_fold.select(columns).equals(kept), "no row of training knows its own label"
+    added = pa.concat_tables(split_rows(ready, "row_id", *columns).values())
+    added = added.filter(pa.compute.greater_equal(added["row_id"], days * 2 * ROWS))
+    served = first.features().transform(pq.read_table(paths[-1]))
+    places = pa.compute.subtract(added["row_id"], days * 2 * ROWS)
+    assert added.num_rows == 2 * ROWS
+    assert added.select(columns).equals(served.take(places).select(columns))
 
 
 def test_what_does_not_belong_together_is_not_appended(folder, tmp_path):

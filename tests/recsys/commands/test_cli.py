@@ -121,12 +121,13 @@ def test_without_json_there_are_tables(run: Run) -> None:
 
 def test_tables_as_json(config: Path) -> None:
     found = as_json("tables", config, "--ranks", 2, "--sharding", "row_wise")
-    kinds = ("parameters", "optimizer", "vocabulary", "remaps", "pointers", "dense")
+    kinds = ("parameters", "optimizer", "vocabulary", "remaps", "pointers", "dense", "statistics")
     assert sum(found["bytes"][kind] for kind in kinds) == found["bytes"]["total"] < found["full_bytes"]
     assert [entry["feature"] for entry in found["features"]] == ["user_id", "item_id"]
     assert [entry["ids"] for entry in found["features"]] == [60, 40]
     assert [len(rank["shards"]) for rank in found["ranks"]] == [2, 2]
     assert sum(rank["parameters"] for rank in found["ranks"]) == found["bytes"]["parameters"]
+    assert found["network"]["optimizer"] == 2 * found["network"]["parameters"] > 0, "two moments of Adam"
     assert found["features"][0]["observed"] == {"all_rows": 0.0, "any_row": 0.0, "other_features": None}
 
 
@@ -177,6 +178,8 @@ def test_tables_of_a_generated_log_are_printed(tmp_path: Path, monkeypatch: pyte
         "optimiser",
         "a row of another feature",
         "row_wise",
+        "statistics",
+        "in no budget: a network of",
     ):
         assert said in result.stdout
     (total,) = [line for line in result.stdout.splitlines() if "of the full table's" in line]

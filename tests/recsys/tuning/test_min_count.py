@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from recsys.comparison.experiments import with_budgets
+from recsys.comparison.budgets import with_budgets
 from recsys.config import ConfigError, ExperimentConfig, load
 from recsys.planning import plan_of
 from recsys.reports.tuning import best_yaml, trials_sheet
