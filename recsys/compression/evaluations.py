@@ -53,7 +53,7 @@ class EvaluationLog(UserDict[Genome, float]):
 
     def __setitem__(self, genome: Genome, quality: float) -> None:
         super().__setitem__(genome, quality)
-        line = Evaluation(**genome.to_dict(), quality=float(quality))
+        line = Evaluation(widths=list(genome.widths), rows=list(genome.rows), quality=float(quality))
         line = line.model_copy(update={"xxh64": line.checksum})
         with self._path.open("a") as file:  # closed at once, so that it is flushed
             file.write(line.model_dump_json() + "\n")

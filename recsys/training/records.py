@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from recsys.config import ConfigError, ExperimentConfig
 from recsys.training.loop import Watch
 from recsys_cython_ext.files import new_file
-from recsys_cython_ext.manifest import SEAL, Manifest, read_json, read_manifest
+from recsys_cython_ext.manifest import SEAL, DamagedFile, Manifest, read_json, read_manifest
 
 UNTRACED = 7  # batches before those traced, the last two of them to warm the profiler up
 Number = int | float | None  # of a metric; None where it could not be measured
@@ -61,7 +61,10 @@ class RunMetrics(dict[str, Any]):
 
 def read_record(file: Path, again: str) -> RunRecord:
     """Read metrics.json; one of an earlier version has no checksum. Raises DamagedFile as `read_manifest` does."""
-    record = read_json(file, RunRecord)
+    try:
+        record = read_json(file, RunRecord)
+    except DamagedFile as error:
+        raise DamagedFile(f"{error}; {again}") from None
     if record.files is None and SEAL not in (record.model_extra or {}):
         return record
     return read_manifest(file, RunRecord, {}, again)

@@ -9,6 +9,7 @@
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -26,6 +27,13 @@ from recsys_pipelines.sources.location import Place, Url, located
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+NO_ARRAY = (
+    ValueError,
+    OverflowError,
+    MemoryError,
+    SyntaxError,
+    TokenError,
+)  # of NumPy, by a header that is none
 NO_NAME = ("", ".", "..")
 
 
@@ -68,7 +76,7 @@ def kept_ids(folder: Place, feature: str) -> np.ndarray:
         raise SourceError(f"{path}: cannot be read ({error.strerror or error}); {wanted}") from None
     except (DamagedFile, OtherVersion) as error:
         raise SourceError(f"{error}; {wanted}") from None
-    except (ValueError, MemoryError) as error:
+    except NO_ARRAY as error:
         raise SourceError(f"{path}: no file of a NumPy array ({error}); {wanted}") from None
     if ids.dtype != np.int64 or ids.ndim != 1:
         raise SourceError(f"{path}: holds {ids.dtype} {list(ids.shape)}; {wanted}")

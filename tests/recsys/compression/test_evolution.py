@@ -366,8 +366,22 @@ def test_an_interrupted_search_goes_on_from_its_log(tmp_path: Path):
 def test_a_damaged_line_of_a_log_is_named(tmp_path: Path):
     path = tmp_path / "log.jsonl"
     EvaluationLog(path)[Genome((4,), (1,))] = 0.5
-    for line in ("{", '{"widths": [4], "rows": [2]}', '{"widths": [3], "rows": [2], "quality": 1}', "[]"):
+    good = path.read_text()
+    for line in (
+        *(
+            "{",
+            '{"widths": [4], "rows": [2]}',
+            '{"widths": [3], "rows": [2], "quality": 1}',
+            "[]",
+            "[" * 9999,
+        ),
+        *(
+            good.strip().replace("0.5", "0.25"),
+            good.strip().replace("[1]", "[2]"),
+            good.strip().replace("x", "y", 1),
+        ),
+    ):
         damaged = tmp_path / "damaged.jsonl"
         damaged.write_text(path.read_text() + line + "\n" + path.read_text())
-        with pytest.raises(ValueError, match=r"damaged\.jsonl, line 2: no evaluated genome"):
+        with pytest.raises(ValueError, match=r"damaged\.jsonl, line 2: .*; remove the line$"):
             EvaluationLog(damaged)

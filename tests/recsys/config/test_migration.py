@@ -1,6 +1,5 @@
 """Files of version 0.1 are refused with the names of today, and rewritten with everything else as it was."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from recsys.config.migration import migrated, renamed
 from recsys.training.run import Run
 from recsys_cython_ext.files import write_json
 
-from ..conftest import Configure
+from ..conftest import Configure, forget_checksums
 
 OLD = """\
 # of 0.1
@@ -88,9 +87,9 @@ def test_a_run_of_0_1_is_opened_and_its_predictions_are_read(run: Run, tmp_path:
     (old / "predictions.parquet").write_bytes((run.path / "predictions.parquet").read_bytes())
     prepared = tmp_path / "prepared-by-0.1"
     write_json({"format_version": 2, "hash_version": 1, "shards": {}}, prepared / "manifest.json")
-    metrics = json.loads((run.path / "metrics.json").read_text()) | {"prepared": str(prepared)}
-    without = {key: value for key, value in metrics.items() if key not in ("files", "manifest_xxh64")}
-    (old / "metrics.json").write_text(json.dumps(without))
+    metrics = json.loads((run.path / "metrics.json").read_text())
+    write_json(metrics | {"prepared": str(prepared)}, old / "metrics.json")
+    forget_checksums(old)
     warned: list[str] = []
     assert Run.open(old, warned.append).config == run.config
     assert Run.open(old, warned.append).predictions() == run.predictions()

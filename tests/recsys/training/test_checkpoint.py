@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from recsys.config import ExperimentConfig
+from recsys.config import ConfigError, ExperimentConfig
 from recsys.serving.scoring import Scorer
 from recsys.training.distributed import process_group, shard_model
 from recsys.training.loop import make_model
@@ -23,6 +23,8 @@ from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.distributed.manifest import CheckpointError
 from recsys_tables.distributed.pieces import snapshot
 from recsys_tables.distributed.saving import save
+
+from ..conftest import forget_checksums
 
 Configure = Callable[..., ExperimentConfig]
 
@@ -105,6 +107,9 @@ def test_a_checkpoint_of_another_configuration_is_not_scored(run: Run, tmp_path:
     settings = yaml.safe_load((path / "config.yaml").read_text())
     settings["training"]["table_lr"] = 0.5
     (path / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ConfigError, match=r"config\.yaml: missing, damaged or changed since the run was"):
+        Run.open(path)
+    forget_checksums(path)
     with pytest.raises(CheckpointError, match="belongs to another configuration"):
         Scorer(Run.open(path))
 
