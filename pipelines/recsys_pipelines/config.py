@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from recsys_pipelines.feature_config import (
     BucketsConfig,
     CategoricalConfig,
+    ColumnName,
     CrossConfig,
     DateConfig,
     FeatureConfig,
@@ -14,6 +15,7 @@ from recsys_pipelines.feature_config import (
     PrefixesConfig,
     SequenceConfig,
     StatisticConfig,
+    TimeFormat,
     TokensConfig,
 )
 from recsys_pipelines.sources.generated import GeneratorConfig
@@ -36,6 +38,7 @@ __all__ = [
     "SplitConfig",
     "StatisticConfig",
     "Strict",
+    "TimeConfig",
     "TokensConfig",
 ]
 
@@ -45,6 +48,13 @@ class LabelConfig(Strict):
 
     column: str = "label"
     threshold: float | None = None
+
+
+class TimeConfig(Strict):
+    """The column that orders rows, and how its text or numbers are to be read, as `DateConfig.format` says."""
+
+    column: ColumnName
+    format: TimeFormat
 
 
 class SplitConfig(Strict):
@@ -96,11 +106,18 @@ class DataConfig(Strict):
         None  # column of sample weights of the training loss; evaluation counts every row once
     )
     user: str | None = None  # clusters of tests and groups of GAUC; a row without a user is a user of its own
-    time: str | None = None  # column of integers (epoch seconds, YYMMDDHH, ...) that orders rows
+    time: str | TimeConfig | None = (
+        None  # column that orders rows: whole numbers, times, dates, or ISO 8601 as text
+    )
     truth: str | None = None  # column with the true click probability, where a generator knows it
     split: SplitConfig = SplitConfig()
     quarantine_limit: float = Field(0.01, ge=0, le=1)  # share of unreadable rows that stops the run
     generator: GeneratorConfig | None = None
+
+    @property
+    def time_column(self) -> str | None:
+        """The column that orders rows."""
+        return self.time.column if isinstance(self.time, TimeConfig) else self.time
 
     @model_validator(mode="after")
     def _path_or_generator(self) -> "DataConfig":

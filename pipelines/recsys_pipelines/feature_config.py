@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 from recsys_pipelines.sources.location import Location
 from recsys_pipelines.strict import FeatureName, Strict, feature_name
 
+TimeFormat = Annotated[str, Field(pattern=r"^(seconds|milliseconds|iso|.*%[a-zA-Z].*)$")]
 ColumnName = Annotated[str, Field(min_length=1)]  # of the source, whatever it is called
 
 
@@ -26,7 +27,7 @@ class _Feature(Strict):
     def _one_rule(cls, raw: Any) -> Any:
         if not isinstance(raw, dict):
             return raw
-        out = dict(raw)
+        out = cls._spelled_out(dict(raw))
         for one, many in (("name", "names"), ("column", "columns")):
             if one in out and many in out:
                 raise ValueError(f"give `{one}` or `{many}`, not both")
@@ -38,6 +39,11 @@ class _Feature(Strict):
                     raise ValueError(f"`{many}`: this kind takes one {one} (value {values!r})")
                 out[one] = values[0]
         return cls._completed(out)
+
+    @classmethod
+    def _spelled_out(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """Return the keys without a spelling that only this kind has."""
+        return raw
 
     @classmethod
     def _completed(cls, raw: dict[str, Any]) -> dict[str, Any]:
@@ -190,8 +196,8 @@ class PrefixesConfig(_EncodedConfig):
 class DateConfig(_Feature):
     """Parts of a time (UTC) as categories, features `<column>_<part>`.
 
-    `format` says what numbers and text mean: seconds or milliseconds since 1970, or a strptime pattern such as
-    "%y%m%d%H"; columns of times and dates need none.
+    `format` says what numbers and text mean: seconds or milliseconds since 1970, a strptime pattern such as
+    "%y%m%d%H", or `iso`, as in 2017-11-07 09:30:38; columns of times and dates need none.
     """
 
     categorical: ClassVar[bool] = True
@@ -200,17 +206,17 @@ class DateConfig(_Feature):
     names: tuple[FeatureName, ...] = Field(min_length=1)
     column: ColumnName
     parts: tuple[Literal["hour", "weekday", "weekend", "day", "month", "year"], ...] = Field(min_length=1)
-    format: str = Field("seconds", pattern=r"^(seconds|milliseconds|.*%[a-zA-Z].*)$")
+    format: TimeFormat = "seconds"
 
-    @model_validator(mode="before")
     @classmethod
-    def _one_rule(cls, raw: Any) -> Any:
+    def _spelled_out(cls, raw: dict[str, Any]) -> dict[str, Any]:
         """`name` begins the name of each part; `names` are those of the parts."""
-        if isinstance(raw, dict) and isinstance(raw.get("name"), str) and "names" not in raw:
-            stem, raw = raw["name"], {key: value for key, value in raw.items() if key != "name"}
-            raw = {"column": stem, **raw} if "columns" not in raw else raw
+        if isinstance(raw.get("name"), str) and "names" not in raw:
+            stem = raw.pop("name")
             raw["names"] = _of_parts(stem, raw.get("parts"))
-        return super()._one_rule(raw)
+            if "columns" not in raw:
+                raw.setdefault("column", stem)
+        return raw
 
     @classmethod
     def _completed(cls, raw: dict[str, Any]) -> dict[str, Any]:

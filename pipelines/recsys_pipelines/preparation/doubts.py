@@ -123,6 +123,7 @@ def _told(data: DataConfig, config: object, doubt: _Unknown, text: Mapping[str, 
             f"{begins}: `keep` leaves {doubt.size:,} of {len(doubt.ids):,} ids; is {config.keep}/{doubt.name}.npy of "
             "this feature, and of ids of the same kind (text, or integers)?"
         )
+    assert config.vocabulary is not None
     lines = vocabulary_lines(config.vocabulary)
     begins = f"{begins} to the vocabulary {config.vocabulary}"
     column = dict(zip(config.names, config.columns, strict=True))[doubt.name]
