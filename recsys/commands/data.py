@@ -1,4 +1,4 @@
-"""Commands on data: prepare, inspect, drift."""
+"""Commands on data: sources, prepare, inspect, drift."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from recsys.commands.options import (
@@ -58,6 +59,19 @@ def prepare(
     table = Table("split", "rows", "positive")
     for name, counts in manifest.splits.items():
         table.add_row(name, f"{counts.rows:,}", f"{counts.positives:,}")
+    out.print(table)
+
+
+@app.command(rich_help_panel="Data")
+def sources(as_json: JsonOption = False) -> None:
+    """List the sources that data.source can name, and the files that data.path then names."""
+    from recsys_pipelines.sources.catalogue import CATALOGUE
+
+    if as_json:
+        return print_json({name: entry._asdict() for name, entry in CATALOGUE.items()})
+    table = Table("source", "data set", "data.path")
+    for name, entry in CATALOGUE.items():
+        table.add_row(name, *map(escape, entry))
     out.print(table)
 
 

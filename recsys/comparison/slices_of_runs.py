@@ -187,8 +187,9 @@ def _texts(rows: TestRows, feature: Categorical | Buckets, codes: Sequence[int])
     config = [
         c for c in rows.rows.features.configs if isinstance(c, CategoricalConfig) and feature.name in c.names
     ]
-    text = not config or rows.rows.features.text.get(feature.name, False)
-    originals = _originals(rows.run, feature.name, set(ids.values())) if text and config else {}
+    columns = dict(zip(config[0].names, config[0].columns, strict=True)) if config else {}
+    text = not config or rows.rows.features.text.get(columns[feature.name], False)
+    originals = _originals(rows.run, columns[feature.name], set(ids.values())) if text and config else {}
     names = {code: originals.get(i, f"id {i}" if text else str(i)) for code, i in ids.items()}
     note = "Some values are shown by their 64-bit id." if text and len(originals) < len(ids) else ""
     return [(fixed | names)[code] for code in codes], note

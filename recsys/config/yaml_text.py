@@ -81,4 +81,5 @@ class _Loader(yaml.SafeLoader):
 
 
 def _place(mark: yaml.Event | yaml.Node) -> str:
-    return f"line {mark.start_mark.line + 1}"
+    start = mark.start_mark
+    return "the text" if start is None else f"line {start.line + 1}"

@@ -62,16 +62,16 @@ def _all(configs: Sequence[FeatureConfig]) -> Parts:
 def _categorical(config: CategoricalConfig) -> Parts:
     specs: dict[str, Spec] = {}
     fits: dict[str, Fit] = {}
-    for name in config.names:
+    for name, column in zip(config.names, config.columns, strict=True):
         if config.multivalued:
-            specs[name] = ColumnSpec(name, "ids", separator=config.separator)
+            specs[name] = ColumnSpec(column, "ids", separator=config.separator)
         else:
-            specs[name] = ColumnSpec(name, config.buckets or "id")
+            specs[name] = ColumnSpec(column, config.buckets or "id")
         if config.weights is not None:
-            specs[f"{name}:weights"] = Weights(name, config.weights, config.separator)
+            specs[f"{name}:weights"] = Weights(column, config.weights, config.separator)
         settings = _settings(config, name, config.multivalued, config.pooling, config.weights is not None)
         fixed = None if config.vocabulary is None else str(config.vocabulary)
-        fits[name] = CategoricalFit(settings, config.min_count, fixed, source=name, keep=_keep(config))
+        fits[name] = CategoricalFit(settings, config.min_count, fixed, source=column, keep=_keep(config))
     return specs, fits
 
 
@@ -121,7 +121,8 @@ def _sequence(config: SequenceConfig) -> Parts:
 
 def _numeric(config: NumericConfig) -> Parts:
     low, high = config.clip
-    return {name: ColumnSpec(name, "number") for name in config.names}, {
+    named = zip(config.names, config.columns, strict=True)
+    return {name: ColumnSpec(column, "number") for name, column in named}, {
         name: NumericFit(name, low, high, config.transform, config.standardise) for name in config.names
     }
 
@@ -129,7 +130,8 @@ def _numeric(config: NumericConfig) -> Parts:
 def _statistic(config: StatisticConfig) -> Parts:
     named = list(zip(config.names, config.columns, strict=True))
     return {name: ColumnSpec(column, "id") for name, column in named}, {
-        name: StatisticFit(name, column, config.of, config.folds, config.smoothing) for name, column in named
+        name: StatisticFit(name, name.removesuffix(config.made), config.of, config.folds, config.smoothing)
+        for name in config.names
     }
 
 

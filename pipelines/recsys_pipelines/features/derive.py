@@ -15,7 +15,7 @@ import pyarrow.types as pt
 from numpy.typing import NDArray
 
 from recsys_cython_ext import MISSING_ID, mix64, string_ids
-from recsys_pipelines.features.convert import ColumnSpec, whole_numbers
+from recsys_pipelines.features.convert import ColumnSpec
 from recsys_pipelines.features.plain import (
     Converted,
     Problem,
@@ -27,6 +27,7 @@ from recsys_pipelines.features.plain import (
     one_array,
     text_or_plain,
 )
+from recsys_pipelines.features.times import times
 
 GOLDEN = np.int64(0x9E3779B97F4A7C15 - 2**64)
 WORD = r"[\p{L}\p{N}]+"
@@ -144,8 +145,6 @@ VALUES = {
     "day": range(1, 32),
     "month": range(1, 13),
 }
-LATEST = 2**43  # in milliseconds the year 2248
-UNITS = {"seconds": "s", "milliseconds": "ms"}
 
 
 @dataclass(frozen=True)
@@ -164,32 +163,9 @@ class DatePart:
 
     def convert(self, columns: Sequence[pa.Array]) -> Converted:
         """As `Spec.convert`."""
-        time, problems = self._time(columns[0])
+        time, problems = times(columns[0], self.format)
         part = pc.cast(PARTS[self.part](time), pa.int64())
         return pc.fill_null(part, MISSING_ID), problems
-
-    def _time(self, raw: pa.Array) -> Converted:
-        plain, problems = text_or_plain(raw)
-        if pt.is_timestamp(plain.type) or pt.is_date(plain.type):
-            return pc.cast(plain, pa.timestamp("us"), safe=False), problems
-        if self.format in UNITS:
-            numbers, more = whole_numbers(plain)
-            far = pc.or_(pc.greater(numbers, LATEST), pc.less(numbers, -LATEST))
-            outside = np.asarray(pc.fill_null(far, False))
-            kept = pc.if_else(pa.array(outside), pa.scalar(None, pa.int64()), numbers)
-            time = pc.cast(kept, pa.timestamp(UNITS[self.format]))
-            return time, [*problems, *more, Problem(outside, f"not {self.format} since 1970")]
-        text = plain
-        if not pt.is_string(plain.type):
-            numbers, more = whole_numbers(plain)
-            text, problems = pc.cast(numbers, pa.string()), [*problems, *more]
-        time = pc.strptime(text, format=self.format, unit="s", error_is_null=True)
-        same = pc.fill_null(pc.equal(pc.strftime(time, format=self.format), text), False)
-        bad = np.asarray(pc.and_not(text.is_valid(), same))  # strptime alone takes 7 digits for 8
-        return pc.if_else(pa.array(bad), pa.scalar(None, time.type), time), [
-            *problems,
-            Problem(bad, f"not a time of the format {self.format}"),
-        ]
 
 
 @dataclass(frozen=True)

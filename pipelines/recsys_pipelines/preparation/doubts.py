@@ -123,12 +123,14 @@ def _told(data: DataConfig, config: object, doubt: _Unknown, text: Mapping[str, 
             f"{begins}: `keep` leaves {doubt.size:,} of {len(doubt.ids):,} ids; is {config.keep}/{doubt.name}.npy of "
             "this feature, and of ids of the same kind (text, or integers)?"
         )
+    assert config.vocabulary is not None
     lines = vocabulary_lines(config.vocabulary)
     begins = f"{begins} to the vocabulary {config.vocabulary}"
-    if not text.get(doubt.name, True):
+    column = dict(zip(config.names, config.columns, strict=True))[doubt.name]
+    if not text.get(column, True):
         example = doubt.ids[doubt.table.codes(doubt.ids, -1) < 0][0]
         return f"{begins}: the data hold {example}, line 1 of the file {lines[0]!r}; is it of another column, or of codes?"
-    values = [v for v in _values(data, config, doubt.name) if doubt.of_column(_text_ids([v])) == 0]
+    values = [v for v in _values(data, config, column) if doubt.of_column(_text_ids([v])) == 0]
     example = (
         f"the data hold {values[0]!r}, line 1 of the file {lines[0]!r}"
         if values

@@ -122,7 +122,9 @@ def _check_sequences(data: DataConfig, features: Sequence[FeatureConfig]) -> Non
             )
         likes = [f for f in features if isinstance(f, CategoricalConfig) and sequence.like in f.names]
         if sequence.like is not None and (
-            not likes or sequence.like != sequence.column or likes[0].buckets is not None
+            not likes
+            or dict(zip(likes[0].names, likes[0].columns, strict=True))[sequence.like] != sequence.column
+            or likes[0].buckets is not None
         ):
             raise ValueError(
                 f"feature {sequence.name!r}: like: {sequence.like!r} is no categorical feature of the column "

@@ -17,10 +17,11 @@ from pydantic import ConfigDict, Field
 from recsys_cython_ext import MISSING_ID, mix64
 from recsys_cython_ext.files import file_digest
 from recsys_cython_ext.manifest import FileName, Manifest, parse_json, read_manifest, write_manifest
-from recsys_pipelines.config import DataConfig, FeatureConfig
+from recsys_pipelines.config import DataConfig, FeatureConfig, TimeConfig
 from recsys_pipelines.features import FeatureFitter, Features, sequences_of, specs_of
 from recsys_pipelines.features.convert import ColumnSpec, Kind, Spec, columns_of, text_ids, typed
 from recsys_pipelines.features.plain import TextIds, one_array, text_or_plain
+from recsys_pipelines.features.times import Time
 from recsys_pipelines.preparation.history import num_buckets, with_histories, write_bucket
 from recsys_pipelines.preparation.prepared import COUNTS, Shard
 from recsys_pipelines.preparation.split import SPLITS, split_bounds, split_of
@@ -51,12 +52,15 @@ def column_specs(data: DataConfig, features: Sequence[FeatureConfig], *, labelle
         specs["@label"] = ColumnSpec(data.label.column, "label", threshold=data.label.threshold)
         roles: tuple[tuple[str, str | None, Kind], ...] = (
             ("@weight", data.weight, "weight"),
-            ("@time", data.time, "integer"),
             ("@truth", data.truth, "number"),
         )
         for role, column, kind in roles:
             if column is not None:
                 specs[role] = ColumnSpec(column, kind)
+        if isinstance(data.time, TimeConfig):
+            specs["@time"] = Time(data.time.column, data.time.format)
+        elif data.time is not None:
+            specs["@time"] = Time(data.time)
     return specs
 
 

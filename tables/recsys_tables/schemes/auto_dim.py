@@ -23,7 +23,8 @@ class AutoDim(Masked):
     Deviations. The paper learns a on validation batches and T on training batches in turns; here both are learned on
     training batches in one pass, which favours wide fields, so that `alpha` · (expected width / D) may be added to the
     loss. The candidates are nested, as in the paper's weight sharing, and meet the network without a projection
-    and batch norm for each: T begins with wider rows, so that the mixture has the variance of a full table.
+    and batch norm for each: T begins with wider rows, so that the mixture of equal p has the variance of a full table.
+    In training noise makes p unequal, and the variance 1.33, 1.25, 1.19 and 1.15 times that at D = 4, 8, 16 and 32.
     0 is among them, which gives up the field.
 
     choice_lr: learning rate of a, that of the dense optimiser unless given.
