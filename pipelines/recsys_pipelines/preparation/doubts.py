@@ -14,6 +14,7 @@ from recsys_pipelines.features import Categorical, Features
 from recsys_pipelines.features.categorical import vocabulary_lines
 from recsys_pipelines.features.convert import WrongType, lists, one_array, text_or_plain
 from recsys_pipelines.features.declared import fits_of
+from recsys_pipelines.features.plain import TextIds
 from recsys_pipelines.preparation.prepared import SplitCounts
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import open_source
@@ -110,7 +111,7 @@ class _Unknown:
         return float(np.mean(self.table.codes(ids, -1) >= 0)) if len(ids) else 0.0
 
 
-def _told(data: DataConfig, config: object, doubt: _Unknown, text: Mapping[str, bool]) -> str:
+def _told(data: DataConfig, config: object, doubt: _Unknown, text: Mapping[str, TextIds]) -> str:
     unknown = (
         f"{round(doubt.share * doubt.total):,} of its {doubt.total:,} values in training ({doubt.share:.1%})"
     )
@@ -120,7 +121,7 @@ def _told(data: DataConfig, config: object, doubt: _Unknown, text: Mapping[str, 
         return f"{begins}: {rare}, so the feature says next to nothing; lower it, or hash the feature"
     if config.keep is not None:
         return (
-            f"{begins}: `keep` leaves {doubt.size:,} of {len(doubt.ids):,} ids; is {config.keep}/{doubt.name}.npy of "
+            f"{begins}: `keep` leaves {doubt.size:,} of {len(doubt.ids):,} ids; is {config.keep} of "
             "this feature, and of ids of the same kind (text, or integers)?"
         )
     assert config.vocabulary is not None

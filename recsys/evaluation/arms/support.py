@@ -53,8 +53,8 @@ class Support:
             return f"too few {rarer.unit}s to judge: {self.holding} {held}, at least {LEAST} are needed"
         seen = "ranked" if metric in RANKED else "predicted"
         return (
-            f"too few {rarer.unit}s to judge: the arms differ in how {self.differing} {'is' if self.differing == 1 else 'are'} "
-            f"{seen}, in at least {LEAST} is needed"
+            f"too few {rarer.unit}s to judge: the arms differ in how {self.differing} "
+            f"{'is' if self.differing == 1 else 'are'} {seen}, in at least {LEAST} is needed"
         )
 
 

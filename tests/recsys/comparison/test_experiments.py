@@ -11,12 +11,8 @@ from typing import Any
 
 import pytest
 
-<<<<<<< HEAD
-from recsys.comparison.experiments import Arm, Result, run_comparison, with_budgets
-=======
 from recsys.comparison.budgets import with_budgets
-from recsys.comparison.experiments import Result, run_comparison
->>>>>>> bytes
+from recsys.comparison.experiments import Arm, Result, run_comparison
 from recsys.config import ConfigError, ExperimentConfig, parse
 from recsys.planning import plan_of
 from recsys.reports.experiments import _title, summary, table_rows, verdict, write_report

@@ -1,5 +1,6 @@
 """Files of version 0.1 are refused with the names of today, and rewritten with everything else as it was."""
 
+import json
 from pathlib import Path
 from typing import Any
 
