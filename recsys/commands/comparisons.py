@@ -30,7 +30,8 @@ def compare(
         typer.Argument(
             metavar="[NAME=]PATH...",
             help="experiments as YAML, which are trained; or finished runs and files of predictions (Parquet, Arrow, CSV, "
-            "TSV: row_id, label, prediction, perhaps user_id), where one NAME's are seeds of one arm. The first is the baseline",
+            "TSV: row_id, label, prediction, perhaps user_id), where one NAME's are seeds of one arm. The first is the "
+            "baseline",
             show_default=False,
         ),
     ],
