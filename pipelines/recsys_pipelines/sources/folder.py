@@ -43,12 +43,12 @@ class Keyed(Over):
         """As `Over.change`."""
         keys = {name: pa.scalar(self._keys[name], pa.string()) for name in columns if name in self._keys}
 
-        def with_keys(chunk: Chunk, quarantine: Quarantine) -> Chunk:
+        def keyed(chunk: Chunk, quarantine: Quarantine) -> Chunk:
             made = {name: pa.repeat(value, len(chunk.rows)) for name, value in keys.items()}
             table = {name: made[name] if name in made else chunk.table[name] for name in columns}
             return chunk.with_table(pa.table(table)) if columns else chunk
 
-        return [name for name in columns if name not in keys], with_keys
+        return [name for name in columns if name not in keys], keyed
 
 
 def with_keys(folder: Path | Url, files: Sequence[File]) -> list[File]:
