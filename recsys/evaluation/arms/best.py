@@ -22,9 +22,8 @@ def best_probabilities(
     Rows: their `covariance` [A, A]. Training seeds: independent with variances `seeds` [A]. Both are estimated, so
     Student's t of `row_df` and of `seed_df` degrees of freedom (one draw of either scale for all arms). That is the
     approximate posterior under a flat prior; of two arms the better has about 1 - p / 2, p being that of the two-sided
-    test. Arms
-    that tie in a draw share it, so equal arms are equally likely. A covariance estimated entry by entry may have
-    negative eigenvalues; they count as 0.
+    test. Arms that tie in a draw share it, so equal arms are equally likely. A covariance estimated entry by entry may
+    have negative eigenvalues; they count as 0.
     """
     values, vectors = np.linalg.eigh(covariance)
     values[values < EXACT * values[-1]] = 0.0

@@ -52,10 +52,8 @@ class Support:
             held = f"hold{'s' * (self.holding == 1)} a {rarer.kind}" if rarer.unit == "user" else rarer.kind
             return f"too few {rarer.unit}s to judge: {self.holding} {held}, at least {LEAST} are needed"
         seen = "ranked" if metric in RANKED else "predicted"
-        return (
-            f"too few {rarer.unit}s to judge: the arms differ in how {self.differing} "
-            f"{'is' if self.differing == 1 else 'are'} {seen}, in at least {LEAST} is needed"
-        )
+        count = f"{self.differing} {'is' if self.differing == 1 else 'are'}"
+        return f"too few {rarer.unit}s to judge: the arms differ in how {count} {seen}, in at least {LEAST} is needed"
 
 
 def rarer_class(positive: np.ndarray, units: np.ndarray, unit: str) -> Rarer:
