@@ -138,7 +138,7 @@ def run_folder(config: ExperimentConfig, prepared: Prepared, runs: Path) -> Path
 def train(
     config: ExperimentConfig,
     prepared: Prepared,
-    runs: Path,
+    runs: str | Path,
     watch: Watch | None = None,
     profile: bool = False,
 ) -> Run:
@@ -153,7 +153,7 @@ def train(
 
     `profile`: write a trace of a few steps, for chrome://tracing or Perfetto, as `trace.json.gz`.
     """
-    out, watch = run_folder(config, prepared, runs), watch or Watch()
+    out, watch = run_folder(config, prepared, Path(runs)), watch or Watch()
     with process_group(), losses_told(), _told(out, watch), _only_job(out):
         if on_rank_0(lambda: _finished(out)):
             if profile and dist.get_rank() == 0 and not (out / TRACE).exists():
