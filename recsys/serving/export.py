@@ -37,7 +37,7 @@ from recsys_tables.serving.write import write
 _NETWORK = "dense/network."  # of a checkpoint's tensors; what else is dense only training needs
 
 
-def export(run: Run, out: Path, dtype: Dtype, width: int | None = None) -> Artefact:
+def export(run: Run, out: str | Path, dtype: Dtype, width: int | None = None) -> Artefact:
     """Write a run's tables in `dtype`, rows wider than `width` narrowed by PCA, and all that scoring needs, as `out`.
 
     The same export again is opened as it is. Raises ArtefactError where `out` holds something else, and as
@@ -52,6 +52,7 @@ def export(run: Run, out: Path, dtype: Dtype, width: int | None = None) -> Artef
         "dtype": dtype,
         "pca_width": width,
     }
+    out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock_of(out)):
         return _same(out, about) if out.exists() else _write(run, saved, out, dtype, width, about)

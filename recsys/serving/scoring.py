@@ -94,12 +94,13 @@ def score_file(
                 yield rows, scorer.score(rows)
 
 
-def predict_file(run: Run, path: Place, out: Path) -> dict[str, Any]:
+def predict_file(run: Run, path: Place, out: str | Path) -> dict[str, Any]:
     """Write (row_id, prediction) for every readable row of an unlabelled file as Parquet; return the counts.
 
     Rows in = rows scored + rows quarantined; quarantined rows are listed beside `out`. Another process that writes the
     same file is waited for, so that the file and the counts are of one.
     """
+    out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock_of(out)):
         return _predict_into(run, path, out)

@@ -146,7 +146,7 @@ def ray_folder(run: Path) -> Path:
 def train(
     config: ExperimentConfig,
     prepared: Prepared,
-    runs: Path,
+    runs: str | Path,
     watch: Watch | None = None,
     profile: bool = False,
 ) -> Run:
@@ -161,7 +161,7 @@ def train(
 
     `profile`: write a trace of a few steps, for chrome://tracing or Perfetto, as `trace.json.gz`.
     """
-    out, watch = run_folder(config, prepared, runs), watch or Watch()
+    out, watch = run_folder(config, prepared, Path(runs)), watch or Watch()
     alone = not dist.is_initialized()
     with process_group(), losses_told(), _told(out, watch), _only_job(out):
         if on_rank_0(lambda: _finished(out)):

@@ -234,3 +234,22 @@ def test_a_file_is_digested_by_blocks_as_it_is_whole(tmp_path: Path, length: int
     content = np.random.default_rng(length).bytes(length)
     (tmp_path / "a").write_bytes(content)
     assert file_digest(tmp_path / "a") == xxhash.xxh64_hexdigest(content) == digest(content)
+
+
+def test_a_sealed_file_is_told_from_what_is_cut_off_damaged_or_missing(tmp_path: Path) -> None:
+    file = tmp_path / "x.npz"
+    assert not files.is_sealed(file)
+    file.write_bytes(b"abc")
+    assert not files.is_sealed(file)
+    files.seal(file)
+    assert files.is_sealed(file)
+    for content in (b"ab", b"abd", b""):
+        file.write_bytes(content)
+        assert not files.is_sealed(file)
+    file.write_bytes(b"abc")
+    assert files.is_sealed(file)
+    for content in (b"", b"\xff\xfe", b"0" * 16):
+        files.seal_of(file).write_bytes(content)
+        assert not files.is_sealed(file)
+    file.unlink()
+    assert not files.is_sealed(file)
