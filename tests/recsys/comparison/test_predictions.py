@@ -1,7 +1,9 @@
 """Predictions of anybody's model from files, through the command: what is read, and how bad input is refused."""
 
+import decimal
 import json
 import sys
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -631,3 +633,17 @@ def test_text_is_sliced_by_value_unless_it_has_fractions() -> None:
     assert (
         by_column("price", pa.array([*prices.to_pylist(), "NA"], pa.large_string())).names[-1] == "(missing)"
     )
+
+
+def test_uuids_and_decimals_are_paired_with_their_text(folder: Path) -> None:
+    ids = [uuid.UUID(int=2**100 + i) for i in range(ROWS)]
+    uuids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([i.bytes for i in ids], pa.binary(16)))
+    decimals = pa.array([decimal.Decimal(i + 5) for i in range(ROWS)], pa.decimal128(38, 0))
+    for column, texts in ((uuids, list(map(str, ids))), (decimals, [str(i + 5) for i in range(ROWS)])):
+        table = plain_scores(0.1)
+        for place, name in enumerate(("row_id", "user_id")):
+            table = table.set_column(place, name, column)
+        pq.write_table(table, "a.parquet")
+        write_text("b.csv", plain_scores(2.0), row_id=texts, user_id=texts)
+        judged = judge(find_arms(["a.parquet", "b.csv"]), Options(replicates=50))
+        assert (judged.comparison.rows, judged.comparison.clusters) == (ROWS, ROWS)
