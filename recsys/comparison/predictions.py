@@ -146,12 +146,12 @@ def read_predictions(path: Path, columns: Columns, extra: Sequence[str] = ()) ->
         wanted["user_id"] = columns.user or "user_id"
     options = {"row_id": "--row-id", "label": "--label", "prediction": "--prediction", "user_id": "--user"}
     for role, name in wanted.items():
-        if file.names.count(name) != 1:
-            fault = "has no column" if name not in file.names else "has more than one column"
+        if name not in file.names:
+            fault = "has more than one column" if name in file.repeated else "has no column"
             raise ValueError(
                 f"{path}: {fault} {name!r}, but {', '.join(file.names)}; name the column of the {role} with {options[role]}"
             )
-    wanted |= {name: name for name in extra if file.names.count(name) == 1 and name not in wanted}
+    wanted |= {name: name for name in extra if name in file.names and name not in wanted}
     table = file.read(list(dict.fromkeys(wanted.values())))
     found = {role: table[name] for role, name in wanted.items()}
     if file.text:

@@ -29,6 +29,8 @@ UUID_GROUPS = ((0, 8), (8, 4), (12, 4), (16, 4), (20, 12))  # start and length, 
 class WholeFile:
     """A file that is read whole. `names` are its columns, `text` says whether every one of them holds text.
 
+    `repeated` are the names that several columns have, which cannot be read.
+
     Errors (ValueError): no such file, an ending that is not in the table source's list, a file that is none of its kind.
     """
 
@@ -40,6 +42,7 @@ class WholeFile:
         self.path = path
         self._file: File = open_file(path, rename=str)
         self.names: tuple[str, ...] = tuple(self._file.schema.names)
+        self.repeated: tuple[str, ...] = tuple(self._file.repeated)
         self.text = isinstance(self._file, DelimitedFile)
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
