@@ -1,6 +1,7 @@
 """Any Parquet, CSV or Arrow IPC file, or a folder of one of these kinds, read in the order of the names.
 
-Subfolders are read too, unless "." or "_" begins their names, and keys in their names (`dt=2024-01-01`) are columns.
+Subfolders are read too, unless "." or "_" begins their names, and keys in their names (`dt=2024-01-01`) are columns;
+prepared sets and runs that are kept below the folder are no part of the log.
 
 CSV: comma, a header, .gz or .zst allowed. Its columns are all strings and are never guessed to be numbers,
 so an id never depends on what else is in the file: `123` in a CSV is hashed as text, while an integer column
