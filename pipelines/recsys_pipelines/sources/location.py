@@ -16,6 +16,7 @@ from pydantic import PlainSerializer, PlainValidator
 
 PROTOCOLS = ("file", "http", "https", "s3", "gs", "az", "abfs", "hdfs", "memory")
 DEEPEST = 32  # folders below each other
+OURS = ("features/features.json", ".lock")  # what folders of this program have: prepared sets and runs
 
 
 @dataclass(frozen=True, order=True)
@@ -150,7 +151,9 @@ def is_hidden(place: Path | Url) -> bool:
 
 
 def files_below(folder: Path | Url, deep: int = 0) -> Iterator[Path | Url]:
-    """Files of a folder and of its subfolders that are not hidden, in the order of the names.
+    """Files of a folder and of its subfolders, in the order of the names; those of hidden folders are left out.
+
+    So are prepared sets and runs, which may be kept in the folder that they were made from.
 
     Raises ValueError where folders lie deeper than `DEEPEST`, as those of a link that leads back up do.
     """
@@ -161,8 +164,12 @@ def files_below(folder: Path | Url, deep: int = 0) -> Iterator[Path | Url]:
     for entry in entries(folder):
         if entry.is_file():
             yield entry
-        elif entry.is_dir() and not is_hidden(entry):
+        elif entry.is_dir() and not is_hidden(entry) and not _is_ours(entry):
             yield from files_below(entry, deep + 1)
+
+
+def _is_ours(folder: Path | Url) -> bool:
+    return isinstance(folder, Path) and any((folder / name).exists() for name in OURS)
 
 
 def file_prints(

@@ -1,6 +1,7 @@
 """Any Parquet, Arrow IPC, CSV or TSV file, or a folder of one of these kinds, read in the order of the names.
 
-Subfolders are read too, unless "." or "_" begins their names, and keys in their names (`dt=2024-01-01`) are columns.
+Subfolders are read too, unless "." or "_" begins their names, and keys in their names (`dt=2024-01-01`) are columns;
+prepared sets and runs that are kept below the folder are no part of the log.
 
 Text: .csv with commas or .tsv with tabs, a header, and .gz, .zst or .bz2 behind the ending of a compressed file; endings
 may be in capitals. Its columns are all strings and are never guessed to be numbers, so an id never depends on what else is

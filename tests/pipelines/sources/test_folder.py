@@ -201,6 +201,17 @@ def test_a_set_is_prepared_again_when_a_subfolder_changes(tmp_path):
     assert len(list(files_below(log))) == 3
 
 
+def test_what_this_program_keeps_in_the_folder_is_no_part_of_the_log(tmp_path):
+    write(tmp_path, {"a.parquet": one(1), "b/c.parquet": one(2)})
+    write(tmp_path, {"runs/x/features/features.json": "{}", "runs/x/predictions.parquet": one(9)})
+    write(tmp_path, {"prepared/log-1/.lock": "", "prepared/log-1/staged/part.arrow": one(9)})
+    assert [row["x"] for row in read(tmp_path, ["x"])] == [1, 2]
+    assert [Path(name).name for name, *_ in file_prints(tmp_path, subfolders=True)] == [
+        "a.parquet",
+        "c.parquet",
+    ]
+
+
 @pytest.mark.skipif(not CASES.exists(), reason="the shared cases are not here")
 def test_the_shared_cases():
     rows = read(CASES / "folders" / "hive", ["dt", "clicked"])
