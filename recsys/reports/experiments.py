@@ -66,7 +66,7 @@ def write_report(result: Result, path: Path) -> None:
 
 def _title(arms: Sequence[Arm]) -> str:
     """How many arms there are, and what they are several of."""
-    kinds = {
+    kinds: dict[str, set[Any]] = {
         "table schemes": {arm.config.tables.scheme for arm in arms},
         "budgets": {arm.budget for arm in arms},
         "sets of features": {tuple(n for f in arm.config.features for n in f.names) for arm in arms},
