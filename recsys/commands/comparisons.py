@@ -274,7 +274,7 @@ def _finish(result: Any, report: Path, as_json: bool) -> None:
             *([f"{row['auc_below_best']:.4f}"] if known else []),
             f"{change.estimate:+.4f}" if change else "",
             change.verdict if change else "baseline",
-            *(_at_budget(row["auc_change_at_budget"]) if by_budget else ()),
+            *(_at_budget(row) if by_budget else ()),
         )
     out.print(table)
     for sheet in bytes_sheets({row["arm"]: row["bytes"] for row in rows}):
@@ -287,6 +287,9 @@ def _finish(result: Any, report: Path, as_json: bool) -> None:
     print_place("report", report.resolve())
 
 
-def _at_budget(change: Any) -> tuple[str, str]:
-    """The difference of an arm from the baseline of its budget, and the verdict on it; nothing of the baseline itself."""
-    return ("", "") if change is None else (f"{change.estimate:+.4f}", change.verdict)
+def _at_budget(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The difference of an arm from the baseline of its budget, and the verdict on it."""
+    change = row["auc_change_at_budget"]
+    if change is None:
+        return "", "baseline" if row["is_baseline_at_budget"] else ""
+    return f"{change.estimate:+.4f}", change.verdict

@@ -139,16 +139,26 @@ def run_comparison(
         effect=effect,
         slices=tuple(slices),
     )
-    baselines = baselines_by_budget({arm.name: arm.budget for arm in arms}, overall)
+    judged, by_budget = _judged(arms, options, progress)
+    return Result(arms, judged, by_budget, left_out, baseline_arm)
+
+
+def _judged(
+    arms: Sequence[Arm], options: Options, progress: Progress
+) -> tuple[Judgement, dict[str, Comparison]]:
+    """Judge all arms against the baseline, and those of each budget against its arm there."""
+    assert options.baseline is not None
+    baselines = baselines_by_budget({arm.name: arm.budget for arm in arms}, options.baseline)
     progress("bootstrap", 0, 1 + len(baselines))
     judged = judge(_predictions(arms), options)
     by_budget = {}
     for number, (budget, name) in enumerate(baselines.items(), start=1):
         progress("bootstrap", number, 1 + len(baselines))
         group = [arm for arm in arms if arm.budget == budget]
-        by_budget[budget] = judge(_predictions(group), replace(options, baseline=name, slices=())).comparison
+        within = replace(options, baseline=name, slices=())
+        by_budget[budget] = judge(_predictions(group), within).comparison
     progress("bootstrap", 1 + len(baselines), 1 + len(baselines))
-    return Result(arms, judged, by_budget, left_out, baseline_arm)
+    return judged, by_budget
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,7 @@ def table_rows(result: Result) -> list[dict[str, Any]]:
     rows = []
     full = result.arms[0].bytes["full_table"]
     changes = {(d.arm, d.metric): d for d in result.overall.differences}
+    baselines = {item.baseline for item in result.by_budget.values()}
     within = {d.arm: d for item in result.by_budget.values() for d in item.differences if d.metric == "auc"}
     for arm, judged in zip(result.arms, result.overall.arms, strict=True):
         tests = [run.metrics["test"] for run in arm.runs]
@@ -106,6 +107,7 @@ def table_rows(result: Result) -> list[dict[str, Any]]:
                 "logloss_above_best": None if limit is None else judged.logloss - limit["logloss"],
                 "auc_change": changes.get((arm.name, "auc")),
                 "auc_change_at_budget": within.get(arm.name),
+                "is_baseline_at_budget": arm.name in baselines,
                 "logloss_change": changes.get((arm.name, "logloss")),
                 "settings": arm.settings,
                 "seconds": _mean(run.metrics["training_seconds"] for run in arm.runs),

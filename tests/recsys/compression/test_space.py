@@ -1,6 +1,7 @@
 """Genomes and what they cost: the bytes are those of the real compact tables, and a repaired genome fits."""
 
 import json
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.compression.space import Genome, GenomeSpace
+from recsys.compression.compact import space_of as experiment_space
+from recsys.compression.space import Genome, GenomeSpace, Learned
+from recsys.planning import plan_of
 from recsys_pipelines.features.categorical import FIRST_CODE, Categorical
+from recsys_pipelines.preparation.prepare import prepare
 from recsys_tables.bytes import OptimizerName, resident_bytes
 from recsys_tables.planning.plan import BudgetError
 from recsys_tables.remap import Remap
@@ -290,3 +294,44 @@ def test_a_genome_survives_json_and_a_damaged_one_does_not():
     for damaged in ({}, [], {"widths": [4]}, {"widths": [4], "rows": [1.5]}, {"widths": 4, "rows": [1]}):
         with pytest.raises(ValueError, match="is no genome"):
             Genome.from_dict(damaged)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "histories"), [(["item_id"], ["seen"]), (["user_id", "item_id"], ["a", "b"]), ([], [])]
+)
+def test_bytes_of_an_experiment_with_statistics_and_histories(
+    configure: Any, log: Path, tmp_path: Path, statistics: list[str], histories: list[str]
+):
+    """As the plan of the compact model counts them: one vocabulary for a target and its histories, statistics in full."""
+    sequence = {"kind": "sequence", "column": "item_id", "length": 5, "like": "item_id"}
+    features: list[dict[str, Any]] = [{"kind": "categorical", "names": ["user_id", "item_id"]}]
+    features += [{"name": name, **sequence} for name in histories]
+    features += [{"kind": "statistic", "columns": statistics}] if statistics else []
+    din = {
+        "name": "din",
+        "hidden": [8],
+        "interests": [{"target": "item_id", "history": h} for h in histories],
+    }
+    config = configure(
+        data={
+            "source": "table",
+            "path": str(log),
+            "user": "user_id",
+            "time": "time",
+            "split": {"by": "time"},
+        },
+        features=features,
+        model=din if histories else {"name": "fm"},
+    )
+    fitted = prepare(config.data, config.features, tmp_path).features()
+    scores = {f.name: np.ones(f.num_codes) for f in fitted.categorical if f.name not in histories}
+    space = experiment_space(config, fitted, Learned({}, scores, dict.fromkeys(scores, 8)))
+    widths = {"user_id": 4, "item_id": 8}
+    genome = Genome((4, 8), space.everything().rows)
+    compact = {"scheme": "compact", "embedding_dim": 8, "widths": widths}
+    plan = plan_of(config.replace({"tables": compact}), fitted)
+    assert space.bytes(genome) == plan.bytes.total
+    assert space.statistics == plan.bytes.statistics
+    assert bool(space.statistics) is bool(statistics)
+    budget = space.bytes(genome) - 100
+    assert space.bytes(space.fit(genome, budget)) <= budget

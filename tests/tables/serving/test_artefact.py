@@ -85,13 +85,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (partial / "more.txt").write_text("of the caller")
 
     folder = tmp_path_factory.mktemp("artefacts") / "whole"
-    written(folder, about={"run": "r"}, vocabulary_bytes=100, add=add)
+    written(folder, about={"run": "r"}, vocabulary_bytes=100, statistics_bytes=70, add=add)
     return folder
 
 
 @pytest.fixture
 def copy(whole: Path, tmp_path: Path) -> Path:
     return shutil.copytree(whole, tmp_path / "copy")
+
+
+def test_what_stands_beside_the_tables_is_counted(whole: Path, tmp_path: Path) -> None:
+    opened, alone = artefact.open(whole).bytes, written(tmp_path / "alone").bytes
+    assert (opened.vocabulary, opened.statistics) == (100, 70)
+    assert (opened.serving - alone.serving, opened.total - alone.total) == (170, 170)
+    assert written(tmp_path / "more", statistics_bytes=9).bytes.statistics == 9
 
 
 def test_it_looks_up_what_the_engine_does(whole: Path) -> None:
@@ -182,7 +189,7 @@ def test_every_dtype_is_looked_up_as_it_was_stored(tmp_path: Path, dtype: Dtype)
 
 def test_bytes_by_kind_are_those_of_the_plan_and_of_the_files(whole: Path) -> None:
     opened = artefact.open(whole)
-    plan = resident_bytes([field.scheme for field in FIELDS], 100)
+    plan = resident_bytes([field.scheme for field in FIELDS], 100, statistics_bytes=70)
     assert (opened.bytes.parameters, opened.bytes.remaps) == (plan.parameters, plan.remaps)
     assert opened.bytes.serving == plan.serving
     header = 128
