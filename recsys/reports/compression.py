@@ -27,6 +27,7 @@ from recsys.reports.compression_pictures import (
 )
 from recsys.reports.page import share, write_html
 from recsys.reports.sheet import Row, Sheet
+from recsys.training.run import PREDICTIONS
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import FIRST_CODE
 
@@ -92,7 +93,7 @@ def against_rivals(found: CompressionResult) -> Judgement | None:
         return None
     overall = found.compared.overall
     arms = tuple(
-        (arm.name, tuple(Predictions.of(run).path for run in arm.runs)) for arm in found.compared.arms[1:]
+        (arm.name, tuple(run.verified(PREDICTIONS) for run in arm.runs)) for arm in found.compared.arms[1:]
     )
     return _judged(arms, Options(replicates=overall.replicates, level=overall.level))
 
