@@ -79,7 +79,7 @@ def require_same(a: Run, b: Run) -> None:
     assert saved[0].names == saved[1].names
     assert all(saved[0].read(name).equal(saved[1].read(name)) for name in saved[0].names)
     for run in (a, b):
-        assert sorted(path.name for path in run.path.parent.iterdir()) == [".seed-0.lock", "seed-0"]
+        assert sorted(path.name for path in run.path.parent.iterdir()) == ["seed-0"]
         names = {path.name for path in run.path.iterdir() if "tfevents" not in path.name}
         files = {"config.yaml", "features", "checkpoint", "sharding.json", "predictions.parquet"}
         assert names == files | {"metrics.json"}
