@@ -167,6 +167,24 @@ def test_what_a_cluster_lacks_is_said_and_not_waited_for(
     require_room(two)
 
 
+@pytest.mark.parametrize("call", ["placement_group", "remove_placement_group"])
+def test_a_node_that_is_lost_while_room_is_waited_for_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def lost(*_: object) -> None:
+        raise Exception("pages\nof Ray")  # which has no other class for it
+
+    class Group:
+        def wait(self, seconds: float) -> bool:
+            return True
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(ray.util, "placement_group", lambda _: Group())
+    monkeypatch.setattr(ray.util, call, lost)
+    with pytest.raises(ValueError, match="node that it was started from is lost; the same command goes on"):
+        require_room(Workers(2))
+
+
 class _Job:
     def ready(self) -> bool:
         return True
