@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import ray
 import ray.data
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 PACKAGES = ("recsys_cython_ext", "recsys_tables", "recsys_pipelines", "recsys")
@@ -44,23 +44,31 @@ class Program(NamedTuple):
 def ray_session(workers: int, address: str | None = None) -> Iterator[None]:
     """Ray as it is, or as `connected`, for as long as the block runs.
 
-    Raises ValueError when the cluster has fewer CPUs than `workers`, and as `connected` and `require_same_program` do.
+    Raises ValueError when the cluster has fewer CPUs than `workers`, when Ray loses workers or nodes for good, and as
+    `connected` and `require_same_program` do.
     """
     if not ray.is_initialized():
         with connected(workers, address), ray_session(workers, address):
             yield
         return
-    cpus = ray.cluster_resources().get("CPU", 0)
-    if cpus < workers:
+    try:
+        cpus = ray.cluster_resources().get("CPU", 0)
+        if cpus < workers:
+            raise ValueError(
+                f"the cluster has {cpus:g} CPUs, and {workers} workers were asked for: start nodes, or ask for fewer"
+            )
+        require_same_program()
+        _silence()
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False  # progress is ours to show
+        context.execution_options.preserve_order = True
+        yield
+    except RayTaskError:  # a defect of ours, whose traceback is wanted
+        raise
+    except RayError as error:
         raise ValueError(
-            f"the cluster has {cpus:g} CPUs, and {workers} workers were asked for: start nodes, or ask for fewer"
-        )
-    require_same_program()
-    _silence()
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # progress is ours to show
-    context.execution_options.preserve_order = True
-    yield
+            f"Ray has lost workers or a node ({last_line(error)}); what was finished is kept, and the same command goes on"
+        ) from error
 
 
 @contextmanager

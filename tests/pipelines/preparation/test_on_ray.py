@@ -127,6 +127,20 @@ def test_a_task_that_always_dies_is_given_up_and_told(session, monkeypatch, numb
         list(cluster.RayData(2)._run([{"item": item} for item in range(6)], work))
 
 
+def test_workers_that_are_lost_for_good_are_a_sentence(session):
+    @ray.remote(max_restarts=0)
+    class Worker:
+        def end(self):
+            os._exit(1)
+
+    def lose():
+        with sessions.ray_session(1):
+            ray.get(Worker.remote().end.remote())
+
+    with pytest.raises(ValueError, match=r"Ray has lost workers or a node.*the same command goes on"):
+        lose()
+
+
 def test_after_lost_tasks_the_same_command_goes_on(session, tmp_path, monkeypatch):
     pq.write_table(rows(0, 500), tmp_path / "log.parquet")
     monkeypatch.setattr(cluster, "RETRIES", 0)

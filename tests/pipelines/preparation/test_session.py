@@ -158,6 +158,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
         for process in psutil.wait_procs(processes, timeout=20)[1]:
             process.kill()
         started.wait()
+        started.stdout.close()
 
 
 COMMAND = """

@@ -39,6 +39,21 @@ def as_json(*arguments: object) -> Any:
     return json.loads(result.stdout)
 
 
+@pytest.mark.parametrize("command", [("train",), ("tables",), ("train", "--seed", "1")])
+def test_a_prepared_set_needs_no_raw_file(
+    config: Path, log: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    raw = yaml.safe_load(config.read_text())
+    (tmp_path / "raw.parquet").write_bytes(log.read_bytes())
+    config.write_text(yaml.safe_dump(raw | {"data": {"source": "table", "path": "raw.parquet"}}))
+    prepared = as_json("prepare", config)["path"]
+    (tmp_path / "raw.parquet").unlink()
+    name, *options = command
+    assert as_json(name, config, *options, "--on", prepared)
+    refused = CliRunner().invoke(cli.app, [name, str(config), *options])
+    assert "raw.parquet does not exist" in str(refused.exception)
+
+
 def test_the_line_from_preparation_to_predictions(config: Path, log: Path, tmp_path: Path) -> None:
     prepared = as_json("prepare", config)
     assert prepared["rows_in"] == prepared["rows_out"] + prepared["quarantined"] == 6000

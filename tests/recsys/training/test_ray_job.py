@@ -79,7 +79,7 @@ def require_same(a: Run, b: Run) -> None:
     assert saved[0].names == saved[1].names
     assert all(saved[0].read(name).equal(saved[1].read(name)) for name in saved[0].names)
     for run in (a, b):
-        assert sorted(path.name for path in run.path.parent.iterdir()) == [".seed-0.lock", "seed-0"]
+        assert sorted(path.name for path in run.path.parent.iterdir()) == ["seed-0"]
         names = {path.name for path in run.path.iterdir() if "tfevents" not in path.name}
         files = {"config.yaml", "features", "checkpoint", "sharding.json", "predictions.parquet"}
         assert names == files | {"metrics.json"}
@@ -165,6 +165,24 @@ def test_what_a_cluster_lacks_is_said_and_not_waited_for(
     ray.kill(other)
     monkeypatch.setattr(ray_job, "PLACEMENT_SECONDS", 30)
     require_room(two)
+
+
+@pytest.mark.parametrize("call", ["placement_group", "remove_placement_group"])
+def test_a_node_that_is_lost_while_room_is_waited_for_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def lost(*_: object) -> None:
+        raise Exception("pages\nof Ray")  # which has no other class for it
+
+    class Group:
+        def wait(self, seconds: float) -> bool:
+            return True
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(ray.util, "placement_group", lambda _: Group())
+    monkeypatch.setattr(ray.util, call, lost)
+    with pytest.raises(ValueError, match="node that it was started from is lost; the same command goes on"):
+        require_room(Workers(2))
 
 
 class _Job:

@@ -182,3 +182,16 @@ def test_a_lost_folder_comes_back_from_its_url(
     assert not [path for path in (tmp_path / "mirror").rglob("*") if path.is_file()], (
         "a finished run needs none"
     )
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_a_lost_driver_of_ray_has_left_goes_when_the_run_is_finished_without_ray(
+    config: ExperimentConfig, prepared: Prepared, tmp_path: Path, finished: bool
+) -> None:
+    short = config.replace({"training.epochs": 1})
+    folder = run_folder(short, prepared, tmp_path)
+    if finished:
+        train(short, prepared, tmp_path)
+    (folder.parent / ".seed-0.ray" / "0123").mkdir(parents=True)
+    train(short, prepared, tmp_path)
+    assert not list(folder.parent.glob("*.ray")) + list(folder.parent.glob(".*.ray"))
