@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from recsys import cli, console
+from recsys import cli
 
 CASES = Path(__file__).parents[4] / "shared" / "cases"
 EXPECTED = {
@@ -30,7 +30,6 @@ def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("case", EXPECTED, indirect=True)
 def test_doubts_are_told_and_in_the_json(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console.err, "file", None)
     for command in (["prepare", case], ["prepare", case, "--json"], ["train", case, "--json"]):
         told = CliRunner().invoke(cli.app, command, catch_exceptions=False)
         assert told.exit_code == 0

@@ -359,7 +359,7 @@ def test_one_class_or_one_user_is_refused(
             "row_id,label,prediction\n0,1,0.5\n1,0,x\n",
             "c.csv: row 1 (line 3): prediction is 'x', not a number: write a probability such as 0.25",
         ),
-        ("c.csv", "row_id,label,label,prediction\n0,1,1,0.5\n", "c.csv: two columns are called 'label'"),
+        ("c.csv", "row_id,label,label,prediction\n0,1,1,0.5\n", "c.csv: has more than one column 'label'"),
         (
             "c.csv",
             "row_id,clicked,p\n0,1,0.5\n",

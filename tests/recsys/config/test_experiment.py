@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from recsys.comparison.experiments import with_budgets
+from recsys.comparison.budgets import with_budgets
 from recsys.config import ConfigError, ExperimentConfig, load, parse
 from recsys_pipelines.features import specs_of
 from recsys_pipelines.features.convert import columns_of

@@ -1,5 +1,6 @@
 """YAML of any text ends in a value or in one sentence, quickly."""
 
+import json
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_every_reader_of_yaml_has_the_limits(tmp_path: Path) -> None:
         migrated(BOMB, experiment)
     copy = tmp_path / "run"
     copy.mkdir()
-    (copy / "metrics.json").write_text("{}")
+    (copy / "metrics.json").write_text(json.dumps({"prepared": "set"}))
     (copy / "config.yaml").write_text("[" * 3000)
     with pytest.raises(ConfigError, match=r"damaged \(line 1: nested more than 50 levels deep\)"):
         Run.open(copy)

@@ -105,7 +105,7 @@ def trained(found: CompressionResult, tmp_path_factory: pytest.TempPathFactory) 
         arms.append(Arm(name, None, found.config, {}, [], runs))
     files = {arm.name: [Predictions(run.path / "predictions.parquet") for run in arm.runs] for arm in arms}
     judged = judge(files, Options(replicates=100, effect=0.05))
-    return replace(found, compared=Result(arms, judged, {}, {}))
+    return replace(found, compared=Result(arms, judged, {}, {}, arms[0].name))
 
 
 def sheet(found: CompressionResult, title: str) -> Sheet:
@@ -237,7 +237,7 @@ def test_a_better_rival_is_told(trained: CompressionResult) -> None:
     judged = judge(
         {name: [Predictions(p) for p in paths] for name, paths in files.items()}, Options(replicates=100)
     )
-    text = summary(replace(trained, compared=Result(arms, judged, {}, {})))
+    text = summary(replace(trained, compared=Result(arms, judged, {}, {}, arms[0].name)))
     assert "small-evolution is worse than small in AUC" in text
     assert "Random search is better than evolution there" in text
     assert text.endswith("So evolution did not pay: random search and uniform shrink did better.")
