@@ -273,7 +273,7 @@ def _finish(result: Any, report: Path, as_json: bool) -> None:
             "{:.5f}–{:.5f}".format(*row["logloss_interval"]),
             *([f"{row['auc_below_best']:.4f}"] if known else []),
             f"{change.estimate:+.4f}" if change else "",
-            change.verdict if change else "baseline",
+            change.verdict_word if change else "baseline",
             *(_at_budget(row) if by_budget else ()),
         )
     out.print(table)
@@ -292,4 +292,4 @@ def _at_budget(row: Mapping[str, Any]) -> tuple[str, str]:
     change = row["auc_change_at_budget"]
     if change is None:
         return "", "baseline" if row["is_baseline_at_budget"] else ""
-    return f"{change.estimate:+.4f}", change.verdict
+    return f"{change.estimate:+.4f}", change.verdict_word

@@ -142,7 +142,7 @@ def differences_sheet(comparison: Comparison, title: str = "", folded: bool = Fa
             ),
             "–" if d.delong_p_value is None else f"{d.delong_p_value:.2g}",
             _seed_share(d),
-            "no verdict" if d.no_verdict else d.verdict,
+            d.verdict_word,
         )
         for d in comparison.differences
     ]

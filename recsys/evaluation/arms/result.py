@@ -98,6 +98,11 @@ class Difference:
     verdict: Verdict
     note: str | None
 
+    @property
+    def verdict_word(self) -> str:
+        """The verdict as tables show it: where there can be none, that."""
+        return "no verdict" if self.no_verdict else self.verdict
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -42,6 +42,7 @@ def test_nothing_is_said_where_few_rows_hold_the_rarer_class(positives):
     }
     for d in found.differences:
         assert str(d.no_verdict) in str(d.note)
+        assert (d.verdict, d.verdict_word) == ("undecided", "no verdict")
     power = _power(found.differences[0], found, 0.002)
     assert (power.not_worse, power.worse, power.interval, power.units_needed) == (False, False, None, None)
     assert str(found.differences[0].no_verdict) in power.sentence
