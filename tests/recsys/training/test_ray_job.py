@@ -158,7 +158,12 @@ def test_what_a_cluster_lacks_is_said_and_not_waited_for(
     monkeypatch.setattr(ray_job, "PLACEMENT_SECONDS", 0.5)
     with pytest.raises(ValueError, match=r"they need 4 CPUs \(2 in the cluster, 2 of them free\)"):
         require_room(Workers(4, cpus=1))
-    other = ray.remote(num_cpus=1.5)(_Job).remote()
+
+    class Job:  # defined here, so that it is sent whole: workers do not see this folder
+        def ready(self) -> bool:
+            return True
+
+    other = ray.remote(num_cpus=1.5)(Job).remote()
     ray.get(other.ready.remote())
     with pytest.raises(ValueError, match=r"they need 2 CPUs \(2 in the cluster, 0\.5 of them free\)"):
         require_room(two)
@@ -183,11 +188,6 @@ def test_a_node_that_is_lost_while_room_is_waited_for_is_a_sentence(
     monkeypatch.setattr(ray.util, call, lost)
     with pytest.raises(ValueError, match="node that it was started from is lost; the same command goes on"):
         require_room(Workers(2))
-
-
-class _Job:
-    def ready(self) -> bool:
-        return True
 
 
 # ---- faults
