@@ -282,9 +282,7 @@ def _check_rows(drawn: Sequence[tuple[ExperimentConfig, list[Candidate]]]) -> No
     first: dict[str, Any] = {}
     for config, found in drawn:
         for prepared in {candidate.prepared for candidate in found}:
-            splits = {
-                name: counts.model_dump() for name, counts in Prepared.open(prepared).manifest.splits.items()
-            }
+            splits = Prepared.open(prepared).manifest.row_counts_by_split
             first = first or splits
             if splits != first:
                 raise ConfigError(
