@@ -3,13 +3,13 @@
 import os
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from recsys import __version__
 from recsys.commands.options import JsonOption
 from recsys.console import app, err, out, print_json
 
@@ -30,7 +30,7 @@ for commands in (
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        out.print(f"recsys {version('recsys-embedding-tables')}", highlight=False)
+        out.print(f"recsys {__version__}", highlight=False)
         raise typer.Exit
 
 

@@ -17,6 +17,7 @@ from recsys_cython_ext.hashing import (
 from recsys_cython_ext.lookup import advise_huge_pages, empty_huge, padded, pooled
 from recsys_cython_ext.rowwise import QuantisedTable, dequantise, quantise
 from recsys_cython_ext.sums import ExactSum
+from recsys_cython_ext.version import __version__
 from recsys_cython_ext.vocabulary import IdCounter, IdTable, count_ids
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "IdCounter",
     "IdTable",
     "QuantisedTable",
+    "__version__",
     "advise_huge_pages",
     "arrow_ids",
     "count_ids",
