@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 PACKAGES = ("recsys_cython_ext", "recsys_tables", "recsys_pipelines", "recsys")
@@ -14,16 +15,20 @@ PACKAGES = ("recsys_cython_ext", "recsys_tables", "recsys_pipelines", "recsys")
 
 def signature(value: Any) -> str:
     """The parameters with their kinds and plain defaults, without annotations, which Python versions print differently."""
-    try:
-        parameters = inspect.signature(value).parameters.values()
-    except (TypeError, ValueError):  # of C, or of a metaclass without one
-        return "(...)"
     empty = inspect.Parameter.empty
-    shown = [
+    bare = [
         parameter.replace(annotation=empty, default=parameter.default if plain(parameter.default) else ...)
-        for parameter in parameters
+        for parameter in parameters(value).values()
     ]
-    return str(inspect.Signature(shown)).replace("Ellipsis", "...")
+    return str(inspect.Signature(bare)).replace("Ellipsis", "...")
+
+
+def parameters(value: Any) -> Mapping[str, inspect.Parameter]:
+    """Parameters by name; none of what was written in C and tells nothing of them."""
+    try:
+        return inspect.signature(value).parameters
+    except (TypeError, ValueError):
+        return {}
 
 
 def plain(value: Any) -> bool:
@@ -36,7 +41,7 @@ def members(kind: type) -> dict[str, str]:
     ours = [base for base in kind.__mro__ if base.__module__.split(".")[0] in PACKAGES]
     names = {name for base in ours for name in vars(base) if not name.startswith("_")} - {"model_config"}
     described = {"": signature(kind)}
-    for name in sorted(names):
+    for name in sorted(names - set(parameters(kind))):  # a field that is also a parameter is said once
         member = inspect.getattr_static(kind, name)
         if isinstance(member, staticmethod | classmethod) or inspect.isfunction(member):
             described[name] = signature(getattr(kind, name))
