@@ -3,10 +3,10 @@ from .compression.search import run_compression
 from .config import ConfigError, ExperimentConfig, load, parse
 from .evaluation.arms.compare import compare
 from .evaluation.metrics import auc, calibration, evaluate, gauc, logloss, normalized_entropy
-from .evaluation.online.experiment import analyse
-from .evaluation.online.interleaving import analyse_interleaving, team_draft
 from .evaluation.off_policy.estimators import evaluate_policy
 from .evaluation.off_policy.replay import replay
+from .evaluation.online.experiment import analyse
+from .evaluation.online.interleaving import analyse_interleaving, team_draft
 from .planning import report_tables
 from .serving.export import export
 from .serving.scoring import predict_file
