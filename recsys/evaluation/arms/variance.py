@@ -5,14 +5,13 @@ told in `comparison`.
 
 Degrees of freedom of the row part: a sum of squares of few large influences varies more than one of many equal ones.
 Let the influence I[u] of a unit on the contrast be normal with a variance of its own. Then v = Σ I² has the variance
-2 Σ var[u]², and Σ I⁴ / 3 estimates Σ var[u]²; matching a chi-square (Satterthwaite 1946) gives 3 v² / Σ I⁴. Of U normal
-influences of one variance that ratio is U + 2 in the mean (E Σ I⁴ / v² = 3 / (U + 2), exactly), and one degree more is
-lost to the estimate itself, so
+2 Σ var[u]², and Σ I⁴ / 3 estimates Σ var[u]²; matching a chi-square (Satterthwaite 1946) gives
 
-    df = 3 v² / Σ I⁴ - 3,   cut to [1, U - 1]
+    df = 3 v² / Σ I⁴,   cut to [1, U - 1]
 
-which is U - 1 for equal variances and far below where clicks are rare or a few users have most rows. There, U - 1
-rejects up to 7 % of A/A comparisons at a level of 5 %. The 3 matters below some thirty units only.
+which is U + 2 in the mean for U normal influences of one variance (E Σ I⁴ / v² = 3 / (U + 2), exactly), so U - 1 after
+the cut, and far below where clicks are rare or a few users have most rows. There, U - 1 rejects up to 7 % of A/A
+comparisons at a level of 5 %.
 """
 
 from collections.abc import Mapping, Sequence
@@ -132,7 +131,7 @@ def influence_df(influence: np.ndarray) -> float:
     squares = influence**2
     fourth = float((squares**2).sum())
     most = influence.size - 1.0
-    return float(np.clip(3 * squares.sum() ** 2 / fourth - 3, 1.0, most)) if fourth else most
+    return float(np.clip(3 * squares.sum() ** 2 / fourth, 1.0, most)) if fourth else most
 
 
 def seed_variance(values: np.ndarray) -> float:

@@ -172,9 +172,14 @@ def test_a_margin_near_one_asks_for_more_and_leaves_a_verdict_of_better():
 
 @pytest.mark.parametrize("units", [5, 10, 50])
 def test_degrees_of_freedom_of_equal_units_are_one_less_than_their_number(units):
-    drawn = np.random.default_rng(0).normal(size=(4000, units))
-    ratio = np.mean([(row**4).sum() / (row**2).sum() ** 2 for row in drawn])
-    assert 3 / ratio - 3 == pytest.approx(units - 1, rel=0.05)
-    row = drawn[0]
-    expected = 3 * (row**2).sum() ** 2 / (row**4).sum() - 3
-    assert influence_df(row) == pytest.approx(np.clip(expected, 1, units - 1))
+    influences = np.random.default_rng(0).normal(size=(4000, units))
+    ratio = np.mean([(row**4).sum() / (row**2).sum() ** 2 for row in influences])
+    assert 3 / ratio == pytest.approx(units + 2, rel=0.05)
+    assert influence_df(np.ones(units)) == units - 1
+
+
+def test_degrees_of_freedom_are_few_where_few_units_have_most_of_the_influence():
+    influence = np.array([10.0, 10.0, *np.full(98, 0.1)])
+    expected = 3 * (influence**2).sum() ** 2 / (influence**4).sum()
+    assert influence_df(influence) == pytest.approx(expected)
+    assert 5 < expected < 7
