@@ -90,7 +90,7 @@ def of_run(run: Path, folder: Path) -> Iterator[tuple[str, artefact.Artefact, fl
 
 
 def made_up(rows: int, folder: Path) -> Iterator[tuple[str, artefact.Artefact, None]]:
-    """A full table and compact ones."""
+    """Make a full table and compact ones."""
     random = np.random.default_rng(1)
     full = Full("field", rows, 64)
     tables = {"field/full": random.standard_normal((rows, 64), np.float32)}

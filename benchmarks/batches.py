@@ -28,7 +28,7 @@ Batches = Callable[[int], Iterator[Any]]  # of an epoch
 
 
 def prepared(source: Path, rows: int, folder: Path, encoding: str) -> Path:
-    """A folder of shards of `rows` rows for training, and a few for the other parts."""
+    """Make a folder of shards of `rows` rows for training, and a few for the other parts."""
     from criteo_text import write
 
     from recsys_pipelines.config import CategoricalConfig, DataConfig, NumericConfig, SplitConfig
@@ -87,7 +87,7 @@ def ours_in_order(rows: Any, size: int) -> Batches:
 
 
 def in_memory(rows: Any, size: int) -> Batches:
-    """Reads all columns into one matrix of each kind, as Rows did before."""
+    """Read all columns into one matrix of each kind, as Rows did before."""
     import torch
 
     keys, numbers = columns_of(rows)
@@ -119,7 +119,7 @@ def tensor_dataset(rows: Any, size: int) -> Any:
 
 
 def data_loader(rows: Any, size: int, whole: bool) -> Batches:
-    """torch's DataLoader, in this process: whole lists of positions, or one by one and collated (its default)."""
+    """Use torch's DataLoader, in this process: whole lists of positions, or one by one and collated (its default)."""
     from torch.utils.data import DataLoader
 
     keys, _ = columns_of(rows)
@@ -139,7 +139,7 @@ def data_loader(rows: Any, size: int, whole: bool) -> Batches:
 
 
 def arrow_take(rows: Any, size: int) -> Batches:
-    """pyarrow's take over the mapped table, in one chunk."""
+    """Use pyarrow's take over the mapped table, in one chunk."""
     import pyarrow as pa
     import torch
 

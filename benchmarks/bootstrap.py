@@ -137,7 +137,7 @@ def all_metrics(labels, predictions, users, replicates):
 
 
 def numpy_way(labels, predictions, users, replicates):
-    """What `comparison.py` did before `WeightedRanks`, at its block of one replicate from 262,144 rows on."""
+    """Do what `comparison.py` did before `WeightedRanks`, at its block of one replicate from 262,144 rows on."""
     units = np.arange(len(labels)) if users is None else np.unique(users, return_inverse=True)[1]
     before, rng, sums = peak(), np.random.default_rng(0), []
     for scores in predictions:

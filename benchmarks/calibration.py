@@ -176,7 +176,7 @@ REAL = {"real runs, A/A": ("left", "left"), "real runs, A/B": ("left", "right")}
 
 
 def configuration(seen: str) -> ExperimentConfig:
-    """A factorisation machine that sees one of the exchangeable fields."""
+    """Return the settings of a factorisation machine that sees one of the exchangeable fields."""
     return parse(
         {
             "name": seen,
@@ -234,7 +234,7 @@ def _rivals(sample: Sample) -> dict[str, Any]:
 def simulate(
     worlds: dict[str, Sampler], sims: int, replicates: int, kept: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Records of `sims` comparisons in each world; a record is a function of its world and number.
+    """Return records of `sims` comparisons in each world; a record is a function of its world and number.
 
     Those in the file `kept`, one a line, are not made again; new ones are added to it.
     """
@@ -308,7 +308,7 @@ def _widening(records: Sequence[dict[str, Any]], metric: str) -> float | None:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The rates in per cent, with one standard error of Monte Carlo; what is outside of 3.6 to 6.4 % is marked."""
+    """Return the rates in per cent, with one standard error of Monte Carlo; what is outside of 3.6 to 6.4 % is marked."""
     out = Table(title="Share of comparisons whose 95 % interval misses the truth; wanted: 3.6 to 6.4 %")
     for name in (
         "world",

@@ -97,7 +97,7 @@ def change(drawn: Drawn) -> float:
 
 
 def gap_for(world: World) -> float:
-    """The gap at which the true difference in AUC is twice the standard deviation of its estimate."""
+    """Return the gap at which the true difference in AUC is twice the standard deviation of its estimate."""
     low, high = 0.0, 8.0
     for _ in range(9):
         middle = (low + high) / 2
@@ -118,7 +118,7 @@ MARGINS: dict[str, tuple[World, float]] = {
 
 
 def margin_world(name: str) -> tuple[World, float]:
-    """A world whose true loss is the margin, and the margin: of rows the gap is solved for, of users the loss is drawn."""
+    """Return a world whose true loss is the margin, and the margin: rows get a gap, of users the loss is drawn."""
     world, loss = MARGINS[name]
     if isinstance(world, Rows):
         other = np.sqrt(2) * norm.ppf(norm.cdf(world.signal / np.sqrt(2)) - loss)

@@ -31,7 +31,7 @@ SHARES = (
 
 
 def config_of(work: Path, batch_size: int) -> Any:
-    """A model whose result is a function of the batches: no dropout, for its random numbers are each rank's own."""
+    """Return a model whose result is a function of the batches: no dropout, for its random numbers are each rank's own."""
     from recsys.config import parse
 
     raw = {

@@ -100,7 +100,7 @@ def killed(command: Command, phase: str, wait: float) -> str | None:
 
 
 def ended(runs: Path) -> str:
-    """What a run that is no longer alive was doing."""
+    """Return what a run that is no longer alive was doing."""
     run = next(runs.glob("*/seed-*/"), None)
     if run is None or not any(run.glob("checkpoints/*")):
         return "start"
@@ -119,7 +119,7 @@ def wait_for(condition: Callable[[], bool]) -> bool:
 
 
 def differences(whole: Path, other: Path) -> list[str]:
-    """What is not the same to the bit in two finished runs."""
+    """Return what is not the same to the bit in two finished runs."""
     import pyarrow.parquet as pq
 
     from recsys_tables.distributed.checkpoint import Checkpoint

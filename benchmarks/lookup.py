@@ -36,7 +36,7 @@ Call = Callable[[np.ndarray], Any]
 
 
 def full_table(block: np.ndarray | QuantisedTable) -> np.ndarray | QuantisedTable:
-    """COPIES of ``block`` on huge pages."""
+    """Return COPIES of ``block`` on huge pages."""
     stored = block.data if isinstance(block, QuantisedTable) else block
     out = empty_huge((len(stored) * COPIES, stored.shape[1]), stored.dtype)
     for i in range(COPIES):
@@ -45,7 +45,7 @@ def full_table(block: np.ndarray | QuantisedTable) -> np.ndarray | QuantisedTabl
 
 
 def ceilings(table: np.ndarray | QuantisedTable, threads: int) -> dict[str, Call]:
-    """The C gather at several distances; none without a compiler."""
+    """Build the C gather at several distances; none without a compiler."""
     stored = table.data if isinstance(table, QuantisedTable) else table.view(np.uint8)
     source = Path(__file__).with_name("ceiling_lookup.c")
     with tempfile.TemporaryDirectory() as folder:

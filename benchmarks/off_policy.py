@@ -31,7 +31,7 @@ THRESHOLD = 2.0  # of the comparison of formulas: low, so that weights are cut
 
 
 def judged(log: Log, own: Log, model: RewardModel | None, target: Target) -> list[dict[str, Any]]:
-    """A row for each estimator, with the target's own mean."""
+    """Return a row for each estimator, with the target's own mean."""
     truth = on_policy(own).overall
     result = evaluate_policy(log, target, model=model)
     rows = []
@@ -92,7 +92,7 @@ def differences(log: Log, target: Target) -> dict[str, float]:
 
 
 def by_obp(log: Log, pi: np.ndarray, q: np.ndarray, steady: np.ndarray | None) -> dict[str, float]:
-    """The estimates of the Open Bandit Pipeline, where it is installed."""
+    """Return the estimates of the Open Bandit Pipeline, where it is installed."""
     try:
         from obp import ope
     except ImportError:

@@ -34,7 +34,7 @@ RIVALS = ("Polars query", "pandas", "FuxiCTR")  # everybody is compared with the
 
 
 def declared(text: Path, encoding: str = "vocabulary") -> tuple[Any, Any]:
-    """The data and features of a preparation by this project."""
+    """Return the data and features of a preparation by this project."""
     from recsys_pipelines.config import CategoricalConfig, DataConfig, NumericConfig, SplitConfig
 
     min_count = 2 if encoding == "vocabulary" else 1
@@ -66,8 +66,10 @@ def polars(text: Path, out: Path) -> None:
 
 
 def polars_streaming(text: Path, out: Path) -> None:
-    """Two passes over the text, the fastest of the formulations tried: one group_by for the vocabularies of all
-    columns (one for each would parse the text 26 times), then codes by an Enum (joins and replace_strict are slower).
+    """Read the text twice, the fastest of the formulations tried.
+
+    One group_by makes the vocabularies of all columns (one for each would parse the text 26 times), then an Enum makes
+    the codes (joins and replace_strict are slower).
     """
     import polars as pl
 
@@ -170,7 +172,7 @@ def codes(out: Path) -> dict[str, int] | None:
 
 
 def with_header(text: Path, csv: Path) -> None:
-    """The text as FuxiCTR wants it."""
+    """Write the text as FuxiCTR wants it."""
     import polars as pl
 
     schema = {name: pl.String for name in COLUMNS}

@@ -43,8 +43,9 @@ STAGES = {
 
 @dataclass
 class Outcome:
-    """How a way of preparing went: seconds in all and of the last run's preparing, what was there at each kill, and
-    the digest of every finished folder.
+    """How a way of preparing went.
+
+    Seconds in all and of the last run's preparing, what was there at each kill, and the digest of every finished folder.
     """
 
     seconds: float
@@ -199,7 +200,7 @@ def compare(args: argparse.Namespace, folder: Path) -> dict[str, Outcome]:
 
 
 def counted(kills: list[str]) -> str:
-    """What was there at the kills, and how often."""
+    """Return what was there at the kills, and how often."""
     counts = Counter(kills)
     return ", ".join(f"{counts[name]} {name}" for name in STAGES if name in counts) or "none"
 

@@ -22,7 +22,7 @@ from rich.table import Table
 
 
 def bytes_of(pid: int | str, field: str) -> int:
-    """A field of /proc/PID/status; 0 once the process has ended."""
+    """Return a field of /proc/PID/status; 0 once the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):

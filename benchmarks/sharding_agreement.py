@@ -100,7 +100,7 @@ class Model(nn.Module):
 
 
 def batch(step: int, rank: int, world_size: int) -> tuple[KeyedJaggedTensor, torch.Tensor]:
-    """This rank's rows of global batch `step`, and their labels."""
+    """Return this rank's rows of global batch `step`, and their labels."""
     random = np.random.default_rng([SEED, step])
     shares = np.roll(SHARES[world_size], step)
     mine = slice(int(shares[:rank].sum()), int(shares[: rank + 1].sum()))
@@ -125,7 +125,10 @@ def batch(step: int, rank: int, world_size: int) -> tuple[KeyedJaggedTensor, tor
 
 
 def train(model: nn.Module, steps: int, lr: float) -> list[float]:
-    """Steps of the global mean loss; DistributedModelParallel averages gradients over ranks. Returns last outputs."""
+    """Train by steps of the global mean loss; DistributedModelParallel averages gradients over ranks.
+
+    Returns the outputs of the last step.
+    """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     optimizer = torch.optim.SGD(
         [p for name, p in model.named_parameters() if "embedding_bags" not in name], lr

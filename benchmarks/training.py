@@ -90,7 +90,7 @@ def zipf_log(path: Path, rows: int = 1_000_000) -> None:
 
 
 def held_batches(config: Any, prepared: Path) -> list[Any]:
-    """The first batches of an epoch, as the loader makes them."""
+    """Return the first batches of an epoch, as the loader makes them."""
     from recsys_pipelines.batches.loader import Loader, Rows
 
     rows = Rows.load(prepared, "train")
@@ -98,7 +98,7 @@ def held_batches(config: Any, prepared: Path) -> list[Any]:
 
 
 def timed(step: Callable[[Any], None], batches: list[Any], steps: int) -> float:
-    """Samples per second."""
+    """Return samples per second."""
     turn: Iterator[Any] = cycle(batches)
     for _ in range(WARM):
         step(next(turn))
@@ -109,7 +109,7 @@ def timed(step: Callable[[Any], None], batches: list[Any], steps: int) -> float:
 
 
 def bare(config: Any, prepared: Path) -> float:
-    """A loop as TorchRec's examples have it."""
+    """Train in a loop as TorchRec's examples have it."""
     import torch
     from torch import nn
     from torchrec.optim.optimizers import in_backward_optimizer_filter

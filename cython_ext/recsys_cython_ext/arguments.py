@@ -16,7 +16,7 @@ PerFeature: TypeAlias = "Sequence[int] | np.ndarray | torch.Tensor"
 
 
 def as_int64(ids: Any) -> np.ndarray:
-    """``ids`` as a contiguous int64 [L]; TypeError on another dtype, ValueError on another shape."""
+    """Return ``ids`` as a contiguous int64 [L]; TypeError on another dtype, ValueError on another shape."""
     if not isinstance(ids, np.ndarray):
         raise TypeError(f"ids must be an int64 ndarray, got {type(ids).__name__}")
     if ids.dtype != np.int64:
@@ -27,7 +27,7 @@ def as_int64(ids: Any) -> np.ndarray:
 
 
 def check_hash_arguments(salt: int, num_embeddings: int) -> tuple[int, int]:
-    """Both as Python ints; ValueError when one is out of its range."""
+    """Return both as Python ints; ValueError when one is out of its range."""
     salt, num_embeddings = operator.index(salt), operator.index(num_embeddings)
     if not -(2**63) <= salt < 2**63:
         raise ValueError(f"salt must be a signed 64-bit value, got {salt}")
@@ -39,7 +39,7 @@ def check_hash_arguments(salt: int, num_embeddings: int) -> tuple[int, int]:
 def check_jagged_arguments(
     length: int, offsets: PerFeature, salts: PerFeature, num_embeddings: PerFeature
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The three as int64 arrays; raises as `hash_rows_jagged` does. length: number of ids."""
+    """Return the three as int64 arrays; raises as `hash_rows_jagged` does. length: number of ids."""
     offsets = _per_feature("offset", offsets, 0, 2**63 - 1, "in [0, 2^63)")
     salts = _per_feature("salt", salts, -(2**63), 2**63 - 1, "a signed 64-bit value")
     num_embeddings = _per_feature("num_embeddings", num_embeddings, 1, 2**31 - 1, "in [1, 2^31)")
@@ -57,7 +57,7 @@ def check_jagged_arguments(
 
 
 def output(out: Any, dtype: type, length: int, source: np.ndarray | None = None) -> np.ndarray:
-    """``out`` when it can take [length] values of dtype and shares no memory with source; a new array for None.
+    """Return ``out`` when it can take [length] values of dtype and shares no memory with source; a new array for None.
 
     Raises TypeError on another dtype, ValueError otherwise.
     """
@@ -80,7 +80,7 @@ def is_tensor(value: Any) -> bool:
 
 
 def _per_feature(name: str, values: Any, low: int, high: int, allowed: str) -> np.ndarray:
-    """Integers within [low, high], one for each feature, as int64."""
+    """Return integers within [low, high], one for each feature, as int64."""
     if is_tensor(values):
         values = values.cpu().numpy()
     if not isinstance(values, np.ndarray):

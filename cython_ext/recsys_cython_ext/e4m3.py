@@ -21,7 +21,7 @@ _MIDDLES = (E4M3[:126] + E4M3[1:127]) / 2  # between neighbours; exact
 
 
 def to_e4m3(values: np.ndarray) -> np.ndarray:
-    """Codes, uint8, of finite float32 values: the nearest, of two equally near ones the even, at most ±448."""
+    """Return the codes, uint8, of finite float32 values: the nearest, of two equally near ones the even, at most ±448."""
     size = np.abs(values)
     code = np.searchsorted(_MIDDLES, size)
     between = _MIDDLES[code.clip(max=125)] == size

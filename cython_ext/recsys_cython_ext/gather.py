@@ -32,7 +32,7 @@ class Gathered(NamedTuple):
 
 
 class TableGather:
-    """Gathers rows of `table` by position, which counts through its chunks.
+    """Gather rows of `table` by position, which counts through its chunks.
 
     ids: names [F] of columns of int32 or int64, or of lists of them; numbers: names [n] of float32 columns; weights:
     for some of `ids`, the name of a float32 list column with lists of the same lengths. Chunks may be slices.
@@ -80,7 +80,7 @@ class TableGather:
     def __call__(
         self, index: np.ndarray, donors: np.ndarray | None = None, donated: Collection[str] = ()
     ) -> Gathered:
-        """Rows `index` [B]; the columns `donated` come from the rows `donors` [B] instead.
+        """Return the rows `index` [B]; the columns `donated` come from the rows `donors` [B] instead.
 
         Raises TypeError unless positions are integers, IndexError for a position outside [0, n), ValueError where
         offsets of a list are corrupt or weights are not as many as ids, naming the column and the position.
@@ -110,20 +110,20 @@ class TableGather:
         weights = None
         if self.weights:
             weights = np.ones(len(values), np.float32)
-            own, ends = pick[self._weighted], np.cumsum(totals)
-            found, _ = lengths_of(self._weights, own)
+            of_weights, ends = pick[self._weighted], np.cumsum(totals)
+            weight_lengths, _ = lengths_of(self._weights, of_weights)
             for number, column in enumerate(self._weighted):
-                wrong = np.flatnonzero(found[number] != lengths[column])
+                wrong = np.flatnonzero(weight_lengths[number] != lengths[column])
                 if len(wrong):
                     raise ValueError(
-                        f"row {positions[own[number], wrong[0]]}: {lengths[column, wrong[0]]} ids in "
-                        f"{self.ids[column]!r}, but {found[number, wrong[0]]} weights"
+                        f"row {positions[of_weights[number], wrong[0]]}: {lengths[column, wrong[0]]} ids in "
+                        f"{self.ids[column]!r}, but {weight_lengths[number, wrong[0]]} weights"
                     )
                 _gather.floats_into(
                     self._weights.values[number],
                     self._weights.offsets[number],
-                    shard[own[number]],
-                    row[own[number]],
+                    shard[of_weights[number]],
+                    row[of_weights[number]],
                     weights[ends[column] - totals[column] : ends[column]],
                 )
         numbers = np.empty((n, len(self.numbers)), np.float32)

@@ -42,7 +42,7 @@ _GOLDEN_GAMMA = 0x9E3779B97F4A7C15  # splitmix64's increment
 
 
 def mix64(ids: np.ndarray) -> np.ndarray:
-    """Splitmix64 finaliser, a bijection of 64-bit words (Steele et al., OOPSLA 2014).
+    """Mix 64-bit words by the splitmix64 finaliser, a bijection of 64-bit words (Steele et al., OOPSLA 2014).
 
     ids: int64 or uint64 [L]. Returns int64 [L]. Raises TypeError on another dtype, ValueError unless 1-D.
     """
@@ -55,13 +55,13 @@ def mix64(ids: np.ndarray) -> np.ndarray:
 
 
 def xxh64(data: bytes) -> int:
-    """XXH64 with seed 0 of ``data``, as the unsigned digest its authors publish."""
+    """Return XXH64 with seed 0 of ``data``, as the unsigned digest its authors publish."""
     return int(_hashing.xxh64(data))
 
 
 @cache  # asked for at every batch
 def lookup_salt(feature: str, lookup: int) -> int:
-    """``mix64(XXH64(feature) + (lookup + 1) * 0x9E3779B97F4A7C15)`` as a signed 64-bit value.
+    """Return ``mix64(XXH64(feature) + (lookup + 1) * 0x9E3779B97F4A7C15)`` as a signed 64-bit value.
 
     It depends on the feature's name and never on the order of declaration.
     Raises ValueError when lookup < 0.
@@ -94,7 +94,7 @@ def hash_rows(
 def hash_rows(
     ids: Any, salt: int, num_embeddings: int, out: Any = None, *, threads: int | None = None
 ) -> Any:
-    """Row numbers in [0, num_embeddings) of ``ids`` under ``salt``.
+    """Return row numbers in [0, num_embeddings) of ``ids`` under ``salt``.
 
     ids: int64 [L], an ndarray or a torch tensor on any device. Returns the same kind, int64 [L], same device:
     ``out`` where it is given (a fresh array costs page faults), in memory of its own.
@@ -150,7 +150,7 @@ def hash_rows_jagged(
     *,
     threads: int | None = None,
 ) -> Any:
-    """Row numbers of all features of a KeyedJaggedTensor in one call.
+    """Return the row numbers of all features of a KeyedJaggedTensor in one call.
 
     ids: int64 [L], one feature after the other: ``ids[offsets[f]:offsets[f + 1]]`` belong to feature f.
     offsets: [F + 1] (`KeyedJaggedTensor.offset_per_key()`); salts, num_embeddings: [F]; sequences of int,
@@ -179,7 +179,7 @@ def hash_rows_jagged(
 def string_ids(
     array: pa.Array | pa.ChunkedArray, out: np.ndarray | None = None, *, threads: int | None = None
 ) -> np.ndarray:
-    """XXH64 of every string or binary value, read straight from Arrow's buffers.
+    """Return XXH64 of every string or binary value, read straight from Arrow's buffers.
 
     array: (large_)string, (large_)binary, string_view, binary_view or a dictionary of these, [L]; slices and
     chunks are fine. Returns int64 [L]: the digest's bits as a signed word, `MISSING_ID` for a null.
@@ -197,7 +197,7 @@ def string_ids(
 def arrow_ids(
     array: pa.Array | pa.ChunkedArray, out: np.ndarray | None = None, *, threads: int | None = None
 ) -> np.ndarray:
-    """64-bit ids of a column: strings and binary by `string_ids`, integers and booleans by their own value.
+    """Return the 64-bit ids of a column: strings and binary by `string_ids`, integers and booleans by their own value.
 
     array: Arrow, [L]; a dictionary counts as its values and a column of type null is all missing. Unsigned
     integers count by their bits (2^64 - 1 is -1), UUIDs (`id_types.is_uuid`) by their canonical text, and decimals
@@ -228,7 +228,7 @@ def _signed(word: int) -> int:
 
 
 def _as_tensor(function: Any, ids: Any, *arguments: Any, out: Any, threads: int | None) -> Any:
-    """``function`` of a CPU tensor through arrays that share its memory."""
+    """Return ``function`` of a CPU tensor through arrays that share its memory."""
     if str(ids.dtype) != "torch.int64":  # NumPy has no bfloat16: it would fail with another error
         raise TypeError(f"ids must be int64, got {ids.dtype}")
     array = None

@@ -20,7 +20,7 @@ _DIGITS = np.setdiff1d(np.arange(_TEXT_BYTES), _DASHES)
 
 
 def has_ids(kind: pa.DataType) -> bool:
-    """Whether `hashing.arrow_ids` takes columns of this type; a dictionary counts as its values."""
+    """Tell whether `hashing.arrow_ids` takes columns of this type; a dictionary counts as its values."""
     kind = kind.value_type if pt.is_dictionary(kind) else kind
     if pt.is_decimal(kind):
         return bool(kind.scale >= 0)
@@ -28,13 +28,13 @@ def has_ids(kind: pa.DataType) -> bool:
 
 
 def is_textlike(kind: pa.DataType) -> bool:
-    """Whether values of this type are strings or bytes of any length; a dictionary counts as its values."""
+    """Tell whether values of this type are strings or bytes of any length; a dictionary counts as its values."""
     kind = kind.value_type if pt.is_dictionary(kind) else kind
     return kind in OFFSETS or kind in VIEWS
 
 
 def is_uuid(kind: pa.DataType) -> bool:
-    """Whether values of this type are UUIDs: Arrow's extension, or 16 bytes of a fixed size, as it stores them."""
+    """Tell whether values of this type are UUIDs: Arrow's extension, or 16 bytes of a fixed size, as it stores them."""
     if isinstance(kind, pa.BaseExtensionType):
         return kind.extension_name == "arrow.uuid"
     return pt.is_fixed_size_binary(kind) and kind.byte_width == UUID_BYTES
@@ -75,7 +75,7 @@ def decimal_words(array: pa.Array, below: int = 2**64) -> tuple[np.ndarray, np.n
 
 
 def _limbs(array: pa.Array) -> np.ndarray:
-    """The integers that decimals [L] are stored as, in int64 limbs [L, n], the lowest 64 bits first."""
+    """Return the integers that decimals [L] are stored as, in int64 limbs [L, n], the lowest 64 bits first."""
     if array.type.bit_width < 64:
         array = pc.cast(array, pa.decimal128(array.type.precision, array.type.scale))
     limbs = array.type.bit_width // 64

@@ -33,7 +33,7 @@ def pooled(
     out: np.ndarray | None = None,
     threads: int = 1,
 ) -> np.ndarray:
-    """``out[b] = sum of weights[l] * table[rows[l]]`` for ``offsets[b] <= l < offsets[b + 1]``.
+    """Compute ``out[b] = sum of weights[l] * table[rows[l]]`` for ``offsets[b] <= l < offsets[b + 1]``.
 
         rows     7 2 2 | 5 | | 1      offsets 0 3 4 4 5: B = 4 bags, the third is empty and gives zeros
 
@@ -78,7 +78,7 @@ def pooled(
 
 
 def padded(table: np.ndarray | QuantisedTable, rows: np.ndarray, width: int) -> np.ndarray:
-    """``out[l] = table[rows[l]]``, then zeros up to ``width`` columns; a row -1 is one of zeros.
+    """Compute ``out[l] = table[rows[l]]``, then zeros up to ``width`` columns; a row -1 is one of zeros.
 
     What is left of a wider table by pruning is read as if it were whole, in one pass. table: [N, D] as in `pooled`; rows:
     int64 [L]. Returns float32 [L, width]. Raises as `pooled` does, and ValueError for a width below D.
@@ -95,7 +95,7 @@ def padded(table: np.ndarray | QuantisedTable, rows: np.ndarray, width: int) -> 
 
 
 def empty_huge(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-    """An uninitialised C-contiguous array, aligned and advised for huge pages where the system has them.
+    """Return an uninitialised C-contiguous array, aligned and advised for huge pages where the system has them.
 
     For tables and for outputs that are used again: random rows then miss the TLB less (1.3 to 1.6 times as fast).
     Below one huge page, and elsewhere than on Linux, it is `np.empty`.
@@ -125,7 +125,7 @@ def advise_huge_pages(array: np.ndarray) -> None:
 
 
 def _stored(table: np.ndarray | QuantisedTable) -> tuple[int, np.ndarray, int]:
-    """(kind of the kernel, bytes of the rows [N, stride], D)."""
+    """Return (kind of the kernel, bytes of the rows [N, stride], D)."""
     if isinstance(table, QuantisedTable):
         return _KINDS[table.kind], table.data, table.embedding_dim
     dtype = getattr(table, "dtype", type(table))
@@ -151,7 +151,7 @@ def _ends(offsets: np.ndarray) -> str:
 
 
 def _cuts(offsets: np.ndarray | None, n_bags: int, n_rows: int, parts: int) -> list[int]:
-    """Bags where each of ``parts`` begins and the last one ends; every part has about as many rows."""
+    """Return the bags where each of ``parts`` begins and the last one ends; every part has about as many rows."""
     shares = [n_rows * i // parts for i in range(1, parts)]
     inner = shares if offsets is None else np.searchsorted(offsets[:-1], shares).tolist()
     cuts = [0, *inner, n_bags]

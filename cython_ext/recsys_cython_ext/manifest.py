@@ -72,11 +72,11 @@ def read_manifest(path: Readable, model: type[Model], versions: Mapping[str, int
         if seal is not None and seal != _seal(value):
             raise DamagedFile(f"{path}: damaged: its checksum is wrong")
         for name, mine in versions.items():
-            if type(found := value.get(name)) is not int:
+            if type(number := value.get(name)) is not int:
                 raise DamagedFile(f"{path}: damaged, or of another version: it lacks the key {name!r}")
-            if found != mine:
-                cure = "update this program" if found > mine else again
-                raise OtherVersion(f"{path}: {name} {found}, but this program reads {mine}; {cure}")
+            if number != mine:
+                cure = "update this program" if number > mine else again
+                raise OtherVersion(f"{path}: {name} {number}, but this program reads {mine}; {cure}")
         if seal is None:  # not said before: another version may have none
             raise DamagedFile(f"{path}: damaged, or not written by this program: it has no checksum")
         return parse_json(json.dumps(value), model, path)

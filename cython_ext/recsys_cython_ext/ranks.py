@@ -56,7 +56,7 @@ class WeightedRanks:
         self._ends = _segments(positive[order], scores[order])
 
     def auc(self, weights: np.ndarray) -> np.ndarray:
-        """AUC float64 [B] of weights [B, U], integers in 0..255; NaN where a class has weight 0.
+        """Return the AUC float64 [B] of weights [B, U], integers in 0..255; NaN where a class has weight 0.
 
         As they are from `empty_weights`; others are copied into that layout. Releases the GIL.
         Raises TypeError for another dtype, ValueError for another U, a weight that does not fit, a sum of weights
@@ -67,7 +67,7 @@ class WeightedRanks:
             return wins / (2.0 * positives * negatives)
 
     def wins(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Twice the weight of pairs won by the positive, and the weights of positives and of negatives, uint64 [B].
+        """Return twice the weight of pairs won by the positive, and the weights of positives and of negatives, uint64 [B].
 
         Exact: equal rankings have equal wins. Raises as `auc` does.
         """
@@ -88,7 +88,7 @@ class WeightedRanks:
 
 
 def empty_weights(replicates: int, units: int) -> np.ndarray:
-    """Room for weights uint8 [B, U] as `WeightedRanks` reads them; B is `replicates` rounded up.
+    """Return room for weights uint8 [B, U] as `WeightedRanks` reads them; B is `replicates` rounded up.
 
     It is the transpose of [U, B] that starts at a cache line: the weights of a unit lie side by side. B is a multiple
     of 64, or 16 more where that is enough: a full pass takes less time than two narrow ones.
@@ -140,7 +140,7 @@ def _bytes(weights: np.ndarray, units: int) -> np.ndarray:
 
 
 def _segments(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Ends [S, 3] as `_ranks.wins_into` takes them, of rows in order."""
+    """Return ends [S, 3] as `_ranks.wins_into` takes them, of rows in order."""
     first = np.r_[True, scores[1:] != scores[:-1]]  # of equal scores
     starts = np.flatnonzero(first)
     mixed = positive[starts]  # has a positive, which then comes first

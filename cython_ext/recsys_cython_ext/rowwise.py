@@ -64,12 +64,12 @@ class QuantisedTable:
 
 
 def row_bytes(kind: str, embedding_dim: int) -> int:
-    """Bytes of one fp8, int8 or int4 row, header included."""
+    """Return the bytes of one fp8, int8 or int4 row, header included."""
     return HEADER + embedding_dim * _BITS[kind] // 8
 
 
 def quantise(table: np.ndarray, kind: Kind) -> np.ndarray | QuantisedTable:
-    """``table`` in fewer bytes: round to nearest, each row by a scale of its own.
+    """Return ``table`` in fewer bytes: round to nearest, each row by a scale of its own.
 
     table: float32 [N, D], D a multiple of 4; may be memory-mapped. Returns a new float32 or float16 array
     [N, D] or a `QuantisedTable`.
@@ -104,7 +104,7 @@ def quantise(table: np.ndarray, kind: Kind) -> np.ndarray | QuantisedTable:
 
 
 def dequantise(table: np.ndarray | QuantisedTable) -> np.ndarray:
-    """The float32 [N, D] values that a lookup sees, to the bit.
+    """Return the float32 [N, D] values that a lookup sees, to the bit.
 
     Raises TypeError unless ``table`` is a float32 or float16 array or a `QuantisedTable`.
     """
@@ -123,14 +123,14 @@ def dequantise(table: np.ndarray | QuantisedTable) -> np.ndarray:
 
 
 def _fp8_block(block: np.ndarray) -> np.ndarray:
-    """Scale and codes, uint8 [n, 4 + D], of float32 [n, D]."""
+    """Return scale and codes, uint8 [n, 4 + D], of float32 [n, D]."""
     scale = np.abs(block).max(axis=1, keepdims=True) / np.float32(LARGEST)
     scale[scale == 0] = 1
     return np.concatenate([scale.view(np.uint8), to_e4m3(block / scale)], axis=1)
 
 
 def _quantise_block(block: np.ndarray, bits: int, first: int) -> np.ndarray:
-    """Header and codes, uint8 [n, 4 + D * bits / 8], of float32 [n, D]; ``first`` is its row number in the table."""
+    """Return header and codes, uint8 [n, 4 + D * bits / 8], of float32 [n, D]; ``first`` is its row number in the table."""
     top = np.float32(2**bits - 1)
     low, high = block.min(axis=1, keepdims=True), block.max(axis=1, keepdims=True)
     with np.errstate(over="ignore", divide="ignore"):

@@ -20,7 +20,7 @@ _EDGES = (*range(1, 2046, 53), 2046)  # rows that hold any sum, 53 bits each and
 
 
 class ExactSum:
-    """The exact sum of float64 values: any order of adding and merging gives the same value, to the last bit.
+    """Return the exact sum of float64 values: any order of adding and merging gives the same value, to the last bit.
 
     State, int64 [2048, 2]: for each exponent field e the sums of the high halves and of the low 26 bits of signed
     53-bit mantissas; their unit is 2^(max(e, 1) - 1075). Row 2047 holds the number of adds: 2^36 of them fit, then
@@ -32,7 +32,7 @@ class ExactSum:
 
     @classmethod
     def from_state(cls, state: np.ndarray) -> ExactSum:
-        """The sum with a copy of a state, which may be several `state` added up, as an all-reduce does.
+        """Make the sum with a copy of a state, which may be several `state` added up, as an all-reduce does.
 
         Raises TypeError unless it is int64, ValueError when it has another shape or more than 2^36 adds.
         """
@@ -49,7 +49,7 @@ class ExactSum:
         return out
 
     def state(self) -> np.ndarray:
-        """A copy of the state, int64 [2048, 2], to be sent and given to `from_state`."""
+        """Return a copy of the state, int64 [2048, 2], to be sent and given to `from_state`."""
         return self._state.copy()
 
     def add(self, values: np.ndarray) -> None:
@@ -81,11 +81,11 @@ class ExactSum:
         self._state[:_ADDS] += other._state[:_ADDS]
 
     def value(self) -> Fraction:
-        """The exact sum; ``float`` of it is correctly rounded."""
+        """Return the exact sum; ``float`` of it is correctly rounded."""
         return Fraction(self._units(), 2**1074)
 
     def _units(self) -> int:
-        """The sum in units of 2^-1074."""
+        """Return the sum in units of 2^-1074."""
         rows = np.flatnonzero(self._state[:_ADDS].any(axis=1))
         pairs = zip(rows.tolist(), self._state[rows].tolist(), strict=True)
         return sum(((high << _HALF) + low) << max(row - 1, 0) for row, (high, low) in pairs)
@@ -103,7 +103,7 @@ class ExactSum:
         self._state[_ADDS, 0] = total
 
     def _carry(self) -> None:
-        """The same sum in few bits a row."""
+        """Return the same sum in few bits a row."""
         rest = self._units()
         self._state[:] = 0
         for row, following in pairwise(_EDGES):

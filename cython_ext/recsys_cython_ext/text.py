@@ -32,18 +32,18 @@ def scan(block: bytes | bytearray, special: bytes = b"\0") -> TextScan:
     """
     if len(special) != 1:
         raise ValueError(f"special must be one byte, got {special!r}")
-    found = np.zeros(7, np.int64)
-    _text.scan_into(block, special[0], found)
-    lines, returns, pairs, blank, quotes, specials, high = found.tolist()
+    counts = np.zeros(7, np.int64)
+    _text.scan_into(block, special[0], counts)
+    lines, returns, pairs, blank, quotes, specials, high = counts.tolist()
     return TextScan(lines, returns, pairs, blank, quotes, specials, not high)
 
 
 class SplitFields(NamedTuple):
     """Columns of a block of delimited text."""
 
-    arrays: list[pa.StringArray]  # one for each wanted column, over the good lines; an empty field is null
+    arrays: list[pa.StringArray]  # one for each positions column, over the good lines; an empty field is null
     good: np.ndarray  # bool [lines]: whether a line has as many fields as it must
-    found: np.ndarray  # int32 [bad lines]: how many fields the others have
+    field_counts: np.ndarray  # int32 [bad lines]: how many fields the others have
 
 
 def split_fields(
@@ -57,23 +57,23 @@ def split_fields(
 
     Raises ValueError when an argument is not so, or delimiter is not one byte other than ``\r`` and ``\n``.
     """
-    width, wanted = operator.index(width), [operator.index(column) for column in columns]
+    width, positions = operator.index(width), [operator.index(column) for column in columns]
     if len(block) >= 2**31:
         raise ValueError(f"a block must have fewer than 2^31 bytes, got {len(block)}")
     if len(delimiter) != 1 or delimiter in b"\r\n":
         raise ValueError(f"delimiter must be one byte other than a line end, got {delimiter!r}")
     if width < 1:
         raise ValueError(f"width must be >= 1, got {width}")
-    if len(set(wanted)) < len(wanted) or any(not 0 <= column < width for column in wanted):
-        raise ValueError(f"columns must be distinct and in [0, {width}), got {wanted}")
+    if len(set(positions)) < len(positions) or any(not 0 <= column < width for column in positions):
+        raise ValueError(f"columns must be distinct and in [0, {width}), got {positions}")
     lines = _text.count_of(block, 10) + (len(block) > 0 and not block.endswith(b"\n"))
-    good, found = np.empty(lines, bool), np.empty(lines, np.int32)
+    good, field_counts = np.empty(lines, bool), np.empty(lines, np.int32)
     ends = np.empty(_text.LINES_AT_ONCE * (width + 1) + _text.ENDS_SPARE, np.int32)
-    buffers = [_string_buffers(lines) for _ in wanted]
+    buffers = [_string_buffers(lines) for _ in positions]
     addresses = np.array([[part.address for part in parts] for parts in buffers], np.uint64).reshape(-1, 3)
-    room, sizes, nulls = (np.zeros(len(wanted), np.int64) for _ in range(3))
-    progress, at = np.zeros(3, np.int64), np.array(wanted, np.int64)
-    scratch = (progress, ends, at, addresses, room, sizes, nulls, good.view(np.uint8), found)
+    room, sizes, nulls = (np.zeros(len(positions), np.int64) for _ in range(3))
+    progress, at = np.zeros(3, np.int64), np.array(positions, np.int64)
+    scratch = (progress, ends, at, addresses, room, sizes, nulls, good.view(np.uint8), field_counts)
     # Nothing has room at first: what the first lines need tells how much to allocate for all.
     while lines and (rows := _text.split_into(block, delimiter[0], width, *scratch)):
         for column in np.flatnonzero(sizes > room):
@@ -87,7 +87,7 @@ def split_fields(
     for (offsets, valid, values), size, n in zip(buffers, sizes.tolist(), nulls.tolist(), strict=True):
         values.resize(size, shrink_to_fit=False)  # what lies behind was never touched
         arrays.append(pa.StringArray.from_buffers(rows, offsets, values, valid if n else None, n))
-    return SplitFields(arrays, good, found[: lines - rows].copy())
+    return SplitFields(arrays, good, field_counts[: lines - rows].copy())
 
 
 def numbers(array: pa.StringArray | pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +115,7 @@ def numbers(array: pa.StringArray | pa.LargeStringArray) -> tuple[np.ndarray, np
 
 
 def _string_buffers(lines: int) -> tuple[pa.Buffer, pa.Buffer, pa.Buffer]:
-    """Offsets, validity in whole words, and values without room, though even an empty one writes behind it."""
+    """Allocate offsets, validity in whole words, and values without room, though even an empty one writes behind it."""
     # Arrow's own pool gives memory back within milliseconds, and the next block would pay for fresh pages.
     pool = pa.system_memory_pool()
     offsets = pa.allocate_buffer(4 * (lines + 1), pool)

@@ -16,14 +16,14 @@ Result = TypeVar("Result")
 
 
 def available_cores() -> int:
-    """Cores this process may run on."""
+    """Return the number of cores this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def over_parts(work: Callable[[int, int], Result], length: int, threads: int | None) -> list[Result]:
-    """Results of ``work(start, stop)`` over consecutive parts of [0, length), in order.
+    """Return the results of ``work(start, stop)`` over consecutive parts of [0, length), in order.
 
     threads: at most so many parts run at once; None: one for each available core. Parts have at least
     `VALUES_PER_THREAD` values, so short work stays on the calling thread.
@@ -48,7 +48,10 @@ def over_parts(work: Callable[[int, int], Result], length: int, threads: int | N
 
 @cache
 def pool() -> ThreadPoolExecutor:
-    """The threads that all kernels share; the caller's own thread works too. Work handed over must not wait for more."""
+    """Return the threads that all kernels share; the caller's thread works too.
+
+    Work that is handed over must not wait for more.
+    """
     return ThreadPoolExecutor(available_cores(), thread_name_prefix="recsys-kernel")
 
 

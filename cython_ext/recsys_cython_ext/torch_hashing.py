@@ -21,7 +21,10 @@ def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def mix64(ids: torch.Tensor) -> torch.Tensor:
-    """Splitmix64 finaliser. ids: int64, any shape; so is the result. Raises TypeError on another dtype."""
+    """Mix 64-bit words by the splitmix64 finaliser.
+
+    ids: int64, any shape; so is the result. Raises TypeError on another dtype.
+    """
     if ids.dtype != torch.int64:
         raise TypeError(f"ids must be int64, got {ids.dtype}")
     z = (ids ^ _shift(ids, 30)) * _M1
@@ -32,7 +35,7 @@ def mix64(ids: torch.Tensor) -> torch.Tensor:
 def hash_rows(
     ids: torch.Tensor, salt: int, num_embeddings: int, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Row numbers, int64 [L] on the device of ``ids``; arguments and errors as in `hashing.hash_rows`."""
+    """Return row numbers, int64 [L] on the device of ``ids``; arguments and errors as in `hashing.hash_rows`."""
     salt, num_embeddings = check_hash_arguments(salt, num_embeddings)
     _check_tensors(ids, out)
     rows = (_shift(mix64(ids ^ salt), 32) * num_embeddings) >> 32
@@ -46,7 +49,7 @@ def hash_rows_jagged(
     num_embeddings: PerFeature,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Row numbers, int64 [L] on the device of ``ids``; arguments and errors as in `hashing.hash_rows_jagged`.
+    """Return row numbers, int64 [L] on the device of ``ids``; arguments and errors as in `hashing.hash_rows_jagged`.
 
     The arguments per feature are checked on the host, so keep them there: a device tensor is waited for.
     On CUDA one Triton kernel does the work where Triton is installed.

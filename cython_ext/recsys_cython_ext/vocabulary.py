@@ -17,7 +17,7 @@ _SEEDS = 100
 
 
 def table_bytes(num_keys: int) -> int:
-    """Resident bytes of an `IdTable` of so many keys."""
+    """Return the resident bytes of an `IdTable` of so many keys."""
     return 8 * num_keys + 4 * (num_keys * 10 // 7 + 1)
 
 
@@ -56,7 +56,7 @@ class IdTable:
     def codes(
         self, ids: np.ndarray, default: int, out: np.ndarray | None = None, *, threads: int | None = None
     ) -> np.ndarray:
-        """Position of each id in ``keys``, or ``default``.
+        """Return the position of each id in ``keys``, or ``default``.
 
         ids: int64 [L]. Returns int32 [L]: ``out`` where it is given (a fresh array costs page faults), in memory
         of its own. threads: as in `hashing.hash_rows`. Raises TypeError when ids are not int64 or out not int32,
@@ -88,7 +88,7 @@ class IdTable:
         return out
 
     def _build(self) -> int:
-        """Fill slots and pilots; the seed it worked with (nearly always 0)."""
+        """Fill slots and pilots, and return the seed it worked with (nearly always 0)."""
         n_buckets = len(self._pilots)
         ends, order = np.empty(n_buckets, np.int32), np.empty(n_buckets, np.int32)
         members = np.empty(len(self), np.int32)
@@ -153,7 +153,7 @@ class IdCounter:
                 self._table = larger
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, counts), both int64 [U], sorted by id: the order of the `add` calls leaves no trace."""
+        """Return (ids, counts), both int64 [U], sorted by id: the order of the `add` calls leaves no trace."""
         ids = np.sort(self._table[:, 0][self._table[:, 1] > 0])
         counts = np.empty_like(ids)
         _vocabulary.counts_of(ids, self._table, counts)  # twice as fast as an argsort
@@ -161,7 +161,7 @@ class IdCounter:
 
 
 def count_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unique ids and how often each occurs. ids: int64 [L]. Returns two int64 [U], sorted by id.
+    """Return unique ids and how often each occurs. ids: int64 [L]. Returns two int64 [U], sorted by id.
 
     Raises as `hashing.as_int64` does. Over chunks, use `IdCounter`.
     """

@@ -220,9 +220,9 @@ class DelimitedFile(File):
         places = [self._places[name] for name in columns]
         fields = split_fields(text, self._dialect.byte, len(self.names), places)
         wrong = []
-        if len(fields.found):
+        if len(fields.field_counts):
             ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
-            for place, found in zip(np.flatnonzero(~fields.good), fields.found, strict=True):
+            for place, found in zip(np.flatnonzero(~fields.good), fields.field_counts, strict=True):
                 start = ends[place - 1] + 1 if place else 0
                 stop = ends[place] if place < len(ends) else len(text)
                 wrong.append((int(found), bytes(text[start:stop]).removesuffix(b"\r")))
