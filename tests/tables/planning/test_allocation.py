@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 
 from recsys_tables.bytes import OptimizerName, resident_bytes
 from recsys_tables.config import TablesConfig
-from recsys_tables.planning.allocation import rows_by_feature
-from recsys_tables.planning.plan import BudgetError, FeatureSize, TablePlan, plan_tables
+from recsys_tables.planning.plan import BudgetError, TablePlan, plan_tables
+from recsys_tables.schemes.allocation import FeatureSize, rows_by_feature
 
 OPEN = ("frequency_split",)  # frequent ids as codes, the rest as they are
 ANY_ID = ("hash", "multi_hash", "hash_embedding", "unified", "robe")

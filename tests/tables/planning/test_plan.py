@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from recsys_tables.bytes import ResidentBytes
-from recsys_tables.config import TablesConfig, budget_bytes
-from recsys_tables.planning.plan import BudgetError, FeatureSize, TablePlan, full_table_bytes, plan_tables
+from recsys_tables.config import TablesConfig
+from recsys_tables.planning.plan import BudgetError, TablePlan, full_table_bytes, plan_tables
 from recsys_tables.scheme import MAX_ROWS
+from recsys_tables.schemes.allocation import FeatureSize
+from recsys_tables.schemes.declared import budget_bytes
 
 
 def size(name: str, ids: int, hashed: bool = False) -> FeatureSize:

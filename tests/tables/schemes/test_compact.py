@@ -24,7 +24,8 @@ from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
 from recsys_tables.lookup import lookup
 from recsys_tables.remap import Remap
-from recsys_tables.schemes import Compact, Full, Shared, compact_from
+from recsys_tables.schemes import Compact, Full, Shared
+from recsys_tables.schemes.compact import compact_from
 
 D = 16
 FULL = (Full("user", 50, D), Full("item", 30, D), Full("dead", 20, D), Full("gone", 10, D))

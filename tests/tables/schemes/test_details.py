@@ -21,8 +21,8 @@ from recsys_tables.schemes import (
     PathBased,
     Robe,
     TensorTrain,
-    popularity_dims,
 )
+from recsys_tables.schemes.mixed_dimension import popularity_dims
 
 IDS = np.arange(3000)
 

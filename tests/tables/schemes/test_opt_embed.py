@@ -13,7 +13,8 @@ from torchrec import KeyedJaggedTensor
 from recsys_tables.combine.thresholds import FieldThreshold, IdThreshold
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
-from recsys_tables.schemes import Full, OptEmbed, compact_from
+from recsys_tables.schemes import Full, OptEmbed
+from recsys_tables.schemes.compact import compact_from
 
 N, D = 40, 16
 

@@ -9,14 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_tables.scheme import Scheme
-from recsys_tables.schemes import (
-    ChineseRemainder,
-    MixedRadix,
-    PathBased,
-    QuotientRemainder,
-    TensorTrain,
-    coprime_moduli,
-)
+from recsys_tables.schemes import ChineseRemainder, MixedRadix, PathBased, QuotientRemainder, TensorTrain
+from recsys_tables.schemes.chinese_remainder import coprime_moduli
 
 
 def classes(scheme: Scheme, ids: np.ndarray) -> np.ndarray:

@@ -14,8 +14,10 @@ from recsys_tables.combine.masks import GroupScales, MagnitudeThreshold, SoftThr
 from recsys_tables.config import AutoDimTables, AutoSrhTables, DeepLightTables, MdeTables, PepTables
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
-from recsys_tables.planning.plan import FeatureSize, plan_tables
-from recsys_tables.schemes import AutoDim, AutoSrh, DeepLight, Full, Mde, Pep, compact_from
+from recsys_tables.planning.plan import plan_tables
+from recsys_tables.schemes import AutoDim, AutoSrh, DeepLight, Full, Mde, Pep
+from recsys_tables.schemes.allocation import FeatureSize
+from recsys_tables.schemes.compact import compact_from
 
 N, D = 40, 16
 seeds = given(seed=st.integers(0, 10**6), size=st.integers(0, 12))
