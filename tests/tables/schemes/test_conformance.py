@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import importlib
+import inspect
 import itertools
 import json
 import pickle
@@ -18,7 +20,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
+import recsys_tables.schemes
 from recsys_cython_ext import MISSING_ID, hash_rows, lookup_salt
+from recsys_tables.config import DECLARATIONS
 from recsys_tables.engine.deep_hash import DeepHashEmbedding
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
@@ -47,9 +51,12 @@ from recsys_tables.schemes import (
     Pep,
     QuotientRemainder,
     Robe,
+    Shared,
     TensorTrain,
     Unified,
+    scheme_classes,
 )
+from recsys_tables.schemes.declared import Declaration
 
 N = 1000
 KEPT = np.arange(N) % 3 == 0
@@ -142,6 +149,28 @@ def everything_of(scheme: Scheme, ids: Any) -> list[Any]:
         for x in scheme.rows(ids)
     ]
     return [*found, None if aux is None else aux.tolist()]
+
+
+def test_every_scheme_is_in_this_suite() -> None:
+    """Those that a configuration can declare, and those that none declares; `Shared` does as its owner."""
+    here = {type(scheme) for scheme in SCHEMES.values()}
+    assert {declaration.scheme_class for declaration in DECLARATIONS} <= here
+    assert set(scheme_classes().values()) - {Shared} <= here
+
+
+def test_every_file_of_a_scheme_is_in_the_union() -> None:
+    """So that a scheme that nobody can declare is not taken for one that somebody can."""
+    files = Path(recsys_tables.schemes.__file__).parent.glob("*.py")
+    modules = [
+        importlib.import_module(f"recsys_tables.schemes.{f.stem}") for f in files if f.stem != "__init__"
+    ]
+    found = {
+        value
+        for module in modules
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Declaration) and "scheme" in value.model_fields
+    }
+    assert found == set(DECLARATIONS)
 
 
 @every_scheme
