@@ -89,7 +89,7 @@ def combine_bytes(scheme: Scheme) -> ResidentBytes:
 
     The module is built without storage and counted, so that nothing it holds can be forgotten.
     """
-    return ResidentBytes() if isinstance(scheme, ParameterFree) else _module_bytes(scheme)  # type: ignore[arg-type]
+    return ResidentBytes() if isinstance(scheme.owner, ParameterFree) else _module_bytes(scheme)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=4096)  # a bisection asks for the same schemes again and again

@@ -1,6 +1,6 @@
-"""What happens to an id that is outside a scheme's id space 0..num_ids-1.
+"""The treatment of ids outside a scheme's id space 0..num_ids-1: an error, one id for all of them, or a hash.
 
-Left to FBGEMM it would be read from row 0 in silence.
+Left to FBGEMM they would be read from row 0 in silence.
 """
 
 from typing import Any, Literal

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Array = TypeVar("Array")  # np.ndarray or torch.Tensor, int64
 
-MAX_ROWS = 2**31  # row numbers are the high half of a 64-bit product (DESIGN: hashing)
+MAX_ROWS = 2**31  # row numbers are the high half of a 64-bit product: `recsys_cython_ext.hash_rows`
 
 
 @dataclass(frozen=True)

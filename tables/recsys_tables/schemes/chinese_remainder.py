@@ -57,7 +57,7 @@ class ChineseRemainder(ParameterFree):
 
 
 class ChineseRemainderTables(DigitTables):
-    """A table for each of several coprime moduli; never fewer rows than about num_tables · ids^(1/num_tables)."""
+    """Every one of several coprime moduli has a table; together never fewer rows than about num_tables · ids^(1/num_tables)."""
 
     scheme_class: ClassVar[type[Scheme]] = ChineseRemainder
     scheme: Literal["chinese_remainder"]

@@ -137,7 +137,7 @@ class Compact(ParameterFree):
 
 
 class CompactTables(FixedTables):
-    """A row for each code, as wide as `widths` says of its feature, then zeros; a budget is only checked.
+    """Every code has a row as wide as `widths` says of its feature, then zeros; a budget is only checked.
 
     For vocabularies of ids that were chosen (`keep` of a feature): all others share the row of unknown ids, or with
     `unknown: zero` are the zero vector. A feature of width 0 has no table, and is the zero vector for every id.

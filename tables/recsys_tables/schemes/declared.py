@@ -128,7 +128,7 @@ class OptionsTables(Declaration):
 
 
 class ComposedTables(Declaration):
-    """Several small tables per feature, whose rows are combined."""
+    """Every feature has several small tables, whose rows are combined."""
 
     operation: Operation = "product"
     budget: Budget
@@ -149,7 +149,7 @@ class ComposedTables(Declaration):
 
 
 class DigitTables(ComposedTables, OptionsTables):
-    """A table for each of `num_tables` digits of a code, whatever a digit is."""
+    """Every one of `num_tables` digits of a code has a table, whatever a digit is."""
 
     num_tables: int = Field(3, ge=2, le=8)
 

@@ -60,7 +60,7 @@ class FrequencySplit(ParameterFree):
 
 
 class FrequencySplitTables(AllocatedTables):
-    """A row for each id of the vocabulary, and hashed rows, dealt by `allocation`, for the ids outside it.
+    """Ids of the vocabulary have a row each, and those outside it share hashed rows, dealt by `allocation`.
 
     Features are declared with `unknown: hash`, so that ids outside the vocabulary keep their identity.
     """

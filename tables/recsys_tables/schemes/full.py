@@ -38,7 +38,7 @@ class Full(ParameterFree):
 
 
 class FullTables(FixedTables):
-    """One row per id; a budget is only checked."""
+    """Every id has a row; a budget is only checked."""
 
     scheme_class: ClassVar[type[Scheme]] = Full
     scheme: Literal["full"]

@@ -70,7 +70,7 @@ class HashEmbedding(Formula):
 
 
 class HashEmbeddingTables(AllocatedTables):
-    """Two tables per feature: rows that are hashed `num_hashes` times, and importances, hashed to rows of their own."""
+    """Every feature has two tables: of rows that ids are hashed to `num_hashes` times, and of their importances."""
 
     scheme_class: ClassVar[type[Scheme]] = HashEmbedding
     scheme: Literal["hash_embedding"]

@@ -41,7 +41,7 @@ class Hash(ParameterFree):
 
 
 class HashTables(AllocatedTables):
-    """A table per feature."""
+    """Every feature has a table, to whose rows its ids are hashed."""
 
     scheme_class: ClassVar[type[Scheme]] = Hash
     scheme: Literal["hash"]

@@ -58,7 +58,7 @@ class Mde(Formula):
 
 
 class MdeTables(FixedTables):
-    """A row for every id, narrower the more ids its feature has (width ~ ids^-alpha), then zeros. It learns no mask.
+    """Every id has a row, narrower the more ids its feature has (width ~ ids^-alpha), then zeros. No mask is learned.
 
     The feature of fewest ids has the full width.
     """

@@ -58,7 +58,7 @@ class MEmCom(Formula):
 
 
 class MEmComTables(AllocatedTables):
-    """Hashed rows, dealt by `allocation`, times one number for every code of the vocabulary."""
+    """Hashed rows, dealt by `allocation`, are multiplied by one number for every code of the vocabulary."""
 
     scheme_class: ClassVar[type[Scheme]] = MEmCom
     scheme: Literal["mem_com"]

@@ -61,7 +61,7 @@ class MixedDimension(SchemeBase):
 
 
 class MixedDimensionTables(Declaration):
-    """A row for every code, narrower the more codes its feature has (width ~ codes^-alpha), and a projection."""
+    """Every code has a row, narrower the more codes its feature has (width ~ codes^-alpha), which is projected."""
 
     scheme_class: ClassVar[type[Scheme]] = MixedDimension
     scheme: Literal["mixed_dimension"]

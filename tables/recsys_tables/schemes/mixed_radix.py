@@ -48,7 +48,7 @@ class MixedRadix(ParameterFree):
 
 
 class MixedRadixTables(DigitTables):
-    """A table for each digit of a code; never fewer rows than about num_tables · ids^(1/num_tables)."""
+    """Every digit of a code has a table; there are never fewer rows than about num_tables · ids^(1/num_tables)."""
 
     scheme_class: ClassVar[type[Scheme]] = MixedRadix
     scheme: Literal["mixed_radix"]

@@ -54,7 +54,7 @@ class MultiHash(ParameterFree):
 
 
 class MultiHashTables(AllocatedTables):
-    """A table per feature; an id is the sum of `num_hashes` rows."""
+    """Every feature has a table, and an id is the sum of `num_hashes` of its rows."""
 
     scheme_class: ClassVar[type[Scheme]] = MultiHash
     scheme: Literal["multi_hash"]

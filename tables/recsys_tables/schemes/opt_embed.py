@@ -81,7 +81,7 @@ class OptEmbed(SchemeBase):
 
 
 class OptEmbedTables(FixedTables):
-    """A row per id, some of which training learns to mask, at every width at once; a budget is only checked.
+    """Every id has a row, and training learns which to mask, at every width at once; a budget is only checked.
 
     It is trained to choose rows and widths by, and not to be kept: a budget is met by what is made of it.
     """

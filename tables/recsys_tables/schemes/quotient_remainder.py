@@ -53,7 +53,7 @@ class QuotientRemainder(ParameterFree):
 
 
 class QuotientRemainderTables(ComposedTables):
-    """Two tables per feature, rows in proportion to its ids, never fewer than 2·sqrt(ids)."""
+    """Every feature has two tables, with rows in proportion to its ids, never fewer than 2·sqrt(ids)."""
 
     scheme_class: ClassVar[type[Scheme]] = QuotientRemainder
     scheme: Literal["quotient_remainder"]

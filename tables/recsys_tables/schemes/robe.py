@@ -106,7 +106,7 @@ class Robe(ParameterFree):
 
 
 class RobeTables(Declaration):
-    """One array for all features; each id reads blocks of `block_dim` weights, or shares one block with its neighbours.
+    """All features share one array; an id reads blocks of `block_dim` weights, or shares one block with its neighbours.
 
     It is its own allocation: a budget sets the length of the one array.
     """

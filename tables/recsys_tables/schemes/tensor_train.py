@@ -74,7 +74,7 @@ class TensorTrain(Formula):
 
 
 class TensorTrainTables(OptionsTables):
-    """Three cores per feature; a budget chooses their ranks, and never uses what `max_rank` leaves."""
+    """Every feature has three cores; a budget chooses their ranks, and never uses what `max_rank` leaves."""
 
     scheme_class: ClassVar[type[Scheme]] = TensorTrain
     scheme: Literal["tensor_train"]

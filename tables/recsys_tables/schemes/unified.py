@@ -76,7 +76,7 @@ class Unified(ParameterFree):
 
 
 class UnifiedTables(Declaration):
-    """One table for all features; each looks up embedding_dim / chunk_dim chunks.
+    """All features share one table, and each looks up embedding_dim / chunk_dim chunks of it.
 
     It is its own allocation: a budget sets the rows of the one table, beside those of features that keep their own.
     """

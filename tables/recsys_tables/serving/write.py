@@ -40,10 +40,13 @@ def write(
     about: Mapping[str, Any] | None = None,
     add: Callable[[Path], None] = lambda partial: None,
 ) -> Artefact:
-    """Write `folder`, which must not exist yet, and open it.
+    """Write an artefact and open it.
 
     Args:
+        folder: the artefact's, which must not exist yet.
+        fields: of the model, in its order.
         read: float32 weights [num_embeddings, embedding_dim] of a physical table, by name; asked for one at a time.
+        dtype: the rows' as they are stored.
         width: rows of wider tables are narrowed to by PCA.
         vocabulary_bytes: resident bytes of id -> code tables, to be counted.
         statistics_bytes: of id -> number tables.
@@ -65,7 +68,6 @@ def write(
         entries, remaps = _write_fields(partial, fields)
         add(partial)
         counted = stored + remaps + ResidentBytes(vocabulary=vocabulary_bytes, statistics=statistics_bytes)
-        files = sorted(file for file in partial.rglob("*") if file.is_file())
         manifest = ArtefactManifest(
             format_version=FORMAT_VERSION,
             hash_version=HASH_VERSION,
@@ -74,12 +76,7 @@ def write(
             bytes=counted.to_dict(),
             fields=entries,
             tables=tables,
-            files={
-                file.relative_to(partial).as_posix(): StoredFile(
-                    bytes=file.stat().st_size, xxh64=file_digest(file)
-                )
-                for file in files
-            },
+            files=_stored_files(partial),
         )
         write_manifest(manifest, partial / MANIFEST)
     return open_artefact(folder, verify=False)
@@ -144,3 +141,12 @@ def _write_fields(partial: Path, fields: Sequence[Field]) -> tuple[list[StoredFi
             StoredField(feature=field.feature, scheme=describe(field.scheme), remap=stored, **options)
         )
     return entries, counted
+
+
+def _stored_files(partial: Path) -> dict[str, StoredFile]:
+    """Return sizes and checksums of all files in a folder, by their paths below it."""
+    files = sorted(file for file in partial.rglob("*") if file.is_file())
+    return {
+        file.relative_to(partial).as_posix(): StoredFile(bytes=file.stat().st_size, xxh64=file_digest(file))
+        for file in files
+    }

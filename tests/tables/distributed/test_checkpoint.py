@@ -111,7 +111,7 @@ def make(
 
 
 def expected(piece: Piece) -> Tensor:
-    """What `piece` is to hold: a function of its name and place; per column shard where a state is one a row."""
+    """Return what `piece` is to hold: a function of its name and place; per column shard where a state is one a row."""
     base = xxh64(piece.name.replace("tied.weight", "top.weight").encode()) % 97
     if piece.name.startswith("dense/"):
         return torch.full_like(piece.values, base)
@@ -193,7 +193,7 @@ def writers(reader: Layout) -> list[Layout]:
 
 
 def mean_over(ranks: int) -> Callable[[Piece], Tensor]:
-    """A state of one number a row that `ranks` column shards kept, read as one: the mean weighted by their widths."""
+    """Return a state of one number a row that `ranks` column shards kept, read as one: the mean by their widths."""
 
     def want(piece: Piece) -> Tensor:
         if not piece.name.startswith("optimizer/"):
@@ -221,7 +221,7 @@ def grown(first_values: dict[tuple[str, int], Tensor], piece: Piece) -> Tensor:
 
 
 def refused_together(rank: int, world_size: int, folder: Path) -> None:
-    """A rank that holds no table sees nothing wrong with its optimiser, and must be refused like the others."""
+    """Refuse a rank that holds no table too, which sees nothing wrong with its optimiser."""
     model = make("table_wise", "sgd", SCHEMES[:1], seed=2)
     fields = (folder / "one").with_name(f"one-{world_size}")
     save(fields, make("table_wise", "rowwise_adagrad", SCHEMES[:1], seed=3), {})
@@ -251,7 +251,7 @@ def go_on(rank: int, folder: Path, world_size: int, sharding: Sharding, part: st
 
 
 def batch(step: int, rank: int, world_size: int) -> KeyedJaggedTensor:
-    """This rank's 8 / world_size samples of batch `step`."""
+    """Return this rank's 8 / world_size samples of batch `step`."""
     ids = np.random.default_rng(step).integers(0, 50, (4, 8))
     ids[0] %= 3
     mine = np.array_split(ids, world_size, axis=1)[rank]

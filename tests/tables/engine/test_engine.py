@@ -102,7 +102,7 @@ Bags = Sequence[Sequence[int]]
 
 
 def jagged(bags: dict[str, Bags], weights: dict[str, Sequence[Sequence[float]]] | None = None) -> Any:
-    """A batch; features that `weights` leaves out weigh 1."""
+    """Make a batch; features that `weights` leaves out weigh 1."""
     flat = None
     if weights is not None:
         rows = [weights.get(key, [[1.0] * len(bag) for bag in bags[key]]) for key in bags]
@@ -149,7 +149,7 @@ def oracle(field: Field, combine: nn.Module, tables: dict[str, Tensor], ids: Bag
 
 
 def compare(fields: Sequence[Field], bags: dict[str, Bags], weights: Any = None) -> None:
-    """Outputs, and the gradients of every table and dense parameter, against the oracle in float64."""
+    """Check outputs, and the gradients of every table and dense parameter, against the oracle in float64."""
     torch.manual_seed(0)
     engine = EmbeddingEngine(fields)
     tables = {name: p.detach().double().requires_grad_() for name, p in tables_of(engine).items()}
@@ -579,7 +579,7 @@ def some_fields(make: Any) -> list[Field]:
 
 
 def sharded_and_plain(make: Any, device: torch.device) -> None:
-    """The same outputs, and after two steps of SGD the same tables."""
+    """Check that outputs are the same, and after two steps of SGD the tables."""
     model = shard(
         nn.ModuleList([EmbeddingEngine(some_fields(make), torch.device("meta"))]),
         TableOptimizer("sgd", lr=0.5),

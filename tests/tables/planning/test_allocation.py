@@ -38,7 +38,7 @@ SETTINGS = [(scheme, keys) for scheme in BUDGETED for keys in [{}, *OPTIONS.get(
 
 
 def size(name: str, ids: int, encoding: str) -> FeatureSize:
-    """`ids` ids at 14 bytes each and two reserved codes; an open vocabulary holds a third of them."""
+    """Return the size of `ids` ids at 14 bytes each and two reserved codes; an open vocabulary holds a third of them."""
     codes = ids + 2
     if encoding == "hash":
         return FeatureSize(name, None, codes, 0, 14 * ids)

@@ -18,7 +18,7 @@ from recsys_tables.schemes.declared import budget_bytes
 
 
 def size(name: str, ids: int, hashed: bool = False) -> FeatureSize:
-    """A vocabulary of `ids` ids at 14 bytes each, and its two reserved codes."""
+    """Return the size of a vocabulary of `ids` ids at 14 bytes each, and its two reserved codes."""
     codes = ids + 2
     return FeatureSize(name, None if hashed else codes, codes, 0 if hashed else 14 * ids, 14 * ids)
 

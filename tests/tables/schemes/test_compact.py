@@ -60,7 +60,7 @@ def table_of(engine: EmbeddingEngine, name: str) -> Tensor:
 
 
 def batch(bags: list[list[int]] = BAGS) -> KeyedJaggedTensor:
-    """The same bags of every feature."""
+    """Make a batch with the same bags of every feature."""
     return KeyedJaggedTensor.from_lengths_sync(
         [scheme.feature for scheme in FULL],
         torch.tensor([i for bag in bags for i in bag] * 4, dtype=torch.int64),

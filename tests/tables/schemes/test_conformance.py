@@ -119,7 +119,7 @@ every_servable_scheme = pytest.mark.parametrize("scheme", SERVABLE.values(), ids
 
 
 def ids_of(scheme: Scheme) -> st.SearchStrategy[np.ndarray]:
-    """Lists of ids of the scheme's space with duplicates, empty ones too."""
+    """Draw lists of ids of the scheme's space with duplicates, empty ones too."""
     one = st.integers(-(2**63), 2**63 - 1) | st.sampled_from(EXTREMES)
     if scheme.num_ids is not None:
         one = st.integers(0, scheme.num_ids - 1) | st.sampled_from([0, scheme.num_ids - 1])
@@ -142,7 +142,7 @@ def engine_for(fields: list[Field]) -> EmbeddingEngine | DeepHashEmbedding:
 
 
 def everything_of(scheme: Scheme, ids: Any) -> list[Any]:
-    """Rows and weights of every lookup, and aux, as nested lists: what an id is turned into."""
+    """Return rows and weights of every lookup, and aux, as nested lists: what an id is turned into."""
     aux = scheme.aux(ids)
     found = [
         (x.table, x.rows.tolist(), None if x.weights is None else x.weights.tolist())
@@ -328,7 +328,7 @@ Tensors = dict[str, Tensor]
 
 
 def vector_by_formula(scheme: Any, tables: Tensors, dense: Tensors, i: int) -> Tensor:
-    """e(i) as the paper has it: one id, Python integers, none of the scheme's own code."""
+    """Compute e(i) as the paper has it: one id, Python integers, none of the scheme's own code."""
     t = {name.split("/")[1]: value for name, value in tables.items() if name.split("/")[0] in _owners(scheme)}
 
     def h(j: int, n: int, of: int = i) -> int:
@@ -491,7 +491,7 @@ def kjt_of(fields: list[Field], bags: dict[str, Any], factors: dict[str, Any]) -
 
 
 def assert_equals_the_oracle(fields: list[Field], bags: dict[str, Any]) -> None:
-    """Values, and gradients of tables and of the combines' parameters."""
+    """Check values, and gradients of tables and of the combines' parameters."""
     random = np.random.default_rng(1)
     torch.manual_seed(1)
     factors = {

@@ -20,7 +20,7 @@ N, D = 40, 16
 
 
 def slope(x: float) -> float:
-    """The surrogate gradient of 1[x > 0]."""
+    """Return the surrogate gradient of 1[x > 0]."""
     size = abs(x)
     if size <= 0.4:
         return 2 - 4 * size
@@ -195,7 +195,7 @@ def test_the_engine_draws_a_width_for_each_sample_and_field_in_training_alone(th
 
 
 def supernet(threshold_by: str, seed: int = 0) -> tuple[EmbeddingEngine, OptEmbed, dict[str, np.ndarray]]:
-    """An engine of one field with rows on both sides of their thresholds, and its tables."""
+    """Make an engine of one field with rows on both sides of their thresholds, and its tables."""
     scheme = OptEmbed("item", N, D, threshold_by=threshold_by)  # type: ignore[arg-type]
     engine = EmbeddingEngine([Field(scheme)]).eval()
     random = np.random.default_rng(seed)
@@ -208,7 +208,7 @@ def supernet(threshold_by: str, seed: int = 0) -> tuple[EmbeddingEngine, OptEmbe
 
 
 def held(engine: EmbeddingEngine, tables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What `learned` is given beside the table."""
+    """Return what `learned` needs beside the table."""
     found: dict[str, Tensor] = engine.combiner.combines[0].state_dict()
     further = {"threshold": tables["item/threshold"]} if "item/threshold" in tables else {}
     return {name: value.numpy() for name, value in found.items()} | further

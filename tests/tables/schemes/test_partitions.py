@@ -14,7 +14,7 @@ from recsys_tables.schemes.chinese_remainder import coprime_moduli
 
 
 def classes(scheme: Scheme, ids: np.ndarray) -> np.ndarray:
-    """The tuple of rows of each id, and its path."""
+    """Return the tuple of rows of each id, and its path."""
     columns = [item.rows for item in scheme.rows(ids)]
     aux = scheme.aux(ids)
     return np.concatenate(columns if aux is None else [*columns, aux], axis=1)

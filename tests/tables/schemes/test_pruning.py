@@ -211,7 +211,7 @@ SCHEMES: dict[str, Any] = {
 
 
 def trained(name: str) -> tuple[EmbeddingEngine, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """An engine with masks on some of a table, the table, and what `learned` is given beside it."""
+    """Make an engine with masks on some of a table, the table, and what `learned` needs beside it."""
     scheme, random = SCHEMES[name], np.random.default_rng(1)
     engine = EmbeddingEngine([Field(scheme)]).eval()
     tables = {
