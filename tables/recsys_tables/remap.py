@@ -8,6 +8,7 @@ import recsys_cython_ext._remap as _remap  # this form spares mypy a stub
 from recsys_cython_ext import files
 
 _BLOCK = 256  # codes that share a number of `_ranks`
+_BLOCK_BYTES = 8 * (_BLOCK // 64 + 1)  # of their words and that number
 
 
 class Remap:
@@ -101,13 +102,9 @@ class Remap:
 
 
 def remap_bytes(num_ids: int) -> int:
-    """Return the resident bytes of a remap of so many codes: words of eight bytes, and a rank a block."""
-    return 8 * (_words(num_ids) + _blocks(num_ids))
+    """Return the resident bytes of a remap of so many codes: a bitmap, and a rank for each of its blocks."""
+    return -(-num_ids // _BLOCK) * _BLOCK_BYTES
 
 
 def _words(num_ids: int) -> int:
-    return _blocks(num_ids) * (_BLOCK // 64)
-
-
-def _blocks(num_ids: int) -> int:
-    return -(-num_ids // _BLOCK)
+    return -(-num_ids // _BLOCK) * (_BLOCK // 64)

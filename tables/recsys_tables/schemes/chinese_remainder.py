@@ -57,7 +57,7 @@ class ChineseRemainder(ParameterFree):
 
 
 class ChineseRemainderTables(DigitTables):
-    """Every one of several coprime moduli has a table; together never fewer rows than about num_tables · ids^(1/num_tables)."""
+    """Each of several coprime moduli has a table; there are never fewer rows than about num_tables · ids^(1/num_tables)."""
 
     scheme_class: ClassVar[type[Scheme]] = ChineseRemainder
     scheme: Literal["chinese_remainder"]

@@ -38,11 +38,11 @@ def test_hashes_are_uniform_and_independent() -> None:
 @pytest.mark.parametrize("encoding", ["uniform", "normal"])
 def test_encodings_are_finite_and_scaled_as_named(encoding: Any) -> None:
     network: Any = DeepHash("item", 8, 4, (16,), encoding).combine()
-    seen: list[torch.Tensor] = []
-    network.layers.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    scaled: list[torch.Tensor] = []
+    network.layers.register_forward_pre_hook(lambda _, inputs: scaled.append(inputs[0]))
     network([], torch.tensor([[0, HASH_VALUES - 1, HASH_VALUES // 2, 1]]))
     network([], torch.randint(HASH_VALUES, (50_000, 4)))
-    ends, many = seen
+    ends, many = scaled
     assert torch.isfinite(ends).all()
     assert ends[0, 0] == -ends[0, 1]
     assert ends[0, 0] > (-6 if encoding == "normal" else -1)

@@ -72,13 +72,13 @@ def test_schemes_collide_as_often_as_expected(make: Callable[[str], Scheme]) -> 
     impressions = 1000.0 / np.arange(1, 1001)
     expected = make("f").expected_collisions(ids, impressions)
     assert expected is not None
-    found = []
+    rates = []
     for number in range(40):
         lookups = make(f"f{number}").rows(ids)
         rows = np.concatenate([item.rows + (j << 40) for j, item in enumerate(lookups)], axis=1)
-        found.append(collision_rate(rows, impressions))
+        rates.append(collision_rate(rows, impressions))
     for kind in ("all_rows", "any_row"):
-        mean, error = mean_and_error([getattr(rate, kind) for rate in found])
+        mean, error = mean_and_error([getattr(rate, kind) for rate in rates])
         assert getattr(expected, kind) == pytest.approx(mean, abs=4 * error + 1e-9)
 
 
@@ -107,13 +107,13 @@ def test_sub_tables_count_their_own_keys() -> None:
 
 @given(n=st.integers(1, 10**7), rows=st.integers(1, 2**31 - 1), k=st.integers(1, 16))
 def test_rates_are_shares_and_fall_with_rows(n: int, rows: int, k: int) -> None:
-    for found, roomier in (
+    for rate, roomier in (
         (one_bag(n, rows, k), one_bag(n, 2 * rows, k)),
         (places_of_their_own(n, [rows] * k), places_of_their_own(n, [2 * rows] * k)),
     ):
-        assert 0 <= found.all_rows <= found.any_row * (1 + 1e-6) <= 1 + 1e-5  # tiny rates cancel
-        assert roomier.any_row <= found.any_row * (1 + 1e-9)
-        assert roomier.all_rows <= found.all_rows * (1 + 1e-6)
+        assert 0 <= rate.all_rows <= rate.any_row * (1 + 1e-6) <= 1 + 1e-5  # tiny rates cancel
+        assert roomier.any_row <= rate.any_row * (1 + 1e-9)
+        assert roomier.all_rows <= rate.all_rows * (1 + 1e-6)
     assert one_bag(n, rows, 1) == pytest.approx((row_shared(n - 1, rows),) * 2, rel=1e-6)
 
 

@@ -144,11 +144,11 @@ def engine_for(fields: list[Field]) -> EmbeddingEngine | DeepHashEmbedding:
 def everything_of(scheme: Scheme, ids: Any) -> list[Any]:
     """Return rows and weights of every lookup, and aux, as nested lists: what an id is turned into."""
     aux = scheme.aux(ids)
-    found = [
+    lookups = [
         (x.table, x.rows.tolist(), None if x.weights is None else x.weights.tolist())
         for x in scheme.rows(ids)
     ]
-    return [*found, None if aux is None else aux.tolist()]
+    return [*lookups, None if aux is None else aux.tolist()]
 
 
 def test_every_scheme_is_in_this_suite() -> None:
@@ -164,13 +164,13 @@ def test_every_file_of_a_scheme_is_in_the_union() -> None:
     modules = [
         importlib.import_module(f"recsys_tables.schemes.{f.stem}") for f in files if f.stem != "__init__"
     ]
-    found = {
+    declared = {
         value
         for module in modules
         for value in vars(module).values()
         if inspect.isclass(value) and issubclass(value, Declaration) and "scheme" in value.model_fields
     }
-    assert found == set(DECLARATIONS)
+    assert declared == set(DECLARATIONS)
 
 
 @every_scheme
@@ -186,12 +186,12 @@ def test_is_a_frozen_picklable_value(scheme: Any) -> None:
 @given(data=st.data())
 def test_rows_lie_in_their_tables_and_depend_on_the_id_alone(scheme: Scheme, data: st.DataObject) -> None:
     ids = data.draw(ids_of(scheme))
-    kept = ids.copy()
+    before = ids.copy()
     tables = {table.name: table for table in scheme.tables()}
-    found = scheme.rows(ids)
-    assert np.array_equal(ids, kept), "the caller's ids stay"
-    assert {item.table for item in found} == set(tables)
-    for item in found:
+    lookups = scheme.rows(ids)
+    assert np.array_equal(ids, before), "the caller's ids stay"
+    assert {item.table for item in lookups} == set(tables)
+    for item in lookups:
         assert item.rows.dtype == np.int64
         assert item.rows.ndim == 2
         assert len(item.rows) == len(ids)
@@ -203,7 +203,7 @@ def test_rows_lie_in_their_tables_and_depend_on_the_id_alone(scheme: Scheme, dat
     assert aux is None or (aux.dtype == np.int64 and aux.ndim == 2 and len(aux) == len(ids))
     for position in range(len(ids)):
         alone = scheme.rows(ids[position : position + 1])
-        assert all(np.array_equal(a.rows[0], b.rows[position]) for a, b in zip(alone, found, strict=True))
+        assert all(np.array_equal(a.rows[0], b.rows[position]) for a, b in zip(alone, lookups, strict=True))
         if aux is not None:
             assert np.array_equal(scheme.aux(ids[position : position + 1])[0], aux[position])
 
@@ -243,15 +243,15 @@ def test_combine_equals_combine_numpy_and_is_linear_if_it_says_so(scheme: Any) -
         vectors[1:] = [np.ones((9, 4), np.float32) for _ in vectors[1:]]
     aux, module = scheme.aux(ids), scheme.combine().eval()
     with torch.no_grad():
-        for held in itertools.chain(module.parameters(), module.buffers()) if masks else ():
-            held.fill_(1)
+        for value in itertools.chain(module.parameters(), module.buffers()) if masks else ():
+            value.fill_(1)
         more = () if aux is None else (torch.from_numpy(aux),)
         out = module([torch.from_numpy(v) for v in vectors], *more).numpy()
         if hasattr(scheme, "combine_numpy"):
             assert list(module.parameters()) == []
-            found = scheme.combine_numpy(vectors, aux)
-            assert found.dtype == np.float32
-            np.testing.assert_allclose(found, out, rtol=1e-6, atol=1e-6)
+            in_numpy = scheme.combine_numpy(vectors, aux)
+            assert in_numpy.dtype == np.float32
+            np.testing.assert_allclose(in_numpy, out, rtol=1e-6, atol=1e-6)
         assert out.shape == (9, scheme.embedding_dim)
         if aux is not None:
             assert not scheme.linear, "ids of a bag differ in aux, so they cannot be pooled first"
@@ -278,14 +278,14 @@ def test_a_vector_starts_with_the_variance_of_a_full_table(scheme: Any) -> None:
     scheme = dataclasses.replace(scheme, init_bound=0.1)
     engine = engine_for([Field(scheme)])
     ids = np.random.default_rng(0).integers(0, N, 60)
-    found = []
+    by_seed = []
     for seed in range(50):
         torch.manual_seed(seed)
         of_engine = engine.combiner if scheme.tables() else engine
         of_engine.combines[0] = scheme.combine().eval()  # in training a mixture of widths is drawn
         more = (weights(scheme, seed),) if scheme.tables() else ()
-        found.append(engine.vectors_of("item", ids, *more))
-    vectors = np.stack(found).astype(np.float64)
+        by_seed.append(engine.vectors_of("item", ids, *more))
+    vectors = np.stack(by_seed).astype(np.float64)
     alive = (vectors != 0).any(axis=0)
     assert alive.all() or isinstance(scheme, Compact | Mde)
     if not alive.any():
@@ -369,13 +369,13 @@ def vector_by_formula(scheme: Any, tables: Tensors, dense: Tensors, i: int) -> T
             return sum(p[j] * t["components"][h(j, scheme.num_embeddings)] for j in range(scheme.num_hashes))
         case Robe():
             array, z, d = t["robe"].flatten(), scheme.block_dim, scheme.embedding_dim
-            found = []
+            blocks = []
             for c in range(max(1, d // z)):
                 place, slot = divmod(i, max(1, z // d))
                 start = h(c, scheme.num_embeddings, place) * z + slot * d
                 sign = 1 - 2 * h(max(1, d // z) + c, 2) if scheme.signs else 1
-                found.append(sign * array[start : start + min(z, d)])
-            return torch.cat(found)
+                blocks.append(sign * array[start : start + min(z, d)])
+            return torch.cat(blocks)
         case TensorTrain():
             r, (a, b, c) = scheme.rank, {16: (2, 2, 4), 12: (2, 2, 3)}[scheme.embedding_dim]
             d0, d1, d2 = _digits(i, scheme.radices)
@@ -437,11 +437,11 @@ def _operate(operation: str, vectors: list[Tensor]) -> Tensor:
 
 
 def _digits(i: int, radices: tuple[int, ...]) -> list[int]:
-    found: list[int] = []
+    digits: list[int] = []
     for radix in reversed(radices):
         i, digit = divmod(i, radix)
-        found.insert(0, digit)
-    return [i, *found]
+        digits.insert(0, digit)
+    return [i, *digits]
 
 
 def _sub_table(scheme: Unified, chunk: int) -> str:
@@ -451,16 +451,17 @@ def _sub_table(scheme: Unified, chunk: int) -> str:
 def oracle(field: Field, tables: Tensors, dense: Tensors, bags: Any, factors: Any) -> Tensor:
     """Look up, weigh, sum and divide, one id at a time; a sequence is not summed."""
     rows = []
-    for bag, own in zip(bags, factors, strict=True):
+    for bag, bag_factors in zip(bags, factors, strict=True):
         total = torch.zeros(field.scheme.embedding_dim, dtype=torch.float64)
         vectors = [
-            w * vector_by_formula(field.scheme, tables, dense, i) for i, w in zip(bag, own, strict=True)
+            w * vector_by_formula(field.scheme, tables, dense, i)
+            for i, w in zip(bag, bag_factors, strict=True)
         ]
         if field.pooling == "none":
             rows += vectors
             continue
         total = sum(vectors, total)
-        rows.append(total / (sum(own) or 1) if field.averages else total)
+        rows.append(total / (sum(bag_factors) or 1) if field.averages else total)
     return torch.stack(rows) if rows else torch.zeros(0, field.scheme.embedding_dim, dtype=torch.float64)
 
 
@@ -523,10 +524,10 @@ def assert_equals_the_oracle(fields: list[Field], bags: dict[str, Any]) -> None:
     total.backward()
     expected_total.backward()
     for name, parameter in engine.named_parameters():
-        wanted = exact[name].grad
+        expected_grad = exact[name].grad
         grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        wanted = torch.zeros_like(exact[name]) if wanted is None else wanted
-        torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-4, check_dtype=False)
+        expected_grad = torch.zeros_like(exact[name]) if expected_grad is None else expected_grad
+        torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-4, check_dtype=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)
