@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from recsys_tables.combine import masks as combine_pruning
 from recsys_tables.combine.masks import GroupScales, MagnitudeThreshold, SoftThreshold, WidthChoice
 from recsys_tables.config import AutoDimTables, AutoSrhTables, DeepLightTables, MdeTables, PepTables
 from recsys_tables.engine.engine import EmbeddingEngine
@@ -129,7 +128,7 @@ def test_mixtures_of_widths_are_those_of_the_formula(
     module.steps.fill_(steps)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            combine_pruning.nn.functional,
+            torch.nn.functional,
             "gumbel_softmax",
             lambda logits, tau: ((logits + torch.from_numpy(noise)) / tau).softmax(0),
         )
