@@ -169,6 +169,7 @@ def show_arms(name: str, found: Any, result: Any) -> None:
 
 def truth_of(config: Any, found: Any, ready: Any) -> dict[str, Any]:
     """Of the ids that carry signal and of those that carry none, the share that evolution keeps; by field its rank."""
+    from recsys_cython_ext.vocabulary import FIRST_CODE
     from recsys_pipelines.batches.loader import Rows
     from recsys_pipelines.sources.generated import truth
 
@@ -183,8 +184,8 @@ def truth_of(config: Any, found: Any, ready: Any) -> dict[str, Any]:
         useful_of = dict(zip(fact.raw_id.tolist(), fact.useful.tolist(), strict=True))
         ids = next(f for f in ready.features().categorical if f.name == feature).ids
         useful = np.array([useful_of[i] for i in ids.tolist()], np.bool_)
-        kept = keep[feature][2:]
-        counts = np.bincount(rows.ids_of(feature), minlength=len(kept) + 2)[2:]
+        kept = keep[feature][FIRST_CODE:]
+        counts = np.bincount(rows.ids_of(feature), minlength=len(keep[feature]))[FIRST_CODE:]
         useful_all, kept_all, count_all = [*useful_all, useful], [*kept_all, kept], [*count_all, counts]
         cells = [
             f"{kept[mask].mean():.0%} of {mask.sum():,}" if mask.any() else "-" for mask in (useful, ~useful)

@@ -13,13 +13,10 @@ from recsys_pipelines.features import Features
 from recsys_tables.bytes import OptimizerName, ResidentBytes, combine_bytes, optimizer_row_bytes, table_bytes
 from recsys_tables.config import Sharding
 from recsys_tables.field import Field
-from recsys_tables.planning.collisions import (
-    expected_across_features,
-    expected_collisions,
-    observed_collisions,
-)
-from recsys_tables.planning.plan import FeatureSize, TablePlan, plan_tables
+from recsys_tables.planning.collisions import expected_across_features, observed_collisions
+from recsys_tables.planning.plan import TablePlan, plan_tables
 from recsys_tables.scheme import Scheme, unique_tables
+from recsys_tables.schemes.allocation import FeatureSize
 
 if TYPE_CHECKING:
     import torch
@@ -228,7 +225,7 @@ def _readers(schemes: Sequence[Scheme]) -> dict[str, list[str]]:
 
 
 def _expected(scheme: Scheme, ids: np.ndarray, impressions: np.ndarray, others: float | None) -> Collisions:
-    rates = expected_collisions(scheme, ids, impressions) if len(ids) else None
+    rates = scheme.expected_collisions(ids, impressions) if len(ids) else None
     all_rows, any_row = rates or (None, None)
     return Collisions(all_rows, any_row, others)
 

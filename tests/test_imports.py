@@ -60,8 +60,12 @@ WINGS = {
         "recsys_tables.engine",
         "recsys_tables.distributed",
         "recsys_tables.planning",
+        "recsys_tables.serving",
     ),
-    "tables/recsys_tables/planning": ("torch", "recsys_tables.engine", "recsys_tables.distributed"),
+    "tables/recsys_tables/planning": (
+        *("torch", "recsys_tables.engine", "recsys_tables.distributed", "recsys_tables.serving"),
+        "recsys_tables.config",  # it plans any declaration
+    ),
     "tables/recsys_tables/serving": ("torch", "recsys_tables.engine", "recsys_tables.distributed"),
     "pipelines/recsys_pipelines/sources": ("recsys_pipelines.features", "recsys_pipelines.preparation"),
     "pipelines/recsys_pipelines/features": ("recsys_pipelines.preparation", "recsys_pipelines.batches"),
@@ -125,6 +129,7 @@ def test_schemes_know_no_torchrec() -> None:
         "recsys.config.experiment",
         "recsys.doctor",
         "recsys_tables",
+        "recsys_tables.config",
         "recsys_cython_ext",
         "recsys_pipelines.preparation.prepare",
     ],

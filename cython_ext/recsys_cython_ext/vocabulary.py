@@ -11,6 +11,7 @@ import recsys_cython_ext._vocabulary as _vocabulary
 from recsys_cython_ext.arguments import as_int64, output
 from recsys_cython_ext.threads import over_parts
 
+MISSING_CODE, UNKNOWN_CODE, FIRST_CODE = 0, 1, 2  # of a vocabulary: no id, an id outside it, its first id
 _CACHE_BYTES = 2**23  # tables above this are looked up with prefetches
 _FIRST_SLOTS = 1024
 _SEEDS = 100

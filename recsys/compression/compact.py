@@ -27,6 +27,7 @@ from recsys_cython_ext.files import (
     seal,
     text_digest,
 )
+from recsys_cython_ext.vocabulary import FIRST_CODE
 from recsys_pipelines.config import (
     CategoricalConfig,
     CrossConfig,
@@ -35,10 +36,11 @@ from recsys_pipelines.config import (
     TokensConfig,
 )
 from recsys_pipelines.features import Features, kept_ids, write_kept_ids
-from recsys_pipelines.features.categorical import FIRST_CODE, Categorical
+from recsys_pipelines.features.categorical import Categorical
 from recsys_pipelines.sources import SourceError
 from recsys_tables.distributed.checkpoint import Checkpoint
-from recsys_tables.schemes import Full, compact_from
+from recsys_tables.schemes.compact import compact_from
+from recsys_tables.schemes.full import Full
 
 EXPERIMENT, IDS, START = "experiment.yaml", "ids", "start.safetensors"
 FORMAT_VERSION = 2  # of an experiment's folder

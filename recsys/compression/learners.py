@@ -11,7 +11,6 @@ from recsys.training.run import Run
 from recsys_pipelines.features import Features
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.scheme import LearnerScheme
-from recsys_tables.schemes import Shared
 
 
 def learned_of(run: Run) -> Learned:
@@ -25,7 +24,7 @@ def learned_of(run: Run) -> Learned:
     saved = Checkpoint(run.path / "checkpoint")
     found: dict[str, tuple[np.ndarray, np.ndarray, int]] = {}
     for position, scheme in enumerate(plan_of(run.config, Features.load(run.path / "features")).schemes):
-        own: Any = scheme.of if isinstance(scheme, Shared) else scheme  # a LearnerScheme
+        own: Any = scheme.owner  # a LearnerScheme
         if not hasattr(own, "learned"):
             raise ConfigError(
                 f"{run.path}: tables of scheme {run.config.tables.scheme!r} learn no masks; train a scheme that does, "

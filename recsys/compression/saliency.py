@@ -13,12 +13,11 @@ from recsys.models import ClickModel
 from recsys.models.click import ClickBatch
 from recsys.training.feed import click_batch
 from recsys_cython_ext.progress import Progress, no_progress
+from recsys_cython_ext.vocabulary import UNKNOWN_CODE
 from recsys_pipelines.batches.loader import Rows
-from recsys_pipelines.features.categorical import UNKNOWN_CODE
 from recsys_tables.engine.bags import Bag
 from recsys_tables.engine.embeddings import Embeddings
 from recsys_tables.field import Field
-from recsys_tables.schemes import Shared
 
 
 def saliency(
@@ -100,4 +99,4 @@ def _gradients(model: ClickModel, batch: ClickBatch) -> Iterator[tuple[Field, Ba
 
 def _owner(field: Field) -> str:
     """The feature whose table the field reads."""
-    return field.scheme.of.feature if isinstance(field.scheme, Shared) else field.feature
+    return field.scheme.owner.feature

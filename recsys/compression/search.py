@@ -37,8 +37,7 @@ from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_pipelines.shards import read_arrays, write_arrays
-from recsys_tables.config import budget_bytes, check_budget
-from recsys_tables.schemes import Shared
+from recsys_tables.schemes.declared import budget_bytes, check_budget
 from recsys_tables.serving.quantise import Dtype
 
 VERSION = 3  # of how rows are ranked and genomes judged, and of the files that keep it
@@ -215,7 +214,7 @@ def run_compression(
 
 def _check(config: ExperimentConfig, learner: ExperimentConfig, features: Features, limit: int) -> None:
     """Say before training what would fail after it."""
-    own = [s for s in plan_of(learner, features).schemes if not isinstance(s, Shared)]
+    own = [s for s in plan_of(learner, features).schemes if s.owner is s]
     if not all(hasattr(scheme, "learned") for scheme in own):
         raise ConfigError(
             f"{config.name}: compression.learner: tables of scheme {learner.tables.scheme!r} learn no masks; take one that "

@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from recsys_cython_ext.vocabulary import table_bytes
-from recsys_pipelines.features.categorical import FIRST_CODE, UNKNOWN_CODE
-from recsys_tables.bytes import OptimizerName, optimizer_row_bytes
+from recsys_cython_ext.vocabulary import FIRST_CODE, UNKNOWN_CODE, table_bytes
+from recsys_tables.bytes import OptimizerName
 from recsys_tables.planning.plan import BudgetError
+from recsys_tables.schemes.compact import compact_bytes
 
 HANDFUL = 4  # ids; the grid of rows goes from fewer to none
 SHARES = 2**20  # steps of a share of ids
-REMAP_BLOCK, REMAP_BLOCK_BYTES = 256, 40  # codes, and bytes of their bitmap and ranks: recsys_tables.remap
 
 
 @dataclass(frozen=True)
@@ -157,14 +156,10 @@ class GenomeSpace:
         return self._bytes(genome)
 
     def field_bytes(self, i: int, width: int, rows: int) -> int:
-        """Of field number i alone: as recsys_tables.bytes counts a `Compact` of a vocabulary of `rows` ids."""
+        """Return the bytes of field number i alone: of a `Compact` of a vocabulary of `rows` ids, and of these."""
         name = self.features[i]
         codes = self.num_codes[name] if name in self.whole else FIRST_CODE + rows
-        stored = max(width, 4)  # a field that is given up still has a table of one row
-        vocabulary = self.whole.get(name, table_bytes(rows))
-        remap = -(-codes // REMAP_BLOCK) * REMAP_BLOCK_BYTES
-        row = 4 * stored + optimizer_row_bytes(stored, self.optimizer)
-        return (codes if width else 1) * row + vocabulary + remap
+        return compact_bytes(codes, width, self.optimizer) + self.whole.get(name, table_bytes(rows))
 
     def keep(self, genome: Genome) -> dict[str, np.ndarray]:
         """Which codes keep a row, bool [V] by feature: the reserved ones and the best ids. Raises as `check` does."""

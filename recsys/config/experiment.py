@@ -16,7 +16,7 @@ from recsys_cython_ext.files import file_digest, text_digest
 from recsys_pipelines.config import DataConfig, FeatureConfig, Seed, Strict
 from recsys_pipelines.sources.location import Place, Url, located
 from recsys_tables.bytes import OptimizerName
-from recsys_tables.config import CompactTables, Sharding, TablesConfig
+from recsys_tables.config import Sharding, TablesConfig
 
 
 class StartRun(Strict):
@@ -148,10 +148,9 @@ class ExperimentConfig(Strict):
             raise ValueError("an experiment needs at least one categorical feature")
         if isinstance(self.model, DINConfig):
             self.model.check(self.features)
-        if isinstance(self.tables, CompactTables):
-            readers = targets_of(self.model)  # of other features' tables
-            categorical = [feature for feature in self.features if feature.categorical]
-            self.tables.check([n for feature in categorical for n in feature.names if n not in readers])
+        readers = targets_of(self.model)  # of other features' tables
+        categorical = [feature for feature in self.features if feature.categorical]
+        self.tables.check([n for feature in categorical for n in feature.names if n not in readers])
         return self
 
     def digest(self, prepared: Path) -> str:

@@ -14,12 +14,13 @@ import numpy as np
 
 from recsys.config import ExperimentConfig
 from recsys.planning import sizes_of, statistics_bytes
-from recsys_cython_ext.vocabulary import table_bytes
+from recsys_cython_ext.vocabulary import FIRST_CODE, table_bytes
 from recsys_pipelines.config import CategoricalConfig
 from recsys_pipelines.features import Features
-from recsys_pipelines.features.categorical import FIRST_CODE, Categorical
+from recsys_pipelines.features.categorical import Categorical
 from recsys_pipelines.preparation.prepared import Prepared
-from recsys_tables.planning.plan import BudgetError, FeatureSize, plan_tables
+from recsys_tables.planning.plan import BudgetError, plan_tables
+from recsys_tables.schemes.allocation import FeatureSize
 
 
 def smallest_min_count(config: ExperimentConfig, prepared: Path) -> int:

@@ -1,56 +1,28 @@
 """Embedding tables: schemes, their bytes, and (in `recsys_tables.engine.engine`) the module over TorchRec.
 
-Importing this package imports no torch.
+Importing this package imports no torch. Every scheme of `recsys_tables.schemes` can be imported from here too.
 """
 
+from typing import Any
+
+from recsys_tables import schemes
 from recsys_tables.bytes import ResidentBytes, resident_bytes
-from recsys_tables.planning.plan import BudgetError, FeatureSize, TablePlan, plan_tables
+from recsys_tables.planning.plan import BudgetError, TablePlan, plan_tables
 from recsys_tables.scheme import Lookup, Scheme, Table
-from recsys_tables.schemes import (
-    ChineseRemainder,
-    DeepHash,
-    FrequencySplit,
-    Full,
-    Hash,
-    HashEmbedding,
-    MEmCom,
-    MixedDimension,
-    MixedRadix,
-    MultiHash,
-    PathBased,
-    QuotientRemainder,
-    Robe,
-    TensorTrain,
-    Unified,
-    coprime_moduli,
-    popularity_dims,
-)
+from recsys_tables.schemes.allocation import FeatureSize
 
 __all__ = [
     "BudgetError",
-    "ChineseRemainder",
-    "DeepHash",
     "FeatureSize",
-    "FrequencySplit",
-    "Full",
-    "Hash",
-    "HashEmbedding",
     "Lookup",
-    "MEmCom",
-    "MixedDimension",
-    "MixedRadix",
-    "MultiHash",
-    "PathBased",
-    "QuotientRemainder",
     "ResidentBytes",
-    "Robe",
     "Scheme",
     "Table",
     "TablePlan",
-    "TensorTrain",
-    "Unified",
-    "coprime_moduli",
     "plan_tables",
-    "popularity_dims",
     "resident_bytes",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(schemes, name)

@@ -30,16 +30,16 @@ class ResidentBytes:
 
     @property
     def total(self) -> int:
-        """Resident in training: everything."""
+        """Return what is resident in training: everything."""
         return self.serving + self.optimizer
 
     @property
     def serving(self) -> int:
-        """Resident in serving: everything but the optimisers' state."""
+        """Return what is resident in serving: everything but the optimisers' state."""
         return self.parameters + self.vocabulary + self.remaps + self.pointers + self.dense + self.statistics
 
     def to_dict(self) -> dict[str, int]:
-        """By kind, with both totals."""
+        """Return the bytes by kind, with both totals."""
         return {**asdict(self), "total": self.total, "serving": self.serving}
 
 
@@ -49,11 +49,12 @@ def resident_bytes(
     optimizer: OptimizerName = "rowwise_adagrad",
     statistics_bytes: int = 0,
 ) -> ResidentBytes:
-    """Count the schemes' physical tables, shared ones once, their combines and remaps, `vocabulary_bytes` of id -> code
-    tables and `statistics_bytes` of id -> number tables.
+    """Count the schemes' physical tables, shared ones once, their combines and their maps of codes.
+
+    `vocabulary_bytes` of id -> code tables and `statistics_bytes` of id -> number tables stand beside them.
     """
     tables = table_bytes(unique_tables(schemes), optimizer)
-    remaps = sum(getattr(scheme, "remap_bytes", 0) for scheme in schemes)
+    remaps = sum(scheme.code_map.nbytes for scheme in schemes if scheme.code_map is not None)
     return sum(
         (combine_bytes(scheme) for scheme in schemes),
         tables + ResidentBytes(vocabulary=vocabulary_bytes, remaps=remaps, statistics=statistics_bytes),
@@ -61,7 +62,7 @@ def resident_bytes(
 
 
 def table_bytes(tables: Iterable[Table], optimizer: OptimizerName) -> ResidentBytes:
-    """Weights of physical tables and the state their optimiser keeps beside them."""
+    """Count the weights of physical tables and the state their optimiser keeps beside them."""
     tables = tuple(tables)
     return ResidentBytes(
         parameters=sum(table.parameter_bytes for table in tables),
@@ -72,18 +73,23 @@ def table_bytes(tables: Iterable[Table], optimizer: OptimizerName) -> ResidentBy
 
 
 def optimizer_row_bytes(embedding_dim: int, optimizer: OptimizerName) -> int:
-    """State of one row: rowwise Adagrad keeps one fp32 number, Adagrad one for each weight, Adam two, SGD none."""
+    """Return the state of one row: rowwise Adagrad keeps one fp32 number, Adagrad one a weight, Adam two, SGD none."""
     return {"rowwise_adagrad": 4, "adagrad": 4 * embedding_dim, "sgd": 0, "adam": 8 * embedding_dim}[
         optimizer
     ]
 
 
+def row_bytes(embedding_dim: int, optimizer: OptimizerName) -> int:
+    """Return the bytes of one row in training: its fp32 weights and their optimiser's state."""
+    return 4 * embedding_dim + optimizer_row_bytes(embedding_dim, optimizer)
+
+
 def combine_bytes(scheme: Scheme) -> ResidentBytes:
-    """Parameters and buffers of a scheme's combine, and Adam's state of the parameters.
+    """Count the parameters and buffers of a scheme's combine, and Adam's state of the parameters.
 
     The module is built without storage and counted, so that nothing it holds can be forgotten.
     """
-    return ResidentBytes() if isinstance(scheme, ParameterFree) else _module_bytes(scheme)  # type: ignore[arg-type]
+    return ResidentBytes() if isinstance(scheme.owner, ParameterFree) else _module_bytes(scheme)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=4096)  # a bisection asks for the same schemes again and again
@@ -93,5 +99,5 @@ def _module_bytes(scheme: Scheme) -> ResidentBytes:
     with torch.device("meta"):
         module = scheme.combine()
     trained = sum(parameter.numel() for parameter in module.parameters())
-    held = sum(value.nbytes for value in [*module.parameters(), *module.buffers()])
-    return ResidentBytes(optimizer=ADAM_BYTES * trained, dense=held)
+    dense = sum(value.nbytes for value in [*module.parameters(), *module.buffers()])
+    return ResidentBytes(optimizer=ADAM_BYTES * trained, dense=dense)

@@ -36,20 +36,20 @@ class Field:
 
     @property
     def feature(self) -> str:
-        """The scheme's."""
+        """Return the feature's name."""
         return self.scheme.feature
 
     @property
     def needs_bag_per_id(self) -> bool:
-        """Are ids to be looked up unpooled? Bags of exactly one id already are."""
+        """Return whether ids are to be looked up unpooled. Bags of exactly one id already are."""
         return self.multivalued and (self.pooling == "none" or not self.scheme.linear)
 
     @property
     def weighs_rows(self) -> bool:
-        """Must the weights of a batch go into the lookup? Elsewhere they multiply what `combine` made of one id."""
+        """Return whether a batch's weights go into the lookup. Elsewhere they multiply what `combine` made of one id."""
         return self.weighted and self.multivalued and not self.needs_bag_per_id
 
     @property
     def averages(self) -> bool:
-        """Is a bag's sum to be divided? The mean of one id without a weight is itself."""
+        """Return whether a bag's sum is to be divided. The mean of one id without a weight is itself."""
         return self.pooling == "mean" and (self.multivalued or self.weighted)

@@ -1,4 +1,4 @@
-"""Vectors of ids in NumPy, from trained tables and a scheme: no torch, one id a bag."""
+"""Lookup of ids in NumPy, from trained tables and a scheme: without torch, one id a bag."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ def lookup(
     out_of_range: Policy = "error",
     oov_id: int | None = None,
 ) -> np.ndarray:
-    """Return float32 [L, D] for int64 ids [L]; `tables` maps a physical table's name to its weights.
+    """Return vectors, float32 [L, D], of int64 ids [L]; `tables` maps a physical table's name to its weights.
 
     An id outside the scheme's id space is treated as the field's `out_of_range` says; by default ValueError is raised.
     """
@@ -25,6 +25,6 @@ def lookup(
 
 
 def pooled(table: np.ndarray, item: Lookup) -> np.ndarray:
-    """Σ over n of weights · rows of one lookup: [L, D]."""
+    """Return Σ over n of weights · rows of one lookup: [L, D]."""
     vectors = table[item.rows]
     return (vectors if item.weights is None else vectors * item.weights[:, :, None]).sum(axis=1)

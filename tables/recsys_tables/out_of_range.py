@@ -1,6 +1,6 @@
-"""What happens to an id that is outside a scheme's id space 0..num_ids-1.
+"""The treatment of ids outside a scheme's id space 0..num_ids-1: an error, one id for all of them, or a hash.
 
-Left to FBGEMM it would be read from row 0 in silence.
+Left to FBGEMM they would be read from row 0 in silence.
 """
 
 from typing import Any, Literal
@@ -33,7 +33,7 @@ def check_policy(scheme: Scheme, policy: Policy, oov_id: int | None) -> None:
 
 
 def in_range(scheme: Scheme, ids: Any, policy: Policy, oov_id: int | None) -> Any:
-    """Ids [L] of the scheme's space, by `policy` for those outside.
+    """Return ids [L] of the scheme's space, made by `policy` of those outside.
 
     `error` raises ValueError naming feature, position and value; `oov` reads `oov_id` instead;
     `hash` gives every outside id one of 0..num_ids-1 by the project's hash.

@@ -1,4 +1,4 @@
-"""From the codes of a vocabulary to the rows of those that were kept: a bitmap with ranks, 1.25 bits a code."""
+"""The way from the codes of a vocabulary to the rows of those that were kept: a bitmap with ranks, 1.25 bits a code."""
 
 from typing import Any
 
@@ -8,10 +8,11 @@ import recsys_cython_ext._remap as _remap  # this form spares mypy a stub
 from recsys_cython_ext import files
 
 _BLOCK = 256  # codes that share a number of `_ranks`
+_BLOCK_BYTES = 8 * (_BLOCK // 64 + 1)  # of their words and that number
 
 
 class Remap:
-    """Row of a code: the number of kept codes below it, or -1 where it was pruned. A frozen value.
+    """A frozen map from codes to rows: the number of kept codes below a code, or -1 where it was pruned.
 
     words: uint64 [4 · ⌈num_ids / 256⌉], bit i % 64 of word i // 64 tells whether code i is kept; may be mapped, and is
     not copied. `_remap.pyx` says what the ranks beside it are.
@@ -43,7 +44,7 @@ class Remap:
 
     @classmethod
     def of(cls, keep: np.ndarray) -> "Remap":
-        """From bool [num_ids], True for codes that are kept. Raises TypeError or ValueError for another array."""
+        """Make a remap of bool [num_ids], True for codes that are kept. Raises TypeError for another array."""
         if not isinstance(keep, np.ndarray) or keep.dtype != np.bool_ or keep.ndim != 1:
             shape = getattr(keep, "shape", ())
             raise TypeError(
@@ -54,7 +55,7 @@ class Remap:
         return cls(words, len(keep))
 
     def rows(self, ids: np.ndarray, name: str = "remap") -> np.ndarray:
-        """int64 [L] of int64 codes [L], -1 for those that were pruned.
+        """Return the rows, int64 [L], of int64 codes [L], -1 for those that were pruned.
 
         Raises ValueError, beginning with `name`, that names position and value of a code outside 0..num_ids-1.
         """
@@ -69,14 +70,14 @@ class Remap:
         return out
 
     def keep(self, ids: np.ndarray) -> np.ndarray:
-        """Which of the codes [L] are kept, bool [L]; unchecked."""
+        """Return which of the codes [L] are kept, bool [L]; they are not checked."""
         bits = self.words[ids >> 6] >> (ids & 63).astype(np.uint64)
         return (bits & np.uint64(1)).astype(np.bool_)
 
     @property
     def nbytes(self) -> int:
-        """Resident bytes: bitmap and ranks."""
-        return self.words.nbytes + self._ranks.nbytes
+        """Return the resident bytes of bitmap and ranks."""
+        return remap_bytes(self.num_ids)
 
     def __len__(self) -> int:
         return self.num_ids
@@ -98,6 +99,11 @@ class Remap:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Remap, (np.array(self.words), self.num_ids)
+
+
+def remap_bytes(num_ids: int) -> int:
+    """Return the resident bytes of a remap of so many codes: a bitmap, and a rank for each of its blocks."""
+    return -(-num_ids // _BLOCK) * _BLOCK_BYTES
 
 
 def _words(num_ids: int) -> int:

@@ -10,10 +10,10 @@ A scheme is a frozen, picklable dataclass with three parts, always in this order
 
 `rows` takes NumPy arrays or torch tensors and imports no torch, so that serving can use it. What `combine`
 must know of an id beside its vectors (which path, which slot of a packed row) is `aux(ids)`, small integers
-that stay on the rank.
+that stay on the rank. What beside these a scheme may have, most have not: `SchemeBase` says so for them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -24,17 +24,19 @@ from recsys_tables.remap import Remap
 if TYPE_CHECKING:
     from torch import nn
 
+    from recsys_tables.schemes.collisions import CollisionRate
+
 Array = TypeVar("Array")  # np.ndarray or torch.Tensor, int64
 
-MAX_ROWS = 2**31  # row numbers are the high half of a 64-bit product (DESIGN: hashing)
+MAX_ROWS = 2**31  # row numbers are the high half of a 64-bit product: `recsys_cython_ext.hash_rows`
 
 
 @dataclass(frozen=True)
 class Table:
     """A physical table [num_embeddings, embedding_dim], initialised uniformly in ±init_bound.
 
-    `decays`: may training shrink its rows, also those that no batch touches? Not where 0 means something else than
-    nothing. Features that name the same table share it; their declarations must then be equal.
+    `decays` says that training may shrink its rows, also those that no batch touches; it may not where 0 means something
+    else than nothing. Features that name the same table share it; their declarations must then be equal.
     """
 
     name: str
@@ -52,15 +54,15 @@ class Table:
                 "give the field more budget, or fewer rows"
             )
         if self.embedding_dim < 4 or self.embedding_dim % 4:
-            wanted = max(4, -(-self.embedding_dim // 4) * 4)
+            nearest = max(4, -(-self.embedding_dim // 4) * 4)
             raise ValueError(
                 f"table {self.name!r}: embedding_dim {self.embedding_dim} is not a positive multiple of 4, "
-                f"which FBGEMM's kernels need; use {wanted}"
+                f"which FBGEMM's kernels need; use {nearest}"
             )
 
     @property
     def parameter_bytes(self) -> int:
-        """Bytes of the fp32 weights."""
+        """Return the bytes of the fp32 weights."""
         return 4 * self.num_embeddings * self.embedding_dim
 
 
@@ -78,7 +80,7 @@ class Lookup:
 
 
 class Scheme(Protocol):
-    """The interface every scheme implements; see the module's docstring.
+    """The interface every scheme implements; the module describes it.
 
     `grows` names the one field that may become larger without moving the rows of known ids, None where
     there is no such field: a checkpoint is read into tables that have grown so.
@@ -88,22 +90,32 @@ class Scheme(Protocol):
 
     @property
     def feature(self) -> str:
-        """The field."""
+        """Return the field's name."""
         ...
 
     @property
     def embedding_dim(self) -> int:
-        """D, the width of the field's vector."""
+        """Return D, the width of the field's vector."""
         ...
 
     @property
     def num_ids(self) -> int | None:
-        """Ids must be 0..num_ids-1; None where any 64-bit id will do."""
+        """Return the number of ids, which must be 0..num_ids-1; None where any 64-bit id will do."""
         ...
 
     @property
     def linear(self) -> bool:
-        """Does `combine` commute with summing a bag?"""
+        """Return whether `combine` commutes with summing a bag."""
+        ...
+
+    @property
+    def owner(self) -> "Scheme":
+        """Return the scheme whose tables this one reads: itself, but where it has none of its own."""
+        ...
+
+    @property
+    def code_map(self) -> Remap | None:
+        """Return what leads from codes to rows and must be resident beside the tables, if there is anything."""
         ...
 
     def tables(self) -> tuple[Table, ...]:
@@ -115,11 +127,54 @@ class Scheme(Protocol):
         ...
 
     def aux(self, ids: Array) -> Array | None:
-        """Small integers [L, a] of each id for `combine`, or None."""
+        """Return small integers [L, a] of each id for `combine`, or None."""
         ...
 
     def combine(self) -> "nn.Module":
         """Return a module: list of looked-up vectors [L, D_j] (and aux [L, a], if any) -> [L, D]."""
+        ...
+
+    def expected_collisions(self, ids: np.ndarray, impressions: np.ndarray) -> "CollisionRate | None":
+        """Return how often the field's distinct `ids` [n], with `impressions` [n] of each, share rows with others.
+
+        None stands for rows that are shared by arithmetic, or in parts: their collisions can only be observed.
+        """
+        ...
+
+
+class SchemeBase:
+    """What most schemes answer alike: those that hash, own tables, and need nothing but rows to make a vector."""
+
+    grows: ClassVar[str | None] = None
+
+    @property
+    def owner(self) -> Any:
+        """Return the scheme whose tables this one reads: itself."""
+        return self
+
+    @property
+    def code_map(self) -> Remap | None:
+        """Return what must be resident beside the tables: nothing."""
+        return None
+
+    def aux(self, ids: Any) -> Any:
+        """Return what `combine` must know of ids beside their vectors: nothing."""
+        return None
+
+    def expected_collisions(self, ids: np.ndarray, impressions: np.ndarray) -> "CollisionRate | None":
+        """Return None: collisions can only be observed."""
+        return None
+
+
+class ServedTable(Protocol):
+    """A trained table as it is served; `recsys_tables.serving.quantise.StoredTable` is one."""
+
+    def pooled(self, rows: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """Return Σ over n of weights · rows, float32 [L, D], for int64 rows [L, n] and weights [L, n]."""
+        ...
+
+    def padded(self, rows: np.ndarray, width: int) -> np.ndarray:
+        """Return rows, float32 [L, width], for int64 rows [L]: zeros for a row -1, and in columns beyond D."""
         ...
 
 
@@ -130,6 +185,18 @@ class ServableScheme(Scheme, Protocol):
         """Do what `combine` does, in NumPy."""
         ...
 
+    def serve(
+        self,
+        tables: Mapping[str, ServedTable],
+        ids: np.ndarray,
+        in_range: Callable[[np.ndarray], np.ndarray],
+    ) -> np.ndarray:
+        """Return vectors, float32 [L, D], of int64 ids [L] from served tables by name.
+
+        in_range: replaces ids outside the scheme's space, or raises ValueError for them, as the field declares.
+        """
+        ...
+
 
 class LearnerScheme(Scheme, Protocol):
     """A scheme of full tables that is trained to choose rows and widths of smaller ones by."""
@@ -137,15 +204,21 @@ class LearnerScheme(Scheme, Protocol):
     def learned(
         self, table: np.ndarray, combine: Mapping[str, np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """What training has left, from the first physical table [n, D], and the parameters and buffers of `combine` and
-        further physical tables by their own names: effective weights [n, D], the score of each row [n], above 0 where
-        it is worth keeping, and the widest useful width.
+        """Return what training has left of a table: effective weights, scores of rows, and the widest useful width.
+
+        Args:
+            table: the first physical table, [n, D].
+            combine: parameters and buffers of `combine`, and further physical tables, by their own names.
+
+        Returns:
+            Weights [n, D] as the module gives them in evaluation, the score of each row [n], above 0 where the row is
+            worth keeping, and a width.
         """
         ...
 
 
 def stack_columns(columns: Sequence[Any]) -> Any:
-    """k arrays (or tensors) [L] -> one [L, k]."""
+    """Stack k arrays (or tensors) [L] to one [L, k]."""
     if isinstance(columns[0], np.ndarray):
         return np.stack(columns, axis=1)
     import torch  # the columns are tensors, so it is loaded already
@@ -154,13 +227,16 @@ def stack_columns(columns: Sequence[Any]) -> Any:
 
 
 def describe(scheme: Scheme) -> dict[str, Any]:
-    """The class and every field of a scheme, JSON-able: what a checkpoint remembers."""
+    """Return the class and every field of a scheme, JSON-able: what a checkpoint remembers."""
     values = {f.name: getattr(scheme, f.name) for f in fields(scheme)}  # type: ignore[arg-type]
     return {"scheme": type(scheme).__name__} | {name: _plain(value) for name, value in values.items()}
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back; a scheme that another reads is described under its own feature, and only named here."""
+    """Return a field's value as JSON gives it back.
+
+    A scheme whose tables another reads is described under its own feature, and only named here.
+    """
     if isinstance(value, Remap):
         return str(value)  # with its digest
     if is_dataclass(value):
@@ -169,30 +245,30 @@ def _plain(value: Any) -> Any:
 
 
 def difference(saved: Mapping[str, Any], scheme: Scheme) -> str | None:
-    """What keeps the tables of a `describe`d scheme from being read into `scheme`; None if nothing does.
+    """Say what keeps the tables of a `describe`d scheme from being read into `scheme`; None if nothing does.
 
     Only the field named by `scheme.grows` may differ, and only by having become larger.
     """
-    mine = describe(scheme)
-    for name in [*mine, *(saved.keys() - mine.keys())]:
-        was, now = saved.get(name), mine.get(name)
+    current = describe(scheme)
+    for name in [*current, *(saved.keys() - current.keys())]:
+        was, now = saved.get(name), current.get(name)
         if was != now and not (name == scheme.grows and was is not None and was < now):
             return f"feature {scheme.feature!r}: {name} was {was!r}, and is {now!r} here"
     return None
 
 
 def unique_tables(schemes: Sequence[Scheme]) -> tuple[Table, ...]:
-    """Physical tables of all schemes, each once, in order of first use.
+    """Return the physical tables of all schemes, each once, in order of first use.
 
     Raises ValueError when two features declare one table differently.
     """
-    found: dict[str, tuple[Table, str]] = {}
+    declared: dict[str, tuple[Table, str]] = {}
     for scheme in schemes:
         for table in scheme.tables():
-            known, owner = found.setdefault(table.name, (table, scheme.feature))
-            if known != table:
+            first, feature = declared.setdefault(table.name, (table, scheme.feature))
+            if first != table:
                 raise ValueError(
-                    f"table {table.name!r} is declared as {known} by feature {owner!r} "
+                    f"table {table.name!r} is declared as {first} by feature {feature!r} "
                     f"and as {table} by feature {scheme.feature!r}"
                 )
-    return tuple(table for table, _ in found.values())
+    return tuple(table for table, _ in declared.values())

@@ -19,10 +19,10 @@ from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.config import FeatureConfig
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_tables.bytes import ResidentBytes
-from recsys_tables.config import budget_bytes
 from recsys_tables.distributed.sharding import local_shards
 from recsys_tables.engine.engine import EmbeddingEngine, engine_of
 from recsys_tables.planning.plan import BudgetError
+from recsys_tables.schemes.declared import budget_bytes
 
 CPU = torch.device("cpu")
 Configure = Callable[..., ExperimentConfig]

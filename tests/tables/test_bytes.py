@@ -10,12 +10,12 @@ from recsys_tables.schemes import MixedDimension, PathBased, TensorTrain
 
 
 def test_bytes_by_kind() -> None:
-    found = resident_bytes([Full("a", 100, 8), QuotientRemainder("b", 100, 7, 8)], vocabulary_bytes=50)
+    counted = resident_bytes([Full("a", 100, 8), QuotientRemainder("b", 100, 7, 8)], vocabulary_bytes=50)
     rows = 100 + 15 + 7
-    assert (found.parameters, found.optimizer, found.vocabulary) == (4 * 8 * rows, 4 * rows, 50)
-    assert found.total == 4 * 8 * rows + 4 * rows + 50
-    assert found.serving == found.total - found.optimizer
-    assert found.to_dict() == {
+    assert (counted.parameters, counted.optimizer, counted.vocabulary) == (4 * 8 * rows, 4 * rows, 50)
+    assert counted.total == 4 * 8 * rows + 4 * rows + 50
+    assert counted.serving == counted.total - counted.optimizer
+    assert counted.to_dict() == {
         "parameters": 4 * 8 * rows,
         "optimizer": 4 * rows,
         "vocabulary": 50,
@@ -23,8 +23,8 @@ def test_bytes_by_kind() -> None:
         "pointers": 0,
         "dense": 0,
         "statistics": 0,
-        "total": found.total,
-        "serving": found.serving,
+        "total": counted.total,
+        "serving": counted.serving,
     }
 
 
@@ -51,9 +51,9 @@ def test_what_a_combine_holds_is_counted_with_the_state_of_adam() -> None:
     )
     for scheme in (Full("a", 9, 8), TensorTrain("a", 27, (3, 3), 8, 2), MixedDimension("a", 9, 8, 8)):
         assert combine_bytes(scheme) == ResidentBytes()
-    found = resident_bytes([projection, Full("b", 10, 16)], 7)
-    assert (found.parameters, found.vocabulary) == (4 * (400 + 160), 7)
-    assert (found.optimizer, found.dense) == (4 * 110 + 8 * 64, 4 * 64)
+    counted = resident_bytes([projection, Full("b", 10, 16)], 7)
+    assert (counted.parameters, counted.vocabulary) == (4 * (400 + 160), 7)
+    assert (counted.optimizer, counted.dense) == (4 * 110 + 8 * 64, 4 * 64)
 
 
 def test_counting_a_combine_draws_no_random_number() -> None:

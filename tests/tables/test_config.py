@@ -38,7 +38,7 @@ def test_a_scheme_without_an_allocation_says_which_have_one(scheme: str) -> None
 def test_what_every_scheme_checks(scheme: str) -> None:
     """Full and compact tables, and what learns compact ones, need no budget: their size is given."""
     learners = ("opt_embed", "pep", "deep_light", "auto_dim", "auto_srh", "mde")
-    own = {"widths": {"f": 8}} if scheme == "compact" else {}
+    required = {"widths": {"f": 8}} if scheme == "compact" else {}
     if scheme not in ("full", "compact", *learners):
         with pytest.raises(ValidationError, match="a budget is a text"):
             parse(scheme=scheme, budget=None)
@@ -49,7 +49,7 @@ def test_what_every_scheme_checks(scheme: str) -> None:
         ("chunks", 1, "Extra inputs are not permitted"),
     ]:
         with pytest.raises(ValidationError, match=message):
-            parse(scheme=scheme, **own, **{key: value})
+            parse(scheme=scheme, **required, **{key: value})
 
 
 @pytest.mark.parametrize(

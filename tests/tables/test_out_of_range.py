@@ -53,22 +53,22 @@ def test_a_hash_is_pinned() -> None:
 
 @given(ANY)
 def test_a_hash_is_the_same_in_numpy_and_torch_and_inside(ids: np.ndarray) -> None:
-    found = in_range(FULL, ids, "hash", None)
-    assert np.array_equal(found, in_range(FULL, torch.from_numpy(ids), "hash", None))
-    assert ((found >= 0) & (found < N)).all()
+    hashed = in_range(FULL, ids, "hash", None)
+    assert np.array_equal(hashed, in_range(FULL, torch.from_numpy(ids), "hash", None))
+    assert ((hashed >= 0) & (hashed < N)).all()
     inside = (ids >= 0) & (ids < N)
-    assert np.array_equal(found[inside], ids[inside])
+    assert np.array_equal(hashed[inside], ids[inside])
 
 
 def test_a_hash_spreads_ids_evenly_and_by_the_features_name() -> None:
     outside = np.arange(N, N + 100_000)
-    found = in_range(FULL, outside, "hash", None)
-    counts = np.bincount(found, minlength=N)
+    hashed = in_range(FULL, outside, "hash", None)
+    counts = np.bincount(hashed, minlength=N)
     assert ((counts - 2000) ** 2 / 2000).sum() < 100, "chi-squared with 49 degrees of freedom"
     other = in_range(Full("item", N, 8), outside, "hash", None)
-    assert (found == other).mean() == pytest.approx(1 / N, abs=0.004)
+    assert (hashed == other).mean() == pytest.approx(1 / N, abs=0.004)
     rows = Hash("user", N, 8).rows(outside)[0].rows[:, 0]
-    assert (found == rows).mean() == pytest.approx(1 / N, abs=0.004), "nor is it the row of a hashed table"
+    assert (hashed == rows).mean() == pytest.approx(1 / N, abs=0.004), "nor is it the row of a hashed table"
 
 
 def test_a_scheme_of_any_id_is_never_out_of_range() -> None:

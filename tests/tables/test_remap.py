@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_tables.remap import Remap
+from recsys_tables.remap import Remap, remap_bytes
 
 SIZES = st.integers(0, 1200) | st.sampled_from([1, 63, 64, 65, 255, 256, 257, 511, 512, 513])
 
@@ -57,6 +57,12 @@ def test_it_is_a_value() -> None:
 def test_it_takes_one_and_a_quarter_bits_a_code() -> None:
     assert Remap.of(np.ones(256 * 1000, np.bool_)).nbytes * 8 == 1.25 * 256 * 1000
     assert Remap.of(np.ones(0, np.bool_)).nbytes == 0
+
+
+@given(num_ids=st.integers(0, 2000))
+def test_its_bytes_are_those_of_its_arrays(num_ids: int) -> None:
+    remap = Remap.of(np.ones(num_ids, np.bool_))
+    assert remap.nbytes == remap_bytes(num_ids) == remap.words.nbytes + remap._ranks.nbytes
 
 
 def test_other_arrays_are_refused() -> None:

@@ -1,11 +1,7 @@
 """Features: declared in a config, fitted on training rows, and the same numbers wherever they are applied."""
 
-from recsys_pipelines.features.categorical import (
-    FIRST_CODE,
-    MISSING_CODE,
-    UNKNOWN_CODE,
-    Categorical,
-)
+from recsys_cython_ext.vocabulary import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE
+from recsys_pipelines.features.categorical import Categorical
 from recsys_pipelines.features.declared import sequences_of, serving_specs_of, specs_of
 from recsys_pipelines.features.features import FeatureFitter, Features
 from recsys_pipelines.features.kept import kept_ids, write_kept_ids

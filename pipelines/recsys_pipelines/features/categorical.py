@@ -10,13 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_cython_ext import MISSING_ID, IdCounter, IdTable, mix64, string_ids
-from recsys_cython_ext.vocabulary import table_bytes
+from recsys_cython_ext.vocabulary import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, table_bytes
 from recsys_pipelines.features.base import Arrays
 from recsys_pipelines.features.kept import kept_ids
 from recsys_pipelines.features.plain import TextIds, one_array
 from recsys_pipelines.sources.location import Place, located
 
-MISSING_CODE, UNKNOWN_CODE, FIRST_CODE = 0, 1, 2  # codes of a vocabulary
 SIGN_BIT = np.int64(-(2**63))
 
 

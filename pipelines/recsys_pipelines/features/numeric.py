@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from recsys_cython_ext import ExactSum, IdCounter
+from recsys_cython_ext.vocabulary import FIRST_CODE, MISSING_CODE
 from recsys_pipelines.features.base import Arrays, floats
-from recsys_pipelines.features.categorical import FIRST_CODE, MISSING_CODE
 from recsys_pipelines.features.convert import squared_log
 from recsys_pipelines.features.plain import TextIds
 

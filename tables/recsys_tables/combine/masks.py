@@ -8,10 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-FOLLOW_EVERY, FOLLOW_SHARE = (
-    10,
-    0.25,
-)  # batches between moves of a running quantile, and of the way there each
+FOLLOW_EVERY = 10  # batches between moves of a running quantile
+FOLLOW_SHARE = 0.25  # of the way to the batch's quantile, each move
 
 
 class SoftThreshold(nn.Module):
@@ -24,12 +22,12 @@ class SoftThreshold(nn.Module):
         self.learning_rates = {"threshold": threshold_lr}
 
     def forward(self, vectors: list[Tensor]) -> Tensor:
-        """[L, D] -> [L, D]."""
+        """Combine vectors [L, D] -> [L, D]."""
         rows = vectors[0]
         return rows.sign() * (rows.abs() - self.threshold.sigmoid()).relu()
 
     def penalty(self) -> Tensor:
-        """Decay of s."""
+        """Return the decay of s."""
         return self.decay / 2 * self.threshold.square().sum()
 
 
@@ -50,7 +48,7 @@ class MagnitudeThreshold(nn.Module):
         self.register_buffer("threshold", torch.zeros(1))
 
     def forward(self, vectors: list[Tensor]) -> Tensor:
-        """[L, D] -> [L, D]."""
+        """Combine vectors [L, D] -> [L, D]."""
         rows = vectors[0]
         if self.training:
             self._follow(rows.detach().abs().flatten())
@@ -83,7 +81,7 @@ class WidthChoice(nn.Module):
         self.register_buffer("steps", torch.zeros(1))  # batches in training so far
 
     def forward(self, vectors: list[Tensor]) -> Tensor:
-        """[L, D] -> [L, D]."""
+        """Combine vectors [L, D] -> [L, D]."""
         if self.training:
             self.steps += 1
             temperature = (1 - self.annealing * self.steps).clamp(min=0.01)
@@ -100,7 +98,7 @@ class WidthChoice(nn.Module):
         return vectors[0] * within.repeat_interleave(4)
 
     def penalty(self) -> Tensor:
-        """alpha times the expected width's share of the whole."""
+        """Return alpha times the expected width's share of the whole."""
         widths = torch.linspace(0, 1, len(self.choice), device=self.choice.device)
         return self.alpha * (self.choice.softmax(0) * widths).sum()
 
@@ -117,12 +115,12 @@ class GroupScales(nn.Module):
         self.learning_rates = {"scales": scale_lr}
 
     def forward(self, vectors: list[Tensor], groups: Tensor) -> Tensor:
-        """[L, D] and groups [L, 1] -> [L, D]."""
+        """Combine vectors [L, D] and groups [L, 1] -> [L, D]."""
         scales: Tensor = self.scales
         if not self.training:
             scales = scales * (scales.abs() >= self.cut)
         return vectors[0] * scales[groups[:, 0]]
 
     def penalty(self) -> Tensor:
-        """l1 · Σ|α|."""
+        """Return l1 · Σ|α|."""
         return self.l1 * self.scales.abs().sum()

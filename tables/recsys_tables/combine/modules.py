@@ -1,4 +1,4 @@
-"""Combinations as torch modules: those without parameters, which `combine.py` chooses among, and those with."""
+"""Combinations as torch modules: those without parameters, which `operations` chooses among, and those with."""
 
 import functools
 import itertools
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 
 class Sum(nn.Module):
-    """Σ_j v_j."""
+    """A sum, Σ_j v_j."""
 
     def forward(self, vectors: list[Tensor]) -> Tensor:
-        """[..., D] each -> [..., D]."""
+        """Combine vectors [..., D] each -> [..., D]."""
         return functools.reduce(operator.add, vectors)
 
 
@@ -22,7 +22,7 @@ class Product(nn.Module):
     """Π_j v_j, element by element; not linear, so ids are combined before a bag is summed."""
 
     def forward(self, vectors: list[Tensor]) -> Tensor:
-        """[..., D] each -> [..., D]."""
+        """Combine vectors [..., D] each -> [..., D]."""
         return functools.reduce(operator.mul, vectors)
 
 
@@ -30,7 +30,7 @@ class Concat(nn.Module):
     """[v_0, v_1, …], in the order of the lookups."""
 
     def forward(self, vectors: list[Tensor]) -> Tensor:
-        """[..., D_j] each -> [..., Σ D_j]."""
+        """Combine vectors [..., D_j] each -> [..., Σ D_j]."""
         return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=-1)
 
 
@@ -42,7 +42,7 @@ class Formula(nn.Module):
         self.function = function
 
     def forward(self, vectors: list[Tensor], aux: Tensor | None = None) -> Tensor:
-        """[L, D_j] each (and [L, a]) -> [L, D]."""
+        """Combine vectors [L, D_j] each (and [L, a]) -> [L, D]."""
         return self.function(vectors, aux)
 
 
@@ -55,7 +55,7 @@ class Projection(nn.Module):
         nn.init.orthogonal_(self.weight, gain=(embedding_dim / row_dim) ** 0.5)
 
     def forward(self, vectors: list[Tensor]) -> Tensor:
-        """[..., d] -> [..., D]."""
+        """Combine vectors [..., d] -> [..., D]."""
         return nn.functional.linear(vectors[0], self.weight)
 
 
@@ -75,16 +75,19 @@ class Paths(nn.Module):
         nn.init.normal_(self.out, std=(2 / hidden_dim) ** 0.5)
 
     def forward(self, vectors: list[Tensor], paths: Tensor) -> Tensor:
-        """[L, D] and paths [L, 1] -> [L, D]. Ids are sorted by path: a copy of the parameters per id would not fit."""
+        """Combine vectors [L, D] and paths [L, 1] -> [L, D].
+
+        Ids are sorted by path: a copy of the parameters per id would not fit.
+        """
         order = paths[:, 0].argsort()
         lengths = paths[:, 0].bincount(minlength=len(self.hidden)).tolist()
         parts = vectors[0][order].split(lengths)
         parameters = (self.hidden_bias, self.hidden, self.out_bias, self.out)
-        found = [
+        vectors_by_path = [
             torch.addmm(b, torch.addmm(a, part, v).relu(), w)
             for part, a, v, b, w in zip(parts, *(p.unbind() for p in parameters), strict=True)
         ]
-        return torch.cat(found)[order.argsort()]
+        return torch.cat(vectors_by_path)[order.argsort()]
 
 
 class HashNetwork(nn.Module):
@@ -112,6 +115,6 @@ class HashNetwork(nn.Module):
             layer.bias.copy_(-vectors.mean(dim=0) * scale)
 
     def forward(self, vectors: list[Tensor], hashes: Tensor) -> Tensor:
-        """No vectors, and hashes [L, k] -> [L, D]."""
+        """Combine no vectors, and hashes [L, k] -> [L, D]."""
         x = (hashes.float() + 0.5) * (2 / self.codes) - 1  # never ±1, where the normal would be infinite
         return self.layers(x.erfinv() * 2**0.5 if self.encoding == "normal" else x)

@@ -1,10 +1,13 @@
 """The ways to combine looked-up vectors that have no parameters, in torch and in NumPy."""
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from typing_extensions import override
+
+from recsys_tables.scheme import SchemeBase, ServableScheme, ServedTable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -12,26 +15,21 @@ if TYPE_CHECKING:
 Operation = Literal["sum", "concat", "product"]
 
 
-class ParameterFree:
+class ParameterFree(SchemeBase):
     """The `combine` of a scheme whose `operation` is a sum, a concatenation or a product."""
 
     operation: Operation = "concat"
-    grows: ClassVar[str | None] = None
-
-    def aux(self, ids: Any) -> Any:
-        """Nothing but the vectors is needed."""
-        return None
 
     @property
     def linear(self) -> bool:
-        """A product does not commute with the sum of a bag."""
+        """Return whether `combine` commutes with the sum of a bag, which a product does not."""
         return self.operation != "product"
 
     def combine(self) -> "nn.Module":
         """Return the torch module: list of vectors [..., D_j] -> [..., D]."""
-        from recsys_tables.combine import modules as combine_torch
+        from recsys_tables.combine.modules import Concat, Product, Sum
 
-        modules = {"sum": combine_torch.Sum, "concat": combine_torch.Concat, "product": combine_torch.Product}
+        modules = {"sum": Sum, "concat": Concat, "product": Product}
         return modules[self.operation]()
 
     def combine_numpy(self, vectors: Sequence[Any], aux: Any = None) -> Any:
@@ -43,6 +41,17 @@ class ParameterFree:
         }
         return functions[self.operation]()
 
+    def serve(
+        self: ServableScheme,
+        tables: Mapping[str, ServedTable],
+        ids: np.ndarray,
+        in_range: Callable[[np.ndarray], np.ndarray],
+    ) -> np.ndarray:
+        """Return vectors of ids from served tables, as `ServableScheme.serve` says: look up, then combine."""
+        ids = in_range(ids)
+        vectors = [tables[item.table].pooled(item.rows, item.weights) for item in self.rows(ids)]
+        return self.combine_numpy(vectors, self.aux(ids))
+
 
 class Formula(ParameterFree):
     """The `combine` of a scheme whose `combine_numpy` is written once, for NumPy arrays and torch tensors alike.
@@ -52,15 +61,15 @@ class Formula(ParameterFree):
 
     linear = False
 
+    @override
     def combine(self) -> "nn.Module":
-        """Return `combine_numpy` as a torch module."""
         from recsys_tables.combine.modules import Formula
 
         return Formula(self.combine_numpy)
 
 
 def pick_slot(values: Any, slots: Any, width: int) -> Any:
-    """Slot `slots` [L, 1] of rows [L, n · width] that hold n ids each -> [L, width]; NumPy or torch."""
+    """Pick slot `slots` [L, 1] of rows [L, n · width] that hold n ids each -> [L, width]; NumPy or torch."""
     parts = values.reshape(len(values), values.shape[1] // width, width)
     if isinstance(parts, np.ndarray):
         return np.take_along_axis(parts, slots[:, :, None], axis=1)[:, 0]
@@ -70,7 +79,7 @@ def pick_slot(values: Any, slots: Any, width: int) -> Any:
 
 
 def operand_bound(operation: Operation, init_bound: float, operands: int) -> float:
-    """Bound of each operand's uniform so that the combination has the variance of U(±init_bound)."""
+    """Return the bound of each operand's uniform with which the combination has the variance of U(±init_bound)."""
     variance = init_bound**2 / 3
     if operation == "product":
         return math.sqrt(3 * variance ** (1 / operands))
@@ -78,7 +87,7 @@ def operand_bound(operation: Operation, init_bound: float, operands: int) -> flo
 
 
 def operand_dim(feature: str, operation: Operation, embedding_dim: int, operands: int) -> int:
-    """Width of each operand so that the combination is `embedding_dim` wide.
+    """Return the width of each operand with which the combination is `embedding_dim` wide.
 
     Raises ValueError when a concatenation does not divide evenly.
     """

@@ -29,7 +29,7 @@ class _Step(torch.autograd.Function):
 
 
 class _Supernet(nn.Module):
-    """What thresholds by field and by id have in common (Lyu et al., CIKM 2022, §3.2 and §3.3)."""
+    """The base of thresholds by field and by id: it masks columns in training (Lyu et al., CIKM 2022, §3.2 and §3.3)."""
 
     def __init__(self, alpha: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class _Supernet(nn.Module):
         self.learning_rates: dict[str, float | None] = {}
 
     def narrow(self, vectors: Tensor, lengths: Tensor | None) -> Tensor:
-        """In training keep the first columns, as many as a width drawn from {0, 4, …, D} for every sample.
+        """Keep in training the first columns only, as many as a width drawn from {0, 4, …, D} for every sample.
 
         vectors: [B, D], or [L, D] of sequences of `lengths` [B].
         """
@@ -60,11 +60,11 @@ class FieldThreshold(_Supernet):
         self.learning_rates["threshold"] = threshold_lr
 
     def forward(self, vectors: list[Tensor]) -> Tensor:
-        """[L, D] -> [L, D]."""
+        """Combine vectors [L, D] -> [L, D]."""
         return _masked(vectors[0], self.threshold)
 
     def penalty(self) -> Tensor:
-        """See the class."""
+        """Return alpha · exp(-t)."""
         return self.alpha * torch.exp(-self.threshold).sum()
 
 
@@ -80,16 +80,19 @@ class IdThreshold(_Supernet):
         self._looked_up = torch.zeros(0)
 
     def forward(self, vectors: list[Tensor]) -> Tensor:
-        """[L, D] and thresholds [L, 4] -> [L, D]."""
+        """Combine vectors [L, D] and thresholds [L, 4] -> [L, D]."""
         thresholds = vectors[1][:, 0]
         if self.training:
             self._looked_up = thresholds
         return _masked(vectors[0], thresholds)
 
     def penalty(self) -> Tensor:
-        """See the class; to be asked for once after a batch."""
-        found, self._looked_up = self._looked_up, torch.zeros(0)  # the batch's graph is not to outlive it
-        return self.alpha * torch.exp(-found).sum() / max(1, len(found))
+        """Return alpha times the mean of exp(-t), once after a batch."""
+        thresholds, self._looked_up = (
+            self._looked_up,
+            torch.zeros(0),
+        )  # the batch's graph is not to outlive it
+        return self.alpha * torch.exp(-thresholds).sum() / max(1, len(thresholds))
 
 
 def _masked(rows: Tensor, thresholds: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""All ranks go on, or all fail: a rank that raised by itself would leave the others waiting for it."""
+"""Agreement of ranks: all go on, or all fail, for one that raised by itself would leave the others waiting for it."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -23,11 +23,11 @@ def agree(work: Callable[[], Result], group: dist.ProcessGroup | None = None) ->
         result = work()
     except (ValueError, OSError, SafetensorError) as error:
         failure = error
-    said: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(said, None if failure is None else str(failure), group)
+    messages: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(messages, None if failure is None else str(failure), group)
     if failure is not None:
         raise failure
-    for rank, text in enumerate(said):
-        if text is not None:
-            raise OtherRankFailed(f"rank {rank}: {text}")
+    for rank, message in enumerate(messages):
+        if message is not None:
+            raise OtherRankFailed(f"rank {rank}: {message}")
     return result

@@ -1,4 +1,4 @@
-"""Which rows of a shard changed since a full checkpoint, told by 8 bytes a row."""
+"""Digests of rows, 8 bytes each, that show which rows of a shard changed since a full checkpoint."""
 
 from collections.abc import Sequence
 
@@ -14,44 +14,46 @@ _ROW_NUMBER = 8  # bytes, beside a changed row
 
 
 class Baseline:
-    """Digests of every row as the last full checkpoint had it; `name` is that checkpoint's, None before the first."""
+    """The digests of every row as the last full checkpoint had it; `name` is that checkpoint's, None before the first."""
 
     def __init__(self) -> None:
         self.name: str | None = None
         self._saved: dict[Place, np.ndarray] = {}
-        self._seen: dict[Place, np.ndarray] = {}
+        self._latest: dict[Place, np.ndarray] = {}
 
-    def changed_rows(self, held: Sequence[Piece]) -> dict[Place, Tensor]:
-        """Numbers of the changed rows [m] of each shard of which writing them takes less than writing it all.
+    def changed_rows(self, pieces: Sequence[Piece]) -> dict[Place, Tensor]:
+        """Return the numbers [m] of changed rows of each shard of which writing them takes less than writing it all.
 
         Weights and optimiser's states are digested together, in 64 bits: that a change stays unseen has a chance of
         about 2^-64 a row.
         """
         shards: dict[Place, list[Piece]] = {}
-        for piece in held:
+        for piece in pieces:
             if not piece.name.startswith("dense/"):
                 shards.setdefault(piece.place, []).append(piece)
-        self._seen = {place: _digests([p.values for p in own]) for place, own in shards.items()}
+        self._latest = {
+            place: _digests([piece.values for piece in of_shard]) for place, of_shard in shards.items()
+        }
         if self.name is None:
             return {}
-        found = {}
-        for place, own in shards.items():
+        changed = {}
+        for place, of_shard in shards.items():
             before = self._saved.get(place)
-            if before is None or len(before) != len(self._seen[place]):
+            if before is None or len(before) != len(self._latest[place]):
                 continue
-            rows = np.flatnonzero(self._seen[place] != before)
-            row_bytes = sum(piece.values[:1].nbytes for piece in own)
-            if len(rows) * (row_bytes + _ROW_NUMBER * len(own)) < len(before) * row_bytes:
-                found[place] = torch.from_numpy(rows)
-        return found
+            rows = np.flatnonzero(self._latest[place] != before)
+            row_bytes = sum(piece.values[:1].nbytes for piece in of_shard)
+            if len(rows) * (row_bytes + _ROW_NUMBER * len(of_shard)) < len(before) * row_bytes:
+                changed[place] = torch.from_numpy(rows)
+        return changed
 
     def remember(self, name: str) -> None:
-        """The rows that were digested last are those of the full checkpoint `name`."""
-        self.name, self._saved = name, self._seen
+        """Take the rows that were digested last for those of the full checkpoint `name`."""
+        self.name, self._saved = name, self._latest
 
 
 def _digests(tensors: Sequence[Tensor]) -> np.ndarray:
-    """One number for each row of tensors [n] or [n, d], float32: int64 [n]."""
+    """Return one number for each row of tensors [n] or [n, d], float32: int64 [n]."""
     words = [tensor.cpu().numpy().view(np.int32).reshape(len(tensor), -1) for tensor in tensors]
     out = np.empty(len(words[0]), np.int64)
     for start in range(0, len(out), _ROWS):

@@ -50,7 +50,7 @@ def load(folder: str | Path, model: DistributedModelParallel) -> "Checkpoint":
 
 
 class Checkpoint:
-    """A checkpoint folder, whose manifest and files were found whole.
+    """A checkpoint folder whose manifest and files are whole.
 
     Raises CheckpointError naming the damaged or missing file, OtherVersion naming that.
     """
@@ -95,14 +95,14 @@ class Checkpoint:
                     self._read_rows(target)
 
     def extra(self) -> dict[str, Tensor]:
-        """What the caller of `save` added, by name."""
+        """Return what the caller of `save` added, by name."""
         with self._open("rank-0.safetensors") as file:
             names = [key for key in file.keys() if key.startswith("extra/")]  # noqa: SIM118 (no mapping)
             return {name.removeprefix("extra/"): file.get_tensor(name) for name in names}
 
     @property
     def names(self) -> list[str]:
-        """Logical tensors: `table/…`, `optimizer/…`, `dense/…`."""
+        """Return the names of the logical tensors: `table/…`, `optimizer/…`, `dense/…`."""
         return sorted(self._parts)
 
     def read(self, name: str) -> Tensor:
@@ -115,7 +115,7 @@ class Checkpoint:
         return values
 
     def tables(self) -> dict[str, np.ndarray]:
-        """Whole weights of every physical table, by name."""
+        """Return the whole weights of every physical table, by name."""
         return {
             name.removeprefix("table/"): self.read(name).numpy()
             for name in self.names
@@ -123,6 +123,7 @@ class Checkpoint:
         }
 
     def _check(self, model: DistributedModelParallel) -> None:
+        """Raise CheckpointError unless the model has the checkpoint's schemes, network and states of optimisers."""
         fields = {field.feature: field.scheme for field in fields_of(model)}
         for feature in [*self.schemes, *fields]:
             if feature not in fields:
@@ -142,22 +143,22 @@ class Checkpoint:
             side = "the checkpoint lacks it" if name in targets else "the model has no such tensor"
             raise CheckpointError(f"{self.folder}: {name}: {side}; it was written by another model")
         for name in sorted(dense):
-            saved, mine = self._shape(name), list(targets[name].values.shape)
-            if saved != mine:
+            saved, shape = self._shape(name), list(targets[name].values.shape)
+            if saved != shape:
                 raise CheckpointError(
-                    f"{self.folder}: {name}: the checkpoint's shape is {saved}, the model's {mine}"
+                    f"{self.folder}: {name}: the checkpoint's shape is {saved}, the model's {shape}"
                 )
-        were = _states({name: len(self._shape(name)) for name in self._parts})
-        are = _states({name: target.values.ndim for name, target in targets.items()})
+        saved_states = _states({name: len(self._shape(name)) for name in self._parts})
+        states = _states({name: target.values.ndim for name, target in targets.items()})
         for table in [name.removeprefix("table/") for name in targets if name.startswith("table/")]:
-            if were.get(table) != are.get(table):
+            if saved_states.get(table) != states.get(table):
                 raise CheckpointError(
                     f"{self.folder}: table {table!r}: written with another table optimiser, whose state is "
-                    f"{were.get(table, 'none')}, and here {are.get(table, 'none')}"
+                    f"{saved_states.get(table, 'none')}, and here {states.get(table, 'none')}"
                 )
 
     def _shape(self, name: str) -> list[int]:
-        """Of the whole logical tensor."""
+        """Return the shape of a whole logical tensor."""
         return whole_shape([piece for _, piece in self._parts[name]])
 
     def _read_dense(self, name: str) -> Tensor:
@@ -185,59 +186,59 @@ class Checkpoint:
             for start in range(top, bottom, step):
                 stop = min(start + step, bottom)
                 rows = slice(start - part.first_row, stop - part.first_row)
-                own = slice(start - target.first_row, stop - target.first_row)
+                to_rows = slice(start - target.first_row, stop - target.first_row)
                 with self._open(file_name) as file:  # a closed file gives its mapped pages back
                     saved = file.get_slice(part.key)
                     if weight is None:
                         columns = slice(left - part.first_column, right - part.first_column)
-                        here = slice(left - target.first_column, right - target.first_column)
-                        target.values[own, here] = saved[rows, columns].to(target.values.device)
+                        to_columns = slice(left - target.first_column, right - target.first_column)
+                        target.values[to_rows, to_columns] = saved[rows, columns].to(target.values.device)
                         continue
                     values = saved[rows].to(target.values.device)
-                share = (right - left) / (weight[own] + (right - left))  # of a running weighted mean
-                weight[own] += right - left
+                share = (right - left) / (weight[to_rows] + (right - left))  # of a running weighted mean
+                weight[to_rows] += right - left
                 share = share.to(target.values.device)
-                before = target.values[own]
-                target.values[own] = torch.where(share == 1, values, before + share * (values - before))
+                before = target.values[to_rows]
+                target.values[to_rows] = torch.where(share == 1, values, before + share * (values - before))
 
     def _read_changed(
         self, target: Piece, file_name: str, part: SavedPiece, rows: slice, columns: slice
     ) -> None:
         """Overwrite the rows that changed since the base, of those that a part and the target have in common."""
         with self._open(file_name) as file:
-            where = file.get_tensor(part.rows) + part.first_row
-            wanted = (where >= rows.start) & (where < rows.stop)
-            values = file.get_tensor(part.key)[wanted]
-        place = (where[wanted] - target.first_row).to(target.values.device)
+            numbers = file.get_tensor(part.rows) + part.first_row
+            in_target = (numbers >= rows.start) & (numbers < rows.stop)
+            values = file.get_tensor(part.key)[in_target]
+        to_rows = (numbers[in_target] - target.first_row).to(target.values.device)
         if target.values.ndim == 1:
-            target.values[place] = values.to(target.values.device)
+            target.values[to_rows] = values.to(target.values.device)
             return
         values = values[:, columns.start - part.first_column : columns.stop - part.first_column]
-        here = slice(columns.start - target.first_column, columns.stop - target.first_column)
-        target.values[place, here] = values.to(target.values.device)
+        to_columns = slice(columns.start - target.first_column, columns.stop - target.first_column)
+        target.values[to_rows, to_columns] = values.to(target.values.device)
 
     def _open(self, name: str) -> Any:
         return safe_open(self.folder / name, framework="pt")
 
 
 def _states(dimensions: Mapping[str, int]) -> dict[str, dict[str, str]]:
-    """Optimiser states of each table by kind, from the dimensions of logical tensors."""
-    found: dict[str, dict[str, str]] = {}
+    """Describe the optimiser's states of each table by kind, from the dimensions of logical tensors."""
+    states: dict[str, dict[str, str]] = {}
     for name, dims in dimensions.items():
         of, _, kind = name.rpartition("/")
         if of.startswith("optimizer/"):
             text = "a number a row" if dims == 1 else "a number a weight"
-            found.setdefault(of.removeprefix("optimizer/"), {})[kind] = text
-    return found
+            states.setdefault(of.removeprefix("optimizer/"), {})[kind] = text
+    return states
 
 
 def _check_file(file: Path, xxh64: str) -> None:
     """Raise CheckpointError unless a file is whole; safetensors itself has no checksum."""
     try:
-        found = file_digest(file)
+        digest = file_digest(file)
     except OSError as error:
         raise CheckpointError(f"{file}: missing or unreadable ({error.strerror}); train again") from None
-    if found != xxh64:
+    if digest != xxh64:
         raise CheckpointError(f"{file}: damaged (its checksum is wrong); train again")
 
 

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: which files it has, and which part of which logical tensor lies where in them."""
+"""The manifest of a checkpoint says which files it has, and which part of which logical tensor lies where in them."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -44,7 +44,7 @@ class SavedFile(Manifest):
 
 
 class CheckpointManifest(Manifest):
-    """What a checkpoint says of itself; `shapes` are those of whole logical tensors."""
+    """The manifest of a checkpoint; `shapes` are those of whole logical tensors."""
 
     format_version: int
     hash_version: int
@@ -69,12 +69,12 @@ def read_checkpoint_manifest(folder: Path) -> CheckpointManifest:
 
 
 def base_of(folder: Path) -> str | None:
-    """Name of the full checkpoint that `folder` holds changes of. Raises as `read_checkpoint_manifest` does."""
+    """Return the name of the full checkpoint that `folder` holds changes of. Raises as `read_checkpoint_manifest` does."""
     return read_checkpoint_manifest(folder).base
 
 
 def whole_shape(pieces: Sequence[SavedPiece]) -> list[int]:
-    """Shape of the logical tensor that pieces are parts of."""
+    """Return the shape of the logical tensor that pieces are parts of."""
     first = pieces[0]
     if first.name.startswith("dense/"):
         return first.shape
@@ -85,7 +85,7 @@ def whole_shape(pieces: Sequence[SavedPiece]) -> list[int]:
 
 
 def covers(pieces: Sequence[SavedPiece], shape: list[int] | None) -> bool:
-    """Whether pieces make up a tensor of this shape: bands of columns side by side, each of rows without a gap."""
+    """Return whether pieces make up a tensor of this shape: bands of columns side by side, each of rows without a gap."""
     if whole_shape(pieces) != shape:
         return False
     if pieces[0].name.startswith("dense/"):

@@ -1,4 +1,4 @@
-"""What a rank holds of a sharded model, by logical name: the parts that checkpoints are made of."""
+"""The pieces of a sharded model that a rank holds, by logical name: checkpoints are made of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,13 +35,13 @@ class Piece:
 
     @property
     def place(self) -> Place:
-        """Which shard of a table this belongs to: its weights and all of their optimiser's states."""
+        """Return the shard that this belongs to, as its weights and all of their optimiser's states do."""
         kind, _, rest = self.name.partition("/")
         return rest.rpartition("/")[0] if kind == "optimizer" else rest, self.first_row, self.first_column
 
     @property
     def where(self) -> dict[str, Any]:
-        """JSON-able, without the values."""
+        """Return first row and column and width, JSON-able."""
         return {"first_row": self.first_row, "first_column": self.first_column, "columns": self.columns}
 
 
@@ -52,19 +52,19 @@ def fields_of(model: nn.Module) -> list[Field]:
 
 
 def pieces(model: DistributedModelParallel) -> list[Piece]:
-    """Everything this rank holds of a model, by logical name; the tensors are the live ones."""
-    found = []
+    """Return everything this rank holds of a model, by logical name; the tensors are the live ones."""
+    parts = []
     for shard in local_shards(model):
         columns = shard.weight.shape[1]
-        held = {f"table/{shard.table}": shard.weight} | {
+        tensors = {f"table/{shard.table}": shard.weight} | {
             f"optimizer/{shard.table}/{kind}": state for kind, state in shard.states.items()
         }
-        for name, values in held.items():
-            found.append(Piece(name, shard.first_row, shard.first_column, columns, values))
+        for name, values in tensors.items():
+            parts.append(Piece(name, shard.first_row, shard.first_column, columns, values))
     for name, value in model.state_dict().items():
         if table_of(name) is None:
-            found.append(Piece(f"dense/{name}", 0, 0, 0, value.detach()))
-    return found
+            parts.append(Piece(f"dense/{name}", 0, 0, 0, value.detach()))
+    return parts
 
 
 def snapshot(model: DistributedModelParallel) -> list[Piece]:
@@ -106,27 +106,25 @@ def load_start(file: Path, model: DistributedModelParallel) -> None:
 
 
 def _shapes(file: Path, model: DistributedModelParallel) -> Mapping[str, list[int]]:
-    """Of every tensor of the file, which are found to be those of the model."""
+    """Return the shape of every tensor of the file. Raises ValueError unless the model has them all."""
     tables = engine_of(model).tables
-    mine = {f"table/{table.name}": [table.num_embeddings, table.embedding_dim] for table in tables}
-    mine |= {
+    of_model = {f"table/{table.name}": [table.num_embeddings, table.embedding_dim] for table in tables}
+    of_model |= {
         piece.name: list(piece.values.shape) for piece in pieces(model) if piece.name.startswith("dense/")
     }
     if seal_of(file).exists() and not is_sealed(file):
         raise ValueError(f"{file}: damaged: its checksum is wrong; write it again")
-    if seal_of(file).exists() and not is_sealed(file):
-        raise ValueError(f"{file}: damaged: its checksum is wrong; write it again")
     try:
         with safe_open(file, framework="pt") as saved:
-            theirs = {name: saved.get_slice(name).get_shape() for name in saved.keys()}  # noqa: SIM118 (no mapping)
+            of_file = {name: saved.get_slice(name).get_shape() for name in saved.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{file}: no safetensors file to start from ({error})") from None
-    for name, shape in theirs.items():
-        if name not in mine:
-            known = f"it has {', '.join(sorted(mine))}"
+    for name, shape in of_file.items():
+        if name not in of_model:
+            known = f"it has {', '.join(sorted(of_model))}"
             if name.startswith("optimizer/") or name.isdigit():  # a checkpoint's file numbers what it holds
                 known = "to go on from a run, with its optimisers' states, write `start: {run: FOLDER}`"
             raise ValueError(f"{file}: {name} {shape}: the model has no such tensor; {known}")
-        if shape != mine[name]:
-            raise ValueError(f"{file}: {name}: its shape is {shape}, the model's {mine[name]}")
-    return theirs
+        if shape != of_model[name]:
+            raise ValueError(f"{file}: {name}: its shape is {shape}, the model's {of_model[name]}")
+    return of_file

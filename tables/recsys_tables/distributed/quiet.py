@@ -1,4 +1,4 @@
-"""Warnings of TorchRec's planner, sharder and tracing that do not concern a caller of this package."""
+"""Silence for warnings of TorchRec's planner, sharder and tracing that do not concern a caller of this package."""
 
 import logging
 import warnings
@@ -13,7 +13,7 @@ warnings.filterwarnings("ignore", r".*Please use `torch\.distributed\..*_single`
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence them for as long as the block runs."""
+    """Silence these warnings for as long as the block runs."""
     logger = logging.getLogger("torchrec")
     level = logger.level
     logger.setLevel(logging.ERROR)

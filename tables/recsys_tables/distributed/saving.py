@@ -1,4 +1,4 @@
-"""Writing checkpoints, every rank its own file; see `checkpoint` for what is written."""
+"""The writer of checkpoints, every rank its own file; `checkpoint` says what is written."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -40,11 +40,13 @@ def save(
     since: Baseline | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> None:
-    """Write `model` (or a `snapshot` of it) with `about` (JSON-able) as `folder`, which must not exist yet.
-
-    Every rank calls it. The folder is written under a temporary name first.
+    """Write a checkpoint of `model`. Every rank calls it, and the folder is written under a temporary name first.
 
     Args:
+        folder: the checkpoint's, which must not exist yet.
+        model: whose schemes are described, and whose values are written unless there is a `state`.
+        about: JSON-able, for whoever reads it.
+        state: a `snapshot` of the model.
         extra: tensors that all ranks hold alike, such as a dense optimiser's state; `Checkpoint.extra` returns them.
         since: of a shard, only rows that changed since the full checkpoint it remembers, where these are smaller;
             that one must stay beside this. A checkpoint without such shards is remembered in its place.
@@ -63,9 +65,9 @@ def save(
         begun: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(begun, agree(start, group), group)
         partial = begun[0]
-        mine = agree(lambda: _write_rank(partial, list(state or pieces(model)), extra or {}, since), group)
+        file = agree(lambda: _write_rank(partial, list(state or pieces(model)), extra or {}, since), group)
         files: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(files, mine, group)
+        dist.all_gather_object(files, file, group)
         base = since.name if since is not None and any(_is_partial(file) for file in files) else None
 
         def finish() -> None:
@@ -79,14 +81,14 @@ def save(
 
 
 def _write_rank(
-    partial: Path, held: Sequence[Piece], extra: Mapping[str, Tensor], since: Baseline | None
+    partial: Path, state: Sequence[Piece], extra: Mapping[str, Tensor], since: Baseline | None
 ) -> SavedFile:
     """Write this rank's file, and return what the manifest says of it."""
     rank = dist.get_rank()
-    changed = {} if since is None else since.changed_rows(held)
+    changed = {} if since is None else since.changed_rows(state)
     tensors: dict[str, Tensor] = {}
     entries = []
-    for i, piece in enumerate(piece for piece in held if rank == 0 or not piece.name.startswith("dense/")):
+    for i, piece in enumerate(piece for piece in state if rank == 0 or not piece.name.startswith("dense/")):
         values, key = piece.values, str(i)
         shape, dtype, rows_key = list(values.shape), str(values.dtype), None
         if (rows := changed.get(piece.place)) is not None:
@@ -144,6 +146,6 @@ def _write_manifest(
 
 
 def _to_write(values: Tensor, tied: bool) -> Tensor:
-    """On the CPU; parameters may share memory (tied weights), and are written each for itself."""
+    """Return values on the CPU; parameters may share memory (tied weights), and are written each for itself."""
     values = values.contiguous().cpu()
     return values.clone() if tied else values

@@ -1,10 +1,8 @@
-"""Tables over ranks: the sharding plan, the shards it makes, and the first values of their rows."""
+"""Sharding of tables over ranks: the plan, the shards it makes, and the first values of their rows."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,13 +16,15 @@ from torchrec.distributed.planner.types import ParameterConstraints, PlannerErro
 from torchrec.distributed.types import ShardingPlan, ShardingType
 from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
+from typing_extensions import override
 
 from recsys_cython_ext import lookup_salt
 from recsys_cython_ext.torch_hashing import mix64
 from recsys_tables.bytes import OptimizerName
 from recsys_tables.config import Sharding
+from recsys_tables.distributed.memory import memory_of_rank
 from recsys_tables.distributed.quiet import quiet
-from recsys_tables.engine.engine import engine_of
+from recsys_tables.engine.engine import EmbeddingEngine, engine_of
 from recsys_tables.scheme import Table
 
 _OPTIMIZERS = {
@@ -65,20 +65,59 @@ def plan_sharding(
     memory_per_rank: int | None = None,
     by_table: Mapping[str, Sharding] | None = None,
 ) -> ShardingPlan:
-    """TorchRec's plan for the tables of the one `EmbeddingEngine` in `module`; needs no process group.
+    """Plan with TorchRec the tables of the one `EmbeddingEngine` in `module`; this needs no process group.
 
     Args:
+        module: of which the tables may be on the meta device.
         sharding: `auto` leaves the choice to the planner. `column_wise`, and `auto` where it takes columns, need
             an elementwise optimiser: rowwise Adagrad would keep one state per column shard of a row.
             `row_wise` leaves a table whole that has too few rows for every rank.
+        optimizer: whose state is counted.
+        world_size: the number of ranks.
+        device: of every rank.
         bag_lengths: mean ids per sample of a feature, 1 unless given; the planner is told k × that for k rows an id.
         memory_per_rank: bytes; what the machine or its container has, shared among the ranks, unless given.
         by_table: another `sharding` for tables of these names.
 
-    Raises ValueError when the tables do not fit, a name is no table's, or `sharding` or Adam does not go with the rest.
+    Raises:
+        ValueError: the tables do not fit, a name is no table's, or `sharding` or Adam does not go with the rest.
     """
     engine = engine_of(module)
     by_table = by_table or {}
+    _check_shardings(engine, sharding, optimizer, device, by_table)
+    memory = memory_of_rank(device, world_size) if memory_per_rank is None else memory_per_rank
+    rows_per_sample = engine.rows_per_sample(bag_lengths or {})
+    constraints = {
+        table.name: _constraint(
+            table,
+            _types(by_table.get(table.name, sharding), optimizer, world_size),
+            world_size,
+            rows_per_sample[table.name],
+        )
+        for table in engine.tables
+    }
+    capacity = {"ddr_cap" if device.type == "cpu" else "hbm_cap": memory}
+    with quiet(), _state_counted(engine.collections, optimizer):
+        topology = Topology(world_size=world_size, compute_device=device.type, **capacity)
+        planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints)
+        try:
+            return planner.plan(module, [_Sharder()])  # type: ignore[list-item]
+        except PlannerError as error:
+            size = sum(table.parameter_bytes for table in engine.tables)
+            raise ValueError(
+                f"the tables ({size:,} bytes) cannot be sharded {sharding} over {world_size} ranks of {memory:,} bytes: "
+                f"{str(error).strip().splitlines()[0].strip()}"
+            ) from None
+
+
+def _check_shardings(
+    engine: EmbeddingEngine,
+    sharding: Sharding,
+    optimizer: TableOptimizer,
+    device: torch.device,
+    by_table: Mapping[str, Sharding],
+) -> None:
+    """Raise ValueError where a name is no table's, or a sharding or Adam does not go with the rest."""
     if unknown := sorted(set(by_table) - {table.name for table in engine.tables}):
         raise ValueError(
             f"sharding names tables {', '.join(unknown)}; there are {', '.join(t.name for t in engine.tables)}"
@@ -87,34 +126,6 @@ def plan_sharding(
         raise ValueError("column_wise sharding needs an elementwise table optimiser: use 'adagrad' or 'sgd'")
     if optimizer.name == "adam" and device.type == "cpu":
         raise ValueError("tables have no fused Adam on a CPU: use 'rowwise_adagrad', 'adagrad' or 'sgd'")
-    memory = _memory_per_rank(device, world_size) if memory_per_rank is None else memory_per_rank
-    rows_per_sample = engine.rows_per_sample(bag_lengths or {})
-    with quiet():
-        planner = EmbeddingShardingPlanner(
-            topology=Topology(
-                world_size=world_size,
-                compute_device=device.type,
-                **{"ddr_cap" if device.type == "cpu" else "hbm_cap": memory},
-            ),
-            constraints={
-                table.name: _constraint(
-                    table,
-                    _types(by_table.get(table.name, sharding), optimizer, world_size),
-                    world_size,
-                    rows_per_sample[table.name],
-                )
-                for table in engine.tables
-            },
-        )
-        try:
-            with _state_counted(engine.collections, optimizer):
-                return planner.plan(module, [_Sharder()])  # type: ignore[list-item]
-        except PlannerError as error:
-            size = sum(table.parameter_bytes for table in engine.tables)
-            raise ValueError(
-                f"the tables ({size:,} bytes) cannot be sharded {sharding} over {world_size} ranks of {memory:,} bytes: "
-                f"{str(error).strip().splitlines()[0].strip()}"
-            ) from None
 
 
 def shard(
@@ -162,7 +173,7 @@ def _one_plan(
     device: torch.device,
     planning: Mapping[str, Any],
 ) -> ShardingPlan:
-    """Rank 0's plan, or its ValueError, on every rank: machines of unequal memory would plan differently."""
+    """Return rank 0's plan, or raise its ValueError, on every rank: machines of unequal memory would plan differently."""
     answer: list[Any] = [None]
     if dist.get_rank() == 0:
         try:
@@ -191,28 +202,28 @@ class TableShard:
 
 
 def local_shards(model: DistributedModelParallel) -> list[TableShard]:
-    """All shards of tables that this rank holds."""
+    """Return all shards of tables that this rank holds."""
     states: dict[str, dict[str, list[Tensor]]] = {}
     for name, entries in model.fused_optimizer.state_dict()["state"].items():
         for key, value in entries.items():
             if hasattr(value, "local_shards"):
                 kind = key.rpartition(".")[2]
                 states.setdefault(table_of(name) or "", {})[kind] = [s.tensor for s in value.local_shards()]
-    found = []
+    shards = []
     for name, value in model.state_dict().items():
         if (table := table_of(name)) is None:
             continue
         for position, piece in enumerate(value.local_shards()):
             first_row, first_column = piece.metadata.shard_offsets
-            own = {kind: tensors[position] for kind, tensors in states.get(table, {}).items()}
-            found.append(TableShard(table, first_row, first_column, piece.tensor.detach(), own))
-    return found
+            of_shard = {kind: tensors[position] for kind, tensors in states.get(table, {}).items()}
+            shards.append(TableShard(table, first_row, first_column, piece.tensor.detach(), of_shard))
+    return shards
 
 
 def table_of(parameter: str) -> str | None:
-    """'engine.collections.….embedding_bags.c1/full.weight' -> 'c1/full'; None for dense parameters."""
-    _, found, rest = parameter.partition("embedding_bags.")
-    return rest.removesuffix(".weight") if found else None
+    """Return the table of a parameter: `….embedding_bags.c1/full.weight` -> `c1/full`, and None for dense ones."""
+    _, marker, rest = parameter.partition("embedding_bags.")
+    return rest.removesuffix(".weight") if marker else None
 
 
 @dataclass(frozen=True)
@@ -229,27 +240,28 @@ class Placement:
 
     @property
     def parameter_bytes(self) -> int:
-        """Bytes of the fp32 weights."""
+        """Return the bytes of the fp32 weights."""
         return 4 * self.rows * self.columns
 
 
 def placements(plan: ShardingPlan) -> list[Placement]:
-    """Every shard of a plan, by rank."""
-    found = []
+    """Return every shard of a plan, by rank."""
+    shards = []
     for module in plan.plan.values():
         for table, parameter in module.items():  # type: ignore[attr-defined]
             for piece in parameter.sharding_spec.shards:
                 (first_row, first_column), (rows, columns) = piece.shard_offsets, piece.shard_sizes
                 rank = piece.placement.rank()
-                found.append(
+                shards.append(
                     Placement(table, parameter.sharding_type, rank, first_row, rows, first_column, columns)
                 )
-    return sorted(found, key=lambda p: (p.rank, p.table, p.first_row, p.first_column))
+    return sorted(shards, key=lambda p: (p.rank, p.table, p.first_row, p.first_column))
 
 
 class _Sharder(EmbeddingBagCollectionSharder):
-    """The stock sharder offers no row_wise on a CPU, where it works; data_parallel ignores fused optimisers."""
+    """The stock sharder, with row_wise on a CPU too, and without data_parallel, which ignores fused optimisers."""
 
+    @override
     def sharding_types(self, compute_device_type: str) -> list[str]:
         return [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value, ShardingType.COLUMN_WISE.value]
 
@@ -289,7 +301,7 @@ def _constraint(
 
 
 def _types_for(table: Table, types: Sequence[str], world_size: int) -> list[str]:
-    """Row shards must not leave a rank without rows.
+    """Leave out sharding by rows where it would leave a rank without rows.
 
     FBGEMM's CPU backward takes a shard of 0 rows for one more feature of the next table: where the widths
     differ the next table's gradient is read from the wrong columns, and a rank of such shards alone fails.
@@ -301,27 +313,8 @@ def _types_for(table: Table, types: Sequence[str], world_size: int) -> list[str]
 
 
 def _shard_columns(embedding_dim: int, world_size: int) -> int:
-    """Width of column shards, about one a rank: a multiple of 4 that divides the table's; TorchRec wants that."""
+    """Return the width of column shards, about one a rank: a multiple of 4 that divides the table's, as TorchRec asks."""
     return max(d for d in range(4, max(4, embedding_dim // world_size) + 1, 4) if embedding_dim % d == 0)
-
-
-def _memory_per_rank(device: torch.device, world_size: int) -> int:
-    """Of the rank's own GPU, or its share of the machine, or of the container that it runs in."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[1]
-    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))  # launchers of several machines say
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([machine, *_container_limits()]) // on_this_machine
-
-
-def _container_limits(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Bytes that cgroups (version 2, version 1) let this container use, where they are limited."""
-    texts = [
-        file.read_text().strip()
-        for name in ("memory.max", "memory/memory.limit_in_bytes")
-        if (file := root / name).is_file()
-    ]
-    return [int(text) for text in texts if text.isdigit()]
 
 
 def _uniform(piece: TableShard, embedding_dim: int, key: int, bound: float) -> None:

@@ -1,4 +1,4 @@
-"""A batch taken apart: the bags of each field, checked, and the sums over them."""
+"""The bags of a batch: how it is taken apart by field, what is checked, and the sums over bags."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Bag:
     weights: Tensor | None
 
     def divisor(self) -> Tensor:
-        """What a mean divides by, [B]: the number of ids, or their total weight; a total of 0 makes a mean of 0."""
+        """Return what a mean divides by, [B]: the number of ids, or their total weight; 0 makes a mean of 0."""
         if self.weights is None:
             return self.lengths.clamp(min=1)
         total = sum_bags(self.weights, self.lengths)
@@ -65,7 +65,7 @@ def split(fields: Sequence[Field], ids: KeyedJaggedTensor) -> list[Bag]:
 
 
 def pool(field: Field, bag: Bag, vectors: Tensor) -> Tensor:
-    """From vectors of single ids [L, D] to the field's: weigh, sum and divide; a sequence is not summed."""
+    """Weigh, sum and divide vectors of single ids [L, D] as the field says; a sequence is not summed."""
     if bag.weights is not None:
         vectors = vectors * bag.weights[:, None]
     if field.pooling == "none":
@@ -88,23 +88,27 @@ def sum_bags(values: Tensor, lengths: Tensor) -> Tensor:
 
 
 def numpy_on_cpu(values: Tensor) -> Any:
-    """The Cython kernels read arrays, and NumPy leaves the other cores to training; elsewhere the torch forms run."""
+    """Return a tensor of the CPU as an array, for kernels in Cython read these and NumPy leaves cores to training.
+
+    Elsewhere it stays a tensor, and the torch forms run.
+    """
     return values.numpy() if values.device.type == "cpu" else values
 
 
 def first_of(wrong: Any) -> int:
-    """Position of the first True of a NumPy array or a tensor [n]."""
+    """Return the position of the first True of a NumPy array or a tensor [n]."""
     return int(torch.as_tensor(wrong).nonzero()[0, 0])
 
 
 def _check_batch(fields: Sequence[Field], ids: KeyedJaggedTensor) -> None:
+    """Raise ValueError unless a batch has the fields' features as keys, and weights where some field is weighted."""
     features = [field.feature for field in fields]
-    given = set(ids.keys())
-    missing = [feature for feature in features if feature not in given]
-    extra = sorted(given.difference(features))
+    keys = set(ids.keys())
+    missing = [feature for feature in features if feature not in keys]
+    extra = sorted(keys.difference(features))
     if missing or extra:
         raise ValueError(f"the batch lacks features {missing} and has unknown features {extra}")
-    if len(given) != len(ids.keys()):
+    if len(keys) != len(ids.keys()):
         raise ValueError(f"the batch names a feature twice: {ids.keys()}")
     weights = ids.weights_or_none()
     _check_lengths(ids, weights)
@@ -135,8 +139,8 @@ def _check_lengths(ids: KeyedJaggedTensor, weights: Tensor | None) -> None:
     total = int(lengths.sum())
     for values, name in ((ids.values(), "ids"), (weights, "weights")):
         if values is not None and values.shape != (total,):
-            held = len(values) if values.ndim == 1 else f"an array {list(values.shape)} of"
-            raise ValueError(f"the batch's lengths add up to {total}, but it holds {held} {name}")
+            number = len(values) if values.ndim == 1 else f"an array {list(values.shape)} of"
+            raise ValueError(f"the batch's lengths add up to {total}, but it holds {number} {name}")
 
 
 def _check_single_valued(fields: Sequence[Field], lengths: Any, order: Sequence[int]) -> None:
@@ -158,8 +162,9 @@ def _check_weights(fields: Sequence[Field], ids: KeyedJaggedTensor, weights: Ten
     weighted = {field.feature: field.weighted for field in fields}
     offsets = ids.offset_per_key()
     for position, feature in enumerate(ids.keys()):
-        own = weights[offsets[position] : offsets[position + 1]].float()  # as they are used: 1e39 is infinite
-        bad = ~torch.isfinite(own) if weighted[feature] else own != 1
+        of_feature = weights[offsets[position] : offsets[position + 1]]
+        values = of_feature.float()  # as they are used: 1e39 is infinite
+        bad = ~torch.isfinite(values) if weighted[feature] else values != 1
         if bool(bad.any()):
             at = first_of(bad)
             why = (
@@ -167,7 +172,7 @@ def _check_weights(fields: Sequence[Field], ids: KeyedJaggedTensor, weights: Ten
                 if weighted[feature]
                 else "must be 1, for the feature is not declared weighted"
             )
-            raise ValueError(f"feature {feature!r}: weight {float(own[at])} at position {at} {why}")
+            raise ValueError(f"feature {feature!r}: weight {float(values[at])} at position {at} {why}")
 
 
 def _ids_in_range(field: Field, ids: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A batch as the tables read it: row numbers for each collection, and the bags that combining needs."""
+"""A batch as the tables read it: it holds row numbers for each collection, and the bags that combining needs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from recsys_tables.engine.bags import Bag
 
 @dataclass(frozen=True)
 class BatchRows(Pipelineable):
-    """What `EmbeddingEngine.rows` makes of a batch, on the CPU and without a collective: a loader's thread can.
+    """Row numbers and bags that `EmbeddingEngine.rows` makes of a batch, without a collective: a loader's thread can.
 
     by_group: row numbers, a key for each lookup, by the name of the collection that reads them.
     bags: one per field, in the engine's order.
@@ -25,14 +25,14 @@ class BatchRows(Pipelineable):
     num_bags: Mapping[str, int]
 
     def padded(self, num_bags: Sequence[int]) -> "BatchRows":
-        """With empty bags at the end of every key, up to `num_bags` of each collection in turn."""
+        """Add empty bags at the end of every key, up to `num_bags` of each collection in turn."""
         if tuple(num_bags) == tuple(self.num_bags.values()):
             return self
-        wanted = dict(zip(self.num_bags, num_bags, strict=True))
+        bags_of = dict(zip(self.num_bags, num_bags, strict=True))
         return replace(
             self,
-            by_group={name: _padded(rows, wanted[name]) for name, rows in self.by_group.items()},
-            num_bags=wanted,
+            by_group={name: _padded(rows, bags_of[name]) for name, rows in self.by_group.items()},
+            num_bags=bags_of,
         )
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "BatchRows":

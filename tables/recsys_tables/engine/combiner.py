@@ -1,4 +1,4 @@
-"""From looked-up vectors to a feature's own: combine, weigh, pool. What comes after the tables, on any device."""
+"""The part of the engine that comes after the tables: it combines, weighs and pools vectors, on any device."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,13 @@ from recsys_tables.field import Field
 
 
 class Combiner(nn.Module):
-    """Embeddings of a batch from what its collections answered; `keys` names the lookups (key, table) of each field."""
+    """A module that makes embeddings of what collections have looked up.
+
+    Args:
+        fields: in the engine's order.
+        groups: which fields are looked up together.
+        keys: the lookups (key, table) of each field.
+    """
 
     def __init__(
         self, fields: Sequence[Field], groups: Sequence[Group], keys: Sequence[Sequence[tuple[str, str]]]
@@ -36,26 +42,26 @@ class Combiner(nn.Module):
         )
 
     def forward(self, looked_up: Mapping[str, KeyedTensor | Awaitable], rows: BatchRows) -> Embeddings:
-        """Answers by the name of the collection -> `Embeddings`."""
+        """Make embeddings of a batch of what each collection, by its name, has looked up."""
         vectors: dict[int, Tensor] = {}
         for group in self._groups:
-            found = _wait(looked_up[group.name])
-            if self._as_looked_up and found.keys() == [key for keys in self._keys for key, _ in keys]:
-                return Embeddings(self._pooled_dims, _first(found.values(), len(rows.bags[0].lengths)), {})
-            by_key = _by_key(found)
+            keyed = _wait(looked_up[group.name])
+            if self._as_looked_up and keyed.keys() == [key for keys in self._keys for key, _ in keys]:
+                return Embeddings(self._pooled_dims, _first(keyed.values(), len(rows.bags[0].lengths)), {})
+            by_key = _by_key(keyed)
             for position in group.fields:
-                own = [by_key[key] for key, _ in self._keys[position]]
-                vectors[position] = self._vector(position, rows.bags[position], own, group)
+                of_field = [by_key[key] for key, _ in self._keys[position]]
+                vectors[position] = self._vector(position, rows.bags[position], of_field, group)
         return Embeddings.of(self._fields, rows.bags, [vectors[i] for i in range(len(self._fields))])
 
-    def _vector(self, position: int, bag: Bag, found: list[Tensor], group: Group) -> Tensor:
-        """From the looked-up vectors of a feature's keys, padding included, to its own."""
+    def _vector(self, position: int, bag: Bag, looked_up: list[Tensor], group: Group) -> Tensor:
+        """Make a feature's vectors of those of its keys, which come with padding."""
         field = self._fields[position]
         used = len(bag.ids) if group.bag_per_id else len(bag.lengths)
         aux = field.scheme.aux(bag.ids)
         more = () if aux is None else (aux,)
         combine: Any = self.combines[position]
-        vector = combine([_first(vector, used) for vector in found], *more)
+        vector = combine([_first(vector, used) for vector in looked_up], *more)
         if group.bag_per_id:
             vector = pool(field, bag, vector)
         else:
@@ -68,18 +74,18 @@ class Combiner(nn.Module):
 
 
 def _first(values: Tensor, length: int) -> Tensor:
-    """Without the padding; a slice of everything would still copy its gradient."""
+    """Take off the padding; a slice of everything would still copy its gradient."""
     return values if len(values) == length else values[:length]
 
 
 def _wait(output: KeyedTensor | Awaitable) -> KeyedTensor:
-    """A sharded collection answers with an awaitable."""
+    """Return what a collection answers; a sharded one answers with an awaitable."""
     return output.wait() if isinstance(output, Awaitable) else output
 
 
 def _by_key(keyed: KeyedTensor) -> dict[str, Tensor]:
-    """Vectors of each lookup.
+    """Return the vectors of each lookup.
 
-    One split, whose backward is one concatenation: indexing by key would add F gradients of full width.
+    It is one split, whose backward is one concatenation: indexing by key would add F gradients of full width.
     """
     return dict(zip(keyed.keys(), keyed.values().split(keyed.length_per_key(), dim=1), strict=True))

@@ -1,4 +1,4 @@
-"""Vectors without rows: the sibling of `EmbeddingEngine` for deep hash embeddings."""
+"""The sibling of `EmbeddingEngine` for deep hash embeddings, whose vectors come from no rows."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,10 @@ from torchrec import KeyedJaggedTensor
 from recsys_tables.engine.bags import numpy_on_cpu, pool, split
 from recsys_tables.engine.embeddings import Embeddings
 from recsys_tables.field import Field
-from recsys_tables.schemes import DeepHash
 
 
 class DeepHashEmbedding(nn.Module):
-    """Vectors of `fields`, each with a `DeepHash` scheme, for a batch of ids: called, and answering, as the engine is.
+    """A module that makes vectors of `fields`, each with a `DeepHash` scheme, called and answering as the engine.
 
     There are no tables: every parameter is dense, the same on all ranks, and trained by the dense optimiser.
     A feature's distinct ids pass its network once a batch; with k hashes they take 16 · k bytes each.
@@ -29,18 +28,18 @@ class DeepHashEmbedding(nn.Module):
         if len(set(self.features)) != len(self.features):
             raise ValueError(f"features are declared twice: {self.features}")
         for field in fields:
-            if not isinstance(field.scheme, DeepHash):
+            if field.scheme.tables():
                 raise ValueError(f"feature {field.feature!r}: {type(field.scheme).__name__} is not DeepHash")
         self.embedding_dims = [field.scheme.embedding_dim for field in fields]
         self.combines = nn.ModuleList(field.scheme.combine() for field in fields)
 
     @property
     def parameter_bytes(self) -> int:
-        """All that is resident in serving."""
+        """Return all bytes that are resident in serving."""
         return sum(parameter.nbytes for parameter in self.parameters())
 
     def vectors_of(self, feature: str, ids: np.ndarray) -> np.ndarray:
-        """Vectors [L, D] of int64 ids [L] of a feature, one by one."""
+        """Return vectors [L, D] of int64 ids [L] of a feature, one by one."""
         device = next(self.parameters()).device
         with torch.no_grad():
             return self._vectors(self.features.index(feature), torch.from_numpy(ids).to(device)).cpu().numpy()
@@ -55,7 +54,7 @@ class DeepHashEmbedding(nn.Module):
         return Embeddings.of(self.fields, bags, vectors)
 
     def _vectors(self, position: int, ids: Tensor) -> Tensor:
-        """Of single ids, [L, D]."""
+        """Compute the vectors of single ids, [L, D]."""
         distinct, where = ids.unique(return_inverse=True)
         hashes = torch.as_tensor(self.fields[position].scheme.aux(numpy_on_cpu(distinct)))
         return self.combines[position]([], hashes)[where]

@@ -1,4 +1,4 @@
-"""What a batch's ids became: one vector per feature and sample, and sequences of vectors."""
+"""The vectors that a batch's ids became: one per feature and sample, and sequences of vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,19 +26,19 @@ class Embeddings:
 
     @classmethod
     def of(cls, fields: Sequence[Field], bags: Sequence[Bag], vectors: Sequence[Tensor]) -> "Embeddings":
-        """From the vectors of each field, pooled or not."""
+        """Put together the vectors of each field, pooled or not."""
         pooled, sequences, dims = [], {}, {}
-        for field, bag, own in zip(fields, bags, vectors, strict=True):
+        for field, bag, values in zip(fields, bags, vectors, strict=True):
             if field.pooling == "none":
-                sequences[field.feature] = JaggedTensor(own, lengths=bag.lengths)
+                sequences[field.feature] = JaggedTensor(values, lengths=bag.lengths)
             else:
-                pooled.append(own)
-                dims[field.feature] = own.shape[1]
+                pooled.append(values)
+                dims[field.feature] = values.shape[1]
         empty = torch.empty(len(bags[0].lengths), 0, device=bags[0].ids.device)
         return cls(dims, torch.cat(pooled, dim=1) if pooled else empty, sequences)
 
     def __getitem__(self, feature: str) -> Tensor:
-        """[B, D_f] of a pooled feature."""
+        """Return the vectors [B, D_f] of a pooled feature."""
         start = 0
         for name, dim in self.dims.items():
             if name == feature:
@@ -47,19 +47,19 @@ class Embeddings:
         raise KeyError(f"{feature!r} is none of the pooled features {self.keys()}")
 
     def keys(self) -> list[str]:
-        """The pooled features."""
+        """Return the pooled features."""
         return list(self.dims)
 
     def values(self) -> Tensor:
-        """Concatenated, [B, Σ D_f]."""
+        """Return the concatenated vectors, [B, Σ D_f]."""
         return self.concatenated
 
     def stacked(self) -> Tensor:
-        """[B, F, D]. Raises ValueError when the features' widths differ."""
+        """Return the vectors as [B, F, D]. Raises ValueError when the features' widths differ."""
         if len(set(self.dims.values())) != 1:
             raise ValueError(f"features of different widths cannot be stacked: {self.dims}; use values()")
         return self.concatenated.view(-1, len(self.dims), next(iter(self.dims.values())))
 
     def keyed_tensor(self) -> KeyedTensor:
-        """TorchRec's own form of `values`."""
+        """Return `values` in TorchRec's form."""
         return KeyedTensor(self.keys(), list(self.dims.values()), self.concatenated)

@@ -36,7 +36,7 @@ _REFUSED = 2**62  # what a rank that cannot use its batch tells the others in pl
 
 
 class EmbeddingEngine(nn.Module):
-    """Vectors of `fields` for a batch of ids.
+    """A module that makes vectors of `fields` for a batch of ids.
 
     Linear schemes are looked up pooled: the n rows of an id join its bag, so combining is free. In a
     non-linear scheme (a product), and in a sequence, every id gets a bag of its own; it is combined, weighted,
@@ -89,16 +89,19 @@ class EmbeddingEngine(nn.Module):
         )
 
     def rows_per_sample(self, bag_lengths: Mapping[str, float]) -> dict[str, list[float]]:
-        """Rows that each key of each table looks up for a sample, for `bag_lengths` ids of a feature (1 unless given)."""
-        found: dict[str, list[float]] = {}
+        """Return how many rows each key of each table looks up for a sample.
+
+        bag_lengths: mean ids per sample of a feature, 1 unless given.
+        """
+        rows: dict[str, list[float]] = {}
         for field, keys in zip(self.fields, self._keys, strict=True):
             structure = field.scheme.rows(np.empty(0, np.int64))
             for (_, table), lookup in zip(keys, structure, strict=True):
-                found.setdefault(table, []).append(bag_lengths.get(field.feature, 1.0) * lookup.rows.shape[1])
-        return found
+                rows.setdefault(table, []).append(bag_lengths.get(field.feature, 1.0) * lookup.rows.shape[1])
+        return rows
 
     def vectors_of(self, feature: str, ids: np.ndarray, tables: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Vectors [L, D] of int64 ids [L] of a feature, one by one, from whole physical tables by name.
+        """Return vectors [L, D] of int64 ids [L] of a feature, one by one, from whole physical tables by name.
 
         Ids outside the scheme's space are treated as in a batch.
         """
@@ -107,13 +110,14 @@ class EmbeddingEngine(nn.Module):
         scheme = field.scheme
         ids = in_range(scheme, ids, field.out_of_range, field.oov_id)
         combine = self.combiner.combines[position]
-        held = itertools.chain(combine.parameters(), combine.buffers())
-        device = next(held, torch.empty(0)).device
+        device = next(itertools.chain(combine.parameters(), combine.buffers()), torch.empty(0)).device
         aux = scheme.aux(ids)
         more = () if aux is None else (torch.from_numpy(aux).to(device),)
-        found = [torch.from_numpy(pooled(tables[item.table], item)).to(device) for item in scheme.rows(ids)]
+        looked_up = [
+            torch.from_numpy(pooled(tables[item.table], item)).to(device) for item in scheme.rows(ids)
+        ]
         with torch.no_grad():
-            return self.combiner.combines[position](found, *more).cpu().numpy()
+            return combine(looked_up, *more).cpu().numpy()
 
     def forward(self, ids: KeyedJaggedTensor) -> Embeddings:
         """Look up, combine and pool; see the class."""
@@ -130,7 +134,10 @@ class EmbeddingEngine(nn.Module):
         return self.look_up(rows.padded(num_bags))
 
     def rows(self, ids: KeyedJaggedTensor) -> BatchRows:
-        """Row numbers of a batch: everything before the tables, without a collective. Raises as the class says."""
+        """Return a batch's row numbers: all that comes before the tables, without a collective.
+
+        Raises ValueError as the class says.
+        """
         bags = split(self.fields, ids)
         lookups = [
             field.scheme.rows(numpy_on_cpu(bag.ids)) for field, bag in zip(self.fields, bags, strict=True)
@@ -148,9 +155,11 @@ class EmbeddingEngine(nn.Module):
         return BatchRows(by_group, tuple(bags), num_bags)
 
     def look_up(self, rows: BatchRows) -> Embeddings:
-        """Vectors of a batch whose numbers of bags the ranks agree on. TorchRec's pipelines can trace this."""
-        found = {group.name: self.collections[group.name](rows.by_group[group.name]) for group in self.groups}
-        return self.combiner(found, rows)
+        """Return the vectors of a batch whose numbers of bags the ranks agree on. TorchRec's pipelines can trace this."""
+        looked_up = {
+            group.name: self.collections[group.name](rows.by_group[group.name]) for group in self.groups
+        }
+        return self.combiner(looked_up, rows)
 
     def _collection(self, group: Group, device: torch.device | None) -> EmbeddingBagCollection:
         keys_of: dict[str, list[str]] = {}
@@ -161,7 +170,7 @@ class EmbeddingEngine(nn.Module):
         return EmbeddingBagCollection(tables=tables, is_weighted=group.weighted, device=device)
 
     def _agreed(self, numbers: list[int], device: torch.device) -> list[int]:
-        """The largest of all ranks, where there are several."""
+        """Return the largest numbers of all ranks, where there are several."""
         sharded = any(isinstance(collection, ShardedModule) for collection in self.collections.values())
         if not sharded or dist.get_world_size() == 1:
             return numbers
@@ -172,22 +181,22 @@ class EmbeddingEngine(nn.Module):
     def _to_rows(
         self, group: Group, bags: Sequence[Bag], lookups: Sequence[tuple[Lookup, ...]], num_bags: int
     ) -> KeyedJaggedTensor:
-        """Row numbers of one collection: n rows of an id are neighbours in its bag, empty bags come last."""
+        """Return one collection's row numbers: n rows of an id are neighbours in its bag, empty bags come last."""
         keys, rows, lengths, weights = [], [], [], []
         for position in group.fields:
             bag = bags[position]
-            own = torch.ones_like(bag.ids) if group.bag_per_id else bag.lengths
-            own = _padded(own.to(torch.int32), num_bags)
+            in_bag = torch.ones_like(bag.ids) if group.bag_per_id else bag.lengths
+            in_bag = _padded(in_bag.to(torch.int32), num_bags)
             for (key, _), lookup in zip(self._keys[position], lookups[position], strict=True):
                 n = lookup.rows.shape[1]
                 keys.append(key)
                 rows.append(lookup.rows.reshape(-1))
-                lengths.append(numpy_on_cpu(own if n == 1 else own * n))
+                lengths.append(numpy_on_cpu(in_bag if n == 1 else in_bag * n))
                 if group.weighted:
                     # elsewhere they multiply what `combine` makes of the rows: a product would square them
                     applies = self.fields[position].weighs_rows and not group.bag_per_id
                     weights.append(_row_weights(lookup, bag.weights if applies else None))
-        sizes = [len(own) for own in rows]
+        sizes = [len(numbers) for numbers in rows]
         return KeyedJaggedTensor(  # with all that `sync` would compute
             keys=keys,
             values=_concatenated(rows),
@@ -208,25 +217,25 @@ def engine_of(module: nn.Module) -> EmbeddingEngine:
 
 
 def _padded(lengths: Tensor, num_bags: int) -> Tensor:
-    """With empty bags at the end, [num_bags]."""
+    """Add empty bags at the end, [num_bags]."""
     missing = num_bags - len(lengths)
     return nn.functional.pad(lengths, (0, missing)) if missing else lengths
 
 
 def _concatenated(parts: list[Any]) -> Tensor:
-    """NumPy arrays, or tensors, [n] each."""
+    """Concatenate NumPy arrays, or tensors, [n] each."""
     return torch.from_numpy(np.concatenate(parts)) if isinstance(parts[0], np.ndarray) else torch.cat(parts)
 
 
 def _row_weights(lookup: Lookup, factor: Tensor | None) -> Tensor:
-    """Weights of a lookup's rows, [L · n]: the scheme's constants times the batch's, 1 where there are none."""
+    """Return the weights of a lookup's rows, [L · n]: the scheme's constants times the batch's, 1 where there are none."""
     ones = torch.ones(lookup.rows.shape, device=torch.as_tensor(lookup.rows).device)
     weights = ones if lookup.weights is None else torch.as_tensor(lookup.weights)
     return (weights if factor is None else weights * factor[:, None]).reshape(-1)
 
 
 def _lookup_keys(scheme: Scheme) -> list[tuple[str, str]]:
-    """(key, table) of each lookup: TorchRec sees every lookup as a feature of its own."""
+    """Return (key, table) of each lookup: TorchRec sees every lookup as a feature of its own."""
     structure = scheme.rows(np.empty(0, np.int64))
     return [(f"{scheme.feature}/{j}", lookup.table) for j, lookup in enumerate(structure)]
 

@@ -1,4 +1,4 @@
-"""Which fields share one collection of tables."""
+"""Fields are put into groups, each of which shares one collection of tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,14 +46,14 @@ def group_fields(fields: Sequence[Field]) -> tuple[Group, ...]:
 
 
 def _connected(sets: list[set[str]]) -> list[list[int]]:
-    """Positions of the sets, joined where they share an element; in order of first position."""
-    found: list[tuple[list[int], set[str]]] = []
+    """Return the positions of the sets, joined where they share an element; in order of first position."""
+    components: list[tuple[list[int], set[str]]] = []
     for position, names in enumerate(sets):
-        touching = [entry for entry in found if entry[1] & names]
-        found = [entry for entry in found if not entry[1] & names]
+        touching = [entry for entry in components if entry[1] & names]
+        components = [entry for entry in components if not entry[1] & names]
         positions = sorted([position, *(p for entry in touching for p in entry[0])])
-        found.append((positions, names.union(*(entry[1] for entry in touching))))
-    return sorted(positions for positions, _ in found)
+        components.append((positions, names.union(*(entry[1] for entry in touching))))
+    return sorted(positions for positions, _ in components)
 
 
 def _tables(field: Field) -> list[str]:

@@ -1,54 +1,28 @@
-"""The schemes, one file each."""
+"""The schemes, a file each: what it is, its declaration in a configuration, and how that spends a budget.
 
-from recsys_tables.schemes.auto_dim import AutoDim
-from recsys_tables.schemes.auto_srh import AutoSrh
-from recsys_tables.schemes.chinese_remainder import ChineseRemainder, coprime_moduli
-from recsys_tables.schemes.compact import Compact, compact_from
+`from recsys_tables.schemes import Full` works for every scheme of the union in `recsys_tables.config`, and for the two
+that no configuration declares: `Shared`, which a plan makes, and `DeepHash`, which has no tables. Their types are known
+where they are imported from their own files.
+"""
+
+from typing import Any
+
+from recsys_tables.scheme import Scheme
 from recsys_tables.schemes.deep_hash import DeepHash
-from recsys_tables.schemes.deep_light import DeepLight
-from recsys_tables.schemes.frequency_split import FrequencySplit
-from recsys_tables.schemes.full import Full
-from recsys_tables.schemes.hash_embedding import HashEmbedding
-from recsys_tables.schemes.hashed import Hash
-from recsys_tables.schemes.mde import Mde
-from recsys_tables.schemes.mem_com import MEmCom
-from recsys_tables.schemes.mixed_dimension import MixedDimension, popularity_dims
-from recsys_tables.schemes.mixed_radix import MixedRadix
-from recsys_tables.schemes.multi_hash import MultiHash
-from recsys_tables.schemes.opt_embed import OptEmbed
-from recsys_tables.schemes.path_based import PathBased
-from recsys_tables.schemes.pep import Pep
-from recsys_tables.schemes.quotient_remainder import QuotientRemainder
-from recsys_tables.schemes.robe import Robe
 from recsys_tables.schemes.shared import Shared
-from recsys_tables.schemes.tensor_train import TensorTrain
-from recsys_tables.schemes.unified import Unified
 
-__all__ = [
-    "AutoDim",
-    "AutoSrh",
-    "ChineseRemainder",
-    "Compact",
-    "DeepHash",
-    "DeepLight",
-    "FrequencySplit",
-    "Full",
-    "Hash",
-    "HashEmbedding",
-    "MEmCom",
-    "Mde",
-    "MixedDimension",
-    "MixedRadix",
-    "MultiHash",
-    "OptEmbed",
-    "PathBased",
-    "Pep",
-    "QuotientRemainder",
-    "Robe",
-    "Shared",
-    "TensorTrain",
-    "Unified",
-    "compact_from",
-    "coprime_moduli",
-    "popularity_dims",
-]
+__all__ = ["DeepHash", "Shared", "scheme_classes"]
+
+
+def scheme_classes() -> dict[str, type[Scheme]]:
+    """Return the class of every scheme by its name, which checkpoints and artefacts know it by."""
+    from recsys_tables.config import DECLARATIONS  # not above, for it imports every file of this package
+
+    classes = (*(declaration.scheme_class for declaration in DECLARATIONS), DeepHash, Shared)
+    return {scheme.__name__: scheme for scheme in classes}
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_") or name not in (classes := scheme_classes()):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return classes[name]

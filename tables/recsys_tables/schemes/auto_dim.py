@@ -1,13 +1,17 @@
 """AutoDim: a field's width is chosen by learned weights of all candidates."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import override
 
-from recsys_tables.scheme import Table
-from recsys_tables.schemes.masked import Left, Masked, left
+from recsys_tables.scheme import Scheme, Table
+from recsys_tables.schemes.allocation import FeatureSize
+from recsys_tables.schemes.declared import FixedTables
+from recsys_tables.schemes.masked import LearnedTable, Masked, scored_by_norm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,24 +39,52 @@ class AutoDim(Masked):
     choice_lr: float | None = None
     linear: ClassVar[bool] = True  # all ids of a batch meet one mixture
 
+    @override
     def tables(self) -> tuple[Table, ...]:
-        """One table of num_ids rows."""
         n = self.embedding_dim // 4
         share = (2 * n + 1) / (6 * (n + 1))  # mean over columns of the squares of n/(n+1), …, 1/(n+1)
         bound = self.init_bound / share**0.5
         return (Table(f"{self.feature}/full", self.num_ids, self.embedding_dim, bound),)
 
     def combine(self) -> "nn.Module":
-        """The mixture."""
-        from recsys_tables.combine import masks as combine_pruning
+        """Return the mixture."""
+        from recsys_tables.combine.masks import WidthChoice
 
-        return combine_pruning.WidthChoice(self.embedding_dim, self.alpha, self.annealing, self.choice_lr)
+        return WidthChoice(self.embedding_dim, self.alpha, self.annealing, self.choice_lr)
 
-    def learned(self, table: np.ndarray, combine: Mapping[str, np.ndarray]) -> Left:
-        """See `Masked`. combine: `choice` [D/4 + 1], a. All rows are kept, unless the width is 0."""
+    def learned(self, table: np.ndarray, combine: Mapping[str, np.ndarray]) -> LearnedTable:
+        """Return what training has left. All rows are kept, unless the width is 0.
+
+        combine: `choice` [D/4 + 1], a.
+        """
         choice = combine["choice"]
         shares = np.exp(choice - choice.max())
         shares /= shares.sum()
         within = np.repeat(np.cumsum(shares[:0:-1])[::-1], 4)
         width = 4 * int(np.flatnonzero(choice == choice.max())[-1])
-        return left(table * (within * (np.arange(self.embedding_dim) < width)))
+        return scored_by_norm(table * (within * (np.arange(self.embedding_dim) < width)))
+
+
+class AutoDimTables(FixedTables):
+    """Every feature mixes the widths 0, 4, …, embedding_dim, and learns which is best."""
+
+    scheme_class: ClassVar[type[Scheme]] = AutoDim
+    scheme: Literal["auto_dim"]
+    alpha: float = Field(0.0, ge=0)  # of (expected width / embedding_dim) in the loss
+    annealing: float = Field(5e-5, ge=0)  # what the temperature loses each batch, from 1 down to 0.01
+    choice_lr: float | None = Field(None, gt=0)  # `training.dense_lr` unless given
+
+    @override
+    def schemes(self, features: Sequence[FeatureSize]) -> tuple[AutoDim, ...]:
+        return tuple(
+            AutoDim(
+                feature.name,
+                feature.codes("auto_dim"),
+                self.embedding_dim,
+                self.init_bound,
+                self.alpha,
+                self.annealing,
+                self.choice_lr,
+            )
+            for feature in features
+        )

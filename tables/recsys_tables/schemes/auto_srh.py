@@ -1,12 +1,17 @@
 """AutoSrh: ids of like frequency share a learned scale for every column; columns of small scales are masked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import override
 
-from recsys_tables.schemes.masked import Left, Masked, left
+from recsys_tables.scheme import Scheme
+from recsys_tables.schemes.allocation import FeatureSize
+from recsys_tables.schemes.declared import FixedTables
+from recsys_tables.schemes.masked import LearnedTable, Masked, scored_by_norm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,18 +37,48 @@ class AutoSrh(Masked):
     scale_lr: float | None = None
     grows: ClassVar[str | None] = None  # more ids would move others to another group
 
+    @override
     def aux(self, ids: Any) -> Any:
-        """The group [L, 1] of each id."""
-        return (self.groups * ids // self.num_ids)[:, None]
+        return (self.groups * ids // self.num_ids)[:, None]  # the group of each id
 
     def combine(self) -> "nn.Module":
-        """The scales."""
-        from recsys_tables.combine import masks as combine_pruning
+        """Return the scales."""
+        from recsys_tables.combine.masks import GroupScales
 
-        return combine_pruning.GroupScales(self.groups, self.embedding_dim, self.l1, self.cut, self.scale_lr)
+        return GroupScales(self.groups, self.embedding_dim, self.l1, self.cut, self.scale_lr)
 
-    def learned(self, table: np.ndarray, combine: Mapping[str, np.ndarray]) -> Left:
-        """See `Masked`. combine: `scales` [groups, D]. Rows score their L1 norms after the cut."""
+    def learned(self, table: np.ndarray, combine: Mapping[str, np.ndarray]) -> LearnedTable:
+        """Return what training has left. Rows score their L1 norms after the cut.
+
+        combine: `scales` [groups, D].
+        """
         scales = combine["scales"]
-        kept = scales * (np.abs(scales) >= self.cut)
-        return left(table * kept[self.aux(np.arange(len(table)))[:, 0]])
+        scales = scales * (np.abs(scales) >= self.cut)
+        return scored_by_norm(table * scales[self.aux(np.arange(len(table)))[:, 0]])
+
+
+class AutoSrhTables(FixedTables):
+    """Ids of like frequency share a scale for each column; scales below `cut` mask it."""
+
+    scheme_class: ClassVar[type[Scheme]] = AutoSrh
+    scheme: Literal["auto_srh"]
+    groups: int = Field(6, ge=1, le=1_000_000)  # of equally many ids
+    l1: float = Field(1e-4, ge=0)  # of the scales' sum in the loss
+    cut: float = Field(0.01, ge=0)
+    scale_lr: float | None = Field(None, gt=0)  # `training.dense_lr` unless given
+
+    @override
+    def schemes(self, features: Sequence[FeatureSize]) -> tuple[AutoSrh, ...]:
+        return tuple(
+            AutoSrh(
+                feature.name,
+                feature.codes("auto_srh"),
+                self.embedding_dim,
+                self.init_bound,
+                self.groups,
+                self.l1,
+                self.cut,
+                self.scale_lr,
+            )
+            for feature in features
+        )

@@ -2,11 +2,16 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+from typing_extensions import override
 
 from recsys_tables.combine.operations import Operation, ParameterFree, operand_bound, operand_dim
-from recsys_tables.scheme import Lookup, Table
+from recsys_tables.scheme import Lookup, Scheme, Table
+from recsys_tables.schemes.allocation import FeatureSize
+from recsys_tables.schemes.declared import DigitTables
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class ChineseRemainder(ParameterFree):
             raise ValueError(f"{where} tell only {math.prod(self.moduli)} of {self.num_ids} ids apart")
 
     def tables(self) -> tuple[Table, ...]:
-        """A row for every remainder of each modulus."""
+        """Return a row for every remainder of each modulus."""
         dim = operand_dim(self.feature, self.operation, self.embedding_dim, len(self.moduli))
         bound = operand_bound(self.operation, self.init_bound, len(self.moduli))
         return tuple(
@@ -44,11 +49,30 @@ class ChineseRemainder(ParameterFree):
         )
 
     def rows(self, ids: Any) -> tuple[Lookup, ...]:
-        """A remainder is a row."""
+        """Return the remainders as rows."""
         return tuple(
             Lookup(f"{self.feature}/remainder_{j}", (ids % modulus)[:, None])
             for j, modulus in enumerate(self.moduli)
         )
+
+
+class ChineseRemainderTables(DigitTables):
+    """Each of several coprime moduli has a table; there are never fewer rows than about num_tables · ids^(1/num_tables)."""
+
+    scheme_class: ClassVar[type[Scheme]] = ChineseRemainder
+    scheme: Literal["chinese_remainder"]
+
+    @override
+    def options(self, feature: FeatureSize) -> Iterator[ChineseRemainder]:
+        # about equal moduli, the smallest from the k-th root of the ids up to their number in steps of 5 %
+        num_ids, k = feature.codes("chinese_remainder"), self.num_tables
+        smallest = 1
+        while smallest <= num_ids:
+            moduli = coprime_moduli(num_ids, k, smallest)
+            yield ChineseRemainder(
+                feature.name, num_ids, moduli, self.embedding_dim, self.operation, self.init_bound
+            )
+            smallest = max(moduli[0] + 1, int(1.05 * moduli[0]))
 
 
 def coprime_moduli(num_ids: int, count: int, smallest: int = 1) -> tuple[int, ...]:

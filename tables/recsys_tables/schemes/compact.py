@@ -1,14 +1,20 @@
 """Compact: what row and column masks leave of a full table, in a table that really is smaller."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
+from pydantic import model_validator
+from typing_extensions import override
 
+from recsys_cython_ext.vocabulary import UNKNOWN_CODE
+from recsys_tables.bytes import OptimizerName, row_bytes
 from recsys_tables.combine.operations import ParameterFree
-from recsys_tables.remap import Remap
-from recsys_tables.scheme import Lookup, Table
+from recsys_tables.remap import Remap, remap_bytes
+from recsys_tables.scheme import Lookup, Scheme, ServedTable, Table
+from recsys_tables.schemes.allocation import FeatureSize
+from recsys_tables.schemes.declared import FixedTables
 from recsys_tables.schemes.full import Full
 
 if TYPE_CHECKING:
@@ -47,51 +53,67 @@ class Compact(ParameterFree):
 
     @property
     def num_ids(self) -> int:
-        """The remap's codes, kept or not."""
+        """Return the number of the remap's codes, kept or not."""
         return self.remap.num_ids
 
     @property
-    def remap_bytes(self) -> int:
-        """Resident bytes of the remap."""
-        return self.remap.nbytes
+    @override
+    def code_map(self) -> Remap:
+        return self.remap
 
     def tables(self) -> tuple[Table, ...]:
-        """One table of the kept rows and perhaps the default row; one row where none is left."""
-        rows = self.remap.num_kept + (self.pruned == "default") if self.width else 0
-        return (Table(f"{self.feature}/compact", max(rows, 1), self._stored_width, self.init_bound),)
+        """Return one table of the kept rows and perhaps the default row; one row where none is left."""
+        rows = _stored_rows(self.remap.num_kept + (self.pruned == "default"), self.width)
+        return (Table(self._table, rows, _stored_width(self.width), self.init_bound),)
 
     def rows(self, ids: Any) -> tuple[Lookup, ...]:
-        """The rank of the code; where zeros are wanted, any row with weight 0."""
+        """Return the rank of each code; where the vector is to be zero, any row with weight 0."""
         if not isinstance(ids, np.ndarray):
             return self._rows_of_tensor(ids)
-        name = f"{self.feature}/compact"
         rows = self.remap.rows(ids, f"feature {self.feature!r}")
-        kept = (rows >= 0) & (self.width > 0)
+        has_row = (rows >= 0) & (self.width > 0)
         if self._has_zeros:
-            return (Lookup(name, (rows * kept)[:, None], kept.astype(np.float32)[:, None]),)
+            return (Lookup(self._table, (rows * has_row)[:, None], has_row.astype(np.float32)[:, None]),)
         if self.pruned == "default":
-            rows[~kept] = self.remap.num_kept
-        return (Lookup(name, rows[:, None]),)
+            rows[~has_row] = self.remap.num_kept
+        return (Lookup(self._table, rows[:, None]),)
 
+    @override
     def combine(self) -> "nn.Module":
-        """Zeros up to embedding_dim."""
-        from recsys_tables.combine import modules as combine_torch
+        from recsys_tables.combine.modules import Concat, Formula
 
-        full = self._stored_width == self.embedding_dim
-        return combine_torch.Concat() if full else combine_torch.Formula(self._padded)
+        return Concat() if _stored_width(self.width) == self.embedding_dim else Formula(self._padded)
 
+    @override
     def combine_numpy(self, vectors: Sequence[Any], aux: Any = None) -> Any:
-        """Do the same in NumPy."""
-        (found,) = vectors
-        if found.shape[1] == self.embedding_dim:
-            return found
-        out = np.zeros((len(found), self.embedding_dim), found.dtype)
-        out[:, : found.shape[1]] = found
+        (narrow,) = vectors
+        if narrow.shape[1] == self.embedding_dim:
+            return narrow
+        out = np.zeros((len(narrow), self.embedding_dim), narrow.dtype)
+        out[:, : narrow.shape[1]] = narrow
         return out
 
+    @override
+    def serve(
+        self,
+        tables: Mapping[str, ServedTable],
+        ids: np.ndarray,
+        in_range: Callable[[np.ndarray], np.ndarray],
+    ) -> np.ndarray:
+        # what `rows` and `combine_numpy` make, without their arrays between: else slower than a full table
+        try:
+            rows = self.remap.rows(ids)
+        except ValueError:  # the remap checks ids as it goes; to ask `in_range` first would be a pass more
+            rows = self.remap.rows(in_range(ids))
+        if self.width == 0:
+            rows[:] = -1
+        elif self.pruned == "default":
+            rows = np.minimum(rows.view(np.uint64), self.remap.num_kept).view(np.int64)  # of -1 too
+        return tables[self._table].padded(rows, self.embedding_dim)
+
     @property
-    def _stored_width(self) -> int:
-        return max(self.width, 4)
+    def _table(self) -> str:
+        return f"{self.feature}/compact"
 
     @property
     def _has_zeros(self) -> bool:
@@ -100,10 +122,10 @@ class Compact(ParameterFree):
     def _padded(self, vectors: Sequence[Any], aux: Any = None) -> Any:
         from torch.nn import functional
 
-        return functional.pad(vectors[0], (0, self.embedding_dim - self._stored_width))
+        return functional.pad(vectors[0], (0, self.embedding_dim - _stored_width(self.width)))
 
     def _rows_of_tensor(self, ids: Any) -> tuple[Lookup, ...]:
-        """The remap is on the CPU."""
+        """Return the rows of a tensor of ids, on its device; the remap is on the CPU."""
         import torch
 
         def moved(values: Any) -> Any:
@@ -114,6 +136,70 @@ class Compact(ParameterFree):
         )
 
 
+class CompactTables(FixedTables):
+    """Every code has a row as wide as `widths` says of its feature, then zeros; a budget is only checked.
+
+    For vocabularies of ids that were chosen (`keep` of a feature): all others share the row of unknown ids, or with
+    `unknown: zero` are the zero vector. A feature of width 0 has no table, and is the zero vector for every id.
+    """
+
+    scheme_class: ClassVar[type[Scheme]] = Compact
+    scheme: Literal["compact"]
+    widths: dict[str, int]
+    unknown: Literal["default", "zero"] = "default"
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> Self:
+        for feature, width in self.widths.items():
+            if width % 4 or not 0 <= width <= self.embedding_dim:
+                raise ValueError(
+                    f"widths: feature {feature!r}: width {width} is none of 0, 4, 8, … up to embedding_dim "
+                    f"{self.embedding_dim}"
+                )
+        return self
+
+    @override
+    def check(self, features: Collection[str]) -> None:
+        if missing := [feature for feature in features if feature not in self.widths]:
+            raise ValueError(
+                f"tables.widths lacks {', '.join(missing)}: give every feature a width, 0 for no table"
+            )
+        if unknown := [feature for feature in self.widths if feature not in features]:
+            raise ValueError(
+                f"tables.widths names {', '.join(unknown)}, but only these features have tables of their own: "
+                f"{', '.join(features)}"
+            )
+
+    @override
+    def schemes(self, features: Sequence[FeatureSize]) -> tuple[Compact, ...]:
+        return tuple(map(self._scheme, features))
+
+    def _scheme(self, feature: FeatureSize) -> Compact:
+        keep = np.ones(feature.codes("compact"), np.bool_)
+        if self.unknown == "zero":
+            keep[UNKNOWN_CODE] = False
+        width = self.widths[feature.name]
+        return Compact(feature.name, Remap.of(keep), width, self.embedding_dim, "zero", self.init_bound)
+
+
+def compact_bytes(num_codes: int, width: int, optimizer: OptimizerName) -> int:
+    """Return the bytes that a `Compact` of so many codes, all kept, has resident in training.
+
+    Its table, the optimiser's state and the remap are counted, and the vocabulary is not.
+    """
+    rows, stored_width = _stored_rows(num_codes, width), _stored_width(width)
+    return rows * row_bytes(stored_width, optimizer) + remap_bytes(num_codes)
+
+
+def _stored_rows(num_rows: int, width: int) -> int:
+    """Return the rows that are stored: a field without a table still has one."""
+    return max(num_rows, 1) if width else 1
+
+
+def _stored_width(width: int) -> int:
+    return max(width, 4)
+
+
 def compact_from(
     schemes: Sequence[Full],
     tables: Mapping[str, np.ndarray],
@@ -121,40 +207,49 @@ def compact_from(
     widths: Mapping[str, int],
     pruned: Pruned = "zero",
 ) -> tuple[tuple[Compact, ...], dict[str, np.ndarray]]:
-    """Compact schemes for full tables under masks, and the first values of their tables, float32, by name.
+    """Return compact schemes for full tables under masks, and the first values of their tables, float32, by name.
 
-    tables: weights [num_ids, embedding_dim] of the full tables, by name. keep: bool [num_ids] by feature, the row
-    mask. widths: by feature, the columns to keep, from the first on; 0 gives up the field, as a mask without a row
-    does. A default row begins as the mean of the pruned rows.
+    A default row begins as the mean of the pruned rows.
 
-    Raises ValueError naming the feature whose mask or width is missing, superfluous or does not fit.
+    Args:
+        schemes: of the full tables.
+        tables: weights [num_ids, embedding_dim] of the full tables, by name.
+        keep: the row masks, bool [num_ids], by feature.
+        widths: the columns to keep, from the first on, by feature; 0 gives up the field, as a mask without a row does.
+        pruned: what a pruned code reads.
+
+    Raises:
+        ValueError: naming the feature whose mask or width is missing, superfluous or does not fit.
     """
     features = [scheme.feature for scheme in schemes]
-    for what, given in (("row mask", keep), ("width", widths)):
-        for feature in sorted(set(features) ^ set(given)):
+    for kind, by_feature in (("row mask", keep), ("width", widths)):
+        for feature in sorted(set(features) ^ set(by_feature)):
             is_missing = feature in features
             raise ValueError(
-                f"feature {feature!r}: {'has no' if is_missing else 'is no full table, but has a'} {what}"
+                f"feature {feature!r}: {'has no' if is_missing else 'is no full table, but has a'} {kind}"
             )
-    found = [
+    compacted = [
         _compact(
             scheme, tables[scheme.tables()[0].name], keep[scheme.feature], widths[scheme.feature], pruned
         )
         for scheme in schemes
     ]
-    return tuple(scheme for scheme, _ in found), {scheme.tables()[0].name: table for scheme, table in found}
+    return (
+        tuple(scheme for scheme, _ in compacted),
+        {scheme.tables()[0].name: table for scheme, table in compacted},
+    )
 
 
 def _compact(
     full: Full, table: np.ndarray, keep: np.ndarray, width: int, pruned: Pruned
 ) -> tuple[Compact, np.ndarray]:
-    for what, got, wanted in (
+    for kind, shape, expected in (
         ("weights", table.shape, (full.num_ids, full.embedding_dim)),
         ("a row mask", keep.shape, (full.num_ids,)),
     ):
-        if got != wanted:
-            raise ValueError(f"feature {full.feature!r}: {what} of shape {got}, and not {wanted}")
-    gone = width == 0 or not (keep.any() or pruned == "default")
+        if shape != expected:
+            raise ValueError(f"feature {full.feature!r}: {kind} of shape {shape}, and not {expected}")
+    is_empty = width == 0 or not (keep.any() or pruned == "default")
     scheme = Compact(
         full.feature,
         Remap.of(keep),
@@ -164,7 +259,7 @@ def _compact(
         full.init_bound,
     )
     rows = table[keep, : scheme.width]
-    if gone:
+    if is_empty:
         return scheme, np.zeros((1, scheme.tables()[0].embedding_dim), np.float32)
     if scheme.pruned == "default":
         rest = table[~keep, :width]

@@ -1,12 +1,17 @@
 """DeepLight: the smallest weights of a table are masked, more of them as training goes on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import override
 
-from recsys_tables.schemes.masked import Left, Masked, left
+from recsys_tables.scheme import Scheme
+from recsys_tables.schemes.allocation import FeatureSize
+from recsys_tables.schemes.declared import FixedTables
+from recsys_tables.schemes.masked import LearnedTable, Masked, scored_by_norm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,11 +35,37 @@ class DeepLight(Masked):
     damping: float = 0.99
 
     def combine(self) -> "nn.Module":
-        """The mask, and the quantile in training."""
-        from recsys_tables.combine import masks as combine_pruning
+        """Return the mask, and in training the quantile."""
+        from recsys_tables.combine.masks import MagnitudeThreshold
 
-        return combine_pruning.MagnitudeThreshold(self.sparsity, self.damping)
+        return MagnitudeThreshold(self.sparsity, self.damping)
 
-    def learned(self, table: np.ndarray, combine: Mapping[str, np.ndarray]) -> Left:
-        """See `Masked`. combine: `threshold` [1]. Rows score the L1 norms of what is not masked."""
-        return left(table * (np.abs(table) > combine["threshold"]))
+    def learned(self, table: np.ndarray, combine: Mapping[str, np.ndarray]) -> LearnedTable:
+        """Return what training has left. Rows score the L1 norms of what is not masked.
+
+        combine: `threshold` [1].
+        """
+        return scored_by_norm(table * (np.abs(table) > combine["threshold"]))
+
+
+class DeepLightTables(FixedTables):
+    """The smallest of the weights that batches look up are masked: after k batches sparsity · (1 - damping^(k/100))."""
+
+    scheme_class: ClassVar[type[Scheme]] = DeepLight
+    scheme: Literal["deep_light"]
+    sparsity: float = Field(0.9, gt=0, lt=1)
+    damping: float = Field(0.99, gt=0, lt=1)
+
+    @override
+    def schemes(self, features: Sequence[FeatureSize]) -> tuple[DeepLight, ...]:
+        return tuple(
+            DeepLight(
+                feature.name,
+                feature.codes("deep_light"),
+                self.embedding_dim,
+                self.init_bound,
+                self.sparsity,
+                self.damping,
+            )
+            for feature in features
+        )

@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import override
 
 from recsys_tables.combine.operations import Formula
-from recsys_tables.scheme import Lookup, Table
-from recsys_tables.schemes.masked import Left
+from recsys_tables.scheme import Lookup, Scheme, Table
+from recsys_tables.schemes.allocation import FeatureSize
+from recsys_tables.schemes.declared import FixedTables
+from recsys_tables.schemes.masked import LearnedTable
+from recsys_tables.schemes.mixed_dimension import popularity_dims
 
 
 @dataclass(frozen=True)
@@ -28,15 +33,15 @@ class Mde(Formula):
     linear = True
 
     def tables(self) -> tuple[Table, ...]:
-        """One table of num_ids narrow rows."""
+        """Return one table of num_ids narrow rows."""
         return (Table(f"{self.feature}/full", self.num_ids, self.width, self.init_bound),)
 
     def rows(self, ids: Any) -> tuple[Lookup, ...]:
-        """The code is the row."""
+        """Return the codes as rows."""
         return (Lookup(f"{self.feature}/full", ids[:, None]),)
 
+    @override
     def combine_numpy(self, vectors: Sequence[Any], aux: Any = None) -> Any:
-        """Zeros up to embedding_dim."""
         missing = self.embedding_dim - self.width
         if isinstance(vectors[0], np.ndarray):
             return np.pad(vectors[0], ((0, 0), (0, missing)))
@@ -44,6 +49,29 @@ class Mde(Formula):
 
         return functional.pad(vectors[0], (0, missing))
 
-    def learned(self, table: np.ndarray, combine: Mapping[str, np.ndarray]) -> Left:
-        """As `Masked` has it. Code c scores 1 / (1 + c), which falls as counts do under Zipf's law; all rows are kept."""
+    def learned(self, table: np.ndarray, combine: Mapping[str, np.ndarray]) -> LearnedTable:
+        """Return what training has left: everything.
+
+        Code c scores 1 / (1 + c), which falls as counts do under Zipf's law.
+        """
         return self.combine_numpy([table]), 1 / (1 + np.arange(len(table))), self.width
+
+
+class MdeTables(FixedTables):
+    """Every id has a row, narrower the more ids its feature has (width ~ ids^-alpha), then zeros. No mask is learned.
+
+    The feature of fewest ids has the full width.
+    """
+
+    scheme_class: ClassVar[type[Scheme]] = Mde
+    scheme: Literal["mde"]
+    alpha: float = Field(0.3, ge=0, le=1)
+
+    @override
+    def schemes(self, features: Sequence[FeatureSize]) -> tuple[Mde, ...]:
+        codes = {feature.name: feature.codes("mde") for feature in features}
+        widths = popularity_dims(codes, self.embedding_dim, self.alpha)
+        return tuple(
+            Mde(name, num_ids, widths[name], self.embedding_dim, self.init_bound)
+            for name, num_ids in codes.items()
+        )

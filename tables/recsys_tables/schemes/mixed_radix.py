@@ -1,12 +1,16 @@
 """Mixed radix: k small tables, one for each digit of the id."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+from typing_extensions import override
 
 from recsys_tables.combine.operations import Operation, ParameterFree, operand_bound, operand_dim
-from recsys_tables.scheme import Lookup, Table
+from recsys_tables.scheme import Lookup, Scheme, Table
+from recsys_tables.schemes.allocation import FeatureSize
+from recsys_tables.schemes.declared import DigitTables
 
 
 @dataclass(frozen=True)
@@ -29,18 +33,36 @@ class MixedRadix(ParameterFree):
         check_radices(self.feature, self.radices)
 
     def tables(self) -> tuple[Table, ...]:
-        """A row for every value of each digit."""
+        """Return a row for every value of each digit."""
         sizes = digit_sizes(self.num_ids, self.radices)
         dim = operand_dim(self.feature, self.operation, self.embedding_dim, len(sizes))
         bound = operand_bound(self.operation, self.init_bound, len(sizes))
         return tuple(Table(f"{self.feature}/digit_{j}", size, dim, bound) for j, size in enumerate(sizes))
 
     def rows(self, ids: Any) -> tuple[Lookup, ...]:
-        """A digit is a row."""
+        """Return the digits as rows."""
         return tuple(
             Lookup(f"{self.feature}/digit_{j}", digit[:, None])
             for j, digit in enumerate(digits(ids, self.radices))
         )
+
+
+class MixedRadixTables(DigitTables):
+    """Every digit of a code has a table; there are never fewer rows than about num_tables · ids^(1/num_tables)."""
+
+    scheme_class: ClassVar[type[Scheme]] = MixedRadix
+    scheme: Literal["mixed_radix"]
+
+    @override
+    def options(self, feature: FeatureSize) -> Iterator[MixedRadix]:
+        # radices m and m + 1 for all digits but the first, from m = 1 to that of fewest rows, about the k-th root
+        num_ids, k = feature.codes("mixed_radix"), self.num_tables
+        for radix in range(1, math.ceil(num_ids ** (1 / k)) + 2):
+            for larger in range(k - 1):
+                radices = (radix,) * (k - 1 - larger) + (radix + 1,) * larger
+                yield MixedRadix(
+                    feature.name, num_ids, radices, self.embedding_dim, self.operation, self.init_bound
+                )
 
 
 def check_radices(feature: str, radices: Sequence[int]) -> None:
@@ -50,14 +72,14 @@ def check_radices(feature: str, radices: Sequence[int]) -> None:
 
 
 def digit_sizes(num_ids: int, radices: Sequence[int]) -> tuple[int, ...]:
-    """How many values each digit takes; the first as many as ids 0..num_ids-1 need."""
+    """Return how many values each digit takes; the first as many as ids 0..num_ids-1 need."""
     return (-(-num_ids // math.prod(radices)), *radices)
 
 
 def digits(ids: Any, radices: Sequence[int]) -> list[Any]:
-    """Digits of ids [L], most significant first; integer arithmetic only, for floats alias ids from 2^24 on."""
-    found = []
+    """Return the digits of ids [L], most significant first, by integers only: floats alias ids from 2^24 on."""
+    lower = []
     for radix in reversed(radices):
-        found.append(ids % radix)
+        lower.append(ids % radix)
         ids = ids // radix
-    return [ids, *reversed(found)]
+    return [ids, *reversed(lower)]

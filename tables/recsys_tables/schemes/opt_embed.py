@@ -1,12 +1,17 @@
 """OptEmbed's supernet: a full table that learns which of its rows are worth keeping, at every width at once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
+from pydantic import Field, model_validator
+from typing_extensions import override
 
-from recsys_tables.scheme import Lookup, Table
+from recsys_tables.scheme import Lookup, Scheme, SchemeBase, Table
+from recsys_tables.schemes.allocation import FeatureSize
+from recsys_tables.schemes.declared import FixedTables
+from recsys_tables.schemes.masked import LearnedTable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,7 +20,7 @@ ThresholdBy = Literal["field", "id"]
 
 
 @dataclass(frozen=True)
-class OptEmbed:
+class OptEmbed(SchemeBase):
     """e(i) = T[i] · 1[‖T[i]‖₁ > t] (Lyu et al., CIKM 2022, §3.2), t learned for the field, or for every id.
 
     In training the vector keeps only its first columns, as many as a width drawn for every sample from {0, 4, …, D}:
@@ -45,36 +50,68 @@ class OptEmbed:
             )
 
     def tables(self) -> tuple[Table, ...]:
-        """One table of num_ids rows, and one of the ids' thresholds."""
+        """Return one table of num_ids rows, and one of the ids' thresholds."""
         full = Table(f"{self.feature}/full", self.num_ids, self.embedding_dim, self.init_bound)
         if self.threshold_by == "field":
             return (full,)
         return full, Table(f"{self.feature}/threshold", self.num_ids, 4, init_bound=0.0, decays=False)
 
     def rows(self, ids: Any) -> tuple[Lookup, ...]:
-        """The code is the row."""
+        """Return the codes as rows."""
         return tuple(Lookup(table.name, ids[:, None]) for table in self.tables())
 
-    def aux(self, ids: Any) -> Any:
-        """Nothing but the vectors is needed."""
-        return None
-
     def combine(self) -> "nn.Module":
-        """The mask of rows, and in training that of columns."""
-        from recsys_tables.combine import thresholds as combine_learned
+        """Return the mask of rows, and in training that of columns."""
+        from recsys_tables.combine.thresholds import FieldThreshold, IdThreshold
 
         if self.threshold_by == "field":
-            return combine_learned.FieldThreshold(self.alpha, self.threshold_lr)
-        return combine_learned.IdThreshold(self.alpha)
+            return FieldThreshold(self.alpha, self.threshold_lr)
+        return IdThreshold(self.alpha)
 
-    def learned(
-        self, table: np.ndarray, combine: Mapping[str, np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """What training has left: weights under the row mask [n, D], the score ‖e‖₁ - t of each row [n], and the width.
+    def learned(self, table: np.ndarray, combine: Mapping[str, np.ndarray]) -> LearnedTable:
+        """Return what training has left: weights under the row mask, ‖e‖₁ - t as scores, and the whole width.
 
-        table: [n, D], the full table. combine: `threshold`, [1] of a field, or the table [n, 4] of its ids. Rows whose
-        score is above 0 are kept. All columns are: the width is for a search to choose.
+        The width is for a search to choose.
+
+        combine: `threshold`, [1] of a field, or the table [n, 4] of its ids.
         """
         thresholds = combine["threshold"] if self.threshold_by == "field" else combine["threshold"][:, 0]
         score = np.abs(table).sum(axis=1) - thresholds
         return table * (score > 0)[:, None], score.astype(np.float64), self.embedding_dim
+
+
+class OptEmbedTables(FixedTables):
+    """Every id has a row, and training learns which to mask, at every width at once; a budget is only checked.
+
+    It is trained to choose rows and widths by, and not to be kept: a budget is met by what is made of it.
+    """
+
+    scheme_class: ClassVar[type[Scheme]] = OptEmbed
+    scheme: Literal["opt_embed"]
+    threshold_by: ThresholdBy = "field"
+    alpha: float = Field(1e-4, ge=0)  # of alpha · exp(-threshold) in the loss, which masks more rows
+    threshold_lr: float | None = Field(None, gt=0)  # of thresholds by field; `training.dense_lr` unless given
+
+    @model_validator(mode="after")
+    def _threshold_rate(self) -> Self:
+        if self.threshold_by == "id" and self.threshold_lr is not None:
+            raise ValueError(
+                "threshold_lr is for `threshold_by: field`; thresholds by id are trained with training.table_lr: "
+                "leave it out"
+            )
+        return self
+
+    @override
+    def schemes(self, features: Sequence[FeatureSize]) -> tuple[OptEmbed, ...]:
+        return tuple(
+            OptEmbed(
+                feature.name,
+                feature.codes("opt_embed"),
+                self.embedding_dim,
+                self.init_bound,
+                self.threshold_by,
+                self.alpha,
+                self.threshold_lr,
+            )
+            for feature in features
+        )

@@ -1,16 +1,24 @@
 """Path-based: ids share rows, and each passes its row through one of several small networks."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from recsys_tables.scheme import Lookup, Table
+from pydantic import Field
+from typing_extensions import override
+
+from recsys_tables.bytes import combine_bytes
+from recsys_tables.scheme import Lookup, Scheme, SchemeBase, Table
+from recsys_tables.schemes.allocation import FeatureSize
+from recsys_tables.schemes.declared import WIDEST, Budget, OptionsTables
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass(frozen=True)
-class PathBased:
+class PathBased(SchemeBase):
     """e(i) = MLP_{i div m}(T[i mod m]), m = `divisor`, one hidden layer of `hidden_dim` (Shi et al., KDD 2020, §4.1).
 
     The ⌈num_ids / m⌉ networks are dense parameters on every rank, so nothing may grow: a further id may
@@ -36,23 +44,45 @@ class PathBased:
 
     @property
     def num_paths(self) -> int:
-        """Networks."""
+        """Return the number of networks."""
         return -(-self.num_ids // self.divisor)
 
     def tables(self) -> tuple[Table, ...]:
-        """`divisor` rows."""
+        """Return `divisor` rows."""
         return (Table(f"{self.feature}/remainder", self.divisor, self.embedding_dim, self.init_bound),)
 
     def rows(self, ids: Any) -> tuple[Lookup, ...]:
-        """The remainder's row."""
+        """Return the remainder's row."""
         return (Lookup(f"{self.feature}/remainder", (ids % self.divisor)[:, None]),)
 
+    @override
     def aux(self, ids: Any) -> Any:
-        """The path [L, 1]: the quotient."""
-        return (ids // self.divisor)[:, None]
+        return (ids // self.divisor)[:, None]  # the path is the quotient
 
     def combine(self) -> "nn.Module":
-        """All paths' networks; at first they keep the variance of the rows."""
+        """Return all paths' networks; at first they keep the variance of the rows."""
         from recsys_tables.combine.modules import Paths
 
         return Paths(self.num_paths, self.embedding_dim, self.hidden_dim)
+
+
+class PathBasedTables(OptionsTables):
+    """Codes share rows, and each passes its row through one of several networks; the budget counts both."""
+
+    scheme_class: ClassVar[type[Scheme]] = PathBased
+    scheme: Literal["path_based"]
+    hidden_dim: int = Field(16, ge=1, le=WIDEST)
+    budget: Budget
+
+    @override
+    def options(self, feature: FeatureSize) -> Iterator[PathBased]:
+        # from one network and a row for every id to the number of networks of fewest bytes
+        num_ids = feature.codes("path_based")
+        network = combine_bytes(self._scheme(feature.name, num_ids, 1)).total
+        row = 4 * self.embedding_dim
+        for paths in range(1, min(num_ids, math.isqrt(num_ids * row // network) + 1) + 1):
+            yield self._scheme(feature.name, num_ids, paths)
+
+    def _scheme(self, name: str, num_ids: int, paths: int) -> PathBased:
+        divisor = -(-num_ids // paths)
+        return PathBased(name, num_ids, divisor, self.embedding_dim, self.hidden_dim, self.init_bound)

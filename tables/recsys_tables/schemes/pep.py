@@ -1,17 +1,22 @@
 """PEP: every weight of a table is shrunk by a threshold that training learns."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import override
 
-from recsys_tables.schemes.masked import Left, Masked, left
+from recsys_tables.scheme import Scheme
+from recsys_tables.schemes.allocation import FeatureSize
+from recsys_tables.schemes.declared import FixedTables
+from recsys_tables.schemes.masked import LearnedTable, Masked, scored_by_norm
 
 if TYPE_CHECKING:
     from torch import nn
 
-PepThresholdBy = Literal["field", "field_dimension"]
+ThresholdBy = Literal["field", "field_dimension"]
 
 
 @dataclass(frozen=True)
@@ -27,21 +32,49 @@ class Pep(Masked):
     threshold_lr: learning rate of s, that of the dense optimiser unless given.
     """
 
-    threshold_by: PepThresholdBy = "field"
+    threshold_by: ThresholdBy = "field"
     threshold_init: float = -15.0
     threshold_decay: float = 1e-5
     threshold_lr: float | None = None
 
     def combine(self) -> "nn.Module":
-        """The soft threshold."""
-        from recsys_tables.combine import masks as combine_pruning
+        """Return the soft threshold."""
+        from recsys_tables.combine.masks import SoftThreshold
 
         count = 1 if self.threshold_by == "field" else self.embedding_dim
-        return combine_pruning.SoftThreshold(
-            count, self.threshold_init, self.threshold_decay, self.threshold_lr
-        )
+        return SoftThreshold(count, self.threshold_init, self.threshold_decay, self.threshold_lr)
 
-    def learned(self, table: np.ndarray, combine: Mapping[str, np.ndarray]) -> Left:
-        """See `Masked`. combine: `threshold` [1] or [D], the values of s. Rows score their L1 norms above thresholds."""
+    def learned(self, table: np.ndarray, combine: Mapping[str, np.ndarray]) -> LearnedTable:
+        """Return what training has left. Rows score their L1 norms above thresholds.
+
+        combine: `threshold` [1] or [D], the values of s.
+        """
         thresholds = 1 / (1 + np.exp(-combine["threshold"]))
-        return left(np.sign(table) * np.maximum(np.abs(table) - thresholds, 0))
+        return scored_by_norm(np.sign(table) * np.maximum(np.abs(table) - thresholds, 0))
+
+
+class PepTables(FixedTables):
+    """Weights are shrunk by σ(s), s of the field or of each of its columns."""
+
+    scheme_class: ClassVar[type[Scheme]] = Pep
+    scheme: Literal["pep"]
+    threshold_by: ThresholdBy = "field"
+    threshold_init: float = -15.0  # of s
+    threshold_decay: float = Field(1e-5, ge=0)  # draws s to 0, where σ(s) is 0.5
+    threshold_lr: float | None = Field(None, gt=0)  # `training.dense_lr` unless given
+
+    @override
+    def schemes(self, features: Sequence[FeatureSize]) -> tuple[Pep, ...]:
+        return tuple(
+            Pep(
+                feature.name,
+                feature.codes("pep"),
+                self.embedding_dim,
+                self.init_bound,
+                self.threshold_by,
+                self.threshold_init,
+                self.threshold_decay,
+                self.threshold_lr,
+            )
+            for feature in features
+        )

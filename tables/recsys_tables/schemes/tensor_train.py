@@ -1,12 +1,18 @@
 """Tensor train: the table as a product of three small cores."""
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+from typing_extensions import override
 
 from recsys_tables.combine.operations import Formula
-from recsys_tables.scheme import Lookup, Table
+from recsys_tables.scheme import Lookup, Scheme, Table
+from recsys_tables.schemes.allocation import FeatureSize
+from recsys_tables.schemes.declared import Budget, OptionsTables
 from recsys_tables.schemes.mixed_radix import check_radices, digit_sizes, digits
 
 
@@ -35,7 +41,7 @@ class TensorTrain(Formula):
             raise ValueError(f"feature {self.feature!r}: rank {self.rank} is not at least 1")
 
     def tables(self) -> tuple[Table, ...]:
-        """Three cores; a sum of R² products of three has the variance b²/3 of U(±init_bound) if each has (b²/3R²)^⅓."""
+        """Return three cores; a sum of R² products of them has the variance b²/3 of U(±b) if each has (b²/3R²)^⅓."""
         variance = (self.init_bound**2 / 3 / self.rank**2) ** (1 / 3)
         return tuple(
             Table(f"{self.feature}/core_{j}", size, -(-width // 4) * 4, (3 * variance) ** 0.5)
@@ -45,14 +51,15 @@ class TensorTrain(Formula):
         )
 
     def rows(self, ids: Any) -> tuple[Lookup, ...]:
-        """A digit is a row of its core."""
+        """Return the digits as rows of their cores."""
         return tuple(
             Lookup(f"{self.feature}/core_{j}", digit[:, None])
             for j, digit in enumerate(digits(ids, self.radices))
         )
 
+    @override
     def combine_numpy(self, vectors: Sequence[Any], aux: None = None) -> Any:
-        """Two batched matrix products, left to right."""
+        # two batched matrix products, left to right
         a, b, c = _three_factors(self.embedding_dim)
         first, second, third = (v[:, :width] for v, width in zip(vectors, self._widths, strict=True))
         length, rank = len(first), self.rank
@@ -61,14 +68,33 @@ class TensorTrain(Formula):
 
     @property
     def _widths(self) -> tuple[int, int, int]:
-        """Numbers in a row of each core, without padding."""
+        """Return the numbers in a row of each core, without padding."""
         a, b, c = _three_factors(self.embedding_dim)
         return a * self.rank, self.rank * b * self.rank, self.rank * c
 
 
+class TensorTrainTables(OptionsTables):
+    """Every feature has three cores; a budget chooses their ranks, and never uses what `max_rank` leaves."""
+
+    scheme_class: ClassVar[type[Scheme]] = TensorTrain
+    scheme: Literal["tensor_train"]
+    max_rank: int = Field(16, ge=1, le=128)
+    budget: Budget
+
+    @override
+    def options(self, feature: FeatureSize) -> Iterator[TensorTrain]:
+        # three digits of about the cube root of the ids
+        num_ids = feature.codes("tensor_train")
+        radix = math.ceil(round(num_ids ** (1 / 3), 6))
+        for rank in range(1, self.max_rank + 1):
+            yield TensorTrain(
+                feature.name, num_ids, (radix, radix), self.embedding_dim, rank, self.init_bound
+            )
+
+
 @functools.cache
 def _three_factors(number: int) -> tuple[int, int, int]:
-    """The factors a <= b <= c of a number whose sum is least: 16 -> 2, 2, 4."""
+    """Return the factors a <= b <= c of a number whose sum is least: 16 -> 2, 2, 4."""
     triples = [
         (a, b, number // (a * b))
         for a in range(1, number + 1)

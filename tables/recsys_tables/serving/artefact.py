@@ -8,6 +8,7 @@
 and what its writer added (`recsys export`: the fitted features and the network). `write` makes one.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,12 @@ from recsys_cython_ext import HASH_VERSION
 from recsys_cython_ext import pooled as sum_rows
 from recsys_cython_ext.files import file_digest
 from recsys_cython_ext.manifest import DamagedFile, FileName, Manifest, OtherVersion, read_manifest
-from recsys_tables import schemes
 from recsys_tables.bytes import ResidentBytes
 from recsys_tables.field import Field
 from recsys_tables.out_of_range import Policy, in_range
 from recsys_tables.remap import Remap
 from recsys_tables.scheme import Scheme, ServableScheme
+from recsys_tables.schemes import scheme_classes
 from recsys_tables.serving.quantise import Dtype, StoredTable
 
 FORMAT_VERSION = 2
@@ -59,7 +60,7 @@ class Artefact:
         return self.folder / name
 
     def field(self, feature: str) -> Field:
-        """Of a feature. Raises ArtefactError for one there is not."""
+        """Return the field of a feature. Raises ArtefactError for one there is not."""
         for field in self.fields:
             if field.feature == feature:
                 return field
@@ -67,39 +68,28 @@ class Artefact:
         raise ArtefactError(f"{self.folder}: has no feature {feature!r}, only {known}")
 
     def vectors(self, feature: str, ids: np.ndarray) -> np.ndarray:
-        """float32 [L, D] of int64 ids [L], one by one.
+        """Return vectors, float32 [L, D], of int64 ids [L], one by one.
 
         A pruned code is its scheme's zero vector or default row. An id outside the scheme's space is treated as the
         field's `out_of_range` says: ValueError naming feature, position and value, unless declared otherwise.
         """
         field = self.field(feature)
         scheme: ServableScheme = field.scheme  # type: ignore[assignment]
-        own = scheme.of if isinstance(scheme, schemes.Shared) else scheme
-        if isinstance(own, schemes.Compact):
-            try:
-                return self._compact(own, ids)
-            except ValueError:  # the remap checks ids as it goes; `in_range` would be a pass more
-                return self._compact(own, in_range(scheme, ids, field.out_of_range, field.oov_id))
-        ids = in_range(scheme, ids, field.out_of_range, field.oov_id)
-        found = [self.tables[item.table].pooled(item.rows, item.weights) for item in scheme.rows(ids)]
-        return scheme.combine_numpy(found, scheme.aux(ids))
-
-    def _compact(self, scheme: schemes.Compact, ids: np.ndarray) -> np.ndarray:
-        """What `rows` and `combine_numpy` make, without their arrays between: else slower than a full table."""
-        rows = scheme.remap.rows(ids)
-        if scheme.width == 0:
-            rows[:] = -1
-        elif scheme.pruned == "default":
-            rows = np.minimum(rows.view(np.uint64), scheme.remap.num_kept).view(np.int64)  # of -1 too
-        return self.tables[f"{scheme.feature}/compact"].padded(rows, scheme.embedding_dim)
+        check = functools.partial(in_range, scheme, policy=field.out_of_range, oov_id=field.oov_id)
+        return scheme.serve(self.tables, ids, check)
 
     def pooled(
         self, feature: str, ids: np.ndarray, offsets: np.ndarray, weights: np.ndarray | None = None
     ) -> np.ndarray:
-        """float32 [B, D] of bags of int64 ids [L]: their weighted sum, or mean where the field says so.
+        """Return vectors of bags of ids, float32 [B, D]: the weighted sum, or mean where the field says so.
 
-        offsets: int64 [B + 1], from 0 to L. weights: float32 [L], 1 unless given. An empty bag is zeros. Raises
-        ValueError as `vectors` and `recsys_cython_ext.pooled` do.
+        An empty bag is zeros. Raises ValueError as `vectors` and `recsys_cython_ext.pooled` do.
+
+        Args:
+            feature: of the bags.
+            ids: int64 [L].
+            offsets: int64 [B + 1], from 0 to L.
+            weights: float32 [L], 1 unless given.
         """
         vectors = self.vectors(feature, ids)
         sums = sum_rows(vectors, np.arange(len(ids)), offsets, weights)
@@ -120,22 +110,22 @@ def open(folder: str | Path, verify: bool = True) -> Artefact:
     for name, file in manifest.files.items():
         _check_file(folder / name, file, verify)
     try:
-        made = _schemes(folder, manifest.fields)
+        schemes = _schemes(folder, manifest.fields)
         fields = tuple(
-            Field(made[entry.feature], **{name: getattr(entry, name) for name in FIELD_OPTIONS})
+            Field(schemes[entry.feature], **{name: getattr(entry, name) for name in FIELD_OPTIONS})
             for entry in manifest.fields
         )
         tables = {entry.name: _table(folder, entry, manifest.dtype) for entry in manifest.tables}
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ArtefactError(f"{folder}: damaged ({error}); export again") from None
-    found = {name: value for name, value in manifest.bytes.items() if name not in ("total", "serving")}
+    by_kind = {name: value for name, value in manifest.bytes.items() if name not in ("total", "serving")}
     return Artefact(
         folder,
         manifest.dtype,
         fields,
         tables,
         manifest.about,
-        ResidentBytes(**found),
+        ResidentBytes(**by_kind),
         frozenset(manifest.files),
     )
 
@@ -144,14 +134,14 @@ FIELD_OPTIONS = ("pooling", "multivalued", "weighted", "out_of_range", "oov_id")
 
 
 class StoredFile(Manifest):
-    """A file of an artefact."""
+    """The size and the checksum of a file of an artefact."""
 
     bytes: int
     xxh64: str
 
 
 class StoredTableEntry(Manifest):
-    """Where the rows of a physical table lie."""
+    """The files that the rows of a physical table lie in."""
 
     name: str
     file: FileName
@@ -160,7 +150,7 @@ class StoredTableEntry(Manifest):
 
 
 class StoredRemap(Manifest):
-    """Where the bitmap of a compact field lies."""
+    """The file that the bitmap of a compact field lies in."""
 
     file: FileName
     num_ids: int
@@ -212,23 +202,24 @@ def _check_file(file: Path, entry: StoredFile, verify: bool) -> None:
 
 
 def _schemes(folder: Path, entries: Sequence[StoredField]) -> dict[str, Scheme]:
-    """By feature; those that read another's tables come after it."""
-    made: dict[str, Scheme] = {}
-    for entry in sorted(entries, key=lambda entry: entry.scheme["scheme"] == "Shared"):
+    """Return the schemes by feature; those that read another's tables are made after it."""
+    classes = scheme_classes()
+    schemes: dict[str, Scheme] = {}
+    for entry in sorted(entries, key=lambda entry: "of" in entry.scheme):
         settings: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in entry.scheme.items()
             if name != "scheme"
         }
         if "of" in settings:
-            settings["of"] = made[str(settings["of"])]
+            settings["of"] = schemes[str(settings["of"])]
         if entry.remap is not None:
             settings["remap"] = Remap(_mapped(folder / entry.remap.file), entry.remap.num_ids)
         kind = entry.scheme["scheme"]
-        if kind not in schemes.__all__:
+        if kind not in classes:
             raise ValueError(f"{kind!r} is no scheme")
-        made[entry.feature] = getattr(schemes, kind)(**settings)
-    return made
+        schemes[entry.feature] = classes[kind](**settings)
+    return schemes
 
 
 def _table(folder: Path, entry: StoredTableEntry, dtype: Dtype) -> StoredTable:

@@ -1,6 +1,6 @@
 """A trained table in fewer bytes: narrower rows (PCA), then fewer bits; and its lookup without torch.
 
-Steps that follow any scheme: what a scheme looks up is replaced, and its `rows` and `combine` stay. Numbers are
+These are steps that follow any scheme: what a scheme looks up is replaced, and its `rows` and `combine` stay. Numbers are
 rounded to nearest; fp8, int8 and int4 rows are those of `recsys_cython_ext.rowwise`.
 """
 
@@ -48,25 +48,25 @@ class StoredTable:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(N, D) of the table it stands for."""
+        """Return (N, D) of the table it stands for."""
         return len(self.data), self.width if self.projection is None else self.projection.shape[1]
 
     @property
     def nbytes(self) -> int:
-        """Resident bytes of the rows, scales included; the projection's are its own."""
+        """Return the resident bytes of the rows, scales included; the projection's are its own."""
         return self.data.nbytes
 
     def pooled(self, rows: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        """Σ over n of weights · rows: float32 [L, D] for int64 rows [L, n] and float32 weights [L, n], 1 unless given."""
+        """Return Σ over n of weights · rows, float32 [L, D], for int64 rows [L, n] and float32 weights [L, n], else 1."""
         num_bags, n = rows.shape
         flat = np.ascontiguousarray(rows).reshape(-1)
         factors = None if weights is None else np.ascontiguousarray(weights).reshape(-1)
         offsets = None if n == 1 else np.arange(0, num_bags * n + 1, n)
-        found = pooled(self._kernel_table, flat, offsets, factors)
-        return found if self.projection is None else found @ self.projection
+        sums = pooled(self._kernel_table, flat, offsets, factors)
+        return sums if self.projection is None else sums @ self.projection
 
     def padded(self, rows: np.ndarray, width: int) -> np.ndarray:
-        """float32 [L, width] of int64 rows [L]: zeros for a row -1, and in columns beyond D."""
+        """Return rows, float32 [L, width], for int64 rows [L]: zeros for a row -1, and in columns beyond D."""
         if self.projection is None:
             return padded(self._kernel_table, rows, width)
         out = np.zeros((len(rows), width), np.float32)
@@ -74,7 +74,7 @@ class StoredTable:
         return out
 
     def dense(self) -> np.ndarray:
-        """The values that lookups see, float32 [N, D]."""
+        """Return the values that lookups see, float32 [N, D]."""
         values = dequantise(self._kernel_table)
         return values if self.projection is None else values @ self.projection
 
@@ -86,7 +86,7 @@ class StoredTable:
 
 
 def stored_as(dtype: str, width: int) -> tuple[np.dtype, int]:
-    """Element type and number of columns of the rows. Raises ValueError for another dtype."""
+    """Return element type and number of columns of the rows. Raises ValueError for another dtype."""
     match dtype:
         case "fp32":
             return np.dtype(np.float32), width
@@ -114,10 +114,10 @@ def compress(table: np.ndarray, dtype: Dtype, width: int | None = None) -> Store
 
 
 def pca(table: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [N, d] and a projection [d, D], float32, whose product is the nearest of rank d = `width` to a table [N, D].
+    """Return rows [N, d] and a projection [d, D], float32, whose product is nearest to a table [N, D], d = `width`.
 
-    Nearest in the sum of squares over all rows alike (Eckart and Young, 1936): principal components without
-    centring, so that a weighted sum of rows is projected like a row. Raises ValueError for a width that is no
+    It is the nearest of rank d in the sum of squares over all rows alike (Eckart and Young, 1936): principal components
+    without centring, so that a weighted sum of rows is projected like a row. Raises ValueError for a width that is no
     multiple of 4 below D, and for a value that is not finite.
     """
     columns = table.shape[1]

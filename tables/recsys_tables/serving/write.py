@@ -1,4 +1,4 @@
-"""Writing an artefact: one table at a time, into a folder that appears when it is whole."""
+"""The writer of artefacts: one table at a time, into a folder that appears when it is whole."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,6 @@ from recsys_cython_ext.manifest import write_manifest
 from recsys_tables.bytes import ResidentBytes
 from recsys_tables.field import Field
 from recsys_tables.scheme import Scheme, describe, unique_tables
-from recsys_tables.schemes import Compact, Shared
 from recsys_tables.serving.artefact import (
     FIELD_OPTIONS,
     FORMAT_VERSION,
@@ -41,10 +40,13 @@ def write(
     about: Mapping[str, Any] | None = None,
     add: Callable[[Path], None] = lambda partial: None,
 ) -> Artefact:
-    """Write `folder`, which must not exist yet, and open it.
+    """Write an artefact and open it.
 
     Args:
+        folder: the artefact's, which must not exist yet.
+        fields: of the model, in its order.
         read: float32 weights [num_embeddings, embedding_dim] of a physical table, by name; asked for one at a time.
+        dtype: the rows' as they are stored.
         width: rows of wider tables are narrowed to by PCA.
         vocabulary_bytes: resident bytes of id -> code tables, to be counted.
         statistics_bytes: of id -> number tables.
@@ -65,36 +67,31 @@ def write(
         tables, stored = _write_tables(partial, fields, read, dtype, width)
         entries, remaps = _write_fields(partial, fields)
         add(partial)
-        found = stored + remaps + ResidentBytes(vocabulary=vocabulary_bytes, statistics=statistics_bytes)
-        files = sorted(file for file in partial.rglob("*") if file.is_file())
+        counted = stored + remaps + ResidentBytes(vocabulary=vocabulary_bytes, statistics=statistics_bytes)
         manifest = ArtefactManifest(
             format_version=FORMAT_VERSION,
             hash_version=HASH_VERSION,
             dtype=dtype,
             about=dict(about or {}),
-            bytes=found.to_dict(),
+            bytes=counted.to_dict(),
             fields=entries,
             tables=tables,
-            files={
-                file.relative_to(partial).as_posix(): StoredFile(
-                    bytes=file.stat().st_size, xxh64=file_digest(file)
-                )
-                for file in files
-            },
+            files=_stored_files(partial),
         )
         write_manifest(manifest, partial / MANIFEST)
     return open_artefact(folder, verify=False)
 
 
 def _check_servable(scheme: Scheme, features: Collection[str]) -> None:
-    own = scheme.of if isinstance(scheme, Shared) else scheme
-    if own.feature not in features:
+    """Raise ArtefactError unless a scheme's vectors can be made without torch, and its tables are of a field."""
+    owner = scheme.owner
+    if owner.feature not in features:
         raise ArtefactError(
-            f"feature {scheme.feature!r}: reads the tables of feature {own.feature!r}, which must be a field too"
+            f"feature {scheme.feature!r}: reads the tables of feature {owner.feature!r}, which must be a field too"
         )
-    if not hasattr(own, "combine_numpy"):
+    if not hasattr(owner, "combine_numpy"):
         raise ArtefactError(
-            f"feature {scheme.feature!r}: the vectors of its {type(own).__name__} scheme come from trained parameters "
+            f"feature {scheme.feature!r}: the vectors of its {type(owner).__name__} scheme come from trained parameters "
             "beside its tables, which are served with torch only: score with the run itself, or train another scheme"
         )
 
@@ -102,7 +99,8 @@ def _check_servable(scheme: Scheme, features: Collection[str]) -> None:
 def _write_tables(
     partial: Path, fields: Sequence[Field], read: Callable[[str], np.ndarray], dtype: Dtype, width: int | None
 ) -> tuple[list[StoredTableEntry], ResidentBytes]:
-    entries, found = [], ResidentBytes()
+    """Write every physical table, and return where it lies and what it weighs."""
+    entries, counted = [], ResidentBytes()
     for n, table in enumerate(unique_tables([field.scheme for field in fields])):
         values = read(table.name)
         if values.shape != (table.num_embeddings, table.embedding_dim):
@@ -119,25 +117,36 @@ def _write_tables(
         if stored.projection is not None:
             projection = f"projections/{n}.npy"
             np.save(partial / projection, stored.projection)
-            found += ResidentBytes(dense=stored.projection.nbytes)
-        found += ResidentBytes(parameters=stored.nbytes)
+            counted += ResidentBytes(dense=stored.projection.nbytes)
+        counted += ResidentBytes(parameters=stored.nbytes)
         entries.append(
             StoredTableEntry(
                 name=table.name, file=f"tables/{n}.npy", width=stored.width, projection=projection
             )
         )
-    return entries, found
+    return entries, counted
 
 
 def _write_fields(partial: Path, fields: Sequence[Field]) -> tuple[list[StoredField], ResidentBytes]:
-    entries, found = [], ResidentBytes()
+    """Write the remaps of the fields' schemes, and return descriptions of the fields and what the remaps weigh."""
+    entries, counted = [], ResidentBytes()
     for n, field in enumerate(fields):
-        scheme = field.scheme
-        remap = None
-        if isinstance(scheme, Compact):
-            remap = StoredRemap(file=f"remaps/{n}.npy", num_ids=scheme.num_ids)
-            np.save(partial / remap.file, scheme.remap.words)
-            found += ResidentBytes(remaps=scheme.remap_bytes)
+        stored, remap = None, field.scheme.code_map
+        if remap is not None:
+            stored = StoredRemap(file=f"remaps/{n}.npy", num_ids=remap.num_ids)
+            np.save(partial / stored.file, remap.words)
+            counted += ResidentBytes(remaps=remap.nbytes)
         options = {name: getattr(field, name) for name in FIELD_OPTIONS}
-        entries.append(StoredField(feature=field.feature, scheme=describe(scheme), remap=remap, **options))
-    return entries, found
+        entries.append(
+            StoredField(feature=field.feature, scheme=describe(field.scheme), remap=stored, **options)
+        )
+    return entries, counted
+
+
+def _stored_files(partial: Path) -> dict[str, StoredFile]:
+    """Return sizes and checksums of all files in a folder, by their paths below it."""
+    files = sorted(file for file in partial.rglob("*") if file.is_file())
+    return {
+        file.relative_to(partial).as_posix(): StoredFile(bytes=file.stat().st_size, xxh64=file_digest(file))
+        for file in files
+    }

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from recsys.compression.compact import space_of as experiment_space
 from recsys.compression.space import Genome, GenomeSpace, Learned
 from recsys.planning import plan_of
-from recsys_pipelines.features.categorical import FIRST_CODE, Categorical
+from recsys_cython_ext.vocabulary import FIRST_CODE
+from recsys_pipelines.features.categorical import Categorical
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_tables.bytes import OptimizerName, resident_bytes
 from recsys_tables.planning.plan import BudgetError

@@ -111,7 +111,7 @@ def make(
 
 
 def expected(piece: Piece) -> Tensor:
-    """What `piece` is to hold: a function of its name and place; per column shard where a state is one a row."""
+    """Return what `piece` is to hold: a function of its name and place; per column shard where a state is one a row."""
     base = xxh64(piece.name.replace("tied.weight", "top.weight").encode()) % 97
     if piece.name.startswith("dense/"):
         return torch.full_like(piece.values, base)
@@ -130,9 +130,9 @@ def fill(model: Any) -> None:
 
 def wrong(model: Any, want: Callable[[Piece], Tensor] = expected) -> list[str]:
     """Names of the tensors that are not to the bit what they should be; there are some to compare."""
-    held = pieces(model)
-    assert held
-    return sorted({piece.name for piece in held if not torch.equal(piece.values, want(piece))})
+    parts = pieces(model)
+    assert parts
+    return sorted({piece.name for piece in parts if not torch.equal(piece.values, want(piece))})
 
 
 # ---- between ranks
@@ -166,7 +166,7 @@ def read_all(rank: int, world_size: int, folder: Path) -> None:
     for reader in ROWWISE + ELEMENTWISE + UNFIT:
         if reader[0] != world_size:
             continue
-        found = {}
+        mismatches = {}
         model = make(*reader[1:], seed=2)
         for writer in writers(reader):
             with torch.no_grad():
@@ -174,14 +174,14 @@ def read_all(rank: int, world_size: int, folder: Path) -> None:
                     piece.values.fill_(-1)
             Checkpoint(folder / name_of(writer)).load_into(model)
             mixed = writer[1] == "unfit" and writer != reader
-            found[name_of(writer)] = wrong(model, mean_over(writer[0]) if mixed else expected)
-        (folder / f"wrong-{name_of(reader)}-{rank}.json").write_text(json.dumps(found))
+            mismatches[name_of(writer)] = wrong(model, mean_over(writer[0]) if mixed else expected)
+        (folder / f"wrong-{name_of(reader)}-{rank}.json").write_text(json.dumps(mismatches))
         if reader in ROWWISE:
             model = make(*reader[1:], schemes=GROWN, seed=2)
             first = {(p.name, p.first_row): p.values for p in snapshot(model)}
             Checkpoint(folder / name_of(TWICE)).load_into(model)
-            found = {"grown": wrong(model, functools.partial(grown, first))}
-            (folder / f"wrong-grown-{name_of(reader)}-{rank}.json").write_text(json.dumps(found))
+            mismatches = {"grown": wrong(model, functools.partial(grown, first))}
+            (folder / f"wrong-grown-{name_of(reader)}-{rank}.json").write_text(json.dumps(mismatches))
     refused_together(rank, world_size, folder)
 
 
@@ -193,7 +193,7 @@ def writers(reader: Layout) -> list[Layout]:
 
 
 def mean_over(ranks: int) -> Callable[[Piece], Tensor]:
-    """A state of one number a row that `ranks` column shards kept, read as one: the mean weighted by their widths."""
+    """Return a state of one number a row that `ranks` column shards kept, read as one: the mean by their widths."""
 
     def want(piece: Piece) -> Tensor:
         if not piece.name.startswith("optimizer/"):
@@ -221,7 +221,7 @@ def grown(first_values: dict[tuple[str, int], Tensor], piece: Piece) -> Tensor:
 
 
 def refused_together(rank: int, world_size: int, folder: Path) -> None:
-    """A rank that holds no table sees nothing wrong with its optimiser, and must be refused like the others."""
+    """Refuse a rank that holds no table too, which sees nothing wrong with its optimiser."""
     model = make("table_wise", "sgd", SCHEMES[:1], seed=2)
     fields = (folder / "one").with_name(f"one-{world_size}")
     save(fields, make("table_wise", "rowwise_adagrad", SCHEMES[:1], seed=3), {})
@@ -251,12 +251,12 @@ def go_on(rank: int, folder: Path, world_size: int, sharding: Sharding, part: st
 
 
 def batch(step: int, rank: int, world_size: int) -> KeyedJaggedTensor:
-    """This rank's 8 / world_size samples of batch `step`."""
+    """Return this rank's 8 / world_size samples of batch `step`."""
     ids = np.random.default_rng(step).integers(0, 50, (4, 8))
     ids[0] %= 3
-    mine = np.array_split(ids, world_size, axis=1)[rank]
-    lengths = torch.ones(mine.size, dtype=torch.int64)
-    values = torch.from_numpy(mine.reshape(-1).copy())
+    of_rank = np.array_split(ids, world_size, axis=1)[rank]
+    lengths = torch.ones(of_rank.size, dtype=torch.int64)
+    values = torch.from_numpy(of_rank.reshape(-1).copy())
     return KeyedJaggedTensor.from_lengths_sync(["few", "user", "item", "genre"], values, lengths)
 
 
@@ -271,8 +271,8 @@ def results(tmp_path_factory: pytest.TempPathFactory, run_ranks: Any) -> Path:
 def test_what_any_ranks_wrote_any_others_read(results: Path, reader: Layout) -> None:
     """Also one number a row of column shards: exact in the same shards, else the mean weighted by width."""
     for rank in range(reader[0]):
-        found = json.loads((results / f"wrong-{name_of(reader)}-{rank}.json").read_text())
-        assert found == {name_of(writer): [] for writer in writers(reader)}
+        mismatches = json.loads((results / f"wrong-{name_of(reader)}-{rank}.json").read_text())
+        assert mismatches == {name_of(writer): [] for writer in writers(reader)}
 
 
 @pytest.mark.parametrize("reader", ROWWISE, ids=name_of)
@@ -285,9 +285,9 @@ def test_grown_tables_keep_their_rows_and_begin_new_ones(results: Path, reader: 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_all_ranks_refuse_what_one_refuses(results: Path, ranks: int) -> None:
-    found = [json.loads((results / f"refused-{ranks}-{rank}.json").read_text()) for rank in range(ranks)]
-    assert all(untouched for _, untouched in found)
-    whys = [why for why, _ in found]
+    refusals = [json.loads((results / f"refused-{ranks}-{rank}.json").read_text()) for rank in range(ranks)]
+    assert all(untouched for _, untouched in refusals)
+    whys = [why for why, _ in refusals]
     assert all("table 'few/full': written with another table optimiser" in why for why in whys)
     assert sum(why.startswith("rank ") for why in whys) == ranks - 1, "the others quote the one that refused"
 

@@ -48,69 +48,69 @@ def folder(tmp_path: Path) -> Path:
 
 def resealed(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Rewrite the manifest, with a checksum that is right."""
-    found = read_checkpoint_manifest(folder).model_dump(mode="json")
-    change(found)
-    write_manifest(CheckpointManifest.model_validate_json(json.dumps(found)), folder / "manifest.json")
+    manifest = read_checkpoint_manifest(folder).model_dump(mode="json")
+    change(manifest)
+    write_manifest(CheckpointManifest.model_validate_json(json.dumps(manifest)), folder / "manifest.json")
 
 
-def piece_of(found: dict[str, Any]) -> dict[str, Any]:
-    (piece,) = (piece for piece in found["files"][0]["pieces"] if piece["name"] == NAME)
+def piece_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    (piece,) = (piece for piece in manifest["files"][0]["pieces"] if piece["name"] == NAME)
     return piece
 
 
-def missing(found: dict[str, Any]) -> None:
-    found["files"][0]["pieces"].remove(piece_of(found))
+def missing(manifest: dict[str, Any]) -> None:
+    manifest["files"][0]["pieces"].remove(piece_of(manifest))
 
 
-def missing_everywhere(found: dict[str, Any]) -> None:
-    found["files"][0]["pieces"] = []
+def missing_everywhere(manifest: dict[str, Any]) -> None:
+    manifest["files"][0]["pieces"] = []
 
 
-def twice(found: dict[str, Any]) -> None:
-    found["files"][0]["pieces"].append(dict(piece_of(found)))
+def twice(manifest: dict[str, Any]) -> None:
+    manifest["files"][0]["pieces"].append(dict(piece_of(manifest)))
 
 
-def overlapping(found: dict[str, Any]) -> None:
-    found["files"][0]["pieces"].append({**piece_of(found), "first_row": 6})
-    found["shapes"][NAME] = [18, 8]
+def overlapping(manifest: dict[str, Any]) -> None:
+    manifest["files"][0]["pieces"].append({**piece_of(manifest), "first_row": 6})
+    manifest["shapes"][NAME] = [18, 8]
 
 
-def gap(found: dict[str, Any]) -> None:
-    found["files"][0]["pieces"].append({**piece_of(found), "first_row": 13})
-    found["shapes"][NAME] = [25, 8]
+def gap(manifest: dict[str, Any]) -> None:
+    manifest["files"][0]["pieces"].append({**piece_of(manifest), "first_row": 13})
+    manifest["shapes"][NAME] = [25, 8]
 
 
-def late(found: dict[str, Any]) -> None:
-    piece_of(found)["first_row"] = 2
-    found["shapes"][NAME] = [14, 8]
+def late(manifest: dict[str, Any]) -> None:
+    piece_of(manifest)["first_row"] = 2
+    manifest["shapes"][NAME] = [14, 8]
 
 
-def gap_of_columns(found: dict[str, Any]) -> None:
-    found["files"][0]["pieces"].append({**piece_of(found), "first_column": 12})
-    found["shapes"][NAME] = [12, 20]
+def gap_of_columns(manifest: dict[str, Any]) -> None:
+    manifest["files"][0]["pieces"].append({**piece_of(manifest), "first_column": 12})
+    manifest["shapes"][NAME] = [12, 20]
 
 
-def taller(found: dict[str, Any]) -> None:
-    piece_of(found)["shape"] = [13, 8]
-    found["shapes"][NAME] = [13, 8]
+def taller(manifest: dict[str, Any]) -> None:
+    piece_of(manifest)["shape"] = [13, 8]
+    manifest["shapes"][NAME] = [13, 8]
 
 
-def wider(found: dict[str, Any]) -> None:
-    piece_of(found).update(columns=12, shape=[12, 12])
-    found["shapes"][NAME] = [12, 12]
+def wider(manifest: dict[str, Any]) -> None:
+    piece_of(manifest).update(columns=12, shape=[12, 12])
+    manifest["shapes"][NAME] = [12, 12]
 
 
-def narrower(found: dict[str, Any]) -> None:
-    piece_of(found)["columns"] = 4
-    found["shapes"][NAME] = [12, 4]
+def narrower(manifest: dict[str, Any]) -> None:
+    piece_of(manifest)["columns"] = 4
+    manifest["shapes"][NAME] = [12, 4]
 
 
-def other_whole(found: dict[str, Any]) -> None:
-    found["shapes"][NAME] = [24, 8]
+def other_whole(manifest: dict[str, Any]) -> None:
+    manifest["shapes"][NAME] = [24, 8]
 
 
-def no_tensor(found: dict[str, Any]) -> None:
-    piece_of(found)["key"] = "99"
+def no_tensor(manifest: dict[str, Any]) -> None:
+    piece_of(manifest)["key"] = "99"
 
 
 CHANGES = (
@@ -123,7 +123,7 @@ CHANGES = (
 def test_pieces_that_do_not_make_up_a_table_are_refused(
     folder: Path, change: Callable[[dict[str, Any]], None]
 ) -> None:
-    resealed(folder, lambda found: None)
+    resealed(folder, lambda manifest: None)
     Checkpoint(str(folder))
     resealed(folder, change)
     with pytest.raises(CheckpointError, match=rf"{folder}/.*: damaged.*; train again"):

@@ -48,7 +48,7 @@ def values() -> dict[str, Tensor]:
     return {name: torch.from_numpy(random.random(shape, np.float32)) for name, shape in SHAPES.items()}
 
 
-def held(model: Any) -> list[Tensor]:
+def copies_of(model: Any) -> list[Tensor]:
     return [piece.values.clone() for piece in pieces(model)]
 
 
@@ -58,7 +58,7 @@ def on_ranks(folder: Path, in_ranks: Callable[..., None]) -> None:
 
 def take(rank: int, folder: Path) -> None:
     """Load into every kind of shards; with a file that one rank cannot read, none changes."""
-    wanted = values()
+    expected = values()
     kinds = set()
     for sharding in ("table_wise", "row_wise", "column_wise"):
         model = make(sharding)
@@ -70,27 +70,27 @@ def take(rank: int, folder: Path) -> None:
                     (piece.first_row, piece.first_column), piece.values.shape, strict=False
                 )
             )
-            assert torch.equal(piece.values, wanted[piece.name][rows, *columns]), (sharding, piece)
+            assert torch.equal(piece.values, expected[piece.name][rows, *columns]), (sharding, piece)
             kinds |= {
                 name for name, first in (("row", piece.first_row), ("column", piece.first_column)) if first
             }
-    before = held(model)
+    before = copies_of(model)
     lost = folder / ("start.safetensors" if rank == 0 else "lost.safetensors")
     try:
         load_start(lost, model)
         why = "nothing"
     except ValueError as error:
         why = str(error)
-    assert all(torch.equal(a, b) for a, b in zip(held(model), before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(copies_of(model), before, strict=True))
     (folder / f"{rank}.json").write_text(json.dumps([why, sorted(kinds)]))
 
 
 def test_ranks_take_what_overlaps_their_shards(tmp_path: Path, run_ranks: Any) -> None:
     save_file(values(), tmp_path / "start.safetensors")
     run_ranks(__file__, "on_ranks", tmp_path)
-    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
-    assert {kind for _, kinds in found for kind in kinds} == {"row", "column"}
-    for why, _ in found:
+    refusals = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert {kind for _, kinds in refusals for kind in kinds} == {"row", "column"}
+    for why, _ in refusals:
         assert "lost.safetensors: no safetensors file to start from" in why
 
 
@@ -130,10 +130,10 @@ def test_a_tensor_that_does_not_fit_changes_nothing(
 ) -> None:
     file = tmp_path / "other.safetensors"
     save_file(values() | {name: torch.zeros(shape)}, file)
-    before = held(model)
+    before = copies_of(model)
     with pytest.raises(ValueError, match=rf"{file}: {message}"):
         load_start(file, model)
-    assert all(torch.equal(a, b) for a, b in zip(held(model), before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(copies_of(model), before, strict=True))
 
 
 def test_a_file_of_something_else_is_named(model: Any, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Sharding: plans that fit and cover every value, first values and training that do not depend on them, memory."""
 
 import contextlib
-import inspect
 import json
 import os
 import runpy
@@ -20,7 +19,6 @@ from scipy.stats import kstest
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
-from recsys_tables import schemes
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.distributed.saving import save
 from recsys_tables.distributed.sharding import (
@@ -36,7 +34,7 @@ from recsys_tables.distributed.sharding import (
 from recsys_tables.engine.engine import EmbeddingEngine, engine_of
 from recsys_tables.field import Field
 from recsys_tables.scheme import Scheme
-from recsys_tables.schemes import Full, Hash, QuotientRemainder, Unified
+from recsys_tables.schemes import DeepHash, Full, Hash, QuotientRemainder, Unified, scheme_classes
 
 CPU = torch.device("cpu")
 InRanks = Callable[..., list[int]]
@@ -51,8 +49,8 @@ def group() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def meta(*found: Scheme) -> EmbeddingEngine:
-    return EmbeddingEngine([Field(scheme) for scheme in found], torch.device("meta"))
+def meta(*schemes: Scheme) -> EmbeddingEngine:
+    return EmbeddingEngine([Field(scheme) for scheme in schemes], torch.device("meta"))
 
 
 # ---- agreement between ranks
@@ -103,8 +101,7 @@ def test_every_scheme_computes_the_same_on_two_and_four_ranks() -> None:
 
 def test_every_scheme_is_compared() -> None:
     compared = {type(make("x")) for make in runpy.run_path(str(BENCHMARK))["SCHEMES"].values()}
-    public = {getattr(schemes, name) for name in schemes.__all__} - {schemes.DeepHash}  # which has no tables
-    assert {value for value in public if inspect.isclass(value)} <= compared
+    assert set(scheme_classes().values()) - {DeepHash} <= compared, "DeepHash has no tables"
 
 
 # ---- plans
@@ -129,10 +126,10 @@ def plan(
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 @pytest.mark.parametrize("sharding", ["auto", "table_wise", "row_wise", "column_wise"])
 def test_a_plan_places_every_value_once(sharding: Sharding, ranks: int) -> None:
-    found = plan(sharding, ranks)
+    shards = plan(sharding, ranks)
     for table in [table for scheme in TABLES for table in scheme.tables()]:
         times = np.zeros((table.num_embeddings, table.embedding_dim), int)
-        for piece in [piece for piece in found if piece.table == table.name]:
+        for piece in [piece for piece in shards if piece.table == table.name]:
             assert piece.rank in range(ranks)
             assert piece.columns % 4 == 0
             times[
@@ -140,8 +137,8 @@ def test_a_plan_places_every_value_once(sharding: Sharding, ranks: int) -> None:
                 piece.first_column : piece.first_column + piece.columns,
             ] += 1
         assert (times == 1).all(), table.name
-    assert sum(piece.parameter_bytes for piece in found) == TABLE_BYTES
-    assert sharding == "auto" or {piece.sharding for piece in found} == {sharding}
+    assert sum(piece.parameter_bytes for piece in shards) == TABLE_BYTES
+    assert sharding == "auto" or {piece.sharding for piece in shards} == {sharding}
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
@@ -151,15 +148,15 @@ def test_columns_are_split_whatever_the_width(ranks: int) -> None:
     for piece in plan("column_wise", ranks):
         widths[piece.table].add(piece.columns)
     dims = {table.name: table.embedding_dim for scheme in TABLES for table in scheme.tables()}
-    for table, found in widths.items():
-        assert len(found) == 1
-        assert max(found) <= max(4, dims[table] // ranks) < dims[table]
+    for table, of_table in widths.items():
+        assert len(of_table) == 1
+        assert max(of_table) <= max(4, dims[table] // ranks) < dims[table]
 
 
 @pytest.mark.parametrize(("sharding", "most"), [("row_wise", 0.51), ("column_wise", 0.7)])
 def test_every_rank_has_its_share(sharding: Sharding, most: float) -> None:
-    held = [sum(p.parameter_bytes for p in plan(sharding, 2) if p.rank == rank) for rank in range(2)]
-    assert max(held) < most * TABLE_BYTES
+    by_rank = [sum(p.parameter_bytes for p in plan(sharding, 2) if p.rank == rank) for rank in range(2)]
+    assert max(by_rank) < most * TABLE_BYTES
 
 
 @pytest.mark.parametrize("sharding", ["row_wise", "auto"])
@@ -167,10 +164,10 @@ def test_every_rank_has_its_share(sharding: Sharding, most: float) -> None:
 def test_no_rank_has_a_row_shard_without_rows(sharding: Sharding, rows: int) -> None:
     """FBGEMM's CPU backward reads the gradient of the table after it from the wrong columns."""
     engine = meta(Full("a", rows, 4), Full("b", 1000, 8))
-    found = placements(plan_sharding(engine, sharding, TableOptimizer(), 4, CPU))
-    assert min(piece.rows for piece in found) > 0
+    shards = placements(plan_sharding(engine, sharding, TableOptimizer(), 4, CPU))
+    assert min(piece.rows for piece in shards) > 0
     if sharding == "row_wise":
-        split = {piece.sharding for piece in found if piece.table == "a/full"} == {"row_wise"}
+        split = {piece.sharding for piece in shards if piece.table == "a/full"} == {"row_wise"}
         assert split == (rows in (4, 7, 8, 10))
 
 
@@ -279,16 +276,16 @@ def test_first_values_are_the_same_on_any_ranks_and_sharding(
     run_ranks: Any, tmp_path: Path, work: str
 ) -> None:
     run_ranks(__file__, work, tmp_path)
-    found = {path.name: Checkpoint(path).tables() for path in tmp_path.iterdir()}
-    assert len(found) == 6
-    one = found["table_wise-1"]
+    by_sharding = {path.name: Checkpoint(path).tables() for path in tmp_path.iterdir()}
+    assert len(by_sharding) == 6
+    one = by_sharding["table_wise-1"]
     assert one.keys() == {"a/full", "b/full", "c/quotient", "c/remainder", "unified/shared"}
-    for name, tables in found.items():
+    for name, tables in by_sharding.items():
         assert all(np.array_equal(tables[table], one[table]) for table in one), name
 
 
-def tables_of(seed: int, *found: Scheme) -> dict[str, Tensor]:
-    model = shard(nn.ModuleList([meta(*found)]), TableOptimizer(), CPU, seed)
+def tables_of(seed: int, *schemes: Scheme) -> dict[str, Tensor]:
+    model = shard(nn.ModuleList([meta(*schemes)]), TableOptimizer(), CPU, seed)
     return {piece.table: piece.weight.clone() for piece in local_shards(model)}
 
 
@@ -389,18 +386,18 @@ def measure(rank: int, scheme: Full, folder: Path) -> None:
     """Growth of this process's peak of resident memory, in bytes, by the end of each stage."""
     model: Any = nn.ModuleList([meta(scheme)])
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before, found = resident("VmRSS"), {}
+    before, peaks = resident("VmRSS"), {}
     model = shard(model, TableOptimizer(), CPU, 0, "row_wise")
-    found["shard"] = resident("VmHWM") - before
+    peaks["shard"] = resident("VmHWM") - before
     ids = torch.randint(0, scheme.num_ids, (4096,), generator=torch.Generator().manual_seed(rank))
     batch = KeyedJaggedTensor.from_lengths_sync(["item"], ids, torch.ones(4096, dtype=torch.int64))
     engine_of(model)(batch).values().sum().backward()
-    found["step"] = resident("VmHWM") - before
+    peaks["step"] = resident("VmHWM") - before
     save(folder / "saved", model, {})
-    found["save"] = resident("VmHWM") - before
+    peaks["save"] = resident("VmHWM") - before
     Checkpoint(folder / "saved").load_into(model)
-    found["load"] = resident("VmHWM") - before
-    (folder / f"memory-{rank}.json").write_text(json.dumps(found))
+    peaks["load"] = resident("VmHWM") - before
+    (folder / f"memory-{rank}.json").write_text(json.dumps(peaks))
 
 
 def resident(name: str) -> int:

@@ -12,7 +12,7 @@ from recsys_tables.engine.deep_hash import DeepHashEmbedding
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
 from recsys_tables.schemes import DeepHash, Hash
-from recsys_tables.schemes.deep_hash import CODES
+from recsys_tables.schemes.deep_hash import HASH_VALUES
 
 SCHEME = DeepHash("item", 8, 64, (16, 16))
 EXTREMES = np.array([-(2**63), -1, 0, 2**53, 2**53 + 1, 2**63 - 1])
@@ -25,12 +25,12 @@ def kjt(ids: list[int]) -> KeyedJaggedTensor:
 
 
 def test_hashes_are_uniform_and_independent() -> None:
-    hashes = SCHEME.aux(np.arange(20_000)) / CODES
+    hashes = SCHEME.aux(np.arange(20_000)) / HASH_VALUES
     assert hashes.shape == (20_000, 64)
     assert np.abs(hashes.mean(axis=0) - 0.5).max() < 0.01
     assert np.abs(hashes.var(axis=0) - 1 / 12).max() < 0.002
     assert np.abs(np.corrcoef(hashes.T) - np.eye(64)).max() < 0.04
-    other = DeepHash("user", 8, 64, (16, 16)).aux(np.arange(20_000)) / CODES
+    other = DeepHash("user", 8, 64, (16, 16)).aux(np.arange(20_000)) / HASH_VALUES
     assert np.abs(np.corrcoef(hashes[:, 0], other[:, 0])[0, 1]) < 0.03, "salted by the feature's name"
     assert SCHEME.aux(np.empty(0, np.int64)).shape == (0, 64)
 
@@ -38,11 +38,11 @@ def test_hashes_are_uniform_and_independent() -> None:
 @pytest.mark.parametrize("encoding", ["uniform", "normal"])
 def test_encodings_are_finite_and_scaled_as_named(encoding: Any) -> None:
     network: Any = DeepHash("item", 8, 4, (16,), encoding).combine()
-    seen: list[torch.Tensor] = []
-    network.layers.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    network([], torch.tensor([[0, CODES - 1, CODES // 2, 1]]))
-    network([], torch.randint(CODES, (50_000, 4)))
-    ends, many = seen
+    scaled: list[torch.Tensor] = []
+    network.layers.register_forward_pre_hook(lambda _, inputs: scaled.append(inputs[0]))
+    network([], torch.tensor([[0, HASH_VALUES - 1, HASH_VALUES // 2, 1]]))
+    network([], torch.randint(HASH_VALUES, (50_000, 4)))
+    ends, many = scaled
     assert torch.isfinite(ends).all()
     assert ends[0, 0] == -ends[0, 1]
     assert ends[0, 0] > (-6 if encoding == "normal" else -1)

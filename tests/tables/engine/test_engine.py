@@ -102,7 +102,7 @@ Bags = Sequence[Sequence[int]]
 
 
 def jagged(bags: dict[str, Bags], weights: dict[str, Sequence[Sequence[float]]] | None = None) -> Any:
-    """A batch; features that `weights` leaves out weigh 1."""
+    """Make a batch; features that `weights` leaves out weigh 1."""
     flat = None
     if weights is not None:
         rows = [weights.get(key, [[1.0] * len(bag) for bag in bags[key]]) for key in bags]
@@ -126,19 +126,19 @@ def tables_of(engine: nn.Module) -> dict[str, nn.Parameter]:
 def oracle(field: Field, combine: nn.Module, tables: dict[str, Tensor], ids: Bags, weights: Any) -> Tensor:
     """One id at a time: look it up, combine, weigh; then sum the bag and divide. A sequence is not summed."""
     bags = []
-    for bag, own in zip(ids, weights, strict=True):
+    for bag, bag_weights in zip(ids, weights, strict=True):
         vectors = [torch.zeros(0, D, dtype=torch.float64)]
-        for i, weight in zip(bag, own, strict=True):
+        for i, weight in zip(bag, bag_weights, strict=True):
             at = np.array([i])
-            found = []
+            looked_up = []
             for item in field.scheme.rows(at):
                 factor = 1 if item.weights is None else torch.from_numpy(item.weights[0])[:, None].double()
-                found.append(
+                looked_up.append(
                     (tables[item.table][torch.from_numpy(item.rows[0])] * factor).sum(0, keepdim=True)
                 )
             aux = field.scheme.aux(at)
-            vectors.append(combine(found, *(() if aux is None else (torch.from_numpy(aux),))) * weight)
-        total = sum(own) if field.weighted else len(bag)
+            vectors.append(combine(looked_up, *(() if aux is None else (torch.from_numpy(aux),))) * weight)
+        total = sum(bag_weights) if field.weighted else len(bag)
         together = torch.cat(vectors)
         if field.pooling != "none":
             together = together.sum(dim=0, keepdim=True)
@@ -149,42 +149,42 @@ def oracle(field: Field, combine: nn.Module, tables: dict[str, Tensor], ids: Bag
 
 
 def compare(fields: Sequence[Field], bags: dict[str, Bags], weights: Any = None) -> None:
-    """Outputs, and the gradients of every table and dense parameter, against the oracle in float64."""
+    """Check outputs, and the gradients of every table and dense parameter, against the oracle in float64."""
     torch.manual_seed(0)
     engine = EmbeddingEngine(fields)
     tables = {name: p.detach().double().requires_grad_() for name, p in tables_of(engine).items()}
     combines = [field.scheme.combine().double() for field in fields]
     ones = {key: [[1.0] * len(bag) for bag in rows] for key, rows in bags.items()}
-    given = ones | (weights or {})
+    weights_of = ones | (weights or {})
     out = engine(jagged(bags, weights))
     loss, expected_loss = torch.zeros(()), torch.zeros((), dtype=torch.float64)
     for field, combine in zip(fields, combines, strict=True):
-        expected = oracle(field, combine, tables, bags[field.feature], given[field.feature])
+        expected = oracle(field, combine, tables, bags[field.feature], weights_of[field.feature])
         if field.pooling == "none":
-            found = out.sequences[field.feature].values()
+            vectors = out.sequences[field.feature].values()
             lengths = [len(bag) for bag in bags[field.feature]]
             assert out.sequences[field.feature].lengths().tolist() == lengths
             assert field.feature not in out.keys()  # noqa: SIM118
         else:
-            found = out[field.feature]
-        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-7)
-        probe = torch.linspace(-1, 1, found.numel()).view_as(found)
-        loss, expected_loss = loss + (found * probe).sum(), expected_loss + (expected * probe).sum()
+            vectors = out[field.feature]
+        torch.testing.assert_close(vectors.double(), expected, rtol=1e-5, atol=1e-7)
+        probe = torch.linspace(-1, 1, vectors.numel()).view_as(vectors)
+        loss, expected_loss = loss + (vectors * probe).sum(), expected_loss + (expected * probe).sum()
     loss.backward()
     if expected_loss.requires_grad:  # else no id was looked up
         expected_loss.backward()
     for name, parameter in tables_of(engine).items():
-        wanted = tables[name].grad
-        if wanted is None:
-            wanted = torch.zeros_like(tables[name])
-        found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
-    for mine, theirs in zip(
+        expected_grad = tables[name].grad
+        if expected_grad is None:
+            expected_grad = torch.zeros_like(tables[name])
+        grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(grad.double(), expected_grad, rtol=1e-4, atol=1e-5)
+    for actual, exact in zip(
         engine.combiner.combines.parameters(), nn.ModuleList(combines).parameters(), strict=True
     ):
-        if theirs.grad is not None:
-            assert mine.grad is not None
-            torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=1e-5)
+        if exact.grad is not None:
+            assert actual.grad is not None
+            torch.testing.assert_close(actual.grad.double(), exact.grad, rtol=1e-4, atol=1e-5)
 
 
 BAGS: Bags = [[3, 3, 49], [], [0], [7, 14, 21, 28], []]
@@ -319,9 +319,9 @@ def test_hashed_schemes_take_any_64_bit_id(scheme: str) -> None:
 def test_vectors_of_ids_are_those_of_a_batch(scheme: str) -> None:
     engine = EmbeddingEngine([Field(SCHEMES[scheme]("user"))])
     tables = {name: value.detach().numpy() for name, value in tables_of(engine).items()}
-    found = engine.vectors_of("user", np.array([5, 0, 49]), tables)
+    vectors = engine.vectors_of("user", np.array([5, 0, 49]), tables)
     expected = engine(jagged({"user": [[5], [0], [49]]})).values().detach().numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(vectors, expected, rtol=1e-6, atol=1e-8)
 
 
 def test_vectors_of_ids_outside_the_space_follow_the_policy() -> None:
@@ -417,18 +417,18 @@ def test_an_id_outside_a_dense_id_space_is_named(scheme: str, bad: int) -> None:
 def test_an_id_outside_is_read_as_oov_or_hashed_where_the_field_says_so() -> None:
     torch.manual_seed(0)
     ids = [[-3], [7], [2**53], [IDS]]
-    found = {}
+    by_policy = {}
     for policy, oov in (("oov", 2), ("hash", None)):
         field = Field(Full("user", IDS, D), out_of_range=policy, oov_id=oov)  # type: ignore[arg-type]
         engine = EmbeddingEngine([field])
         with torch.no_grad():
             tables_of(engine)["user/full"].copy_(torch.arange(IDS)[:, None].expand(IDS, D))
         batch = jagged({"user": ids})
-        found[policy] = engine(batch).values()[:, 0].tolist()
+        by_policy[policy] = engine(batch).values()[:, 0].tolist()
         assert batch.values().tolist() == [i for bag in ids for i in bag], "the caller's ids stay"
-    assert found["oov"] == [2, 7, 2, 2]
-    assert found["hash"][1] == 7
-    assert len({found["hash"][i] for i in (0, 2, 3)}) > 1
+    assert by_policy["oov"] == [2, 7, 2, 2]
+    assert by_policy["hash"][1] == 7
+    assert len({by_policy["hash"][i] for i in (0, 2, 3)}) > 1
 
 
 @pytest.mark.parametrize("dtype", [torch.uint64, torch.int32, torch.uint8, torch.float32, torch.float64])
@@ -579,7 +579,7 @@ def some_fields(make: Any) -> list[Field]:
 
 
 def sharded_and_plain(make: Any, device: torch.device) -> None:
-    """The same outputs, and after two steps of SGD the same tables."""
+    """Check that outputs are the same, and after two steps of SGD the tables."""
     model = shard(
         nn.ModuleList([EmbeddingEngine(some_fields(make), torch.device("meta"))]),
         TableOptimizer("sgd", lr=0.5),
@@ -593,15 +593,15 @@ def sharded_and_plain(make: Any, device: torch.device) -> None:
     optimizer = torch.optim.SGD(tables_of(plain).values(), lr=0.5)
     ids = jagged({"genre": BAGS, "user": ONES, "history": BAGS}, {"genre": FACTORS})
     for _ in range(2):
-        found, expected = engine_of(model)(ids.to(device)), plain(ids)
+        sharded, expected = engine_of(model)(ids.to(device)), plain(ids)
         for one, other in (
-            (found.values(), expected.values()),
-            (found.sequences["history"].values(), expected.sequences["history"].values()),
+            (sharded.values(), expected.values()),
+            (sharded.sequences["history"].values(), expected.sequences["history"].values()),
         ):
             assert one.device.type == device.type
             torch.testing.assert_close(one.cpu(), other, rtol=1e-5, atol=1e-6)
         optimizer.zero_grad()
-        for out in (found, expected):
+        for out in (sharded, expected):
             (out.values().square().sum() + out.sequences["history"].values().square().sum()).backward()
         optimizer.step()
     for piece in local_shards(model):

@@ -21,8 +21,8 @@ class Constant(Hash):
     """A hash whose rows have constant weights."""
 
     def rows(self, ids: Any) -> tuple[Lookup, ...]:
-        (found,) = super().rows(ids)
-        return (Lookup(found.table, found.rows, np.ones(found.rows.shape, np.float32)),)
+        (item,) = super().rows(ids)
+        return (Lookup(item.table, item.rows, np.ones(item.rows.shape, np.float32)),)
 
 
 def product(feature: str) -> QuotientRemainder:

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 
 from recsys_tables.bytes import OptimizerName, resident_bytes
 from recsys_tables.config import TablesConfig
-from recsys_tables.planning.allocation import rows_by_feature
-from recsys_tables.planning.plan import BudgetError, FeatureSize, TablePlan, plan_tables
+from recsys_tables.planning.plan import BudgetError, TablePlan, plan_tables
+from recsys_tables.schemes.allocation import FeatureSize, rows_by_feature
 
 OPEN = ("frequency_split",)  # frequent ids as codes, the rest as they are
 ANY_ID = ("hash", "multi_hash", "hash_embedding", "unified", "robe")
@@ -38,7 +38,7 @@ SETTINGS = [(scheme, keys) for scheme in BUDGETED for keys in [{}, *OPTIONS.get(
 
 
 def size(name: str, ids: int, encoding: str) -> FeatureSize:
-    """`ids` ids at 14 bytes each and two reserved codes; an open vocabulary holds a third of them."""
+    """Return the size of `ids` ids at 14 bytes each and two reserved codes; an open vocabulary holds a third of them."""
     codes = ids + 2
     if encoding == "hash":
         return FeatureSize(name, None, codes, 0, 14 * ids)
@@ -79,16 +79,16 @@ def test_a_budget_is_kept_and_more_of_it_is_never_less(
     totals = []
     for percent in (20, 40, 60, 80, 100, 150, 400):
         try:
-            found = plan(features, scheme, optimizer, budget=f"{percent}%", **keys)
+            planned = plan(features, scheme, optimizer, budget=f"{percent}%", **keys)
         except BudgetError:
             assert not totals, "what fits a budget fits a larger one"
             continue
-        assert found.bytes.total <= found.full_bytes * percent / 100
+        assert planned.bytes.total <= planned.full_bytes * percent / 100
         vocabulary = sum(feature.vocabulary_bytes for feature in features)
-        assert found.bytes == resident_bytes(found.schemes, vocabulary, optimizer)
-        assert [s.feature for s in found.schemes] == [feature.name for feature in features]
-        assert {scheme.embedding_dim for scheme in found.schemes} == {16}
-        totals.append(found.bytes.total)
+        assert planned.bytes == resident_bytes(planned.schemes, vocabulary, optimizer)
+        assert [s.feature for s in planned.schemes] == [feature.name for feature in features]
+        assert {scheme.embedding_dim for scheme in planned.schemes} == {16}
+        totals.append(planned.bytes.total)
     assert all(a <= b for a, b in itertools.pairwise(totals))
 
 
@@ -99,9 +99,9 @@ def test_the_smallest_tables_fit_their_own_bytes_and_no_byte_less(scheme: str, k
     with pytest.raises(BudgetError) as caught:
         plan(features, scheme, budget="1B", **keys)
     needed = caught.value.needed
-    found = plan(features, scheme, budget=f"{needed}B", **keys)
-    assert found.bytes.total == needed
-    assert all(table.num_embeddings >= 1 for s in found.schemes for table in s.tables())
+    planned = plan(features, scheme, budget=f"{needed}B", **keys)
+    assert planned.bytes.total == needed
+    assert all(table.num_embeddings >= 1 for s in planned.schemes for table in s.tables())
     with pytest.raises(BudgetError, match=f"need {needed:,} bytes"):
         plan(features, scheme, budget=f"{needed - 1}B", **keys)
 
@@ -110,26 +110,26 @@ def test_the_smallest_tables_fit_their_own_bytes_and_no_byte_less(scheme: str, k
 @pytest.mark.parametrize("scheme", [*ANY_ID, *OPEN, "mem_com", "chinese_remainder"])
 def test_most_of_a_budget_is_used_where_rows_follow_it(scheme: str, percent: int) -> None:
     """The others have steps: halves and thirds of the rows, widths of 4, ranks up to a limit."""
-    found = plan(sizes_for(scheme, [200_000, 30_000, 500]), scheme, budget=f"{percent}%")
-    assert 0.95 * percent <= 100 * found.bytes.total / found.full_bytes <= percent
+    planned = plan(sizes_for(scheme, [200_000, 30_000, 500]), scheme, budget=f"{percent}%")
+    assert 0.95 * percent <= 100 * planned.bytes.total / planned.full_bytes <= percent
 
 
 def test_radices_of_m_and_m_plus_1_come_near_most_budgets() -> None:
     """Two radices that are equal would leave 1, 1/4, 1/9, … of the rows; those between leave 1/2, 1/6, … too."""
     features = sizes_for("mixed_radix", [200_000])
-    found = [
+    radices = [
         plan(features, "mixed_radix", budget=budget).schemes[0].radices  # type: ignore[attr-defined]
         for budget in ("200%", "100%", "45%", "35%", "20%", "18%")
     ]
-    assert found == [(1, 1), (1, 2), (2, 2), (2, 3), (5, 6), (10, 10)]
+    assert radices == [(1, 1), (1, 2), (2, 2), (2, 3), (5, 6), (10, 10)]
 
 
 @pytest.mark.parametrize(("scheme", "keys"), [("hash", {}), ("multi_hash", {}), ("unified", {})])
 def test_rows_of_published_results(scheme: str, keys: dict[str, Any]) -> None:
     """As the first release planned 10 % of two features: a change here changes every published number."""
     features = sizes_for(scheme, [20_000, 5_000])
-    found = plan(features, scheme, budget="10%", **keys)
-    rows = [table.num_embeddings for s in found.schemes for table in s.tables()]
+    planned = plan(features, scheme, budget="10%", **keys)
+    rows = [table.num_embeddings for s in planned.schemes for table in s.tables()]
     assert rows == {"unified": [5695, 5695]}.get(scheme, [2412, 603])
 
 
@@ -139,8 +139,8 @@ def test_rows_by_the_square_root_of_ids(scheme: str) -> None:
     by_ids = plan(features, scheme, budget="40%")
     by_root = plan(features, scheme, budget="40%", allocation="sqrt")
 
-    def ratio(found: TablePlan) -> float:
-        large, small = (s.tables()[0].num_embeddings - getattr(s, "num_hot", 0) for s in found.schemes)
+    def ratio(planned: TablePlan) -> float:
+        large, small = (s.tables()[0].num_embeddings - getattr(s, "num_hot", 0) for s in planned.schemes)
         return large / small
 
     assert ratio(by_ids) == pytest.approx(100, rel=0.02)
@@ -184,12 +184,12 @@ def test_compact_tables_are_as_wide_as_declared(
     """Every code has a row of its own but code 1, which is that of pruned ids, or zeros."""
     features = [size(f"f{i}", count, "vocabulary") for i, count in enumerate(ids)]
     declared = dict(zip([feature.name for feature in features], widths, strict=False))
-    found = plan(features, "compact", optimizer, widths=declared, unknown=unknown)
+    planned = plan(features, "compact", optimizer, widths=declared, unknown=unknown)
     vocabulary = sum(feature.vocabulary_bytes for feature in features)
-    assert found.bytes == resident_bytes(found.schemes, vocabulary, optimizer)
-    assert found.full_bytes == plan(features, "full", optimizer).bytes.total
+    assert planned.bytes == resident_bytes(planned.schemes, vocabulary, optimizer)
+    assert planned.full_bytes == plan(features, "full", optimizer).bytes.total
     parameters = 0
-    for scheme, feature in zip(found.schemes, features, strict=True):
+    for scheme, feature in zip(planned.schemes, features, strict=True):
         width, codes = declared[feature.name], feature.num_codes
         assert codes is not None
         (lookup,) = scheme.rows(np.arange(codes))
@@ -199,7 +199,7 @@ def test_compact_tables_are_as_wide_as_declared(
         rows = lookup.rows[looked_up, 0].tolist()
         assert rows == list(range(len(rows))), "no row is shared"
         parameters += 4 * width * len(rows) or 4 * 4  # the one row of a field without a table
-    assert found.bytes.parameters == parameters
+    assert planned.bytes.parameters == parameters
 
 
 def test_a_frequency_split_owns_rows_for_its_codes_and_hashes_the_rest() -> None:
@@ -217,10 +217,10 @@ def test_an_open_vocabulary_counts_all_its_ids_where_they_are_hashed() -> None:
 
 def test_small_features_of_a_unified_table_keep_rows_of_their_own() -> None:
     features = [size("large", 5000, "vocabulary"), size("small", 30, "vocabulary"), size("open", 30, "open")]
-    found = plan(features, "unified", budget="90%", own_rows_up_to=32, num_tables=2)
-    assert [type(scheme).__name__ for scheme in found.schemes] == ["Unified", "Full", "Unified"]
-    assert found.schemes[1].tables()[0].num_embeddings == 32
-    assert {table.name for table in found.schemes[0].tables()} == {"unified/shared_0", "unified/shared_1"}
+    planned = plan(features, "unified", budget="90%", own_rows_up_to=32, num_tables=2)
+    assert [type(scheme).__name__ for scheme in planned.schemes] == ["Unified", "Full", "Unified"]
+    assert planned.schemes[1].tables()[0].num_embeddings == 32
+    assert {table.name for table in planned.schemes[0].tables()} == {"unified/shared_0", "unified/shared_1"}
     alone = plan([features[1]], "unified", budget="100%", own_rows_up_to=32)
     assert type(alone.schemes[0]).__name__ == "Full", "no shared table where nothing is left to share"
 
@@ -229,11 +229,11 @@ def test_widths_by_popularity() -> None:
     """d_f = λ n_f^-α: the larger feature is narrower, and a tiny one is not worth a projection."""
     features = sizes_for("mixed_dimension", [100_000, 3_000, 8])
     for alpha, narrower in ((0.0, False), (0.3, True)):
-        found = plan(features, "mixed_dimension", budget="60%", alpha=alpha)
-        large, middle, tiny = (scheme.tables()[0].embedding_dim for scheme in found.schemes)
+        planned = plan(features, "mixed_dimension", budget="60%", alpha=alpha)
+        large, middle, tiny = (scheme.tables()[0].embedding_dim for scheme in planned.schemes)
         assert (large < middle) is narrower
         assert tiny == 16
-        assert found.bytes.dense == sum(4 * 16 * width for width in (large, middle) if width < 16)
+        assert planned.bytes.dense == sum(4 * 16 * width for width in (large, middle) if width < 16)
     whole = plan(features, "mixed_dimension", budget="100%")
     assert whole.bytes.total == whole.full_bytes, "all of the budget is the full table"
 

@@ -8,16 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_tables import Full, Hash, QuotientRemainder, Scheme, Unified
-from recsys_tables.planning.collisions import (
-    collision_rate,
-    expected_across_features,
-    expected_collisions,
-    one_bag,
-    own_places,
-    row_shared,
-    rows_touched,
-)
+from recsys_tables.planning.collisions import collision_rate, expected_across_features, rows_touched
 from recsys_tables.schemes import FrequencySplit, HashEmbedding, MixedDimension, MultiHash, Robe
+from recsys_tables.schemes.collisions import one_bag, places_of_their_own, row_shared
 
 TRIALS = 400
 Draw = Callable[[np.random.Generator], np.ndarray]
@@ -38,7 +31,7 @@ def test_the_formulas_agree_with_simulation(form: str, n: int, rows: int, k: int
     impressions = 1 / np.arange(1, n + 1)
     places = 0 if form == "bag" else rows * np.arange(k)  # place c meets place c only
     observed = [collision_rate(random.integers(0, rows, (n, k)) + places, impressions) for _ in range(TRIALS)]
-    expected = one_bag(n, rows, k) if form == "bag" else own_places(n, [rows] * k)
+    expected = one_bag(n, rows, k) if form == "bag" else places_of_their_own(n, [rows] * k)
     for kind in ("all_rows", "any_row"):
         mean, error = mean_and_error([getattr(rate, kind) for rate in observed])
         assert getattr(expected, kind) == pytest.approx(mean, abs=4 * error + 1e-4)
@@ -77,22 +70,22 @@ def test_schemes_collide_as_often_as_expected(make: Callable[[str], Scheme]) -> 
     """Over the hashes of 40 features, each of which salts its own."""
     ids = np.arange(1000)
     impressions = 1000.0 / np.arange(1, 1001)
-    expected = expected_collisions(make("f"), ids, impressions)
+    expected = make("f").expected_collisions(ids, impressions)
     assert expected is not None
-    found = []
+    rates = []
     for number in range(40):
         lookups = make(f"f{number}").rows(ids)
         rows = np.concatenate([item.rows + (j << 40) for j, item in enumerate(lookups)], axis=1)
-        found.append(collision_rate(rows, impressions))
+        rates.append(collision_rate(rows, impressions))
     for kind in ("all_rows", "any_row"):
-        mean, error = mean_and_error([getattr(rate, kind) for rate in found])
+        mean, error = mean_and_error([getattr(rate, kind) for rate in rates])
         assert getattr(expected, kind) == pytest.approx(mean, abs=4 * error + 1e-9)
 
 
 def test_arithmetic_rows_and_shared_rows_have_no_expectation() -> None:
     scheme = QuotientRemainder("a", 100, 10, 8)
-    assert expected_collisions(scheme, np.arange(100), np.ones(100)) is None
-    assert expected_collisions(Robe("a", 100, 8, 16), np.arange(9), np.ones(9)) is None, (
+    assert scheme.expected_collisions(np.arange(100), np.ones(100)) is None
+    assert Robe("a", 100, 8, 16).expected_collisions(np.arange(9), np.ones(9)) is None, (
         "slots of a row differ"
     )
     assert expected_across_features([scheme, Hash("b", 10, 8)], {"a": 100, "b": 5}) == {}
@@ -100,11 +93,9 @@ def test_arithmetic_rows_and_shared_rows_have_no_expectation() -> None:
 
 def test_a_tail_without_ids_or_impressions_never_collides() -> None:
     scheme = FrequencySplit("a", 5, 2, 8)
-    assert expected_collisions(scheme, np.arange(5), np.ones(5)) == (0, 0)
-    assert expected_collisions(scheme, np.empty(0, np.int64), np.empty(0, np.int64)) == (0, 0)
-    assert expected_collisions(scheme, np.array([0, -7, -9]), np.array([8, 1, 1])) == pytest.approx(
-        (0.1, 0.1)
-    )
+    assert scheme.expected_collisions(np.arange(5), np.ones(5)) == (0, 0)
+    assert scheme.expected_collisions(np.empty(0, np.int64), np.empty(0, np.int64)) == (0, 0)
+    assert scheme.expected_collisions(np.array([0, -7, -9]), np.array([8, 1, 1])) == pytest.approx((0.1, 0.1))
 
 
 def test_sub_tables_count_their_own_keys() -> None:
@@ -116,13 +107,13 @@ def test_sub_tables_count_their_own_keys() -> None:
 
 @given(n=st.integers(1, 10**7), rows=st.integers(1, 2**31 - 1), k=st.integers(1, 16))
 def test_rates_are_shares_and_fall_with_rows(n: int, rows: int, k: int) -> None:
-    for found, roomier in (
+    for rate, roomier in (
         (one_bag(n, rows, k), one_bag(n, 2 * rows, k)),
-        (own_places(n, [rows] * k), own_places(n, [2 * rows] * k)),
+        (places_of_their_own(n, [rows] * k), places_of_their_own(n, [2 * rows] * k)),
     ):
-        assert 0 <= found.all_rows <= found.any_row * (1 + 1e-6) <= 1 + 1e-5  # tiny rates cancel
-        assert roomier.any_row <= found.any_row * (1 + 1e-9)
-        assert roomier.all_rows <= found.all_rows * (1 + 1e-6)
+        assert 0 <= rate.all_rows <= rate.any_row * (1 + 1e-6) <= 1 + 1e-5  # tiny rates cancel
+        assert roomier.any_row <= rate.any_row * (1 + 1e-9)
+        assert roomier.all_rows <= rate.all_rows * (1 + 1e-6)
     assert one_bag(n, rows, 1) == pytest.approx((row_shared(n - 1, rows),) * 2, rel=1e-6)
 
 

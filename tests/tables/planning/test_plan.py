@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from recsys_tables.bytes import ResidentBytes
-from recsys_tables.config import TablesConfig, budget_bytes
-from recsys_tables.planning.plan import BudgetError, FeatureSize, TablePlan, full_table_bytes, plan_tables
+from recsys_tables.config import TablesConfig
+from recsys_tables.planning.plan import BudgetError, TablePlan, full_table_bytes, plan_tables
 from recsys_tables.scheme import MAX_ROWS
+from recsys_tables.schemes.allocation import FeatureSize
+from recsys_tables.schemes.declared import budget_bytes
 
 
 def size(name: str, ids: int, hashed: bool = False) -> FeatureSize:
-    """A vocabulary of `ids` ids at 14 bytes each, and its two reserved codes."""
+    """Return the size of a vocabulary of `ids` ids at 14 bytes each, and its two reserved codes."""
     codes = ids + 2
     return FeatureSize(name, None if hashed else codes, codes, 0 if hashed else 14 * ids, 14 * ids)
 
@@ -40,18 +42,18 @@ def test_hashed_tables_use_their_budget(scheme: str, features: list[FeatureSize]
         with pytest.raises(BudgetError):
             plan(features, scheme, budget)
         return
-    found = plan(features, scheme, budget)
-    assert 0.95 * allowed <= found.bytes.total <= allowed
-    assert found.full_bytes == full_table_bytes(16, features)
+    planned = plan(features, scheme, budget)
+    assert 0.95 * allowed <= planned.bytes.total <= allowed
+    assert planned.full_bytes == full_table_bytes(16, features)
 
 
 @pytest.mark.parametrize("operation", ["sum", "concat", "product"])
 def test_quotient_remainder_keeps_its_budget_and_grows_with_it(operation: str) -> None:
     totals = []
     for percent in range(25, 201, 5):
-        found = plan(VOCABULARIES, "quotient_remainder", f"{percent}%", operation=operation)
-        assert found.bytes.total <= found.full_bytes * percent / 100
-        totals.append(found.bytes.total)
+        planned = plan(VOCABULARIES, "quotient_remainder", f"{percent}%", operation=operation)
+        assert planned.bytes.total <= planned.full_bytes * percent / 100
+        totals.append(planned.bytes.total)
     assert totals == sorted(totals)
     assert len(set(totals)) > 3
 
@@ -64,29 +66,29 @@ def test_more_budget_never_gives_less(ids: list[int], data: st.DataObject) -> No
     totals = []
     for percent in (40, 60, 80, 100, 150):
         try:
-            found = plan(features, scheme, f"{percent}%")
+            planned = plan(features, scheme, f"{percent}%")
         except BudgetError:
             assert not totals, "what fits a budget fits a larger one"
             continue
-        assert found.bytes.total <= found.full_bytes * percent / 100
-        totals.append(found.bytes.total)
+        assert planned.bytes.total <= planned.full_bytes * percent / 100
+        totals.append(planned.bytes.total)
     assert all(a <= b for a, b in itertools.pairwise(totals))
 
 
 def test_a_hundred_percent_is_exactly_the_full_table() -> None:
-    found = plan(VOCABULARIES, "full", "100%")
-    assert found.bytes.total == found.full_bytes
-    assert [table.num_embeddings for s in found.schemes for table in s.tables()] == [20_002, 5_002, 32]
-    assert plan(VOCABULARIES, "full").bytes == found.bytes
+    planned = plan(VOCABULARIES, "full", "100%")
+    assert planned.bytes.total == planned.full_bytes
+    assert [table.num_embeddings for s in planned.schemes for table in s.tables()] == [20_002, 5_002, 32]
+    assert plan(VOCABULARIES, "full").bytes == planned.bytes
 
 
 def test_the_full_table_keeps_every_id_whatever_the_minimum_count_and_the_width() -> None:
     """So that a share means the same number of bytes to every arm of a comparison."""
     rare = FeatureSize("user", 502, 20_002, 14 * 500, 14 * 20_000)
-    found = plan([rare], "full", "100%", embedding_dim=4)
-    assert found.full_bytes == full_table_bytes(16, [size("user", 20_000)])
-    assert found.bytes.parameters == 502 * 16
-    assert found.bytes.vocabulary == 14 * 500
+    planned = plan([rare], "full", "100%", embedding_dim=4)
+    assert planned.full_bytes == full_table_bytes(16, [size("user", 20_000)])
+    assert planned.bytes.parameters == 502 * 16
+    assert planned.bytes.vocabulary == 14 * 500
 
 
 def test_a_budget_that_cannot_be_kept_says_what_is_needed() -> None:
@@ -111,12 +113,12 @@ def test_a_budget_of_compact_tables_is_only_checked() -> None:
 
 def test_a_history_reads_the_compact_table_of_its_target() -> None:
     seen, widths = replace(size("seen", 20_000), reads="user"), {"user": 4, "item": 8, "device": 4}
-    found, alone = (
+    planned, alone = (
         plan(features, "compact", widths=widths) for features in ([seen, *VOCABULARIES], VOCABULARIES)
     )
-    assert [scheme.feature for scheme in found.schemes] == ["seen", "user", "item", "device"]
-    assert found.schemes[0].tables() == found.schemes[1].tables()
-    assert found.bytes == alone.bytes + ResidentBytes(vocabulary=seen.vocabulary_bytes)
+    assert [scheme.feature for scheme in planned.schemes] == ["seen", "user", "item", "device"]
+    assert planned.schemes[0].tables() == planned.schemes[1].tables()
+    assert planned.bytes == alone.bytes + ResidentBytes(vocabulary=seen.vocabulary_bytes)
 
 
 @pytest.mark.parametrize(
@@ -145,19 +147,19 @@ def test_a_hashed_feature_is_refused_by_a_scheme_of_codes(scheme: str) -> None:
 @pytest.mark.parametrize("scheme", ["hash", "unified"])
 def test_large_logs_stop_at_the_largest_table(scheme: str) -> None:
     features = [size("user", 300_000_000, True)]
-    found = plan(features, scheme, "10%")
-    assert found.bytes.total == pytest.approx(0.1 * found.full_bytes, rel=0.01)
+    planned = plan(features, scheme, "10%")
+    assert planned.bytes.total == pytest.approx(0.1 * planned.full_bytes, rel=0.01)
     largest = plan(features, scheme, "900GB").schemes[0].tables()[0]
     assert largest.num_embeddings == MAX_ROWS - 1
 
 
 def test_declared_widths_reach_the_tables() -> None:
-    found = plan(HASHED, "unified", "10%", embedding_dim=32, chunk_dim=4, init_bound=0.2)
-    assert {scheme.embedding_dim for scheme in found.schemes} == {32}
-    assert len({scheme.tables() for scheme in found.schemes}) == 1, "one table for all features"
-    table = found.schemes[0].tables()[0]
+    planned = plan(HASHED, "unified", "10%", embedding_dim=32, chunk_dim=4, init_bound=0.2)
+    assert {scheme.embedding_dim for scheme in planned.schemes} == {32}
+    assert len({scheme.tables() for scheme in planned.schemes}) == 1, "one table for all features"
+    table = planned.schemes[0].tables()[0]
     assert (table.embedding_dim, table.init_bound) == (4, 0.2)
-    assert [scheme.feature for scheme in found.schemes] == ["user", "item", "device"]
+    assert [scheme.feature for scheme in planned.schemes] == ["user", "item", "device"]
 
 
 @pytest.mark.parametrize(

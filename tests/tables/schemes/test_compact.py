@@ -24,7 +24,8 @@ from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
 from recsys_tables.lookup import lookup
 from recsys_tables.remap import Remap
-from recsys_tables.schemes import Compact, Full, Shared, compact_from
+from recsys_tables.schemes import Compact, Full, Shared
+from recsys_tables.schemes.compact import compact_bytes, compact_from
 
 D = 16
 FULL = (Full("user", 50, D), Full("item", 30, D), Full("dead", 20, D), Full("gone", 10, D))
@@ -54,12 +55,12 @@ def engine_with(schemes: Any, tables: dict[str, np.ndarray], multivalued: bool =
 
 
 def table_of(engine: EmbeddingEngine, name: str) -> Tensor:
-    (found,) = (p for key, p in engine.named_parameters() if key.endswith(f"{name}.weight"))
-    return found
+    (parameter,) = (p for key, p in engine.named_parameters() if key.endswith(f"{name}.weight"))
+    return parameter
 
 
 def batch(bags: list[list[int]] = BAGS) -> KeyedJaggedTensor:
-    """The same bags of every feature."""
+    """Make a batch with the same bags of every feature."""
     return KeyedJaggedTensor.from_lengths_sync(
         [scheme.feature for scheme in FULL],
         torch.tensor([i for bag in bags for i in bag] * 4, dtype=torch.int64),
@@ -89,13 +90,13 @@ def test_it_is_the_masked_table_forward_and_backward(seed: int, share: float) ->
     for scheme in schemes:
         before = torch.from_numpy(tables[f"{scheme.feature}/compact"])
         after = table_of(small, f"{scheme.feature}/compact").detach()
-        kept = keep[scheme.feature]
-        if scheme.width == 0 or not kept.any():
+        mask = keep[scheme.feature]
+        if scheme.width == 0 or not mask.any():
             assert torch.equal(after, before), "nothing trains the row that stands for no row"
             continue
-        wanted = table_of(large, f"{scheme.feature}/full").detach()[kept, : scheme.width]
-        torch.testing.assert_close(after, wanted, rtol=0, atol=1e-6)
-        unseen = ~np.isin(np.flatnonzero(kept), [i for bag in BAGS for i in bag])
+        expected = table_of(large, f"{scheme.feature}/full").detach()[mask, : scheme.width]
+        torch.testing.assert_close(after, expected, rtol=0, atol=1e-6)
+        unseen = ~np.isin(np.flatnonzero(mask), [i for bag in BAGS for i in bag])
         assert torch.equal(after[unseen], before[unseen]), "a pruned id trains no row"
 
 
@@ -106,9 +107,9 @@ def test_a_default_row_is_the_mean_of_the_pruned_and_learns_from_them() -> None:
     assert [scheme.pruned for scheme in schemes] == ["default", "default", "zero", "default"]
     mean = full["user/full"][~keep["user"], :8].mean(axis=0)
     pruned = np.flatnonzero(~keep["user"])[:2]
-    found = lookup(user, tables, pruned)
-    np.testing.assert_allclose(found[:, :8], [mean, mean], rtol=1e-6)
-    assert not found[:, 8:].any()
+    vectors = lookup(user, tables, pruned)
+    np.testing.assert_allclose(vectors[:, :8], [mean, mean], rtol=1e-6)
+    assert not vectors[:, 8:].any()
     assert not lookup(dead, tables, np.arange(20)).any()
     assert len(np.unique(lookup(gone, tables, np.arange(10)), axis=0)) == 1, (
         "one row for a field without others"
@@ -127,14 +128,24 @@ def test_a_default_row_is_the_mean_of_the_pruned_and_learns_from_them() -> None:
     assert all_kept.tables()[0].num_embeddings == 51
 
 
+@given(
+    codes=st.integers(0, 600),
+    width=st.sampled_from([0, 4, 16]),
+    optimizer=st.sampled_from(["sgd", "adagrad"]),
+)
+def test_bytes_without_a_scheme_are_those_with_one(codes: int, width: int, optimizer: Any) -> None:
+    scheme = Compact("f", Remap.of(np.ones(codes, np.bool_)), width, D)
+    assert compact_bytes(codes, width, optimizer) == resident_bytes([scheme], 0, optimizer).total
+
+
 def test_bytes_are_those_of_what_is_kept() -> None:
     keep = {name: np.arange(len(mask)) < 5 for name, mask in keep_of().items()}
     schemes, tables = compact_from(FULL, weights(), keep, WIDTHS)
-    found = resident_bytes([*schemes, Shared("history", schemes[0])], 0)
+    counted = resident_bytes([*schemes, Shared("history", schemes[0])], 0)
     one_row = 4
-    assert found.parameters == 4 * (5 * (8 + 16 + 12) + one_row) == sum(t.nbytes for t in tables.values())
-    assert found.remaps == 4 * 40, "a block of 256 codes for each feature, once where it is shared"
-    assert found.total == found.parameters + found.remaps + 4 * (3 * 5 + 1)
+    assert counted.parameters == 4 * (5 * (8 + 16 + 12) + one_row) == sum(t.nbytes for t in tables.values())
+    assert counted.remaps == 4 * 40, "a block of 256 codes for each feature, once where it is shared"
+    assert counted.total == counted.parameters + counted.remaps + 4 * (3 * 5 + 1)
 
 
 def test_a_code_outside_the_remap_is_named() -> None:
@@ -183,9 +194,9 @@ def test_genes_that_cannot_be_are_refused(make: Callable[[Remap], Compact], mess
     ],
 )
 def test_masks_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
-    given = {"tables": weights(), "keep": keep_of(), "widths": WIDTHS} | change
+    arguments = {"tables": weights(), "keep": keep_of(), "widths": WIDTHS} | change
     with pytest.raises(ValueError, match=message):
-        compact_from(FULL, **given)
+        compact_from(FULL, **arguments)
 
 
 # ---- ranks
@@ -246,8 +257,8 @@ def end(rank: int, folder: Path, sharding: str) -> None:
 
 
 def step(model: Any, rank: int, ranks: int) -> None:
-    mine = np.array_split(np.arange(len(BAGS)), ranks)[rank]
-    (model(batch([BAGS[i] for i in mine])) ** 2).sum().mul(ranks).backward()
+    of_rank = np.array_split(np.arange(len(BAGS)), ranks)[rank]
+    (model(batch([BAGS[i] for i in of_rank])) ** 2).sum().mul(ranks).backward()
 
 
 def write(model: Any, file: Path) -> None:
@@ -258,12 +269,12 @@ def write(model: Any, file: Path) -> None:
 
 def test_it_shards_and_goes_on_from_a_checkpoint(tmp_path: Path, run_ranks: Any) -> None:
     run_ranks(__file__, "between_ranks", tmp_path)
-    (wanted, *others) = (
+    (expected, *others) = (
         json.loads((tmp_path / f"{n}.json").read_text()) for n in ("begin-0", "end-1-0", "end-2-1")
     )
-    for found in others:
-        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
-    vectors = np.array(wanted).reshape(10, 4, D)
+    for vectors_of_ranks in others:
+        np.testing.assert_allclose(vectors_of_ranks, expected, rtol=1e-5, atol=1e-6)
+    vectors = np.array(expected).reshape(10, 4, D)
     assert vectors[:, 0, :8].all()
     assert not vectors[:, 0, 8:].any()
     assert not vectors[:, 2].any()

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import importlib
+import inspect
 import itertools
 import json
 import pickle
@@ -18,7 +20,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
+import recsys_tables.schemes
 from recsys_cython_ext import MISSING_ID, hash_rows, lookup_salt
+from recsys_tables.config import DECLARATIONS
 from recsys_tables.engine.deep_hash import DeepHashEmbedding
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
@@ -47,9 +51,12 @@ from recsys_tables.schemes import (
     Pep,
     QuotientRemainder,
     Robe,
+    Shared,
     TensorTrain,
     Unified,
+    scheme_classes,
 )
+from recsys_tables.schemes.declared import Declaration
 
 N = 1000
 KEPT = np.arange(N) % 3 == 0
@@ -112,7 +119,7 @@ every_servable_scheme = pytest.mark.parametrize("scheme", SERVABLE.values(), ids
 
 
 def ids_of(scheme: Scheme) -> st.SearchStrategy[np.ndarray]:
-    """Lists of ids of the scheme's space with duplicates, empty ones too."""
+    """Draw lists of ids of the scheme's space with duplicates, empty ones too."""
     one = st.integers(-(2**63), 2**63 - 1) | st.sampled_from(EXTREMES)
     if scheme.num_ids is not None:
         one = st.integers(0, scheme.num_ids - 1) | st.sampled_from([0, scheme.num_ids - 1])
@@ -135,13 +142,35 @@ def engine_for(fields: list[Field]) -> EmbeddingEngine | DeepHashEmbedding:
 
 
 def everything_of(scheme: Scheme, ids: Any) -> list[Any]:
-    """Rows and weights of every lookup, and aux, as nested lists: what an id is turned into."""
+    """Return rows and weights of every lookup, and aux, as nested lists: what an id is turned into."""
     aux = scheme.aux(ids)
-    found = [
+    lookups = [
         (x.table, x.rows.tolist(), None if x.weights is None else x.weights.tolist())
         for x in scheme.rows(ids)
     ]
-    return [*found, None if aux is None else aux.tolist()]
+    return [*lookups, None if aux is None else aux.tolist()]
+
+
+def test_every_scheme_is_in_this_suite() -> None:
+    """Those that a configuration can declare, and those that none declares; `Shared` does as its owner."""
+    here = {type(scheme) for scheme in SCHEMES.values()}
+    assert {declaration.scheme_class for declaration in DECLARATIONS} <= here
+    assert set(scheme_classes().values()) - {Shared} <= here
+
+
+def test_every_file_of_a_scheme_is_in_the_union() -> None:
+    """So that a scheme that nobody can declare is not taken for one that somebody can."""
+    files = Path(recsys_tables.schemes.__file__).parent.glob("*.py")
+    modules = [
+        importlib.import_module(f"recsys_tables.schemes.{f.stem}") for f in files if f.stem != "__init__"
+    ]
+    declared = {
+        value
+        for module in modules
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Declaration) and "scheme" in value.model_fields
+    }
+    assert declared == set(DECLARATIONS)
 
 
 @every_scheme
@@ -157,12 +186,12 @@ def test_is_a_frozen_picklable_value(scheme: Any) -> None:
 @given(data=st.data())
 def test_rows_lie_in_their_tables_and_depend_on_the_id_alone(scheme: Scheme, data: st.DataObject) -> None:
     ids = data.draw(ids_of(scheme))
-    kept = ids.copy()
+    before = ids.copy()
     tables = {table.name: table for table in scheme.tables()}
-    found = scheme.rows(ids)
-    assert np.array_equal(ids, kept), "the caller's ids stay"
-    assert {item.table for item in found} == set(tables)
-    for item in found:
+    lookups = scheme.rows(ids)
+    assert np.array_equal(ids, before), "the caller's ids stay"
+    assert {item.table for item in lookups} == set(tables)
+    for item in lookups:
         assert item.rows.dtype == np.int64
         assert item.rows.ndim == 2
         assert len(item.rows) == len(ids)
@@ -174,7 +203,7 @@ def test_rows_lie_in_their_tables_and_depend_on_the_id_alone(scheme: Scheme, dat
     assert aux is None or (aux.dtype == np.int64 and aux.ndim == 2 and len(aux) == len(ids))
     for position in range(len(ids)):
         alone = scheme.rows(ids[position : position + 1])
-        assert all(np.array_equal(a.rows[0], b.rows[position]) for a, b in zip(alone, found, strict=True))
+        assert all(np.array_equal(a.rows[0], b.rows[position]) for a, b in zip(alone, lookups, strict=True))
         if aux is not None:
             assert np.array_equal(scheme.aux(ids[position : position + 1])[0], aux[position])
 
@@ -214,15 +243,15 @@ def test_combine_equals_combine_numpy_and_is_linear_if_it_says_so(scheme: Any) -
         vectors[1:] = [np.ones((9, 4), np.float32) for _ in vectors[1:]]
     aux, module = scheme.aux(ids), scheme.combine().eval()
     with torch.no_grad():
-        for held in itertools.chain(module.parameters(), module.buffers()) if masks else ():
-            held.fill_(1)
+        for value in itertools.chain(module.parameters(), module.buffers()) if masks else ():
+            value.fill_(1)
         more = () if aux is None else (torch.from_numpy(aux),)
         out = module([torch.from_numpy(v) for v in vectors], *more).numpy()
         if hasattr(scheme, "combine_numpy"):
             assert list(module.parameters()) == []
-            found = scheme.combine_numpy(vectors, aux)
-            assert found.dtype == np.float32
-            np.testing.assert_allclose(found, out, rtol=1e-6, atol=1e-6)
+            in_numpy = scheme.combine_numpy(vectors, aux)
+            assert in_numpy.dtype == np.float32
+            np.testing.assert_allclose(in_numpy, out, rtol=1e-6, atol=1e-6)
         assert out.shape == (9, scheme.embedding_dim)
         if aux is not None:
             assert not scheme.linear, "ids of a bag differ in aux, so they cannot be pooled first"
@@ -249,14 +278,14 @@ def test_a_vector_starts_with_the_variance_of_a_full_table(scheme: Any) -> None:
     scheme = dataclasses.replace(scheme, init_bound=0.1)
     engine = engine_for([Field(scheme)])
     ids = np.random.default_rng(0).integers(0, N, 60)
-    found = []
+    by_seed = []
     for seed in range(50):
         torch.manual_seed(seed)
         of_engine = engine.combiner if scheme.tables() else engine
         of_engine.combines[0] = scheme.combine().eval()  # in training a mixture of widths is drawn
         more = (weights(scheme, seed),) if scheme.tables() else ()
-        found.append(engine.vectors_of("item", ids, *more))
-    vectors = np.stack(found).astype(np.float64)
+        by_seed.append(engine.vectors_of("item", ids, *more))
+    vectors = np.stack(by_seed).astype(np.float64)
     alive = (vectors != 0).any(axis=0)
     assert alive.all() or isinstance(scheme, Compact | Mde)
     if not alive.any():
@@ -299,7 +328,7 @@ Tensors = dict[str, Tensor]
 
 
 def vector_by_formula(scheme: Any, tables: Tensors, dense: Tensors, i: int) -> Tensor:
-    """e(i) as the paper has it: one id, Python integers, none of the scheme's own code."""
+    """Compute e(i) as the paper has it: one id, Python integers, none of the scheme's own code."""
     t = {name.split("/")[1]: value for name, value in tables.items() if name.split("/")[0] in _owners(scheme)}
 
     def h(j: int, n: int, of: int = i) -> int:
@@ -340,13 +369,13 @@ def vector_by_formula(scheme: Any, tables: Tensors, dense: Tensors, i: int) -> T
             return sum(p[j] * t["components"][h(j, scheme.num_embeddings)] for j in range(scheme.num_hashes))
         case Robe():
             array, z, d = t["robe"].flatten(), scheme.block_dim, scheme.embedding_dim
-            found = []
+            blocks = []
             for c in range(max(1, d // z)):
                 place, slot = divmod(i, max(1, z // d))
                 start = h(c, scheme.num_embeddings, place) * z + slot * d
                 sign = 1 - 2 * h(max(1, d // z) + c, 2) if scheme.signs else 1
-                found.append(sign * array[start : start + min(z, d)])
-            return torch.cat(found)
+                blocks.append(sign * array[start : start + min(z, d)])
+            return torch.cat(blocks)
         case TensorTrain():
             r, (a, b, c) = scheme.rank, {16: (2, 2, 4), 12: (2, 2, 3)}[scheme.embedding_dim]
             d0, d1, d2 = _digits(i, scheme.radices)
@@ -408,11 +437,11 @@ def _operate(operation: str, vectors: list[Tensor]) -> Tensor:
 
 
 def _digits(i: int, radices: tuple[int, ...]) -> list[int]:
-    found: list[int] = []
+    digits: list[int] = []
     for radix in reversed(radices):
         i, digit = divmod(i, radix)
-        found.insert(0, digit)
-    return [i, *found]
+        digits.insert(0, digit)
+    return [i, *digits]
 
 
 def _sub_table(scheme: Unified, chunk: int) -> str:
@@ -422,16 +451,17 @@ def _sub_table(scheme: Unified, chunk: int) -> str:
 def oracle(field: Field, tables: Tensors, dense: Tensors, bags: Any, factors: Any) -> Tensor:
     """Look up, weigh, sum and divide, one id at a time; a sequence is not summed."""
     rows = []
-    for bag, own in zip(bags, factors, strict=True):
+    for bag, bag_factors in zip(bags, factors, strict=True):
         total = torch.zeros(field.scheme.embedding_dim, dtype=torch.float64)
         vectors = [
-            w * vector_by_formula(field.scheme, tables, dense, i) for i, w in zip(bag, own, strict=True)
+            w * vector_by_formula(field.scheme, tables, dense, i)
+            for i, w in zip(bag, bag_factors, strict=True)
         ]
         if field.pooling == "none":
             rows += vectors
             continue
         total = sum(vectors, total)
-        rows.append(total / (sum(own) or 1) if field.averages else total)
+        rows.append(total / (sum(bag_factors) or 1) if field.averages else total)
     return torch.stack(rows) if rows else torch.zeros(0, field.scheme.embedding_dim, dtype=torch.float64)
 
 
@@ -462,7 +492,7 @@ def kjt_of(fields: list[Field], bags: dict[str, Any], factors: dict[str, Any]) -
 
 
 def assert_equals_the_oracle(fields: list[Field], bags: dict[str, Any]) -> None:
-    """Values, and gradients of tables and of the combines' parameters."""
+    """Check values, and gradients of tables and of the combines' parameters."""
     random = np.random.default_rng(1)
     torch.manual_seed(1)
     factors = {
@@ -494,10 +524,10 @@ def assert_equals_the_oracle(fields: list[Field], bags: dict[str, Any]) -> None:
     total.backward()
     expected_total.backward()
     for name, parameter in engine.named_parameters():
-        wanted = exact[name].grad
+        expected_grad = exact[name].grad
         grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        wanted = torch.zeros_like(exact[name]) if wanted is None else wanted
-        torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-4, check_dtype=False)
+        expected_grad = torch.zeros_like(exact[name]) if expected_grad is None else expected_grad
+        torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-4, check_dtype=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)

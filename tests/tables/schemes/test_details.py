@@ -21,8 +21,8 @@ from recsys_tables.schemes import (
     PathBased,
     Robe,
     TensorTrain,
-    popularity_dims,
 )
+from recsys_tables.schemes.mixed_dimension import popularity_dims
 
 IDS = np.arange(3000)
 
@@ -67,12 +67,12 @@ def test_robe_blocks_and_slots() -> None:
 
 
 def test_robe_signs_are_fair_and_independent_of_rows_and_blocks() -> None:
-    found = Robe("item", 97, 16, 4).rows(np.arange(20_000))
-    signs = np.stack([x.weights[:, 0] for x in found])
+    lookups = Robe("item", 97, 16, 4).rows(np.arange(20_000))
+    signs = np.stack([x.weights[:, 0] for x in lookups])
     assert set(np.unique(signs)) == {-1, 1}
     assert np.abs(signs.mean(axis=1)).max() < 0.03
     assert np.abs(np.corrcoef(signs) - np.eye(4)).max() < 0.03
-    assert abs(np.corrcoef(signs[0], found[0].rows[:, 0])[0, 1]) < 0.03
+    assert abs(np.corrcoef(signs[0], lookups[0].rows[:, 0])[0, 1]) < 0.03
     assert all(x.weights is None for x in Robe("item", 97, 16, 4, signs=False).rows(IDS))
 
 

@@ -13,13 +13,14 @@ from torchrec import KeyedJaggedTensor
 from recsys_tables.combine.thresholds import FieldThreshold, IdThreshold
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
-from recsys_tables.schemes import Full, OptEmbed, compact_from
+from recsys_tables.schemes import Full, OptEmbed
+from recsys_tables.schemes.compact import compact_from
 
 N, D = 40, 16
 
 
 def slope(x: float) -> float:
-    """The surrogate gradient of 1[x > 0]."""
+    """Return the surrogate gradient of 1[x > 0]."""
     size = abs(x)
     if size <= 0.4:
         return 2 - 4 * size
@@ -58,28 +59,28 @@ def test_values_and_gradients_are_those_of_the_formula(seed: int, size: int, sca
             nn.init.constant_(module.threshold, 13 * scale)
         out = module([given_rows, given_thresholds] if by_id else [given_rows])
         out.backward(torch.from_numpy(gradient))
-        wanted = by_hand(rows, thresholds[:, 0] if by_id else np.full(size, 13 * scale), gradient)
-        np.testing.assert_allclose(out.detach(), wanted[0], atol=1e-12)
-        np.testing.assert_allclose(given_rows.grad, wanted[1], atol=1e-12)
+        expected = by_hand(rows, thresholds[:, 0] if by_id else np.full(size, 13 * scale), gradient)
+        np.testing.assert_allclose(out.detach(), expected[0], atol=1e-12)
+        np.testing.assert_allclose(given_rows.grad, expected[1], atol=1e-12)
         if by_id:
-            np.testing.assert_allclose(given_thresholds.grad[:, 0], wanted[2], atol=1e-12)
+            np.testing.assert_allclose(given_thresholds.grad[:, 0], expected[2], atol=1e-12)
             assert not given_thresholds.grad[:, 1:].any()
         else:
-            np.testing.assert_allclose(module.threshold.grad, wanted[2].sum(), atol=1e-12)
+            np.testing.assert_allclose(module.threshold.grad, expected[2].sum(), atol=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("x", "wanted"),
+    ("x", "slope"),
     [(0.0, 2.0), (0.1, 1.6), (-0.1, 1.6), (0.4, 0.4), (0.7, 0.4), (-1.0, 0.4), (1.01, 0.0), (-5.0, 0.0)],
 )
-def test_the_surrogate_gradient_at_a_point(x: float, wanted: float) -> None:
+def test_the_surrogate_gradient_at_a_point(x: float, slope: float) -> None:
     """With a row (1 + x, 0, …), t = 1 and a gradient of 1 along the first column, t's is -(1 + x) · slope."""
     module = FieldThreshold(0.0, None).double()
     nn.init.constant_(module.threshold, 1.0)
     row = torch.zeros(1, D, dtype=torch.float64)
     row[0, 0] = 1 + x
     module([row])[0, 0].backward()
-    assert float(module.threshold.grad) == pytest.approx(-(1 + x) * wanted, abs=1e-12)
+    assert float(module.threshold.grad) == pytest.approx(-(1 + x) * slope, abs=1e-12)
 
 
 def test_a_row_at_its_threshold_is_masked() -> None:
@@ -146,8 +147,8 @@ def test_vectors_of_one_sequence_have_one_width() -> None:
 def batch(bags: dict[str, list[list[int]]]) -> KeyedJaggedTensor:
     return KeyedJaggedTensor.from_lengths_sync(
         keys=list(bags),
-        values=torch.tensor([i for own in bags.values() for bag in own for i in bag]),
-        lengths=torch.tensor([len(bag) for own in bags.values() for bag in own]),
+        values=torch.tensor([i for of_feature in bags.values() for bag in of_feature for i in bag]),
+        lengths=torch.tensor([len(bag) for of_feature in bags.values() for bag in of_feature]),
     )
 
 
@@ -167,24 +168,24 @@ def test_the_engine_draws_a_width_for_each_sample_and_field_in_training_alone(th
     bags = {f.feature: [random.integers(0, N, 1 if f.feature == "one" else 3).tolist()] * 60 for f in fields}
     whole = engine.eval()(batch(bags))
     full = EmbeddingEngine([Field(Full(f.feature, N, D), f.pooling, f.multivalued) for f in fields])
-    own = dict(engine.named_parameters())
+    parameters = dict(engine.named_parameters())
     with torch.no_grad():
         for name, parameter in full.named_parameters():
-            key = next(k for k in own if k.endswith(name.split("embedding_bags.")[1]))
-            parameter.copy_(own[key])
+            key = next(k for k in parameters if k.endswith(name.split("embedding_bags.")[1]))
+            parameter.copy_(parameters[key])
     torch.testing.assert_close(
         whole.values(), full(batch(bags)).values(), msg="all columns, and no row masked"
     )
     torch.manual_seed(0)
-    drawn = engine.train()(batch(bags))
+    narrow = engine.train()(batch(bags))
     widths = []
     for name in ("one", "sum", "mean"):
-        kept = drawn[name] != 0
-        assert drawn[name].equal(whole[name] * kept)
-        widths.append(kept.sum(dim=1))
-    kept = drawn.sequences["history"].values().view(60, 3, D) != 0
-    assert kept.equal(kept[:, :1].expand_as(kept)), "one width for a sample's sequence"
-    widths.append(kept[:, 0].sum(dim=1))
+        in_use = narrow[name] != 0
+        assert narrow[name].equal(whole[name] * in_use)
+        widths.append(in_use.sum(dim=1))
+    in_use = narrow.sequences["history"].values().view(60, 3, D) != 0
+    assert in_use.equal(in_use[:, :1].expand_as(in_use)), "one width for a sample's sequence"
+    widths.append(in_use[:, 0].sum(dim=1))
     for own_widths in widths:
         assert set(own_widths.tolist()) == {0, 4, 8, 12, 16}
     assert not any(a.equal(b) for i, a in enumerate(widths) for b in widths[:i]), "fields draw for themselves"
@@ -194,7 +195,7 @@ def test_the_engine_draws_a_width_for_each_sample_and_field_in_training_alone(th
 
 
 def supernet(threshold_by: str, seed: int = 0) -> tuple[EmbeddingEngine, OptEmbed, dict[str, np.ndarray]]:
-    """An engine of one field with rows on both sides of their thresholds, and its tables."""
+    """Make an engine of one field with rows on both sides of their thresholds, and its tables."""
     scheme = OptEmbed("item", N, D, threshold_by=threshold_by)  # type: ignore[arg-type]
     engine = EmbeddingEngine([Field(scheme)]).eval()
     random = np.random.default_rng(seed)
@@ -206,11 +207,11 @@ def supernet(threshold_by: str, seed: int = 0) -> tuple[EmbeddingEngine, OptEmbe
     return engine, scheme, tables
 
 
-def held(engine: EmbeddingEngine, tables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What `learned` is given beside the table."""
-    found: dict[str, Tensor] = engine.combiner.combines[0].state_dict()
+def combine_state(engine: EmbeddingEngine, tables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what `learned` needs beside the table."""
+    state: dict[str, Tensor] = engine.combiner.combines[0].state_dict()
     further = {"threshold": tables["item/threshold"]} if "item/threshold" in tables else {}
-    return {name: value.numpy() for name, value in found.items()} | further
+    return {name: value.numpy() for name, value in state.items()} | further
 
 
 @pytest.mark.parametrize("threshold_by", ["field", "id"])
@@ -218,15 +219,15 @@ def test_a_compact_table_of_the_learned_rows_is_the_supernet(threshold_by: str) 
     engine, scheme, tables = supernet(threshold_by)
     ids = np.arange(N)
     vectors = engine.vectors_of("item", ids, tables)
-    weights, score, width = scheme.learned(tables["item/full"], held(engine, tables))
+    weights, score, width = scheme.learned(tables["item/full"], combine_state(engine, tables))
     assert 5 < (score > 0).sum() < N - 5
     assert (score.dtype, weights.dtype, width) == (np.float64, np.float32, D)
     np.testing.assert_allclose(weights, vectors, atol=1e-6)
     full = Full("item", N, D)
     schemes, compact = compact_from([full], {"item/full": weights}, {"item": score > 0}, {"item": width})
     assert compact["item/compact"].shape == ((score > 0).sum(), D)
-    found = EmbeddingEngine([Field(schemes[0])]).vectors_of("item", ids, compact)
-    np.testing.assert_allclose(found, vectors, atol=1e-6)
+    compact_vectors = EmbeddingEngine([Field(schemes[0])]).vectors_of("item", ids, compact)
+    np.testing.assert_allclose(compact_vectors, vectors, atol=1e-6)
 
 
 def test_thresholds_by_id_are_a_table_that_begins_at_nothing_and_does_not_decay() -> None:

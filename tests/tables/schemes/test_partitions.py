@@ -9,18 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_tables.scheme import Scheme
-from recsys_tables.schemes import (
-    ChineseRemainder,
-    MixedRadix,
-    PathBased,
-    QuotientRemainder,
-    TensorTrain,
-    coprime_moduli,
-)
+from recsys_tables.schemes import ChineseRemainder, MixedRadix, PathBased, QuotientRemainder, TensorTrain
+from recsys_tables.schemes.chinese_remainder import coprime_moduli
 
 
 def classes(scheme: Scheme, ids: np.ndarray) -> np.ndarray:
-    """The tuple of rows of each id, and its path."""
+    """Return the tuple of rows of each id, and its path."""
     columns = [item.rows for item in scheme.rows(ids)]
     aux = scheme.aux(ids)
     return np.concatenate(columns if aux is None else [*columns, aux], axis=1)
@@ -44,14 +38,14 @@ def partitions(draw: st.DrawFn) -> Scheme:
 @settings(max_examples=150)
 @given(scheme=partitions())
 def test_rows_name_every_id_once_and_no_row_is_beyond_reach(scheme: Any) -> None:
-    found = classes(scheme, np.arange(scheme.num_ids))
-    assert len(np.unique(found, axis=0)) == scheme.num_ids
+    rows_of_ids = classes(scheme, np.arange(scheme.num_ids))
+    assert len(np.unique(rows_of_ids, axis=0)) == scheme.num_ids
     sizes = [table.num_embeddings for table in scheme.tables()]
     if isinstance(scheme, PathBased):
         sizes.append(scheme.num_paths)
-    assert (found.max(axis=0) < sizes).all()
+    assert (rows_of_ids.max(axis=0) < sizes).all()
     if isinstance(scheme, MixedRadix | TensorTrain):
-        assert found[:, 0].max() == sizes[0] - 1, "the first digit has no spare row"
+        assert rows_of_ids[:, 0].max() == sizes[0] - 1, "the first digit has no spare row"
 
 
 def test_one_radix_is_quotient_remainder() -> None:
@@ -79,8 +73,8 @@ BIG = [0, 2**24 + 1, 2**53 + 1, 2**60 - 1]
 )
 def test_no_id_passes_through_a_float(scheme: Any) -> None:
     """A float quotient aliases ids from 2^24 (float32) or 2^53 (float64) on."""
-    found = classes(scheme, np.array(BIG)).tolist()
-    for i, row in zip(BIG, found, strict=True):
+    rows_of_ids = classes(scheme, np.array(BIG)).tolist()
+    for i, row in zip(BIG, rows_of_ids, strict=True):
         if isinstance(scheme, ChineseRemainder):
             assert row == [i % m for m in scheme.moduli]
         elif isinstance(scheme, PathBased):

@@ -9,19 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from recsys_tables.combine import masks as combine_pruning
 from recsys_tables.combine.masks import GroupScales, MagnitudeThreshold, SoftThreshold, WidthChoice
 from recsys_tables.config import AutoDimTables, AutoSrhTables, DeepLightTables, MdeTables, PepTables
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
-from recsys_tables.planning.plan import FeatureSize, plan_tables
-from recsys_tables.schemes import AutoDim, AutoSrh, DeepLight, Full, Mde, Pep, compact_from
+from recsys_tables.planning.plan import plan_tables
+from recsys_tables.schemes import AutoDim, AutoSrh, DeepLight, Full, Mde, Pep
+from recsys_tables.schemes.allocation import FeatureSize
+from recsys_tables.schemes.compact import compact_from
 
 N, D = 40, 16
 seeds = given(seed=st.integers(0, 10**6), size=st.integers(0, 12))
 
 
-def drawn(seed: int, size: int) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
+def random_rows(seed: int, size: int) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
     """Rows and gradients [size, D]."""
     random = np.random.default_rng(seed)
     return random, random.normal(0, 0.05, (size, D)), random.normal(size=(size, D))
@@ -42,7 +43,7 @@ def through(module: nn.Module, rows: np.ndarray, gradient: np.ndarray, *aux: Any
 @settings(max_examples=30)
 @seeds
 def test_soft_thresholds_are_those_of_the_formula(count: int, seed: int, size: int) -> None:
-    random, rows, gradient = drawn(seed, size)
+    random, rows, gradient = random_rows(seed, size)
     module: Any = SoftThreshold(count, -15.0, 0.0, None).double()
     s = random.normal(-3, 1, count)
     module.threshold.data = torch.from_numpy(s)
@@ -52,8 +53,8 @@ def test_soft_thresholds_are_those_of_the_formula(count: int, seed: int, size: i
     np.testing.assert_allclose(out, np.where(alive, rows - np.sign(rows) * sigma, 0), atol=1e-12)
     np.testing.assert_allclose(of_rows, gradient * alive, atol=1e-12)
     of_s = -(gradient * np.sign(rows) * alive) * sigma * (1 - sigma)
-    wanted = of_s.sum(axis=0) if count == D else [of_s.sum()]
-    np.testing.assert_allclose(module.threshold.grad, wanted, atol=1e-12)
+    expected = of_s.sum(axis=0) if count == D else [of_s.sum()]
+    np.testing.assert_allclose(module.threshold.grad, expected, atol=1e-12)
 
 
 def test_thresholds_begin_at_next_to_nothing_and_decay_to_0() -> None:
@@ -74,7 +75,7 @@ def test_thresholds_begin_at_next_to_nothing_and_decay_to_0() -> None:
 @settings(max_examples=30)
 @seeds
 def test_small_weights_are_masked_and_trained_on(seed: int, size: int) -> None:
-    _, rows, gradient = drawn(seed, size)
+    _, rows, gradient = random_rows(seed, size)
     module: Any = MagnitudeThreshold(0.9, 0.99).double().eval()
     module.threshold.fill_(0.04)
     out, of_rows = through(module, rows, gradient)
@@ -88,14 +89,16 @@ def test_small_weights_are_masked_and_trained_on(seed: int, size: int) -> None:
 def test_the_threshold_follows_the_scheduled_quantile(seed: int, damping: float) -> None:
     random = np.random.default_rng(seed)
     module: Any = MagnitudeThreshold(0.8, damping).double()
-    wanted = 0.0
+    threshold = 0.0
     for step in range(1, 61):
         rows = random.normal(size=(random.integers(0, 9), D))
         module([torch.from_numpy(rows)])
         if step % 10 == 0 and rows.size:
             share = 0.8 * (1 - damping ** (step / 100))
-            wanted += 0.25 * (np.sort(np.abs(rows), axis=None)[int(np.ceil(share * rows.size)) - 1] - wanted)
-        assert float(module.threshold) == pytest.approx(wanted, abs=1e-12)
+            threshold += 0.25 * (
+                np.sort(np.abs(rows), axis=None)[int(np.ceil(share * rows.size)) - 1] - threshold
+            )
+        assert float(module.threshold) == pytest.approx(threshold, abs=1e-12)
     assert float(module.steps) == 60
 
 
@@ -118,14 +121,14 @@ def test_the_scheduled_share_of_looked_up_weights_is_masked_in_the_end() -> None
 def test_mixtures_of_widths_are_those_of_the_formula(
     training: bool, seed: int, size: int, steps: int
 ) -> None:
-    random, rows, gradient = drawn(seed, size)
+    random, rows, gradient = random_rows(seed, size)
     choice, noise = random.normal(0, 0.1, 5), random.gumbel(0, 0.1, 5) * training
     module: Any = WidthChoice(D, 0.0, 1e-4, None).double().train(training)
     module.choice.data = torch.from_numpy(choice)
     module.steps.fill_(steps)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            combine_pruning.nn.functional,
+            torch.nn.functional,
             "gumbel_softmax",
             lambda logits, tau: ((logits + torch.from_numpy(noise)) / tau).softmax(0),
         )
@@ -147,8 +150,8 @@ def test_noise_draws_widths_as_often_as_they_are_likely() -> None:
     nn.init.constant_(module.choice, 0.0)
     with torch.no_grad():
         module.choice[1] = 1.0
-        found = torch.stack([module([torch.ones(1, 8)])[0] for _ in range(4000)]).round()
-    shares = torch.bincount(found.sum(dim=1).int() // 4, minlength=3) / 4000
+        masks = torch.stack([module([torch.ones(1, 8)])[0] for _ in range(4000)]).round()
+    shares = torch.bincount(masks.sum(dim=1).int() // 4, minlength=3) / 4000
     torch.testing.assert_close(shares, module.choice.detach().softmax(0), atol=0.03, rtol=0)
 
 
@@ -168,18 +171,18 @@ def test_the_penalty_of_widths_is_their_expected_share() -> None:
 @settings(max_examples=30)
 @seeds
 def test_scales_of_groups_are_those_of_the_formula(training: bool, seed: int, size: int) -> None:
-    random, rows, gradient = drawn(seed, size)
+    random, rows, gradient = random_rows(seed, size)
     groups, scales = random.integers(0, 6, (size, 1)), random.normal(0, 0.02, (6, D))
     module: Any = GroupScales(6, D, 0.0, 0.01, None).double().train(training)
     module.scales.data = torch.from_numpy(scales)
     out, of_rows = through(module, rows, gradient, torch.from_numpy(groups))
-    kept = (np.abs(scales) >= 0.01) | training
+    in_use = (np.abs(scales) >= 0.01) | training
     of_scales = np.zeros((6, D))
     for row, g, up in zip(rows, groups[:, 0], gradient, strict=True):
-        of_scales[g] += row * up * kept[g]
-    own = (scales * kept)[groups[:, 0]]
-    np.testing.assert_allclose(out, own * rows, atol=1e-12)
-    np.testing.assert_allclose(of_rows, own * gradient, atol=1e-12)
+        of_scales[g] += row * up * in_use[g]
+    effective = (scales * in_use)[groups[:, 0]]
+    np.testing.assert_allclose(out, effective * rows, atol=1e-12)
+    np.testing.assert_allclose(of_rows, effective * gradient, atol=1e-12)
     np.testing.assert_allclose(module.scales.grad, of_scales, atol=1e-12)
 
 
@@ -209,14 +212,14 @@ SCHEMES: dict[str, Any] = {
 
 
 def trained(name: str) -> tuple[EmbeddingEngine, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """An engine with masks on some of a table, the table, and what `learned` is given beside it."""
+    """Make an engine with masks on some of a table, the table, and what `learned` needs beside it."""
     scheme, random = SCHEMES[name], np.random.default_rng(1)
     engine = EmbeddingEngine([Field(scheme)]).eval()
     tables = {
         t.name: random.normal(0, 0.05, (t.num_embeddings, t.embedding_dim)).astype(np.float32)
         for t in scheme.tables()
     }
-    held = engine.combiner.combines[0].state_dict()
+    state = engine.combiner.combines[0].state_dict()
     values = {
         "pep": {"threshold": -2.0},
         "pep_by_column": {"threshold": np.where(np.arange(D) < 10, -2.0, 0.0)},
@@ -226,16 +229,16 @@ def trained(name: str) -> tuple[EmbeddingEngine, dict[str, np.ndarray], dict[str
         "mde": {},
     }[name]
     for key, value in values.items():  # type: ignore[attr-defined]
-        held[key].copy_(torch.as_tensor(value))
-    return engine, tables, {key: value.numpy() for key, value in held.items()}
+        state[key].copy_(torch.as_tensor(value))
+    return engine, tables, {key: value.numpy() for key, value in state.items()}
 
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_compact_table_of_what_was_learned_is_the_learner(name: str) -> None:
-    engine, tables, held = trained(name)
+    engine, tables, state = trained(name)
     ids = np.arange(N)
     vectors = engine.vectors_of("item", ids, tables)
-    weights, score, width = SCHEMES[name].learned(tables["item/full"], held)
+    weights, score, width = SCHEMES[name].learned(tables["item/full"], state)
     assert (weights.dtype, weights.shape, score.dtype, score.shape) == (
         np.float32,
         (N, D),
@@ -247,44 +250,44 @@ def test_a_compact_table_of_what_was_learned_is_the_learner(name: str) -> None:
     full = Full("item", N, D)
     schemes, compact = compact_from([full], {"item/full": weights}, {"item": score > 0}, {"item": width})
     assert compact["item/compact"].shape == ((score > 0).sum(), width)
-    found = EmbeddingEngine([Field(schemes[0])]).vectors_of("item", ids, compact)
-    np.testing.assert_allclose(found, vectors, atol=1e-6)
+    compact_vectors = EmbeddingEngine([Field(schemes[0])]).vectors_of("item", ids, compact)
+    np.testing.assert_allclose(compact_vectors, vectors, atol=1e-6)
 
 
 def test_scores_and_widths_say_what_is_in_use() -> None:
-    found = {}
+    widths = {}
     for name, scheme in SCHEMES.items():
-        _, tables, held = trained(name)
-        weights, score, width = scheme.learned(tables["item/full"], held)
-        found[name] = width
+        _, tables, state = trained(name)
+        weights, score, width = scheme.learned(tables["item/full"], state)
+        widths[name] = width
         if name == "mde":
             assert (np.diff(score) < 0).all()
             assert score[-1] > 0
         else:
             np.testing.assert_allclose(score, np.abs(weights).sum(axis=1), rtol=1e-6)
-        kept = (score > 0).sum()
-        assert 0 < kept < N if name.startswith(("pep", "deep")) else kept == N
-    assert found == {
+        num_kept = (score > 0).sum()
+        assert 0 < num_kept < N if name.startswith(("pep", "deep")) else num_kept == N
+    assert widths == {
         **{"pep": 16, "pep_by_column": 12, "deep_light": 16, "auto_dim": 12, "auto_srh": 12, "mde": 8}
     }
 
 
 def test_a_field_of_which_nothing_is_left_has_no_width() -> None:
     table = np.ones((N, D), np.float32)
-    for scheme, held in (
+    for scheme, state in (
         (SCHEMES["pep"], {"threshold": np.array([50.0], np.float32)}),
         (SCHEMES["deep_light"], {"threshold": np.array([2.0], np.float32)}),
         (SCHEMES["auto_dim"], {"choice": np.array([1, 0, 0, 0, 0], np.float32)}),
         (SCHEMES["auto_srh"], {"scales": np.zeros((6, D), np.float32)}),
     ):
-        weights, score, width = scheme.learned(table + 0 * table, held)
+        weights, score, width = scheme.learned(table + 0 * table, state)
         assert (width, weights.any(), score.any()) == (0, False, False)
 
 
 def test_equally_likely_widths_leave_the_widest() -> None:
     table = np.ones((N, D), np.float32)
-    held = {"choice": np.zeros(5, np.float32)}
-    weights, _, width = SCHEMES["auto_dim"].learned(table, held)
+    state = {"choice": np.zeros(5, np.float32)}
+    weights, _, width = SCHEMES["auto_dim"].learned(table, state)
     assert width == D
     module = SCHEMES["auto_dim"].combine().eval()
     np.testing.assert_allclose(module([torch.from_numpy(table)]).detach(), weights, atol=1e-7)
@@ -299,21 +302,21 @@ def test_declared_settings_reach_their_schemes() -> None:
     def schemes(config: Any) -> tuple[Any, ...]:
         return plan_tables(config, features).schemes
 
-    own = {"embedding_dim": 8, "init_bound": 0.1}
+    common = {"embedding_dim": 8, "init_bound": 0.1}
     pep = PepTables(
         scheme="pep",
         threshold_by="field_dimension",
         threshold_init=-7,
         threshold_decay=2,
         threshold_lr=3,
-        **own,
+        **common,
     )
     assert schemes(pep)[0] == Pep("few", 12, 8, 0.1, "field_dimension", -7, 2, 3)
-    deep_light = DeepLightTables(scheme="deep_light", sparsity=0.3, damping=0.2, **own)
+    deep_light = DeepLightTables(scheme="deep_light", sparsity=0.3, damping=0.2, **common)
     assert schemes(deep_light)[1] == DeepLight("many", 1200, 8, 0.1, 0.3, 0.2)
-    auto_dim = AutoDimTables(scheme="auto_dim", alpha=1, annealing=2, choice_lr=3, **own)
+    auto_dim = AutoDimTables(scheme="auto_dim", alpha=1, annealing=2, choice_lr=3, **common)
     assert schemes(auto_dim)[0] == AutoDim("few", 12, 8, 0.1, 1, 2, 3)
-    auto_srh = AutoSrhTables(scheme="auto_srh", groups=3, l1=2, cut=3, scale_lr=4, **own)
+    auto_srh = AutoSrhTables(scheme="auto_srh", groups=3, l1=2, cut=3, scale_lr=4, **common)
     assert schemes(auto_srh)[1] == AutoSrh("many", 1200, 8, 0.1, 3, 2, 3, 4)
     mde = MdeTables(scheme="mde", alpha=0.3, embedding_dim=16)
     assert [s.width for s in schemes(mde)] == [16, 4], "16 · (12 / 1200)^0.3 = 4.02"

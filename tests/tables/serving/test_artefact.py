@@ -106,9 +106,9 @@ def test_it_looks_up_what_the_engine_does(whole: Path) -> None:
     engine = EmbeddingEngine(FIELDS)
     assert opened.fields == FIELDS
     for field in FIELDS:
-        found = opened.vectors(field.feature, ids)
-        assert (found.dtype, found.shape) == (np.float32, (5, 16))
-        np.testing.assert_allclose(found, engine.vectors_of(field.feature, ids, tables), atol=1e-6)
+        vectors = opened.vectors(field.feature, ids)
+        assert (vectors.dtype, vectors.shape) == (np.float32, (5, 16))
+        np.testing.assert_allclose(vectors, engine.vectors_of(field.feature, ids, tables), atol=1e-6)
         assert opened.vectors(field.feature, ids[:0]).shape == (0, 16)
     assert isinstance(opened.tables["a/full"].data.base, np.memmap)
 
@@ -132,11 +132,11 @@ def test_compact_vectors_are_those_of_its_rows_and_combine(
     opened = artefact_write.write(folder, fields, weights(fields).__getitem__, dtype, narrow)
     ids = np.array(data.draw(st.lists(st.integers(0, len(keep) - 1), max_size=30)), np.int64)
     (item,) = compact.rows(ids)
-    wanted = compact.combine_numpy([opened.tables[item.table].pooled(item.rows, item.weights)])
+    expected = compact.combine_numpy([opened.tables[item.table].pooled(item.rows, item.weights)])
     for feature in ("b", "s"):
-        np.testing.assert_allclose(opened.vectors(feature, ids), wanted, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(opened.vectors(feature, ids), expected, rtol=0, atol=1e-6)
         if narrow is None:
-            assert np.array_equal(opened.vectors(feature, ids), wanted)
+            assert np.array_equal(opened.vectors(feature, ids), expected)
     beyond = np.array([len(keep), -1])
     assert np.array_equal(opened.vectors("b", beyond), opened.vectors("b", np.array([0, 0])))
     with pytest.raises(ValueError, match=rf"feature 's': id {len(keep)} at position 0 is outside 0\.\."):
@@ -164,11 +164,11 @@ def test_bags_are_those_of_the_engine(whole: Path) -> None:
         torch.tensor(lengths * len(fields), dtype=torch.int32),
         torch.from_numpy(np.concatenate(list(by_field.values()))),
     )
-    wanted = engine(batch)
+    expected = engine(batch)
     for field in fields:
         factors = by_field[field.feature] if field.weighted else None
-        found = opened.pooled(field.feature, ids, offsets, factors)
-        np.testing.assert_allclose(found, wanted[field.feature].detach().numpy(), atol=1e-5)
+        pooled = opened.pooled(field.feature, ids, offsets, factors)
+        np.testing.assert_allclose(pooled, expected[field.feature].detach().numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

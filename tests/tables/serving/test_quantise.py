@@ -19,11 +19,11 @@ def test_values_are_near(dtype: Dtype, error: float) -> None:
     table = table_of(300, 16)
     table[7] = 0
     table[8] = 1e-44  # too small for a scale
-    found = compress(table, dtype).dense()
-    assert found.dtype == np.float32
+    values = compress(table, dtype).dense()
+    assert values.dtype == np.float32
     spread = np.abs(table).max(axis=1, keepdims=True) * (2 if dtype.startswith("int") else 1)
-    assert (np.abs(found - table) <= error * spread + 2e-4 * (dtype != "fp32")).all()
-    assert not found[7].any()
+    assert (np.abs(values - table) <= error * spread + 2e-4 * (dtype != "fp32")).all()
+    assert not values[7].any()
 
 
 @settings(max_examples=40, deadline=None)
@@ -40,22 +40,22 @@ def test_a_lookup_is_a_sum_of_dense_rows(
     stored = compress(table_of(20, 12), dtype, 4 if narrow else None)
     rows = random.integers(0, 20, shape)
     weights = random.normal(size=shape).astype(np.float32) if weighted else None
-    found = stored.pooled(rows, weights)
+    values = stored.pooled(rows, weights)
     factors = np.ones(shape) if weights is None else weights
-    wanted = (stored.dense().astype(np.float64)[rows] * factors[:, :, None]).sum(axis=1)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    expected = (stored.dense().astype(np.float64)[rows] * factors[:, :, None]).sum(axis=1)
+    assert values.dtype == np.float32
+    np.testing.assert_allclose(values, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("narrow", [None, 4])
 def test_a_padded_lookup_is_dense_rows_and_zeros(dtype: Dtype, narrow: int | None) -> None:
     stored = compress(table_of(20, 12), dtype, narrow)
-    found = stored.padded(np.array([3, -1, 19, 3]), 16)
-    wanted = np.zeros((4, 16), np.float32)
-    wanted[[0, 2, 3], :12] = stored.dense()[[3, 19, 3]]
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=0 if narrow is None else 1e-6)
+    values = stored.padded(np.array([3, -1, 19, 3]), 16)
+    expected = np.zeros((4, 16), np.float32)
+    expected[[0, 2, 3], :12] = stored.dense()[[3, 19, 3]]
+    assert values.dtype == np.float32
+    np.testing.assert_allclose(values, expected, rtol=0, atol=0 if narrow is None else 1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,19 @@
 """How a budget is dealt to features: what they need, and the ways from rows per id (the *share*) to schemes.
 
-Every way gives more bytes, or as many, to a larger share: `plan` finds the share of a budget by bisection.
+Every way gives more bytes, or as many, to a larger share: `planning.plan` finds the share of a budget by bisection.
 """
 
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from recsys_tables.config import Allocation
+from recsys_tables.bytes import OptimizerName, resident_bytes, row_bytes
 from recsys_tables.scheme import MAX_ROWS, Scheme
+
+Allocation = Literal["proportional", "sqrt"]  # rows go by a feature's ids, or by their square root
+Builder = Callable[[float], tuple[Scheme, ...]]  # share -> one scheme per feature
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,11 @@ class FeatureSize:
 
     @property
     def num_ids(self) -> int:
-        """Ids that reach the tables: an open vocabulary lets every one through."""
+        """Return how many ids reach the tables: an open vocabulary lets every one through."""
         return self.full_codes if self.num_codes is None or self.open else self.num_codes
 
     def codes(self, scheme: str) -> int:
-        """Codes of a closed vocabulary. Raises ValueError when the feature has none."""
+        """Return the number of codes of a closed vocabulary. Raises ValueError when the feature has none."""
         if self.open:
             raise ValueError(
                 f"feature {self.name!r}: `unknown: hash` lets ids outside its vocabulary through, but the scheme "
@@ -51,7 +55,7 @@ class FeatureSize:
         return self.num_codes
 
     def open_codes(self, scheme: str) -> int:
-        """Codes of an open vocabulary. Raises ValueError when the feature has none."""
+        """Return the number of codes of an open vocabulary. Raises ValueError when the feature has none."""
         if self.num_codes is None or not self.open:
             raise ValueError(
                 f"feature {self.name!r}: the scheme {scheme!r} needs the codes of frequent ids and the rest as "
@@ -60,42 +64,47 @@ class FeatureSize:
         return self.num_codes
 
 
-Builder = Callable[[float], tuple[Scheme, ...]]  # share -> one scheme per feature
-
-
 def rows_by_feature(ids: Sequence[int], allocation: Allocation) -> Callable[[float], list[int]]:
-    """From a share to the rows of features of so many ids: share · Σ ids in all, but at least one each.
+    """Return the way from a share to the rows of features of so many ids: share · Σ ids in all, at least one each.
 
     `proportional` gives a feature share · ids. Under `sqrt` a feature of 100 times the ids gets 10 times the
     rows, so that small features collide less and large ones more.
     """
-    wanted = [float(n) for n in ids]
+    at_share_one = [float(n) for n in ids]
     if allocation == "sqrt":
         roots = [math.sqrt(n) for n in ids]
-        wanted = [sum(ids) * root / (sum(roots) or 1.0) for root in roots]
-    return lambda share: [whole_rows(share * rows) for rows in wanted]
+        at_share_one = [sum(ids) * root / (sum(roots) or 1.0) for root in roots]
+    return lambda share: [whole_rows(share * rows) for rows in at_share_one]
 
 
-def whole_rows(wanted: float) -> int:
-    """At least one row, and no more than a table can number."""
-    return max(1, min(int(wanted), MAX_ROWS - 1))
+def whole_rows(rows: float) -> int:
+    """Return a whole number of rows: at least one, and no more than a table can number."""
+    return max(1, min(int(rows), MAX_ROWS - 1))
 
 
 def largest_options(
-    menus: Sequence[Iterable[Scheme]], full_bytes: Sequence[int], weigh: Callable[[Scheme], int]
+    options: Callable[[FeatureSize], Iterable[Scheme]],
+    features: Sequence[FeatureSize],
+    embedding_dim: int,
+    optimizer: OptimizerName,
 ) -> Builder:
-    """From a share to the largest scheme of each feature's menu within share · its full table, else its smallest.
+    """Return the way from a share to the largest of each feature's options within that share of its full table.
 
-    For schemes whose sizes are arithmetic of the number of ids, and do not follow a number of rows.
+    Where none fits, it is the smallest. This is for schemes whose sizes follow no number of rows.
     """
-    sorted_menus = [
-        sorted(((weigh(scheme), scheme) for scheme in menu), key=lambda o: o[0]) for menu in menus
+    by_bytes = [
+        sorted(
+            ((resident_bytes([scheme], 0, optimizer).total, scheme) for scheme in options(feature)),
+            key=lambda option: option[0],
+        )
+        for feature in features
     ]
+    full_bytes = [feature.num_ids * row_bytes(embedding_dim, optimizer) for feature in features]
 
     def build(share: float) -> tuple[Scheme, ...]:
         return tuple(
-            menu[max(0, bisect_right(menu, share * full, key=lambda o: o[0]) - 1)][1]
-            for menu, full in zip(sorted_menus, full_bytes, strict=True)
+            menu[max(0, bisect_right(menu, share * full, key=lambda option: option[0]) - 1)][1]
+            for menu, full in zip(by_bytes, full_bytes, strict=True)
         )
 
     return build
