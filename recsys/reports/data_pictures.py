@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from recsys_pipelines.inspection.drift import DRIFTED, SHIFTED, Drift, FeatureDrift
+from recsys_pipelines.inspection.drift import Drift
+from recsys_pipelines.inspection.psi import DRIFTED, SHIFTED, FeatureDrift
 from recsys_pipelines.inspection.result import CategoricalReport, Inspection, NumericReport, Rate
 
 matplotlib.use("Agg")

@@ -91,9 +91,14 @@ class ColumnSpec:
         return (self.column,)
 
     @property
+    def makes_ids(self) -> bool:
+        """Whether the output holds ids of the column's values."""
+        return self.kind in ("id", "ids")
+
+    @property
     def id_columns(self) -> dict[str, str]:
-        """It, where ids are made of it."""
-        return {self.column: self.column} if self.kind in ("id", "ids") else {}
+        """The column, where ids are made of it."""
+        return {self.column: self.column} if self.makes_ids else {}
 
     def convert(self, columns: Sequence[pa.Array]) -> "Converted":
         """As `Spec.convert`."""
@@ -151,6 +156,12 @@ def text_ids(chunk: Chunk, specs: Mapping[str, Spec]) -> dict[str, TextIds]:
         if not pt.is_null(value) and not has_no_value(one_array(chunk.table[column])):
             found[column] = "uuid" if is_uuid(value) else is_text(kind)
     return found
+
+
+def unsigned_columns(chunk: Chunk, specs: Mapping[str, Spec]) -> list[str]:
+    """Return the source columns of unsigned integers of 64 bits that ids are made of: ids keep them by their bits."""
+    kinds = {name: chunk.table.schema.field(name).type for spec in specs.values() for name in spec.id_columns}
+    return sorted(name for name, kind in kinds.items() if pt.is_uint64(getattr(kind, "value_type", kind)))
 
 
 def _id(column: pa.Array, spec: ColumnSpec) -> Converted:

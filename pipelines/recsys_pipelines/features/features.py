@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import TypeAdapter
+from pydantic import Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
 
 from recsys_cython_ext import HASH_VERSION
 from recsys_cython_ext.files import file_digest
@@ -19,7 +19,7 @@ from recsys_cython_ext.manifest import DamagedFile, Manifest, OtherVersion, read
 from recsys_pipelines.config import FeatureConfig, SequenceConfig
 from recsys_pipelines.features.base import Arrays, Feature
 from recsys_pipelines.features.categorical import Categorical, CategoricalFit
-from recsys_pipelines.features.convert import Spec, columns_of, text_ids, typed
+from recsys_pipelines.features.convert import ColumnSpec, Spec, columns_of, text_ids, typed
 from recsys_pipelines.features.declared import fits_of, sequences_of, serving_specs_of, specs_of
 from recsys_pipelines.features.numeric import Buckets, Numeric
 from recsys_pipelines.features.plain import TextIds
@@ -52,19 +52,32 @@ class SavedFeatures(Manifest):
     text: dict[str, TextIds]
     features: list[dict[str, Any]]
     arrays_xxh64: str
+    unsigned: list[str] = Field(default_factory=list)
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        saved: dict[str, Any] = handler(self)
+        if not self.unsigned:  # which sets of earlier versions have not
+            del saved["unsigned"]
+        return saved
 
 
 class FeatureFitter:
     """Collects what the features need from the training rows, in any order and any number of parts.
 
-    `text_ids` says of each source column of ids whether it holds text (`convert.text_ids`).
+    `text_ids` says of each source column of ids whether it holds text (`convert.text_ids`), and `unsigned` names those
+    of unsigned integers (`convert.unsigned_columns`).
     """
 
     def __init__(
-        self, configs: Sequence[FeatureConfig], text_ids: Mapping[str, TextIds] | None = None
+        self,
+        configs: Sequence[FeatureConfig],
+        text_ids: Mapping[str, TextIds] | None = None,
+        unsigned: Iterable[str] = (),
     ) -> None:
         self._configs = tuple(configs)
         self._text_ids = dict(text_ids or {})
+        self._unsigned = frozenset(unsigned)
         self._fits = fits_of(configs)
 
     def add(self, table: pa.Table) -> None:
@@ -114,14 +127,18 @@ class FeatureFitter:
             if sequence.like is not None:
                 features[sequence.name] = _like(sequence, features)
         text = self._text_ids | ({} if base is None else base.text)
-        return Features(features.values(), self._configs, text)
+        unsigned = self._unsigned if base is None else base.unsigned
+        return Features(features.values(), self._configs, text, unsigned)
 
 
 class Features:
     """The fitted features of an experiment, in the order of their declaration.
 
-    configs: as declared. text: of each source column of ids, whether training had text there, and "uuid" where that
-    was the text of UUIDs.
+    Args:
+        features: What was fitted.
+        configs: As declared.
+        text: Of each source column of ids, whether training had text there, and "uuid" where that was the text of UUIDs.
+        unsigned: The source columns of ids that were unsigned integers of 64 bits.
     """
 
     def __init__(
@@ -129,10 +146,12 @@ class Features:
         features: Iterable[Feature],
         configs: Sequence[FeatureConfig] = (),
         text: Mapping[str, TextIds] | None = None,
+        unsigned: Iterable[str] = (),
     ) -> None:
         self.features = tuple(features)
         self.configs = tuple(configs)
         self.text = dict(text or {})
+        self.unsigned = frozenset(unsigned)
 
     @property
     def categorical(self) -> tuple[Categorical | Buckets, ...]:
@@ -149,6 +168,12 @@ class Features:
         """Names of the float32 columns, in order."""
         numbers = (f for f in self.features if not isinstance(f, Categorical | Buckets))
         return tuple(column for feature in numbers for column in feature.columns)
+
+    def published_ids(self, feature: str, ids: np.ndarray) -> np.ndarray:
+        """Return ids int64 [n] of a feature as the log has them: unsigned integers are kept by their bits."""
+        spec = specs_of(self.configs).get(feature)
+        unsigned = isinstance(spec, ColumnSpec) and spec.makes_ids and spec.column in self.unsigned
+        return ids.view(np.uint64) if unsigned else ids
 
     def check_text(self, text_ids: Mapping[str, TextIds], file: str) -> None:
         """Raise ValueError when rows to score hold text where training had integers, or the reverse."""
@@ -173,7 +198,7 @@ class Features:
             if isinstance(fit, StatisticFit):
                 fit.merge(_of_place(read_arrays(counts, f"{place}."), place))
                 features[place] = fit.out_of_fold()
-        return Features(features, self.configs, self.text)
+        return Features(features, self.configs, self.text, self.unsigned)
 
     def encode(self, table: pa.Table) -> pa.Table:
         """Typed columns (`convert.typed`) -> model columns; other columns of `table` (row_id, label, …) pass through."""
@@ -234,6 +259,7 @@ class Features:
             text=self.text,
             features=[{"kind": NAMES[type(f)], **f.to_dict()} for f in self.features],  # type: ignore[index]
             arrays_xxh64=file_digest(folder / ARRAYS),
+            unsigned=sorted(self.unsigned),
         )
         write_manifest(saved, folder / FEATURES)
 
@@ -249,7 +275,8 @@ class Features:
                     f"{folder / ARRAYS}: damaged: its checksum is wrong; prepare and train again"
                 )
             arrays = read_arrays(folder / ARRAYS)
-            return cls(_restored(saved.features, arrays), CONFIGS.validate_python(saved.configs), saved.text)
+            configs = CONFIGS.validate_python(saved.configs)
+            return cls(_restored(saved.features, arrays), configs, saved.text, saved.unsigned)
         except (DamagedFile, OtherVersion):
             raise
         except (OSError, LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:

@@ -97,7 +97,7 @@ class RayData:
 
         def count(rows: Rows) -> Rows:
             for row in rows:
-                fitter = FeatureFitter(job.features, staged.text)
+                fitter = FeatureFitter(job.features, staged.text, staged.unsigned)
                 job.count(staged, row["parts"], fitter)
                 write_arrays(fitter.arrays(), Path(row["counts"]))
             return [{"counts": row["counts"]} for row in rows]
@@ -177,7 +177,7 @@ def batched(items: Sequence[str], size: int) -> list[list[str]]:
 
 
 def _merged(job: Job, staged: Staged, files: Sequence[str]) -> FeatureFitter:
-    fitter = FeatureFitter(job.features, staged.text)
+    fitter = FeatureFitter(job.features, staged.text, staged.unsigned)
     for file in files:
         fitter.merge(read_arrays(Path(file)))
     return fitter

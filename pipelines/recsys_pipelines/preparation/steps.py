@@ -19,7 +19,15 @@ from recsys_cython_ext.files import file_digest
 from recsys_cython_ext.manifest import FileName, Manifest, parse_json, read_manifest, write_manifest
 from recsys_pipelines.config import DataConfig, FeatureConfig, TimeConfig
 from recsys_pipelines.features import FeatureFitter, Features, sequences_of, specs_of
-from recsys_pipelines.features.convert import ColumnSpec, Kind, Spec, columns_of, text_ids, typed
+from recsys_pipelines.features.convert import (
+    ColumnSpec,
+    Kind,
+    Spec,
+    columns_of,
+    text_ids,
+    typed,
+    unsigned_columns,
+)
 from recsys_pipelines.features.plain import TextIds, one_array, text_or_plain
 from recsys_pipelines.features.times import Time
 from recsys_pipelines.preparation.history import num_buckets, with_histories, write_bucket
@@ -90,6 +98,7 @@ class StagedPart(Manifest):
     next_row: int
     text: dict[str, TextIds]
     quarantine: BadRowsFound
+    unsigned: list[str] = Field(default_factory=list)
 
     @property
     def bad(self) -> Quarantine:
@@ -109,6 +118,7 @@ class Staged(Manifest):
     quarantined: int = 0
     next_row: int = 0
     text: dict[str, TextIds] = Field(default_factory=dict)
+    unsigned: list[str] = Field(default_factory=list)
     faulty: list[FileName] = Field(default_factory=list)  # parts with rows in quarantine
 
     def add(self, part: StagedPart) -> None:
@@ -120,6 +130,7 @@ class Staged(Manifest):
         self.rows_in = self.rows_out + self.quarantined - self.rows_added
         self.next_row = max(self.next_row, part.next_row)
         self.text = self.text | part.text
+        self.unsigned = sorted({*self.unsigned, *part.unsigned})
         if part.quarantine.count:
             self.faulty = [*self.faulty, part.name]
 
@@ -195,6 +206,7 @@ class Job:
             rows_added=chunk.added,
             next_row=next_row,
             text=text_ids(chunk, self.specs),
+            unsigned=unsigned_columns(chunk, self.specs),
             quarantine=BadRowsFound.model_validate(bad.to_dict(), strict=False),
         )
         write_shard(table.replace_schema_metadata({"recsys": staged.model_dump_json()}), path)

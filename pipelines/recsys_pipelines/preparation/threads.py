@@ -57,7 +57,7 @@ class Threads:
 
     def fit(self, job: Job, staged: Staged, report: Progress) -> FeatureFitter:
         """As `Runner.fit`."""
-        fitter = FeatureFitter(job.features, staged.text)
+        fitter = FeatureFitter(job.features, staged.text, staged.unsigned)
         rows = 0
         for start in range(0, len(staged.rows), PARTS_AT_ONCE):
             parts = staged.parts[start : start + PARTS_AT_ONCE]
