@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from recsys_pipelines.declared_feature import ColumnName
 from recsys_pipelines.feature_config import (
     BucketsConfig,
     CategoricalConfig,
-    ColumnName,
     CrossConfig,
     DateConfig,
     FeatureConfig,
@@ -18,7 +18,7 @@ from recsys_pipelines.feature_config import (
     TimeFormat,
     TokensConfig,
 )
-from recsys_pipelines.sources.generated import GeneratorConfig
+from recsys_pipelines.sources.generator_config import GeneratorConfig
 from recsys_pipelines.sources.location import Location
 from recsys_pipelines.strict import FeatureName, Seed, Strict
 

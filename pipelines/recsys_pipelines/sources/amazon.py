@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import Chunk, File, Part, Source, existing_file, require
-from recsys_pipelines.sources.delimited import numbered_lines
+from recsys_pipelines.sources.blocks import numbered_lines
 from recsys_pipelines.sources.location import Place
 
 SCHEMA = pa.schema(

@@ -21,8 +21,10 @@ from recsys_pipelines.sources.base import (
     existing,
     existing_file,
 )
+from recsys_pipelines.sources.blocks import first_bytes
 from recsys_pipelines.sources.columnar import COLUMNAR
-from recsys_pipelines.sources.delimited import COMMA, TAB, DelimitedFile, first_bytes
+from recsys_pipelines.sources.delimited import DelimitedFile
+from recsys_pipelines.sources.dialect import COMMA, TAB
 from recsys_pipelines.sources.location import Place, Url, entries
 
 FEATURES = (*(f"i{i}" for i in range(1, 14)), *(f"c{i}" for i in range(1, 27)))

@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import Chunk, Part, Source, existing_file, require
-from recsys_pipelines.sources.delimited import TAB, DelimitedFile, first_bytes
+from recsys_pipelines.sources.blocks import first_bytes
+from recsys_pipelines.sources.delimited import DelimitedFile
 from recsys_pipelines.sources.derived import Derivation, Derived
+from recsys_pipelines.sources.dialect import TAB
 from recsys_pipelines.sources.location import Place
 
 FEATURES = (

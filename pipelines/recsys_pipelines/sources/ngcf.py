@@ -25,7 +25,7 @@ from recsys_pipelines.sources.base import (
     existing_file,
     require,
 )
-from recsys_pipelines.sources.delimited import numbered_lines
+from recsys_pipelines.sources.blocks import numbered_lines
 from recsys_pipelines.sources.location import Place, Url
 from recsys_pipelines.sources.text import split, utf8
 

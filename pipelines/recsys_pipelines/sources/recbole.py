@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from recsys_pipelines.sources.base import SourceError, existing_folder
-from recsys_pipelines.sources.delimited import TAB, DelimitedFile
+from recsys_pipelines.sources.delimited import DelimitedFile
 from recsys_pipelines.sources.derived import Derivation, Derived
+from recsys_pipelines.sources.dialect import TAB
 from recsys_pipelines.sources.join import Joined
 from recsys_pipelines.sources.location import Place, Url, entries
 from recsys_pipelines.sources.text import split

@@ -22,8 +22,10 @@ from recsys_pipelines.sources.base import (
     existing_file,
     plain_name,
 )
+from recsys_pipelines.sources.blocks import COMPRESSIONS
 from recsys_pipelines.sources.columnar import COLUMNAR
-from recsys_pipelines.sources.delimited import COMMA, COMPRESSIONS, QUOTED_TAB, DelimitedFile
+from recsys_pipelines.sources.delimited import DelimitedFile
+from recsys_pipelines.sources.dialect import COMMA, QUOTED_TAB
 from recsys_pipelines.sources.folder import same_types, with_keys
 from recsys_pipelines.sources.location import Place, Url, files_below, is_hidden
 

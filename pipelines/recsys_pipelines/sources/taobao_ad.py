@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_pipelines.sources.base import existing
-from recsys_pipelines.sources.delimited import COMMA, DelimitedFile
+from recsys_pipelines.sources.delimited import DelimitedFile
 from recsys_pipelines.sources.derived import Derivation, Derived
+from recsys_pipelines.sources.dialect import COMMA
 from recsys_pipelines.sources.join import Joined
 from recsys_pipelines.sources.location import Place
 

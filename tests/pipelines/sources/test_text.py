@@ -525,7 +525,7 @@ def fuzz(form: Format, folder: Any, seed: int, monkeypatch: pytest.MonkeyPatch) 
     for file, text in form.files.items():
         (folder / file).write_bytes(damaged(text, rng) if rng.random() < 1 / len(form.files) else text)
     monkeypatch.setattr(
-        "recsys_pipelines.sources.delimited.BLOCK", int(rng.choice([400, 4 << 20], p=[0.2, 0.8]))
+        "recsys_pipelines.sources.blocks.BLOCK", int(rng.choice([400, 4 << 20], p=[0.2, 0.8]))
     )
     return check(form, folder)
 
