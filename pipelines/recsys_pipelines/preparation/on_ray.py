@@ -22,7 +22,8 @@ from recsys_cython_ext.progress import Progress
 from recsys_pipelines.features import FeatureFitter
 from recsys_pipelines.preparation.prepared import Shard
 from recsys_pipelines.preparation.session import RETRIES, last_line
-from recsys_pipelines.preparation.steps import Job, Staged, StagedPart, Staging
+from recsys_pipelines.preparation.staged import Staged, StagedPart
+from recsys_pipelines.preparation.steps import Job, Staging
 from recsys_pipelines.shards import read_arrays, write_arrays
 from recsys_pipelines.sources import SourceError
 

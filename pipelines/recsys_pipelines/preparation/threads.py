@@ -6,7 +6,8 @@ from recsys_cython_ext.progress import Progress
 from recsys_pipelines.features import FeatureFitter
 from recsys_pipelines.parallel import ordered
 from recsys_pipelines.preparation.prepared import Shard
-from recsys_pipelines.preparation.steps import Job, Staged, Staging
+from recsys_pipelines.preparation.staged import Staged
+from recsys_pipelines.preparation.steps import Job, Staging
 
 PARTS_AT_ONCE = 8  # parts counted between two reports
 

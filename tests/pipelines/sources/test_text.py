@@ -23,8 +23,8 @@ from recsys_pipelines.config import DataConfig, FeatureConfig
 from recsys_pipelines.features import Features, Statistic, sequences_of
 from recsys_pipelines.features.convert import columns_of, typed
 from recsys_pipelines.preparation.prepare import prepare
+from recsys_pipelines.preparation.roles import column_specs
 from recsys_pipelines.preparation.split import SPLITS
-from recsys_pipelines.preparation.steps import column_specs
 from recsys_pipelines.quarantine import Quarantine, TooManyBadRows
 from recsys_pipelines.shards import read_shard
 from recsys_pipelines.sources import SOURCES, SourceError, open_source
