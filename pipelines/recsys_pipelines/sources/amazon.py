@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from typing_extensions import override
 
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import Chunk, File, Part, Source, existing_file, require
@@ -40,8 +41,8 @@ class Amazon(Source):
     def __init__(self, path: Place, *, labelled: bool = True) -> None:
         self.files = [_Reviews(path)]
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `Source.parts`."""
         require(columns, self.columns, self.files[0].path)
         return self._parts_of_files(columns, first_row)
 
@@ -56,8 +57,8 @@ class _Reviews(File):
     def __init__(self, path: Place) -> None:
         self.path = existing_file(path)
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `File.parts`."""
         schema = pa.schema([SCHEMA.field(name) for name in dict.fromkeys(columns)])
         self.rows = 0
         for block, (first_line, texts) in enumerate(numbered_lines(self.path, self.read_to)):

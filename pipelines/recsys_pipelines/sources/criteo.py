@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from typing_extensions import override
+
 from recsys_pipelines.sources.base import (
     File,
     Part,
@@ -45,8 +47,8 @@ class Criteo(Source):
         everywhere = all("label" in file.schema.names for file in self.files)
         self.columns = COLUMNS if everywhere else FEATURES
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `Source.parts`."""
         return self._parts_of_files(columns, first_row)
 
     def _open(self, path: Path | Url, labelled: bool) -> File:

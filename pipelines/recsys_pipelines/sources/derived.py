@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import override
 
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import Chunk, File, Part
@@ -26,8 +27,8 @@ class Over(File):
     def change(self, columns: list[str]) -> tuple[list[str], Change]:
         """What to read of the file for `columns`, and what makes them of it."""
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `File.parts`."""
         columns = list(dict.fromkeys(columns))
         self.require(columns)
         stored, changed = self.change(columns)
@@ -36,12 +37,12 @@ class Over(File):
             yield part.then(changed)
         self.rows = self._file.rows
 
+    @override
     def pieces(self) -> list[File]:
-        """As `File.pieces`."""
         return [self._over(piece) for piece in self._file.pieces()]
 
+    @override
     def after(self, rows: int) -> File:
-        """As `File.after`."""
         return self._over(self._file.after(rows))
 
     def _over(self, file: File) -> File:
@@ -74,8 +75,8 @@ class Derived(Over):
         self.schema = pa.schema({**types, **made})
         self.repeated = {name: why for name, why in file.repeated.items() if name not in derivations}
 
+    @override
     def change(self, columns: list[str]) -> tuple[list[str], Change]:
-        """As `Over.change`."""
         derived = {name: how for name, how in self._derivations.items() if name in columns}
         stored = [derived[name].column if name in derived else name for name in columns]
 

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.types as pt
+from typing_extensions import override
 
 from recsys_cython_ext.id_types import UUID_BYTES, is_uuid
 from recsys_pipelines.quarantine import Quarantine
@@ -39,8 +40,8 @@ class Keyed(Over):
             },
         }
 
+    @override
     def change(self, columns: list[str]) -> tuple[list[str], Change]:
-        """As `Over.change`."""
         keys = {name: pa.scalar(self._keys[name], pa.string()) for name in columns if name in self._keys}
 
         def keyed(chunk: Chunk, quarantine: Quarantine) -> Chunk:

@@ -20,6 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import Chunk, Part, Source, existing_file, require
@@ -52,8 +53,8 @@ class Kdd12(Source):
         file = Derived(DelimitedFile(path, TAB, names), {"user_id": Derivation("user_id", _known)})
         self.files = [file]
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `Source.parts`."""
         columns = list(dict.fromkeys(columns))
         require(columns, self.columns, self.files[0].path)
         if self.columns == FEATURES:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import override
 
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import (
@@ -46,8 +47,8 @@ class Ngcf(Source):
                 f"{path}: there is no train.txt and no test.txt in this folder: name one file instead"
             )
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `Source.parts`."""
         return self._parts_of_files(columns, first_row)
 
 

@@ -13,6 +13,8 @@ A "." in a column's name is read as "_".
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from typing_extensions import override
+
 from recsys_pipelines.sources.base import (
     File,
     Part,
@@ -71,8 +73,8 @@ class Table(Source):
             name for name in self.files[0].schema.names if name not in self.files[0].repeated
         )
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `Source.parts`."""
         for file in self.files:
             file.require(columns)
         for name in columns:
