@@ -21,8 +21,8 @@ def split_of(table: pa.Table, split: SplitConfig, bounds: np.ndarray) -> np.ndar
 def split_bounds(split: SplitConfig, parts: Sequence[Path]) -> np.ndarray:
     """Return the positions [2] at which validation and test begin.
 
-    By time it takes 8 bytes a row of the whole log. A split by time begins where a time does, at the places nearest to the shares. Raises ValueError when a split gets
-    no row.
+    By time it takes 8 bytes a row of the whole log. A split by time begins where a time does, at the places nearest to the
+    shares. Raises ValueError when a split gets no row.
     """
     shares = np.array([split.train, split.train + split.validation])
     rows = [read_shard(part).num_rows for part in parts]
