@@ -73,10 +73,10 @@ def _batches(lanes: list["_Lane"], share: int, numbers: range, padded: bool) -> 
     for number in numbers:
         parts = [lane.rows(number * share, (number + 1) * share) for lane in lanes]
         if padded:
-            out = np.full((len(parts), share), -1, np.int64)
-            for line, part in zip(out, parts, strict=True):
+            batch = np.full((len(parts), share), -1, np.int64)
+            for line, part in zip(batch, parts, strict=True):
                 line[: len(part)] = part
-            yield out.ravel()
+            yield batch.ravel()
         else:
             yield np.concatenate(parts)
 

@@ -130,7 +130,7 @@ def _numeric(config: NumericConfig) -> Parts:
 def _statistic(config: StatisticConfig) -> Parts:
     named = list(zip(config.names, config.columns, strict=True))
     return {name: ColumnSpec(column, "id") for name, column in named}, {
-        name: StatisticFit(name, name.removesuffix(config.made), config.of, config.folds, config.smoothing)
+        name: StatisticFit(name, name.removesuffix(config.suffix), config.of, config.folds, config.smoothing)
         for name in config.names
     }
 

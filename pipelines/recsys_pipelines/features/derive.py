@@ -39,12 +39,12 @@ def combined(ids: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
 
     h = mix64(first), then h = mix64(h · 0x9E3779B97F4A7C15 + next), modulo 2^64.
     """
-    out = mix64(ids[0])
+    hashed = mix64(ids[0])
     for values in ids[1:]:
-        out = mix64(out * GOLDEN + values)
-    out += out == MISSING_ID
-    out[np.all([values == MISSING_ID for values in ids], axis=0)] = MISSING_ID
-    return out
+        hashed = mix64(hashed * GOLDEN + values)
+    hashed += hashed == MISSING_ID
+    hashed[np.all([values == MISSING_ID for values in ids], axis=0)] = MISSING_ID
+    return hashed
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,8 @@ def _file(folder: Path | Url, feature: str) -> tuple[Path | Url, str | None]:
         if feature in NO_NAME or any(sign in feature for sign in "/\\\0"):
             raise DamagedFile(f"{folder}: has no {MANIFEST}, and {feature!r} is no name of a file")
         return folder / f"{feature}.npy", None
-    kept = read_manifest(manifest, KeptIds, {"format_version": FORMAT_VERSION}, "write the ids again")
-    entry = kept.features.get(feature)
+    listed = read_manifest(manifest, KeptIds, {"format_version": FORMAT_VERSION}, "write the ids again")
+    entry = listed.features.get(feature)
     if entry is None:
         raise DamagedFile(f"{manifest}: names no ids of this feature")
     return folder / entry.file, entry.xxh64

@@ -34,7 +34,7 @@ LATEST = 2**43  # milliseconds: the year 2248
 
 
 class Amazon(Source):
-    """`path` is the file."""
+    """The reviews of one file, `path`."""
 
     columns: tuple[str, ...] = tuple(SCHEMA.names)
 
@@ -48,7 +48,7 @@ class Amazon(Source):
 
 
 class _BadField(ValueError):
-    """What a line has wrong: a field or None, its value, the reason."""
+    """A line cannot be used. Arguments are the field or None, its value, and the reason."""
 
 
 class _Reviews(File):
@@ -68,15 +68,15 @@ class _Reviews(File):
     def _reviews(
         self, texts: list[bytes], first_line: int, first_row: int, schema: pa.Schema, quarantine: Quarantine
     ) -> Chunk:
-        records, kept = [], []
+        records, numbers = [], []
         for line, text in enumerate(texts, first_line):
             try:
                 records.append(_review(text, schema.names))
-                kept.append(line)
+                numbers.append(line)
             except _BadField as error:
                 field, value, reason = error.args
                 quarantine.add(str(self.path), first_row + line - 1, line, field, value, reason)
-        lines = np.array(kept, np.int64)
+        lines = np.array(numbers, np.int64)
         return Chunk(pa.Table.from_pylist(records, schema), first_row + lines - 1, str(self.path), lines)
 
 
