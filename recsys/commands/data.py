@@ -89,11 +89,11 @@ def inspect(
     ready = Prepared.open(prepared)
     ready.verify()
     with bars() as show:
-        found = run_inspection(ready, show)
-    write_inspection(found, report)
+        inspection = run_inspection(ready, show)
+    write_inspection(inspection, report)
     if as_json:
-        return print_json({**found.to_dict(), "report": str(report)})
-    print_sheets(inspection_summary(found), inspection_sheets(found), report)
+        return print_json({**inspection.to_dict(), "report": str(report)})
+    print_sheets(inspection_summary(inspection), inspection_sheets(inspection), report)
 
 
 @app.command(rich_help_panel="Data")
@@ -112,11 +112,11 @@ def drift(
     for ready in sets:
         ready.verify()
     with bars() as show:
-        found = compare_sets(*sets, show)
-    write_drift(found, report)
+        result = compare_sets(*sets, show)
+    write_drift(result, report)
     if as_json:
-        return print_json({**found.to_dict(), "summary": drift_summary(found), "report": str(report)})
-    print_sheets(drift_summary(found), drift_sheets(found), report)
+        return print_json({**result.to_dict(), "summary": drift_summary(result), "report": str(report)})
+    print_sheets(drift_summary(result), drift_sheets(result), report)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from recsys_cython_ext.progress import Progress, no_progress
 from recsys_pipelines.features import sequences_of
 from recsys_pipelines.features.convert import columns_of
 from recsys_pipelines.preparation.prepare import prepare
-from recsys_pipelines.preparation.steps import column_specs
+from recsys_pipelines.preparation.roles import column_specs
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import BESIDE
 

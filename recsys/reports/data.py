@@ -14,82 +14,89 @@ from recsys.reports.data_pictures import (
 )
 from recsys.reports.page import write_page
 from recsys.reports.sheet import Row, Sheet
-from recsys_pipelines.inspection.drift import DRIFTED, SHIFTED, Drift, FeatureDrift
+from recsys_pipelines.inspection.drift import Drift
+from recsys_pipelines.inspection.psi import DRIFTED, SHIFTED, FeatureDrift
 from recsys_pipelines.inspection.result import CategoricalReport, Inspection, NumericReport, Rate
 
 
-def inspection_sheets(found: Inspection) -> list[Sheet]:
-    """Splits; then, where there are such, categorical features (values, then ids and labels) and numeric columns."""
-    sheets = [_splits_sheet(found)]
-    if found.categorical:
-        sheets += [_values_sheet(found.categorical), _ids_sheet(found.categorical)]
-    if found.numeric:
-        sheets.append(_numbers_sheet(found.numeric))
+def inspection_sheets(inspection: Inspection) -> list[Sheet]:
+    """Return splits; then, where there are such, categorical features (values, then ids and labels) and numbers."""
+    sheets = [_splits_sheet(inspection)]
+    if inspection.categorical:
+        sheets += [_values_sheet(inspection.categorical), _ids_sheet(inspection.categorical)]
+    if inspection.numeric:
+        sheets.append(_numbers_sheet(inspection.numeric))
     return sheets
 
 
-def drift_sheets(found: Drift) -> list[Sheet]:
-    """Features by falling PSI, and label rates."""
-    return [_drift_sheet(found), _labels_sheet(found)]
+def drift_sheets(drift: Drift) -> list[Sheet]:
+    """Return features by falling PSI, and label rates."""
+    return [_drift_sheet(drift), _labels_sheet(drift)]
 
 
-def inspection_summary(found: Inspection) -> str:
-    """Rows in and out in a sentence."""
-    added = f" + {found.rows_added:,} made of them" if found.rows_added else ""
+def inspection_summary(inspection: Inspection) -> str:
+    """Say in a sentence how many rows went in and out."""
+    added = f" + {inspection.rows_added:,} made of them" if inspection.rows_added else ""
     return (
-        f"{found.rows_in:,} rows in{added} = {found.rows_out:,} out + {found.quarantined:,} quarantined; "
-        f"{len(found.categorical)} categorical features, {len(found.numeric)} numeric columns"
+        f"{inspection.rows_in:,} rows in{added} = {inspection.rows_out:,} out + {inspection.quarantined:,} quarantined; "
+        f"{len(inspection.categorical)} categorical features, {len(inspection.numeric)} numeric columns"
     )
 
 
-def drift_summary(found: Drift) -> str:
-    """How many features drifted, and what the label rate did, in a sentence or two."""
-    counts = {word: [f.name for f in found.features if f.verdict == word] for word in VERDICT_COLORS}
+def drift_summary(drift: Drift) -> str:
+    """Say in a sentence or two how many features drifted, and what the label rate did."""
+    counts = {word: [f.name for f in drift.features if f.verdict == word] for word in VERDICT_COLORS}
     names = f" ({', '.join(counts['drifted'])})" if counts["drifted"] else ""
-    low, high = found.label.interval
+    low, high = drift.label.interval
     return (
-        f"{len(counts['drifted'])} of {len(found.features)} features drifted{names}, "
-        f"{len(counts['shifted'])} shifted, {len(counts['stable'])} are stable. Label rate {_rate(found.label.a)} in A, "
-        f"{_rate(found.label.b)} in B: {found.label.difference:+.2%} (95 % interval {low:+.2%} to {high:+.2%})."
+        f"{len(counts['drifted'])} of {len(drift.features)} features drifted{names}, "
+        f"{len(counts['shifted'])} shifted, {len(counts['stable'])} are stable. Label rate {_rate(drift.label.a)} in A, "
+        f"{_rate(drift.label.b)} in B: {drift.label.difference:+.2%} (95 % interval {low:+.2%} to {high:+.2%})."
     )
 
 
-def write_inspection(found: Inspection, path: Path) -> None:
+def write_inspection(inspection: Inspection, path: Path) -> None:
     """Write tables and pictures as one HTML file, under a temporary name first."""
     pictures = []
-    if found.categorical:
-        pictures.append(curves_picture(found.categorical))
-    unknown = {f.name: {s: v.unknown_share for s, v in f.splits.items()} for f in found.categorical}
+    if inspection.categorical:
+        pictures.append(curves_picture(inspection.categorical))
+    unknown = {f.name: {s: v.unknown_share for s, v in f.splits.items()} for f in inspection.categorical}
     note = "Ids rarer than the minimum count are unknown in training too; hashed ids where training has not seen them."
     pictures += shares_pictures("Values out of the vocabulary, by split", unknown, note)
-    missing = {f.name: {s: v.missing_share for s, v in f.splits.items()} for f in found.categorical}
-    missing |= {f.name: {s: v.missing_share for s, v in f.splits.items()} for f in found.numeric}
+    missing = {f.name: {s: v.missing_share for s, v in f.splits.items()} for f in inspection.categorical}
+    missing |= {column.name: column.missing_shares for column in inspection.numeric}
     note = "Of lists, the missing elements; an empty list has none."
     pictures += shares_pictures("Missing values, by split", missing, note)
-    if found.numeric:
-        pictures.append(deciles_picture(found))
-    title = f"Inspection of {Path(found.path).name}"
-    write_page(path, title, [inspection_summary(found), found.path], inspection_sheets(found), pictures)
+    if inspection.numeric:
+        pictures.append(deciles_picture(inspection))
+    title = f"Inspection of {Path(inspection.path).name}"
+    write_page(
+        path,
+        title,
+        [inspection_summary(inspection), inspection.path],
+        inspection_sheets(inspection),
+        pictures,
+    )
 
 
-def write_drift(found: Drift, path: Path) -> None:
+def write_drift(drift: Drift, path: Path) -> None:
     """Write the table and pictures as one HTML file, under a temporary name first."""
-    title = f"Drift from {Path(found.a).name} to {Path(found.b).name}"
-    texts = [drift_summary(found), f"A: {found.a}", f"B: {found.b}"]
-    sheets = [*drift_sheets(found), _largest_sheet(found)]
-    pictures = [psi_picture(_by_psi(found)), labels_picture(found)]
-    if any(feature.new_impressions or feature.vanished_impressions for feature in found.features):
-        pictures.insert(1, new_ids_picture(_by_psi(found)))
+    title = f"Drift from {Path(drift.a).name} to {Path(drift.b).name}"
+    texts = [drift_summary(drift), f"A: {drift.a}", f"B: {drift.b}"]
+    sheets = [*drift_sheets(drift), _largest_sheet(drift)]
+    pictures = [psi_picture(_by_psi(drift)), labels_picture(drift)]
+    if any(feature.new_impressions or feature.vanished_impressions for feature in drift.features):
+        pictures.insert(1, new_ids_picture(_by_psi(drift)))
     write_page(path, title, texts, sheets, pictures)
 
 
 # Tables
 
 
-def _splits_sheet(found: Inspection) -> Sheet:
-    users = any(split.users for split in found.splits.values())
-    times = any(split.times for split in found.splits.values())
-    weights = any(split.weighted_rate is not None for split in found.splits.values())
+def _splits_sheet(inspection: Inspection) -> Sheet:
+    users = any(split.users for split in inspection.splits.values())
+    times = any(split.times for split in inspection.splits.values())
+    weights = any(split.weighted_rate is not None for split in inspection.splits.values())
     rows = [
         (
             name,
@@ -101,7 +108,7 @@ def _splits_sheet(found: Inspection) -> Sheet:
             *((f"{split.users or 0:,}",) if users else ()),
             *((" to ".join(f"{time}" for time in split.times or ("–",)),) if times else ()),
         )
-        for name, split in found.splits.items()
+        for name, split in inspection.splits.items()
     ]
     headers: Row = ("split", "rows", "positive", "label rate", "95 % interval")
     headers += ("by weight",) if weights else ()
@@ -171,35 +178,22 @@ def _ids_sheet(features: Sequence[CategoricalReport]) -> Sheet:
 def _numbers_sheet(columns: Sequence[NumericReport]) -> Sheet:
     rows = []
     for column in columns:
-        train = column.splits["train"]
         rates = [decile.label.rate for decile in column.deciles if decile.label.rate is not None]
-        quartiles = ("–",) * 3 if train.quartiles is None else (f"{value:.3g}" for value in train.quartiles)
+        quartiles = ("–",) * 3 if column.quartiles is None else (f"{value:.3g}" for value in column.quartiles)
         rows.append(
             (
                 column.name,
                 column.transform,
-                _over_splits(values.missing_share for values in column.splits.values()),
+                _over_splits(column.missing_shares.values()),
                 f"{column.mean:.3g} ± {column.deviation:.3g}",
-                f"{_significant(train.mean)} ± {_significant(train.deviation)}",
-                _significant(train.minimum),
+                _significant(column.minimum),
                 *quartiles,
-                _significant(train.maximum),
+                _significant(column.maximum),
                 f"{min(rates):.2%} to {max(rates):.2%}" if rates else "–",
                 _counted(column.missing),
             )
         )
-    headers: Row = (
-        "column",
-        "transform",
-        "missing",
-        "scale",
-        "mean ± deviation",
-        "min",
-        "25 %",
-        "50 %",
-        "75 %",
-        "max",
-    )
+    headers: Row = ("column", "transform", "missing", "scale", "min", "25 %", "50 %", "75 %", "max")
     headers += ("label rate by decile", "of missing")
     note = (
         "The present values of training, as the model reads them: (data after the transform - mean) / deviation, the two "
@@ -208,11 +202,11 @@ def _numbers_sheet(columns: Sequence[NumericReport]) -> Sheet:
     return Sheet("Numeric columns", headers, rows, note)
 
 
-def _by_psi(found: Drift) -> list[FeatureDrift]:
-    return sorted(found.features, key=lambda feature: -feature.psi)
+def _by_psi(drift: Drift) -> list[FeatureDrift]:
+    return sorted(drift.features, key=lambda feature: -feature.psi)
 
 
-def _drift_sheet(found: Drift) -> Sheet:
+def _drift_sheet(drift: Drift) -> Sheet:
     rows = [
         (
             feature.name,
@@ -227,7 +221,7 @@ def _drift_sheet(found: Drift) -> Sheet:
             _share(feature.new_impressions),
             _share(feature.vanished_impressions),
         )
-        for feature in _by_psi(found)
+        for feature in _by_psi(drift)
     ]
     headers: Row = ("feature", "kind", "PSI", "verdict", "by chance", "buckets", "missing A / B", "ids A / B")
     headers += ("new, of B's ids", "of B's impressions", "vanished, of A's")
@@ -239,10 +233,10 @@ def _drift_sheet(found: Drift) -> Sheet:
     return Sheet("Features by PSI", headers, rows, note)
 
 
-def _labels_sheet(found: Drift) -> Sheet:
+def _labels_sheet(drift: Drift) -> Sheet:
     rows = [
         (name, *(text for rate in pair for text in (f"{rate.rows:,}", _rate(rate), _interval(rate))))
-        for name, pair in found.splits.items()
+        for name, pair in drift.splits.items()
     ]
     headers: Row = (
         "split",
@@ -256,10 +250,10 @@ def _labels_sheet(found: Drift) -> Sheet:
     return Sheet("Label rates", headers, rows)
 
 
-def _largest_sheet(found: Drift) -> Sheet:
+def _largest_sheet(drift: Drift) -> Sheet:
     rows = [
         (feature.name, moved.bucket, f"{moved.a:.2%}", f"{moved.b:.2%}", f"{moved.psi:.4f}")
-        for feature in _by_psi(found)
+        for feature in _by_psi(drift)
         for moved in feature.largest
     ]
     note = "The five buckets of each feature that add most to its PSI, with their shares of A and of B."
@@ -271,7 +265,7 @@ def _share(share: float | None) -> str:
 
 
 def _over_splits(shares: Iterable[float | None]) -> str:
-    """Percentages of several splits, one sign for all: 1.0 / 1.2 / – %."""
+    """Write percentages of several splits with one sign for all: 1.0 / 1.2 / – %."""
     return " / ".join("–" if share is None else f"{100 * share:.1f}" for share in shares) + " %"
 
 
@@ -280,7 +274,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _significant(value: float | None) -> str:
-    """Three digits, and 0 for what rounding left of it."""
+    """Write three digits, and 0 for what rounding left of it."""
     return "–" if value is None else f"{value if abs(value) > 1e-6 else 0:.3g}"
 
 

@@ -17,7 +17,7 @@ from recsys_cython_ext.files import lock_of, locked, new_file
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features, sequences_of, serving_specs_of
 from recsys_pipelines.features.convert import columns_of, text_ids, typed
-from recsys_pipelines.preparation.steps import column_specs, with_lone_users
+from recsys_pipelines.preparation.roles import column_specs, with_lone_users
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import open_source
 from recsys_pipelines.sources.location import Place, located

@@ -1,18 +1,12 @@
 """How much two prepared sets of the same features differ: A, the reference, and B, which came later.
 
-Training rows are compared with training rows. The population stability index over buckets i with shares a and b is
-
-    PSI = sum_i (b_i - a_i) ln(b_i / a_i),    a_i = count_i / total + 1e-6, and b_i alike,
-
-the symmetric Kullback-Leibler divergence (Jeffreys 1946) with additive smoothing, so that an empty bucket has a
-logarithm. By the usual rule of thumb of credit scoring (Siddiqi 2006), which no theory backs, below 0.1 is stable
-and above 0.25 drifted. Samples of one population differ too: K buckets of n_A and n_B values then have a PSI of
-about (K - 1) (1 / n_A + 1 / n_B) (Yurdakul & Naranjo 2020), which is given beside it.
+Training rows are compared with training rows, by the population stability index of each feature (`psi`), the ids that
+came and went, and label rates.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -21,27 +15,25 @@ import pyarrow as pa
 
 from recsys_cython_ext import MISSING_ID
 from recsys_cython_ext.progress import Progress, no_progress
-from recsys_pipelines.features import FIRST_CODE, MISSING_CODE, Buckets, Categorical, Features
-from recsys_pipelines.features.base import Arrays
+from recsys_pipelines.features import FIRST_CODE, MISSING_CODE, Buckets, Categorical
+from recsys_pipelines.features.base import Arrays, Feature
 from recsys_pipelines.features.features import CONFIGS
 from recsys_pipelines.features.numeric import lower_ends
-from recsys_pipelines.inspection.inspect import (
-    Histogram,
-    decile_of,
-    numeric_columns,
-    present_values,
-    scale_of,
+from recsys_pipelines.inspection.columns import (
+    NumberColumn,
+    number_columns,
+    opened,
+    split_rows,
+    value_counts,
 )
+from recsys_pipelines.inspection.inspect import decile_of
+from recsys_pipelines.inspection.psi import FeatureDrift, feature_drift, share
 from recsys_pipelines.inspection.result import Z95, Rate
 from recsys_pipelines.parallel import ordered
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_pipelines.preparation.split import SPLITS
-from recsys_pipelines.shards import read_shard
 
-SHIFTED, DRIFTED = 0.1, 0.25
-SMOOTHING = 1e-6
-OWN_BUCKET_PARTS = 1000  # an id with one of so many parts of A's or B's impressions is a bucket of its own
-LARGEST = 5
+FREQUENT = 1000  # an id with one of so many parts of A's or B's impressions is a bucket by itself
 # settings of a declaration that change neither the 64-bit ids nor the numbers that are compared
 FREE = {
     *("names", "parts", "encoding", "min_count", "unknown", "vocabulary", "keep", "pooling", "like"),
@@ -49,47 +41,6 @@ FREE = {
 }
 # kinds that make a feature of each of their `columns`
 ONE_A_COLUMN = {"tokens", "prefixes", "buckets", "statistic"}
-
-
-@dataclass(frozen=True)
-class Moved:
-    """A bucket, its shares of A and of B, and its term of the sum."""
-
-    bucket: str
-    a: float
-    b: float
-    psi: float
-
-
-@dataclass(frozen=True)
-class FeatureDrift:
-    """How a column of B differs from A's. kind: as declared. verdict: stable, shifted or drifted, a rule of thumb.
-
-    psi: over `buckets` buckets. Of ids: each with at least 0.1 % of A's or of B's impressions, missing, and all
-    others together. Of numbers: A's training deciles (values that many rows share leave fewer), what lies below and
-    above A's range, and missing, in the units of the data. by_chance: PSI to be expected of two samples of one
-    population; None of a statistic, for the rows of an id share its value (and its `count` grows with the set), so that
-    it moves more than rows drawn alone would. values: impressions of A and of B; missing: their shares, None without
-    any; largest: the buckets with the largest terms.
-
-    Of ids only, None where there is none to share: new_impressions, new_ids: shares of B's impressions and of B's
-    distinct ids that A never saw; vanished_impressions: share of A's impressions whose ids B never saw. Impressions
-    count missing ones too, which are neither new nor vanished.
-    """
-
-    name: str
-    kind: str
-    verdict: str
-    psi: float
-    by_chance: float | None
-    buckets: int
-    values: tuple[int, int]
-    missing: tuple[float | None, float | None]
-    ids: tuple[int, int] | None
-    new_impressions: float | None
-    new_ids: float | None
-    vanished_impressions: float | None
-    largest: list[Moved]
 
 
 @dataclass(frozen=True)
@@ -112,12 +63,8 @@ class LabelDrift:
         assert b.rows  # no split is empty
         (p, n), (q, m) = (((rate.positives + 1) / (rate.rows + 2), rate.rows + 2) for rate in (a, b))
         half = Z95 * (p * (1 - p) / n + q * (1 - q) / m) ** 0.5
-        return cls(
-            a,
-            b,
-            b.positives / b.rows - a.positives / a.rows,
-            (max(q - p - half, -1.0), min(q - p + half, 1.0)),
-        )
+        difference = b.positives / b.rows - a.positives / a.rows
+        return cls(a, b, difference, (max(q - p - half, -1.0), min(q - p + half, 1.0)))
 
 
 @dataclass(frozen=True)
@@ -131,271 +78,187 @@ class Drift:
     features: list[FeatureDrift]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return asdict(self)
 
 
-def compare_sets(a: Prepared, b: Prepared, progress: Progress = no_progress) -> Drift:
+def compare_sets(
+    a: Prepared | str | os.PathLike[str],
+    b: Prepared | str | os.PathLike[str],
+    progress: Progress = no_progress,
+) -> Drift:
     """Compare the training rows of B with those of A.
 
-    Reads what the features were fitted from, and the training shards where there are numbers or buckets: A's twice,
-    B's once, one at a time. Raises ValueError naming the first feature that is declared differently in A and B, and
-    when a column holds text in one and integers in the other, whose ids cannot be compared.
+    Ids are compared by what the features were fitted from, numbers and buckets by the training shards, which are mapped.
+    Raises ValueError naming the first feature that is declared differently in A and B, and when a column holds text in
+    one and integers in the other, whose ids cannot be compared.
     """
+    a, b = opened(a), opened(b)
     _require_same_features(a, b)
-    sets = a.features(), b.features()
-    sets[0].check_text(sets[1].text, str(b.path))
-    counters = _counters(sets)
-    _count(counters, a, b, progress)
-    counts = a.counts(), b.counts()
-    kinds = {name: config.kind for config in sets[0].configs for name in config.names}
-    found = []
-    for feature in sets[0].features:
-        kind, arrays = kinds[feature.name], [one.arrays_of(feature.name) for one in counts]
-        if isinstance(feature, Categorical):
-            found.append(_id_drift(feature.name, kind, *arrays))
-        else:
-            found += [counters[name].drift(kind, *arrays) for name in feature.columns if name in counters]
-    rates = [
-        {name: Rate.of(count.rows, count.positives) for name, count in one.manifest.splits.items()}
-        for one in (a, b)
+    sides = _Side(a), _Side(b)
+    sides[0].features.check_text(sides[1].features.text, str(b.path))
+    features = sides[0].features.features
+    kinds = {name: config.kind for config in sides[0].features.configs for name in config.names}
+    rows = a.manifest.splits["train"].rows + b.manifest.splits["train"].rows
+    drifts: list[FeatureDrift] = []
+    for done, drift in enumerate(ordered(lambda f: _feature_drifts(f, kinds[f.name], sides), features), 1):
+        drifts += drift
+        progress("compare", rows * done // len(features), rows)
+    label_rates = [
+        {name: Rate.of(split.rows, split.positives) for name, split in prepared.manifest.splits.items()}
+        for prepared in (a, b)
     ]
     return Drift(
         a=str(a.path),
         b=str(b.path),
-        label=LabelDrift.of(rates[0]["train"], rates[1]["train"]),
-        splits={name: (rates[0][name], rates[1][name]) for name in SPLITS},
-        features=found,
+        label=LabelDrift.of(*(rates["train"] for rates in label_rates)),
+        splits={name: (label_rates[0][name], label_rates[1][name]) for name in SPLITS},
+        features=drifts,
     )
 
 
-def psi_terms(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Terms of the PSI and the shares of A and of B, float64 [K] each. a, b: counts int64 [K] of the same buckets.
-
-    Shares are before smoothing; those of nothing at all are 0.
-    """
-    shares_a, shares_b = (counts / max(int(counts.sum()), 1) for counts in (a, b))
-    smooth_a, smooth_b = shares_a + SMOOTHING, shares_b + SMOOTHING
-    return (smooth_b - smooth_a) * np.log(smooth_b / smooth_a), shares_a, shares_b
-
-
-def verdict(psi: float) -> str:
-    """By the rule of thumb: stable below 0.1, drifted above 0.25, else shifted."""
-    return "stable" if psi < SHIFTED else "drifted" if psi > DRIFTED else "shifted"
+# What is compared
 
 
 def _require_same_features(a: Prepared, b: Prepared) -> None:
-    mine, theirs = _meanings(a), _meanings(b)
-    for name in [*mine, *theirs]:
-        left, right = mine.get(name), theirs.get(name)
-        if left != right:
+    declared_a, declared_b = _declared(a), _declared(b)
+    for name in [*declared_a, *declared_b]:
+        in_a, in_b = declared_a.get(name), declared_b.get(name)
+        if in_a != in_b:
             raise ValueError(
-                f"feature {name!r} is {_said(left)} in {a.path}, but {_said(right)} in {b.path}: sets are compared "
-                "feature by feature, so prepare both with the same features"
+                f"feature {name!r} is {_described(in_a)} in {a.path}, but {_described(in_b)} in {b.path}: sets are "
+                "compared feature by feature, so prepare both with the same features"
             )
 
 
-def _meanings(prepared: Prepared) -> dict[str, dict[str, Any]]:
-    """Of each feature, what of its declaration decides the ids or numbers that are compared."""
-    found: dict[str, dict[str, Any]] = {}
+def _declared(prepared: Prepared) -> dict[str, dict[str, Any]]:
+    """Return the part of each feature's declaration that decides the ids or numbers that are compared."""
+    declared: dict[str, dict[str, Any]] = {}
     for config in CONFIGS.validate_python(prepared.manifest.features):
-        kept = config.model_dump(exclude=FREE | ({"columns"} if config.kind in ONE_A_COLUMN else set()))
-        found |= dict.fromkeys(config.names, kept)
-    return found
+        exclude = FREE | ({"columns"} if config.kind in ONE_A_COLUMN else set())
+        declared |= dict.fromkeys(config.names, config.model_dump(exclude=exclude))
+    return declared
 
 
-def _said(declared: dict[str, Any] | None) -> str:
+def _described(declared: dict[str, Any] | None) -> str:
     if declared is None:
         return "not declared"
     options = ", ".join(f"{key}: {value}" for key, value in declared.items() if key != "kind")
     return f"{declared['kind']} ({options})" if options else declared["kind"]
 
 
-def _id_drift(name: str, kind: str, a: Arrays, b: Arrays) -> FeatureDrift:
+# How it is compared
+
+
+class _Side:
+    """One of the two sets: its features, what they were fitted from, and its training rows."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.features, self._counts = prepared.features(), prepared.counts()
+        self.rows = split_rows(prepared, "train")
+        self._by_name = {feature.name: feature for feature in self.features.features}
+
+    def feature(self, name: str) -> Feature:
+        """Return a feature by its name."""
+        return self._by_name[name]
+
+    def counts(self, name: str) -> Arrays:
+        """Return what a feature was fitted from, as `FeatureFitter.arrays_of` does."""
+        return self._counts.arrays_of(name)
+
+
+Sides = tuple[_Side, _Side]  # A and B
+
+
+def _feature_drifts(feature: Feature, kind: str, sides: Sides) -> list[FeatureDrift]:
+    if isinstance(feature, Buckets):
+        return [_bucket_drift(feature.name, kind, sides)]
+    if isinstance(feature, Categorical):
+        return [_id_drift(feature.name, kind, sides)]
+    columns = zip(*(number_columns(side.feature(feature.name)) for side in sides), strict=True)
+    return [_number_drift(kind, pair, sides) for pair in columns]
+
+
+def _id_drift(name: str, kind: str, sides: Sides) -> FeatureDrift:
     """Compare ids by their counts in training."""
-    ids = np.union1d(a["ids"], b["ids"])
+    counted = [side.counts(name) for side in sides]
+    ids = np.union1d(counted[0]["ids"], counted[1]["ids"])
     counts = np.zeros((2, len(ids)), np.int64)
-    for line, own in zip(counts, (a, b), strict=True):
-        line[np.searchsorted(ids, own["ids"])] = own["counts"]
+    for line, arrays in zip(counts, counted, strict=True):
+        line[np.searchsorted(ids, arrays["ids"])] = arrays["counts"]
     totals = counts.sum(axis=1)
     missing = ids == MISSING_ID
-    alone = ~missing & ((counts > 0) & (counts * OWN_BUCKET_PARTS >= totals[:, None])).any(axis=0)
-    rest = ~missing & ~alone
-    buckets = np.stack(
-        [np.concatenate([line[alone], [line[missing].sum(), line[rest].sum()]]) for line in counts]
+    frequent = ~missing & ((counts > 0) & (counts * FREQUENT >= totals[:, None])).any(axis=0)
+    rest = ~missing & ~frequent
+    buckets = np.column_stack(
+        [counts[:, frequent], counts[:, missing].sum(axis=1), counts[:, rest].sum(axis=1)]
     )
-    labels = [*(f"id {key}" for key in ids[alone].tolist()), "missing", "all others"]
+    published = sides[0].features.published_ids(name, ids[frequent]).tolist()
     present = ~missing & (counts > 0)
     new, vanished = present[1] & ~present[0], present[0] & ~present[1]
     num_ids = present.sum(axis=1).tolist()
-    return _drift(
+    return feature_drift(
         name,
         kind,
-        labels,
+        [*(f"id {id_}" for id_ in published), "missing", "all others"],
         buckets,
         missing=counts[:, missing].sum(axis=1),
         ids=(num_ids[0], num_ids[1]),
-        new_impressions=_share(counts[1, new].sum(), totals[1]),
-        new_ids=_share(new.sum(), num_ids[1]),
-        vanished_impressions=_share(counts[0, vanished].sum(), totals[0]),
+        new_impressions=share(counts[1, new].sum(), totals[1]),
+        new_ids=share(new.sum(), num_ids[1]),
+        vanished_impressions=share(counts[0, vanished].sum(), totals[0]),
     )
 
 
-def _drift(
-    name: str, kind: str, labels: Sequence[str], counts: np.ndarray, missing: np.ndarray, **of_ids: Any
-) -> FeatureDrift:
-    """counts: int64 [2, K] of A and B in the buckets `labels`; missing: int64 [2]."""
-    terms, shares_a, shares_b = psi_terms(*counts)
-    values, buckets = counts.sum(axis=1).tolist(), int(counts.any(axis=0).sum())
-    psi = float(terms.sum())
-    largest = [int(place) for place in np.argsort(-terms, kind="stable")[:LARGEST] if terms[place] > 0]
-    nothing = dict.fromkeys(("ids", "new_impressions", "new_ids", "vanished_impressions"))
-    return FeatureDrift(
-        name=name,
-        kind=kind,
-        verdict=verdict(psi),
-        psi=psi,
-        by_chance=(buckets - 1) * (1 / values[0] + 1 / values[1])
-        if all(values) and kind != "statistic"
-        else None,
-        buckets=buckets,
-        values=(values[0], values[1]),
-        missing=(_share(missing[0], values[0]), _share(missing[1], values[1])),
-        largest=[
-            Moved(labels[place], float(shares_a[place]), float(shares_b[place]), float(terms[place]))
-            for place in largest
-        ],
-        **(nothing | of_ids),
-    )
+def _number_drift(kind: str, columns: Sequence[NumberColumn], sides: Sides) -> FeatureDrift:
+    """Compare a column of numbers by A's deciles, with values beyond A's range and missing ones apart."""
+    cuts = _cuts(columns, sides[0].rows)
+    counts = np.zeros((2, len(cuts) + 1), np.int64)
+    for line, column, side in zip(counts, columns, sides, strict=True):
+        scaled = (cuts - column.mean) / column.deviation
+        for values in column.present(side.rows):
+            line += np.bincount(np.searchsorted(scaled, values, side="right"), minlength=len(line))
+    missing = np.array([side.rows.num_rows for side in sides]) - counts.sum(axis=1)
+    ends = ["A's smallest", *(f"{cut:.6g}" for cut in cuts[1:-1]), "A's largest"]
+    labels = ["below A's range", *(f"{low} to {high}" for low, high in pairwise(ends)), "above A's range"]
+    labels = [*(labels if len(cuts) else ["any"]), "missing"]
+    return feature_drift(columns[0].name, kind, labels, np.column_stack([counts, missing]), missing)
 
 
-def _share(part: Any, whole: Any) -> float | None:
-    return int(part) / int(whole) if whole else None
+def _cuts(columns: Sequence[NumberColumn], rows: pa.Table) -> np.ndarray:
+    """Return cuts, in the units of the data, between the occupied bins that A's deciles part, and beyond its range.
+
+    A cut lies in the middle between two bins, and those of the range have some room, for the float32 columns of A
+    and B are rounded each in its own units.
+    """
+    bins = columns[0].bin_counts(rows)
+    if not len(bins):
+        return np.empty(0)
+    mean, deviation = columns[0].mean, columns[0].deviation
+    values = bins["value"].to_numpy()
+    lower, upper = (lower_ends(ends) * deviation + mean for ends in (values, values + 1))
+    first = np.flatnonzero(np.diff(decile_of(bins["rows"].to_numpy()))) + 1
+    units = sum(abs(column.mean) + column.deviation for column in columns)
+    room = 1e-4 * (upper[-1] - lower[0]) + 1e-6 * units
+    return np.concatenate([[lower[0] - room], (upper[first - 1] + lower[first]) / 2, [upper[-1] + room]])
 
 
-class _Numbers:
-    """Counts one float32 column of A and B by A's deciles, with values beyond A's range and missing ones apart."""
-
-    def __init__(self, name: str, sets: Sequence[Features]) -> None:
-        self._name = name
-        self._indicators = [numeric_columns(one)[name] for one in sets]
-        self._scales = [
-            next(scale_of(feature) for feature in one.features if name in feature.columns) for one in sets
-        ]
-        self._histogram = Histogram()  # of A, in its own units
-        self._counts: np.ndarray | None = None  # int64 [2, K]
-        self._missing = np.zeros(2, np.int64)
-
-    def measure(self, table: pa.Table) -> None:
-        """See a shard of A, to know where to cut."""
-        self._histogram.add(present_values(table, self._name, self._indicators[0])[0])
-
-    def cut(self) -> None:
-        """Cut, in the units of the data, between the occupied bins that deciles part, and beyond the range.
-
-        A cut lies in the middle between two bins, and those of the range have some room, for the float32 columns of A
-        and B are rounded each in its own units.
-        """
-        bins, counts = self._histogram.result()
-        mean, deviation = self._scales[0]
-        lower, upper = (lower_ends(ends) * deviation + mean for ends in (bins, bins + 1))
-        first = np.flatnonzero(np.diff(decile_of(counts))) + 1
-        self._cuts = (upper[first - 1] + lower[first]) / 2
-        if len(bins):
-            units = sum(abs(mean) + deviation for mean, deviation in self._scales)
-            room = 1e-4 * (upper[-1] - lower[0]) + 1e-6 * units
-            self._cuts = np.concatenate([[lower[0] - room], self._cuts, [upper[-1] + room]])
-        self._counts = np.zeros((2, len(self._cuts) + 1), np.int64)
-
-    def count(self, table: pa.Table, which: int) -> None:
-        """Count a shard of A (0) or B (1)."""
-        assert self._counts is not None
-        mean, deviation = self._scales[which]
-        values, present = present_values(table, self._name, self._indicators[which])
-        places = np.searchsorted((self._cuts - mean) / deviation, values, side="right")
-        self._counts[which] += np.bincount(places, minlength=self._counts.shape[1])
-        self._missing[which] += np.count_nonzero(~present)
-
-    def drift(self, kind: str, a: Arrays, b: Arrays) -> FeatureDrift:
-        """What was found; a and b are not needed."""
-        assert self._counts is not None
-        ends = ["A's smallest", *(f"{cut:.6g}" for cut in self._cuts[1:-1]), "A's largest"]
-        labels = ["below A's range", *(f"{low} to {high}" for low, high in pairwise(ends)), "above A's range"]
-        labels = labels if len(self._cuts) else ["any"]
-        counts = np.column_stack([self._counts, self._missing])
-        return _drift(self._name, kind, [*labels, "missing"], counts, self._missing)
-
-
-class _Codes:
-    """Counts the codes of a feature of buckets in A and B."""
-
-    def __init__(self, name: str, sets: Sequence[Features]) -> None:
-        self._name = name
-        self._features = [next(f for f in one.categorical if f.name == name) for one in sets]
-        self._counts = [np.zeros(feature.num_codes or 0, np.int64) for feature in self._features]
-
-    def measure(self, table: pa.Table) -> None:
-        """Nothing: the buckets are there."""
-
-    def cut(self) -> None:
-        """Nothing."""
-
-    def count(self, table: pa.Table, which: int) -> None:
-        """Count a shard of A (0) or B (1)."""
-        counts = self._counts[which]
-        counts += np.bincount(table[self._name].to_numpy(), minlength=len(counts))
-
-    def drift(self, kind: str, a: Arrays, b: Arrays) -> FeatureDrift:
-        """Compare by A's boundaries. a, b: histograms of training, for quantiles that differ."""
-        ends, others = (feature.boundaries for feature in self._features if isinstance(feature, Buckets))
-        counts = np.stack([self._counts[0][FIRST_CODE:]] * 2)
-        if np.array_equal(ends, others):
-            counts[1] = self._counts[1][FIRST_CODE:]
-        else:  # A's boundaries are ends of bins
-            places = np.searchsorted(ends, lower_ends(b["bins"]), side="right")
-            counts[1] = 0
-            np.add.at(counts[1], places, b["counts"])
-        missing = np.array([own[MISSING_CODE] for own in self._counts])
-        texts = [f"{end:.6g}" for end in ends]
-        labels = [f"{low} to {high}" for low, high in pairwise(["lowest", *texts, "highest"])]
-        return _drift(self._name, kind, [*labels, "missing"], np.column_stack([counts, missing]), missing)
-
-
-def _counters(sets: Sequence[Features]) -> dict[str, _Numbers | _Codes]:
-    """A counter of each column that the counts of ids say nothing of."""
-    buckets = [feature.name for feature in sets[0].categorical if isinstance(feature, Buckets)]
-    return {
-        **{name: _Numbers(name, sets) for name in numeric_columns(sets[0])},
-        **{name: _Codes(name, sets) for name in buckets},
-    }
-
-
-def _count(counters: Mapping[str, _Numbers | _Codes], a: Prepared, b: Prepared, progress: Progress) -> None:
-    """Read the training shards: A's to know where to cut, then A's and B's to count."""
-    if not counters:
-        return
-    rows = [one.manifest.splits["train"].rows for one in (a, a, b)]
-    done = 0
-    for turn, one in enumerate((a, a, b)):
-        for table in _training_shards(one):
-            work = partial(_work, table=table, turn=turn)
-            for _ in ordered(work, counters.values()):  # each counter is one thread's own
-                pass
-            done += table.num_rows
-            progress("compare", done, sum(rows))
-        if turn == 0:
-            for counter in counters.values():
-                counter.cut()
-
-
-def _work(counter: _Numbers | _Codes, table: pa.Table, turn: int) -> None:
-    if turn == 0:
-        counter.measure(table)
-    else:
-        counter.count(table, turn - 1)
-
-
-def _training_shards(prepared: Prepared) -> Iterator[pa.Table]:
-    for name, shard in sorted(prepared.manifest.shards.items()):
-        if shard.split == "train":
-            yield read_shard(prepared.path / name)
+def _bucket_drift(name: str, kind: str, sides: Sides) -> FeatureDrift:
+    """Compare a feature of buckets by A's boundaries."""
+    ends, ends_of_b = (side.feature(name).arrays()["boundaries"] for side in sides)
+    counts = np.zeros((2, len(ends) + 1), np.int64)
+    missing = np.zeros(2, np.int64)
+    for place, side in enumerate(sides):
+        counted = value_counts(side.rows, name)
+        codes, rows = counted["value"].to_numpy(), counted["rows"].to_numpy()
+        missing[place] = rows[codes == MISSING_CODE].sum()
+        buckets = codes[codes != MISSING_CODE] - FIRST_CODE
+        rows = rows[codes != MISSING_CODE]
+        if not np.array_equal(ends, ends_of_b):  # A's boundaries are ends of bins
+            histogram = side.counts(name)
+            buckets = np.searchsorted(ends, lower_ends(histogram["bins"]), side="right")
+            rows = histogram["counts"]
+        np.add.at(counts[place], buckets, rows)
+    texts = [f"{end:.6g}" for end in ends]
+    labels = [f"{low} to {high}" for low, high in pairwise(["lowest", *texts, "highest"])]
+    return feature_drift(name, kind, [*labels, "missing"], np.column_stack([counts, missing]), missing)

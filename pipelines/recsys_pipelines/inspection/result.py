@@ -1,4 +1,4 @@
-"""What an inspection finds: plain values, by split, by feature and by column."""
+"""The result of an inspection: plain values, by split, by feature and by column."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +17,7 @@ class Rate:
 
     @classmethod
     def of(cls, rows: int, positives: int) -> "Rate":
-        """The rate of so many positives among rows (or values)."""
+        """Return the rate of so many positives among rows (or values)."""
         if rows == 0:
             return cls(0, 0, None, None)
         rate, square = positives / rows, Z95**2
@@ -28,9 +28,13 @@ class Rate:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """Rows and labels of a split. users: distinct ones, where known (a row without one is a user of its own);
-    times: smallest and largest, in the units of the data (dates are microseconds since 1970); weighted_rate: label rate
-    by the weights of the rows, where they have any. All other rates count rows.
+    """Rows and labels of a split.
+
+    Attributes:
+        label: The label rate; this and all other rates but the next count rows.
+        weighted_rate: The label rate by the weights of the rows, where they have any.
+        users: Distinct users, where known; a row without one is a user of its own.
+        times: The smallest and the largest time, in the units of the data (dates are microseconds since 1970).
     """
 
     label: Rate
@@ -43,7 +47,7 @@ class SplitReport:
 class ValuesReport:
     """The values of a categorical feature in a split; shares are of all values, None where there is none.
 
-    Of lists, also how many are empty, and their mean and largest length.
+    Of lists it also has their mean and largest length.
     """
 
     values: int
@@ -51,7 +55,6 @@ class ValuesReport:
     unknown: int
     missing_share: float | None
     unknown_share: float | None
-    empty_lists: int | None = None
     mean_length: float | None = None
     max_length: int | None = None
 
@@ -60,11 +63,14 @@ class ValuesReport:
 class Skew:
     """How unequal the counts [U] of training's ids are, missing left out; None where there is no id.
 
-    top_id, top_percent: shares of the impressions that go to the most frequent id, and to the most frequent 1 % of
-    ids (rounded up). gini: 0 when all ids are equally frequent, to 1 when one has all. zipf: s of count ~ rank^-s, by
-    least squares on the logarithms at ranks 1 to `zipf_ranks`, those of ids seen ten times or more, taken evenly
-    in log rank; a description, not a test of the law (Clauset, Shalizi & Newman 2009). None below ten such ids.
-    curve: (rank, count) of up to 64 ranks, evenly in log rank.
+    Attributes:
+        top_id: Share of the impressions that goes to the most frequent id.
+        top_percent: Share that goes to the most frequent 1 % of ids (rounded up).
+        gini: 0 when all ids are equally frequent, to 1 when one has all.
+        zipf: s of count ~ rank^-s, by least squares on the logarithms at ranks 1 to `zipf_ranks`, taken evenly in log
+            rank; a description, not a test of the law (Clauset, Shalizi & Newman 2009).
+        zipf_ranks: Number of ids seen ten times or more; below ten of them there is no slope.
+        curve: (rank, count) of up to 64 ranks, evenly in log rank.
     """
 
     top_id: float | None
@@ -77,7 +83,7 @@ class Skew:
 
 @dataclass(frozen=True)
 class TopId:
-    """One of the most frequent known ids of training: the 64-bit id, or the number of a bucket."""
+    """One of the most frequent known ids of training: the 64-bit id as the log has it, or the number of a bucket."""
 
     id: int
     label: Rate
@@ -85,10 +91,15 @@ class TopId:
 
 @dataclass(frozen=True)
 class CategoricalReport:
-    """A categorical feature. encoding: vocabulary, hash or buckets. codes: those of a vocabulary, None when hashed.
+    """The ids of a categorical feature.
 
-    ids: distinct in training, missing left out; singletons: those seen once. known, unknown, missing: label rates
-    of training's values. top: the ten most frequent known ids and their label rates.
+    Attributes:
+        encoding: vocabulary, hash or buckets.
+        codes: Number of codes of a vocabulary, None when ids are hashed.
+        ids: Distinct ids of training, missing left out.
+        singletons: Those of them seen once.
+        known, unknown, missing: Label rates of training's values.
+        top: The ten most frequent known ids and their label rates.
     """
 
     name: str
@@ -107,29 +118,9 @@ class CategoricalReport:
 
     @property
     def top_rates(self) -> tuple[float, float] | None:
-        """Lowest and highest label rate of the most frequent ids."""
+        """Return the lowest and the highest label rate of the most frequent ids."""
         rates = [top.label.rate for top in self.top if top.label.rate is not None]
         return (min(rates), max(rates)) if rates else None
-
-
-@dataclass(frozen=True)
-class NumbersReport:
-    """The present values of a numeric column in a split, in the units of the float32 column, as the model reads it.
-
-    Mean and deviation (of the population) are exact sums, rounded once. Quartiles are the lower ends of the bins of a
-    histogram: below the value by at most 1 in 4,096 of its size. None where no value is present. missing: None where
-    it is unknown: a column without missing values in training has no indicator, so that missing values of other
-    splits cannot be told from the mean that stands for them.
-    """
-
-    rows: int
-    missing: int | None
-    missing_share: float | None
-    mean: float | None
-    deviation: float | None
-    minimum: float | None
-    quartiles: tuple[float, float, float] | None
-    maximum: float | None
 
 
 @dataclass(frozen=True)
@@ -150,22 +141,32 @@ class Decile:
 class NumericReport:
     """A numeric column. value · deviation + mean is in the units of the data after `transform`.
 
-    A column that is not standardised has mean 0 and deviation 1; `transform` of a statistic of ids is "statistic".
-    missing: label rate of training's missing values.
+    Attributes:
+        transform: As declared; "statistic" of a statistic of ids.
+        mean, deviation: The scale, 0 and 1 where the column is not standardised.
+        missing_shares: Share of missing values in each split; None where it is unknown: a column without missing values in
+            training has no indicator, so that those of other splits cannot be told from the mean that stands for them.
+        minimum, quartiles, maximum: Of training's present values, as the model reads them; None where there is none.
+            Quartiles are the lower ends of the bins of a histogram: below the value by at most 1 in 4,096 of its size.
+        deciles: Label rates of training's present values.
+        missing: Label rate of training's missing values.
     """
 
     name: str
     transform: str
     mean: float
     deviation: float
-    splits: dict[str, NumbersReport]
+    missing_shares: dict[str, float | None]
+    minimum: float | None
+    quartiles: tuple[float, float, float] | None
+    maximum: float | None
     deciles: list[Decile]
     missing: Rate
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A prepared set. Rows in + rows added = rows out + rows quarantined."""
+    """A whole prepared set. Rows in + rows added = rows out + rows quarantined."""
 
     path: str
     rows_in: int
@@ -177,5 +178,5 @@ class Inspection:
     numeric: list[NumericReport]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return asdict(self)

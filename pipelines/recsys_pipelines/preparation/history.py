@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_cython_ext import MISSING_ID, mix64
+from recsys_cython_ext.files import is_sealed, seal
 from recsys_pipelines.config import SequenceConfig
 from recsys_pipelines.shards import read_shard, write_shard
 
@@ -19,17 +20,17 @@ BUCKET_EVENTS = 2**24  # events in the lists of a bucket, on average and at most
 
 
 def num_buckets(rows: int, sequences: Sequence[SequenceConfig]) -> int:
-    """How many buckets so many rows make."""
+    """Return how many buckets so many rows make."""
     return max(1, -(-rows * sum(sequence.length for sequence in sequences) // BUCKET_EVENTS))
 
 
 def bucket_file(folder: Path, bucket: int) -> Path:
-    """Where the lists of a bucket lie."""
+    """Return where the lists of a bucket lie."""
     return folder / f"bucket-{bucket:05d}.arrow"
 
 
 def event_column(sequence: SequenceConfig) -> str:
-    """The column of shards that keeps a row's own event, for the rows that are appended later."""
+    """Return the column of shards that holds a row's own event, for the rows that are appended later."""
     return f"@event:{sequence.name}"
 
 
@@ -41,12 +42,18 @@ def write_bucket(
     bucket: int,
     buckets: int,
 ) -> None:
-    """Write the lists of one bucket, unless they are there: `position` int64 rising, and a list<int64> a sequence.
+    """Write the lists of one bucket, unless that was done: `position` int64 rising, and a list<int64> a sequence.
 
-    parts: staged rows, whose positions count through all of them. earlier: shards of a set that is appended to.
+    Args:
+        parts: Staged rows, whose positions count through all of them.
+        earlier: Shards of a set that is appended to.
+        sequences: What lists are made of.
+        folder: Where the bucket's file lies.
+        bucket: The number of the bucket.
+        buckets: How many there are.
     """
     target = bucket_file(folder, bucket)
-    if target.exists():
+    if is_sealed(target):
         return
     names = [sequence.name for sequence in sequences]
     roles = ("@user", "@time", "@label", "row_id")
@@ -54,10 +61,10 @@ def write_bucket(
 
     def take(table: pa.Table, events: Sequence[str], start: int | None) -> None:
         users = table["@user"].to_numpy()
-        own = np.flatnonzero(mix64(users).view(np.uint64) % np.uint64(buckets) == bucket)
-        columns["position"].append(np.full(len(own), -1) if start is None else start + own)
+        places = np.flatnonzero(mix64(users).view(np.uint64) % np.uint64(buckets) == bucket)
+        columns["position"].append(np.full(len(places), -1) if start is None else start + places)
         for name, column in zip((*roles, *names), (*roles, *events), strict=True):
-            columns[name].append(table[column].to_numpy()[own])
+            columns[name].append(table[column].to_numpy()[places])
 
     for shard in earlier:
         take(read_shard(shard), [event_column(sequence) for sequence in sequences], None)
@@ -79,24 +86,32 @@ def write_bucket(
         for sequence in sequences
     }
     folder.mkdir(exist_ok=True)
-    made = pa.table({"position": whole["position"], **lists})
-    write_shard(made.filter(pa.array(whole["position"] >= 0)), target)
+    rows = pa.table({"position": whole["position"], **lists})
+    write_shard(rows.filter(pa.array(whole["position"] >= 0)), target)
+    seal(target)
 
 
 def histories(
     users: np.ndarray, times: np.ndarray, events: np.ndarray, length: int, counts: np.ndarray | None = None
 ) -> pa.ListArray:
-    """The last `length` events of each row's user at times before the row's own, oldest first.
+    """Return the last `length` events of each row's user at times before the row's own, oldest first: list<int64> [B].
 
-    users, times, events: int64 [B]; events of one time keep the order of the rows. counts: bool [B], which rows are
-    events (all, unless given); a missing event never is one. Returns list<int64> [B].
+    Args:
+        users: The user of each row, int64 [B].
+        times: Its time, int64 [B].
+        events: Its event, int64 [B]; events of one time stay in the order of the rows.
+        length: How many events a list has at most.
+        counts: Which rows are events, bool [B] (all, unless given); a missing event never is one.
+
+    Raises:
+        ValueError: There are 2^31 events or more.
     """
     order = np.lexsort((times, users))  # stable: the order of the rows decides within a time
     user, time = users[order], times[order]
     is_event = events[order] != MISSING_ID
     if counts is not None:
         is_event &= counts[order]
-    kept = events[order][is_event]
+    past = events[order][is_event]
     before = np.concatenate([[0], np.cumsum(is_event)])  # events before each sorted row
     new_user = np.concatenate([[True], user[1:] != user[:-1]])
     new_time = new_user | np.concatenate([[True], time[1:] != time[:-1]])
@@ -111,24 +126,25 @@ def histories(
     if offsets[-1] >= 2**31:
         raise ValueError(f"{offsets[-1]:,} events of a few users in one bucket: choose a smaller `length`")
     places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(kept[places]))
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(past[places]))
 
 
 def with_histories(
     table: pa.Table, start: int, sequences: Sequence[SequenceConfig], folder: Path, buckets: int
 ) -> pa.Table:
-    """`table`, whose first row has the position `start`, with lists in place of the rows' own events, which go to
-    columns of their own (`event_column`).
+    """Put lists in place of the rows' own events, which go to columns of their own (`event_column`).
+
+    The first row of `table` has the position `start`.
     """
     slices = []
     for bucket in range(buckets):
-        lists = read_shard(bucket_file(folder, bucket))
-        low, high = np.searchsorted(lists["position"].to_numpy(), [start, start + table.num_rows])
-        slices.append(lists.slice(low, high - low))
-    own = pa.concat_tables(slices).combine_chunks()
-    own = own.take(pc.sort_indices(own["position"]))
+        of_bucket = read_shard(bucket_file(folder, bucket))
+        low, high = np.searchsorted(of_bucket["position"].to_numpy(), [start, start + table.num_rows])
+        slices.append(of_bucket.slice(low, high - low))
+    lists = pa.concat_tables(slices).combine_chunks()
+    lists = lists.take(pc.sort_indices(lists["position"]))
     for sequence in sequences:
         place = table.column_names.index(sequence.name)
         table = table.append_column(event_column(sequence), table[sequence.name])
-        table = table.set_column(place, sequence.name, own[sequence.name])
+        table = table.set_column(place, sequence.name, lists[sequence.name])
     return table

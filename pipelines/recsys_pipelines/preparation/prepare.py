@@ -15,6 +15,7 @@ on threads of this process, or on Ray (`on_ray`), with the same shards to the by
 """
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from recsys_cython_ext.files import file_digest, link, locked, text_digest
 from recsys_cython_ext.manifest import write_manifest
 from recsys_cython_ext.progress import Progress, no_progress
 from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig
-from recsys_pipelines.features import kept_ids, sequences_of
+from recsys_pipelines.features import Features, kept_ids, sequences_of
 from recsys_pipelines.preparation.doubts import split_doubts, vocabulary_doubts
 from recsys_pipelines.preparation.prepared import (
     COUNTS,
@@ -37,8 +38,10 @@ from recsys_pipelines.preparation.prepared import (
     SplitCounts,
     VocabularySize,
 )
+from recsys_pipelines.preparation.roles import column_specs
 from recsys_pipelines.preparation.split import SPLITS, TIME_CUT
-from recsys_pipelines.preparation.steps import Job, column_specs
+from recsys_pipelines.preparation.staged import Staged
+from recsys_pipelines.preparation.steps import Job
 from recsys_pipelines.preparation.threads import Runner, Threads
 from recsys_pipelines.quarantine import TooManyBadRows
 from recsys_pipelines.shards import read_arrays, write_arrays
@@ -51,7 +54,7 @@ from recsys_pipelines.sources.location import file_prints, located
 def prepare(
     data: DataConfig,
     features: Sequence[FeatureConfig],
-    root: str | Path,
+    root: str | os.PathLike[str],
     progress: Progress = no_progress,
     *,
     runner: Runner | None = None,
@@ -59,17 +62,22 @@ def prepare(
 ) -> Prepared:
     """Prepare `data` under `root`, or return what is already there.
 
-    runner: where the work is done; threads of this process unless given. base: an earlier set of the same features,
-    to which the rows of `data` are appended: its shards stay as they are, vocabularies grow without renumbering
-    its ids, and every other feature stays as it was fitted.
-
     Rows in + rows added (by sources that make two rows of one) = rows out + rows quarantined.
 
+    Args:
+        data: The log.
+        features: What is made of it.
+        root: The folder that prepared folders lie in.
+        progress: Is told how far the work has come.
+        runner: Where the work is done; threads of this process unless given.
+        base: An earlier set of the same features, to which the rows of `data` are appended: its shards stay as they are,
+            vocabularies grow without renumbering its ids, and every other feature stays as it was fitted.
+
     Raises:
-        SourceError: an unreadable file.
-        TooManyBadRows: the share of quarantined rows passes `data.quarantine_limit`.
+        SourceError: A file cannot be read.
+        TooManyBadRows: The share of quarantined rows passes `data.quarantine_limit`.
         ManifestError: `base` is damaged, has other features or roles of columns, or these rows already.
-        ValueError: a feature declared twice, or a sequence without what it needs.
+        ValueError: A feature is declared twice, or a sequence lacks what it needs.
     """
     runner, root = runner or Threads(), Path(root)
     column_specs(data, features, labelled=True)  # raises for what cannot be
@@ -98,8 +106,8 @@ def prepare(
                 # data as declared: a generated log is read from the file that was written of it
                 manifest |= {"data": data.model_dump(mode="json"), "files": before + files}
                 write_manifest(PreparedManifest(**manifest), out / "manifest.json")
-            for done in ("staged", "history"):
-                shutil.rmtree(out / done, ignore_errors=True)
+            for finished in ("staged", "history"):
+                shutil.rmtree(out / finished, ignore_errors=True)
     return Prepared.open(out)
 
 
@@ -133,7 +141,7 @@ def _check_sequences(data: DataConfig, features: Sequence[FeatureConfig]) -> Non
 
 
 def _files(data: DataConfig) -> list[list[Any]]:
-    """What tells whether the files of a log have changed."""
+    """Return what tells whether the files of a log have changed."""
     assert data.path is not None
     beside, subfolders = BESIDE.get(data.source, ()), data.source == "table"
     return [list(file) for file in file_prints(data.path, beside, subfolders=subfolders)]
@@ -152,8 +160,8 @@ def _key(
                 )
             vocabularies.append(file_prints(path))
         if (keep := getattr(feature, "keep", None)) is not None:
-            kept = {name: kept_ids(keep, name) for name in feature.names}
-            vocabularies.append([(name, f"{xxh64(ids.tobytes()):016x}") for name, ids in kept.items()])
+            ids_of = {name: kept_ids(keep, name) for name in feature.names}
+            vocabularies.append([(name, f"{xxh64(ids.tobytes()):016x}") for name, ids in ids_of.items()])
     text = json.dumps(
         [
             FORMAT_VERSION,
@@ -188,46 +196,55 @@ def _job(data: DataConfig, features: Sequence[FeatureConfig], out: Path, base: P
 
 
 def _make(job: Job, base: Prepared | None, runner: Runner, report: Progress) -> dict[str, Any]:
-    """Stage, split, fit and write shards; return the manifest."""
-    if not (job.out / "staged").exists():  # what is there was made from other staged rows, if at all
-        for name in ("history", "quarantine", "features", *SPLITS):
-            shutil.rmtree(job.out / name, ignore_errors=True)
-        (job.out / "staged").mkdir()
-    try:
-        staged = runner.stage(job, report)
-    except TooManyBadRows:  # nobody will go on from these rows
-        shutil.rmtree(job.out / "staged")
-        raise
+    """Stage, split, fit and write shards; return the manifest, but for `data` and `files`."""
+    staged = _staged(job, runner, report)
     if base is not None:
         base.features().check_text(staged.text, str(job.data.path))
     job.decide_split(staged)
     if sequences_of(job.features):
         runner.write_histories(job, staged, report)
-    folder = job.out / "features"
-    folder.mkdir(exist_ok=True)
-    if not (folder / "features.json").exists():
-        fitter = runner.fit(job, staged, report)
-        if base is not None:
-            fitter.merge(read_arrays(base.path / "features" / COUNTS))
-        write_arrays(fitter.arrays(), folder / COUNTS)
-        job.fitted = fitter.fit(None if base is None else base.features())
-        job.fitted.save(folder)
-    fitted = job.fitted
+    _fit(job, staged, base, runner, report)
     job.fitted_for_training  # noqa: B018 (loaded once, before threads ask for it or workers get the job)
+    fitted = job.fitted
     shards = {} if base is None else _linked(base, job.out)
     shards |= runner.encode(job, staged, report)
+    return _manifest(job, staged, base, fitted, shards)
+
+
+def _staged(job: Job, runner: Runner, report: Progress) -> Staged:
+    """Read and type the log, but for the parts that an interrupted run has staged."""
+    if not (job.out / "staged").exists():  # what is there was made from other staged rows, if at all
+        for name in ("history", "quarantine", "features", *SPLITS):
+            shutil.rmtree(job.out / name, ignore_errors=True)
+        (job.out / "staged").mkdir()
+    try:
+        return runner.stage(job, report)
+    except TooManyBadRows:  # nobody will go on from these rows
+        shutil.rmtree(job.out / "staged")
+        raise
+
+
+def _fit(job: Job, staged: Staged, base: Prepared | None, runner: Runner, report: Progress) -> None:
+    """Fit the features and save them, unless that was done."""
+    folder = job.out / "features"
+    folder.mkdir(exist_ok=True)
+    if (folder / "features.json").exists():
+        return
+    fitter = runner.fit(job, staged, report)
+    if base is not None:
+        fitter.merge(read_arrays(base.path / "features" / COUNTS))
+    write_arrays(fitter.arrays(), folder / COUNTS)
+    job.fitted = fitter.fit(None if base is None else base.features())
+    job.fitted.save(folder)
+
+
+def _manifest(
+    job: Job, staged: Staged, base: Prepared | None, fitted: Features, shards: dict[str, Shard]
+) -> dict[str, Any]:
+    splits = {name: _split_counts(shards, name) for name in SPLITS}
     before = {} if base is None else base.manifest.row_counts
-    splits = {
-        name: SplitCounts(
-            rows=sum(shard.rows for shard in shards.values() if shard.split == name),
-            positives=sum(shard.positives for shard in shards.values() if shard.split == name),
-        )
-        for name in SPLITS
-    }
-    totals = {
-        name: before.get(name, 0) + getattr(staged, name)
-        for name in ("rows_in", "rows_added", "rows_out", "quarantined")
-    }
+    totals = ("rows_in", "rows_added", "rows_out", "quarantined")
+    files = sorted((job.out / "features").glob("[!.]*"))
     return {
         "format_version": FORMAT_VERSION,
         "hash_version": HASH_VERSION,
@@ -242,24 +259,27 @@ def _make(job: Job, base: Prepared | None, runner: Runner, report: Progress) -> 
             )
             for feature in fitted.categorical
         },
-        **totals,
+        **{name: before.get(name, 0) + getattr(staged, name) for name in totals},
         "next_row": staged.next_row,
         "splits": splits,
         "doubts": [
             *split_doubts(job.data.split, splits),
-            *vocabulary_doubts(job.data, fitted, folder / COUNTS),
+            *vocabulary_doubts(job.data, fitted, job.out / "features" / COUNTS),
         ],
         "shards": shards,
-        "feature_files": {
-            f"features/{file.name}": file_digest(file)
-            for file in sorted((job.out / "features").glob("[!.]*"))
-        },
+        "feature_files": {f"features/{file.name}": file_digest(file) for file in files},
     }
 
 
+def _split_counts(shards: dict[str, Shard], split: str) -> SplitCounts:
+    of_split = [shard for shard in shards.values() if shard.split == split]
+    rows, positives = (sum(getattr(shard, name) for shard in of_split) for name in ("rows", "positives"))
+    return SplitCounts(rows=rows, positives=positives)
+
+
 def _linked(base: Prepared, out: Path) -> dict[str, Shard]:
-    """The shards of `base`, and its quarantine, under names of its own, without copying where the disk allows."""
-    found = {}
+    """Link the shards of `base`, and its quarantine, under other names, without copying where the disk allows."""
+    shards = {}
     for file in (base.path / "quarantine").glob("*.csv"):
         (out / "quarantine").mkdir(exist_ok=True)
         link(file, out / "quarantine" / f"base-{file.name}")
@@ -268,5 +288,5 @@ def _linked(base: Prepared, out: Path) -> dict[str, Shard]:
         target = f"{split}/base-{part}"
         (out / split).mkdir(parents=True, exist_ok=True)
         link(base.path / name, out / target)
-        found[target] = shard
-    return found
+        shards[target] = shard
+    return shards

@@ -1,7 +1,7 @@
 """What preparation does to one part, wherever it runs: stage, count, encode. Files in, files out.
 
 A part is what a source reads at once (`sources.base.Part`). Its staged file holds typed rows, and in its metadata
-what is to be known of its reading, so that a part is read once even if the run is killed after it.
+what is to be known of its reading (`staged.StagedPart`), so that a part is read once even if the run is killed after it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,19 +12,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import ConfigDict, Field
 
-from recsys_cython_ext import MISSING_ID, mix64
-from recsys_cython_ext.files import file_digest
-from recsys_cython_ext.manifest import FileName, Manifest, parse_json, read_manifest, write_manifest
-from recsys_pipelines.config import DataConfig, FeatureConfig, TimeConfig
-from recsys_pipelines.features import FeatureFitter, Features, sequences_of, specs_of
-from recsys_pipelines.features.convert import ColumnSpec, Kind, Spec, columns_of, text_ids, typed
-from recsys_pipelines.features.plain import TextIds, one_array, text_or_plain
-from recsys_pipelines.features.times import Time
+from recsys_cython_ext.files import file_digest, is_sealed, seal
+from recsys_cython_ext.manifest import parse_json, read_manifest, write_manifest
+from recsys_pipelines.config import DataConfig, FeatureConfig
+from recsys_pipelines.features import FeatureFitter, Features, sequences_of
+from recsys_pipelines.features.convert import Spec, columns_of, text_ids, typed, unsigned_columns
+from recsys_pipelines.features.plain import one_array, text_or_plain
 from recsys_pipelines.preparation.history import num_buckets, with_histories, write_bucket
 from recsys_pipelines.preparation.prepared import COUNTS, Shard
+from recsys_pipelines.preparation.roles import column_specs, with_lone_users
 from recsys_pipelines.preparation.split import SPLITS, split_bounds, split_of
+from recsys_pipelines.preparation.staged import QuarantineRecord, Staged, StagedPart
 from recsys_pipelines.quarantine import BadRow, Quarantine, write_bad_rows
 from recsys_pipelines.shards import (
     PUBLISHED_USER,
@@ -37,101 +36,6 @@ from recsys_pipelines.sources import Source, open_source
 from recsys_pipelines.sources.base import Chunk, Part
 
 HOPELESS = 1000  # bad rows that are too few to give a log up half-way
-
-
-def column_specs(data: DataConfig, features: Sequence[FeatureConfig], *, labelled: bool) -> dict[str, Spec]:
-    """Return the typed columns an experiment reads: each feature's, and @label, @weight, @user, @time, @truth.
-
-    The marks keep a feature called `user` or `time` apart from the column that plays that part. Raises ValueError
-    for a feature declared twice.
-    """
-    specs = specs_of(features)
-    if data.user is not None:
-        specs["@user"] = ColumnSpec(data.user, "id")
-    if labelled:
-        specs["@label"] = ColumnSpec(data.label.column, "label", threshold=data.label.threshold)
-        roles: tuple[tuple[str, str | None, Kind], ...] = (
-            ("@weight", data.weight, "weight"),
-            ("@truth", data.truth, "number"),
-        )
-        for role, column, kind in roles:
-            if column is not None:
-                specs[role] = ColumnSpec(column, kind)
-        if isinstance(data.time, TimeConfig):
-            specs["@time"] = Time(data.time.column, data.time.format)
-        elif data.time is not None:
-            specs["@time"] = Time(data.time)
-    return specs
-
-
-def with_lone_users(table: pa.Table) -> pa.Table:
-    """Give each row without a user one of its own: rows of nobody in particular are not rows of one user."""
-    if "@user" not in table.column_names:
-        return table
-    users = table["@user"].to_numpy()
-    lone = np.where(users == MISSING_ID, mix64(table["row_id"].to_numpy() ^ MISSING_ID), users)
-    return table.set_column(table.column_names.index("@user"), "@user", pa.array(lone))
-
-
-class BadRowsFound(Manifest):
-    """The quarantine of a part: `Quarantine.to_dict`."""
-
-    count: int
-    reasons: list[tuple[str | None, str, int]]
-    examples: list[BadRow]
-
-
-class StagedPart(Manifest):
-    """What is known of the reading of a part, called by its place in the source; metadata of the staged file."""
-
-    name: FileName
-    rows: int
-    rows_added: int
-    next_row: int
-    text: dict[str, TextIds]
-    quarantine: BadRowsFound
-
-    @property
-    def bad(self) -> Quarantine:
-        """The rows that could not be read."""
-        return Quarantine.from_dict(self.quarantine.model_dump())
-
-
-class Staged(Manifest):
-    """All parts of a log: the rows of each by its name, in order, and totals."""
-
-    model_config = ConfigDict(frozen=False)
-
-    rows: dict[FileName, int] = Field(default_factory=dict)
-    rows_in: int = 0
-    rows_added: int = 0
-    rows_out: int = 0
-    quarantined: int = 0
-    next_row: int = 0
-    text: dict[str, TextIds] = Field(default_factory=dict)
-    faulty: list[FileName] = Field(default_factory=list)  # parts with rows in quarantine
-
-    def add(self, part: StagedPart) -> None:
-        """Count one more part."""
-        self.rows[part.name] = part.rows
-        self.rows_added += part.rows_added
-        self.rows_out += part.rows
-        self.quarantined += part.quarantine.count
-        self.rows_in = self.rows_out + self.quarantined - self.rows_added
-        self.next_row = max(self.next_row, part.next_row)
-        self.text = self.text | part.text
-        if part.quarantine.count:
-            self.faulty = [*self.faulty, part.name]
-
-    @property
-    def parts(self) -> list[str]:
-        """Their names."""
-        return list(self.rows)
-
-    def start(self, part: str) -> int:
-        """The position of the first row of a part."""
-        names = self.parts
-        return sum(self.rows[name] for name in names[: names.index(part)])
 
 
 @dataclass
@@ -148,36 +52,36 @@ class Job:
 
     @cached_property
     def specs(self) -> dict[str, Spec]:
-        """The typed columns."""
+        """The typed columns that are made of the log."""
         return column_specs(self.data, self.features, labelled=True)
 
     @cached_property
     def fitted(self) -> Features:
-        """The features, once they are."""
+        """The fitted features, read from where they were saved."""
         return Features.load(self.out / "features")
 
     @cached_property
     def fitted_for_training(self) -> Features:
-        """The same for training rows. Features of an earlier set were fitted on none of these rows: they need no folds."""
+        """The features as training rows get them: those of an earlier set were fitted on other rows, and need no folds."""
         return self.fitted if self.earlier else self.fitted.out_of_fold(self.out / "features" / COUNTS)
 
     def source(self) -> Source:
-        """The log."""
+        """Open the log."""
         return open_source(self.data)
 
     def source_columns(self) -> list[str]:
-        """What is read of it."""
+        """Return the columns that are read of the log."""
         return columns_of(self.specs)
 
     def staged_path(self, part: str) -> Path:
-        """The file of a staged part."""
+        """Return the file of a staged part."""
         return self.out / "staged" / f"part-{part}.arrow"
 
     def stage(self, part: Part) -> StagedPart:
         """Read and type a part, unless that was done."""
         name = f"{part.file:04d}-{part.block:06d}"
         path = self.staged_path(name)
-        if path.exists():
+        if is_sealed(path):
             return parse_json(read_metadata(path), StagedPart, path)
         bad = Quarantine(keep_all=True)
         chunk = part.read(bad)
@@ -195,24 +99,27 @@ class Job:
             rows_added=chunk.added,
             next_row=next_row,
             text=text_ids(chunk, self.specs),
-            quarantine=BadRowsFound.model_validate(bad.to_dict(), strict=False),
+            unsigned=unsigned_columns(chunk, self.specs),
+            quarantine=QuarantineRecord.model_validate(bad.to_dict(), strict=False),
         )
         write_shard(table.replace_schema_metadata({"recsys": staged.model_dump_json()}), path)
+        seal(path)
         return staged
 
     def already_staged(self) -> Staged | None:
-        """What `Staging.finish` wrote, if it did."""
+        """Return what `Staging.finish` wrote; None unless it did, and all parts are there and whole."""
         file = self.out / "staged" / "staged.json"
-        return (
-            read_manifest(file, Staged, {}, f"delete {self.out} and prepare again") if file.exists() else None
-        )
+        if not file.exists():
+            return None
+        staged = read_manifest(file, Staged, {}, f"delete {self.out} and prepare again")
+        return staged if all(is_sealed(self.staged_path(part)) for part in staged.parts) else None
 
     def decide_split(self, staged: Staged) -> None:
         """Find out where validation and test begin."""
         self.bounds = split_bounds(self.data.split, [self.staged_path(part) for part in staged.parts])
 
     def buckets(self, staged: Staged) -> int:
-        """How many buckets of users the sequences are made in."""
+        """Return how many buckets of users the sequences are made in."""
         return num_buckets(staged.rows_out + self.earlier_rows, sequences_of(self.features))
 
     def write_history(self, staged: Staged, bucket: int) -> None:
@@ -222,7 +129,7 @@ class Job:
         write_bucket(parts, self.earlier, sequences, self.out / "history", bucket, self.buckets(staged))
 
     def typed_rows(self, staged: Staged, part: str) -> tuple[pa.Table, np.ndarray]:
-        """The rows of a part with their sequences, and the split of each."""
+        """Return the rows of a part with their sequences, and the split of each."""
         table = read_shard(self.staged_path(part)).replace_schema_metadata(None)
         if sequences := sequences_of(self.features):
             start, folder = staged.start(part), self.out / "history"
@@ -232,39 +139,39 @@ class Job:
 
     def count(self, staged: Staged, parts: Sequence[str], fitter: FeatureFitter) -> None:
         """Count the training rows of some parts."""
-        found = []
+        tables = []
         for part in parts:
             table, split = self.typed_rows(staged, part)
-            found.append(without_published_users(_chosen(table, split == 0)))
-        fitter.add(pa.concat_tables(found))
+            tables.append(without_published_users(_filtered(table, split == 0)))
+        fitter.add(pa.concat_tables(tables))
 
     def encode(self, staged: Staged, part: str) -> dict[str, Shard]:
         """Write the shards of a part that are not there yet; return what the manifest says of each."""
-        found: dict[str, Shard] = {}
+        shards: dict[str, Shard] = {}
         if staged.rows[part] == 0:
-            return found
+            return shards
         table, split = self.typed_rows(staged, part)
         for number, name in enumerate(SPLITS):
             path = self.out / name / self.staged_path(part).name
             path.parent.mkdir(exist_ok=True)
-            chosen = _chosen(table, split == number)
-            if chosen.num_rows == 0:
+            rows = _filtered(table, split == number)
+            if rows.num_rows == 0:
                 continue
             if name != "test":  # nobody is told of the users of other rows
-                chosen = without_published_users(chosen)
+                rows = without_published_users(rows)
             if not path.exists():
                 features = self.fitted_for_training if name == "train" else self.fitted
-                write_shard(features.encode(chosen), path)
-            found[f"{name}/{path.name}"] = Shard(
+                write_shard(features.encode(rows), path)
+            shards[f"{name}/{path.name}"] = Shard(
                 split=name,
-                rows=chosen.num_rows,
-                positives=int(np.count_nonzero(chosen["@label"].to_numpy())),
+                rows=rows.num_rows,
+                positives=int(np.count_nonzero(rows["@label"].to_numpy())),
                 xxh64=file_digest(path),
             )
-        return found
+        return shards
 
     def _numbered(self, table: pa.Table, chunk: Chunk) -> pa.Table:
-        """Rows numbered after those of an earlier set, and `@line` where rows of one line belong together."""
+        """Give rows numbers after those of an earlier set, and add `@line` where rows of one line belong together."""
         rows = table["row_id"].to_numpy()
         if chunk.shared_lines and chunk.lines is not None:
             lines = chunk.lines[np.searchsorted(chunk.rows, rows)]
@@ -281,20 +188,20 @@ class Job:
         """
         if self.data.user is None:
             return table
-        given, _ = text_or_plain(one_array(chunk.table[self.data.user]))
-        own = one_array(table["@user"])
-        if pa.types.is_uint64(given.type):
-            own = own.view(pa.uint64())
-        elif pa.types.is_string(given.type):
-            own = own.cast(pa.string())
+        published, _ = text_or_plain(one_array(chunk.table[self.data.user]))
+        user = one_array(table["@user"])
+        if pa.types.is_uint64(published.type):
+            user = user.view(pa.uint64())
+        elif pa.types.is_string(published.type):
+            user = user.cast(pa.string())
         else:
             return table
         rows = np.searchsorted(chunk.rows, table["row_id"].to_numpy() - self.first_row)
-        return table.append_column(PUBLISHED_USER, pc.coalesce(given.take(pa.array(rows)), own))
+        return table.append_column(PUBLISHED_USER, pc.coalesce(published.take(pa.array(rows)), user))
 
 
 class Staging:
-    """Totals of parts as they are staged, in order."""
+    """The totals of parts as they are staged, in order."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -302,7 +209,10 @@ class Staging:
         self._quarantine = Quarantine(job.data.quarantine_limit)
 
     def add(self, part: StagedPart, likely_rows: float | None = None) -> None:
-        """Count one more part. likely_rows: of the whole log; raises TooManyBadRows when even these would not do."""
+        """Count one more part.
+
+        Raises TooManyBadRows when there are more than even `likely_rows`, those of the whole log, would allow.
+        """
         self.staged.add(part)
         self._quarantine.merge(part.bad)
         limit = self._quarantine.limit
@@ -310,7 +220,7 @@ class Staging:
             self._quarantine.check(self.staged.rows_in)
 
     def finish(self) -> Staged:
-        """All that was counted, written down. Raises TooManyBadRows, and ValueError without any row."""
+        """Write down what was counted, and return it. Raises TooManyBadRows, and ValueError without any row."""
         if self.staged.faulty:
             write_bad_rows(self._bad_rows(), self._job.out / "quarantine")
         self._quarantine.check(self.staged.rows_in)
@@ -325,8 +235,8 @@ class Staging:
             yield from parse_json(read_metadata(path), StagedPart, path).bad.examples
 
 
-def _chosen(table: pa.Table, mask: np.ndarray) -> pa.Table:
-    """Rows where `mask` is true, without a copy where they lie together."""
+def _filtered(table: pa.Table, mask: np.ndarray) -> pa.Table:
+    """Return the rows where `mask` is true, without a copy where they lie together."""
     places = np.flatnonzero(mask[1:] != mask[:-1]) + 1
     if len(mask) == 0 or len(places) == 0:
         return table if len(mask) and mask[0] else table.slice(0, 0)

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_pipelines.sources.base import existing_file
-from recsys_pipelines.sources.delimited import COMMA, DelimitedFile
+from recsys_pipelines.sources.delimited import DelimitedFile
 from recsys_pipelines.sources.derived import Derivation, Derived
+from recsys_pipelines.sources.dialect import COMMA
 from recsys_pipelines.sources.join import Joined
 from recsys_pipelines.sources.location import Place
 from recsys_pipelines.sources.text import bracketed
@@ -35,7 +36,7 @@ BESIDE = {  # file -> the column it shares with the matrix
 
 
 class KuaiRec(Joined):
-    """`path` is one of the two matrices."""
+    """The rows of one of the two matrices, `path`."""
 
     def __init__(self, path: Place, *, labelled: bool = True) -> None:
         path = existing_file(path)
@@ -54,12 +55,12 @@ class KuaiRec(Joined):
 
 def _open(path: Place) -> Derived:
     file = DelimitedFile(path, COMMA)
-    how = {
+    derivations = {
         name: Derivation(name, bracketed, "not a list in brackets")
         for name in LISTS
         if name in file.schema.names
     }
-    return Derived(file, how)
+    return Derived(file, derivations)
 
 
 def _time(seconds: pa.Array) -> pa.Array:

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_pipelines.sources.base import existing_folder
-from recsys_pipelines.sources.delimited import DelimitedFile, Dialect
+from recsys_pipelines.sources.delimited import DelimitedFile
 from recsys_pipelines.sources.derived import Derivation, Derived
+from recsys_pipelines.sources.dialect import Dialect
 from recsys_pipelines.sources.join import Joined
 from recsys_pipelines.sources.location import Place
 from recsys_pipelines.sources.text import split

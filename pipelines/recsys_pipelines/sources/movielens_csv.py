@@ -6,8 +6,9 @@ user_id, item_id, rating, timestamp, title, genres (a list, null for "(no genres
 """
 
 from recsys_pipelines.sources.base import existing_folder
-from recsys_pipelines.sources.delimited import COMMA, DelimitedFile
+from recsys_pipelines.sources.delimited import DelimitedFile
 from recsys_pipelines.sources.derived import Derived
+from recsys_pipelines.sources.dialect import COMMA
 from recsys_pipelines.sources.join import Joined
 from recsys_pipelines.sources.location import Place
 from recsys_pipelines.sources.movielens_1m import MOVIES, RATINGS
@@ -16,7 +17,7 @@ NAMES = {"userId": "user_id", "movieId": "item_id"}
 
 
 class MovieLensCSV(Joined):
-    """`path` is the folder of the two files."""
+    """The ratings of a folder, `path`, with the attributes of their movies."""
 
     columns: tuple[str, ...] = (*RATINGS, "title", "genres", "year")
 

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_pipelines.sources.base import existing
-from recsys_pipelines.sources.delimited import COMMA, DelimitedFile
+from recsys_pipelines.sources.delimited import DelimitedFile
 from recsys_pipelines.sources.derived import Derivation, Derived
+from recsys_pipelines.sources.dialect import COMMA
 from recsys_pipelines.sources.join import Joined
 from recsys_pipelines.sources.location import Place
 
@@ -28,7 +29,7 @@ AD = ("cate_id", "campaign_id", "customer", "brand", "price")
 
 
 class TaobaoAd(Joined):
-    """`path` is the folder, or one file of it to be read on its own."""
+    """The impressions of a folder, `path`, with users and ads; or one file of it with its own columns only."""
 
     columns: tuple[str, ...] = (*SAMPLE, *USER, *AD)
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_pipelines.sources.delimited import COMMA, DelimitedFile
+from recsys_pipelines.sources.delimited import DelimitedFile
 from recsys_pipelines.sources.derived import Derivation, Derived
+from recsys_pipelines.sources.dialect import COMMA
 from recsys_pipelines.sources.join import Joined
 from recsys_pipelines.sources.location import Place
 
@@ -20,7 +21,7 @@ BEHAVIORS = ("pv", "cart", "fav", "buy")
 
 
 class TaobaoBehavior(Joined):
-    """`path` is the file, plain, .gz or .zst."""
+    """The actions of one file, `path`, plain, .gz or .zst."""
 
     columns: tuple[str, ...] = (*NAMES, *BEHAVIORS)
 

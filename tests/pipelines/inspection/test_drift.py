@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from recsys_pipelines.config import DataConfig, FeatureConfig
-from recsys_pipelines.inspection.drift import LabelDrift, compare_sets, psi_terms, verdict
+from recsys_pipelines.inspection.drift import LabelDrift, compare_sets
+from recsys_pipelines.inspection.psi import psi_terms, verdict
 from recsys_pipelines.inspection.result import Rate
 from recsys_pipelines.preparation.prepare import prepare
 
@@ -275,10 +276,28 @@ def test_text_and_integers_are_no_same_ids(ready):
         compare_sets(ready(log(0), features), ready(text, features, "b"))
 
 
+NAMES = "[{kind: categorical, names: [c]}, {kind: categorical, names: [h], encoding: hash}]"
+
+
+def test_unsigned_ids_are_named_as_the_log_has_them(ready):
+    def table(*ids):
+        column = pa.array(ids * 5, pa.uint64())
+        return pa.table({"label": [0] * len(column), "c": column, "h": column})
+
+    low, high = 7, 2**63 + 5
+    came = compare_sets(ready(table(low, low), NAMES), ready(table(low, high), NAMES, "b"))
+    for feature in came.features:
+        assert {moved.bucket for moved in feature.largest} == {f"id {low}", f"id {high}"}
+    signed = [pa.table({"label": [0] * 10, "c": ids * 5, "h": ids * 5}) for ids in ([7, 7], [7, -5])]
+    came = compare_sets(*(ready(one, NAMES, f"s{n}") for n, one in enumerate(signed)))
+    for feature in came.features:
+        assert {moved.bucket for moved in feature.largest} == {"id 7", "id -5"}
+
+
 def test_progress_and_json(ready):
     one, seen = ready(log(0), FEATURES), []
     drift = compare_sets(one, one, lambda stage, done, of: seen.append((done, of)))
-    assert seen[-1] == (1200, 1200)
+    assert seen[-1] == (800, 800)  # training rows of both
     assert json.loads(json.dumps(drift.to_dict(), allow_nan=False))["features"][0]["name"] == "c"
 
 

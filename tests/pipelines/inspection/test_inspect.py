@@ -18,8 +18,10 @@ from pydantic import TypeAdapter
 
 from recsys_pipelines.config import DataConfig, FeatureConfig
 from recsys_pipelines.features.numeric import lower_ends
-from recsys_pipelines.inspection.inspect import Histogram, _Moments, decile_of, inspect, skew_of
+from recsys_pipelines.inspection.columns import NumberColumn, value_counts
+from recsys_pipelines.inspection.inspect import decile_of, inspect
 from recsys_pipelines.inspection.result import Rate
+from recsys_pipelines.inspection.skew import skew_of
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import ManifestError, Prepared
 from recsys_pipelines.shards import read_shard
@@ -111,7 +113,6 @@ def test_ids(found, name, min_count):
         assert report.unknown_share == len(unknown) / len(own)
         if name == "tags":
             lengths = [len(row["tags"]) for row in raw[part]]
-            assert report.empty_lists == lengths.count(0)
             assert report.mean_length == pytest.approx(np.mean(lengths))
             assert report.max_length == max(lengths)
         else:
@@ -148,20 +149,16 @@ def test_numbers(found):
     }
     for name, column in columns.items():
         for split, part in PARTS.items():
-            rows = raw[part]
-            present = [name != "x" or row["x"] is not None for row in rows]
-            own = np.array(encoded[split][name], np.float64)[present]
-            report = column.splits[split]
-            assert report.rows == len(rows)
+            missing = sum(row["x"] is None for row in raw[part]) if name == "x" else 0
             if name == "z" and split != "train":
-                assert report.missing is None, "without an indicator nobody can tell"
+                assert column.missing_shares[split] is None, "without an indicator nobody can tell"
             else:
-                assert report.missing == len(rows) - len(own)
-            assert report.mean == pytest.approx(own.mean(), abs=1e-12)
-            assert report.deviation == pytest.approx(own.std())
-            assert (report.minimum, report.maximum) == (own.min(), own.max())
-            wanted = np.quantile(own, [0.25, 0.5, 0.75], method="inverted_cdf")
-            assert report.quartiles == pytest.approx(wanted, rel=1 / 4000, abs=1e-12)
+                assert column.missing_shares[split] == missing / len(raw[part])
+        present = [name != "x" or row["x"] is not None for row in raw[:TRAIN]]
+        values = np.array(encoded["train"][name], np.float64)[present]
+        assert (column.minimum, column.maximum) == (values.min(), values.max())
+        quartiles = np.quantile(values, [0.25, 0.5, 0.75], method="inverted_cdf")
+        assert column.quartiles == pytest.approx(quartiles, rel=1 / 4000, abs=1e-12)
     x = columns["x"]
     known = [row["x"] for row in raw[:TRAIN] if row["x"] is not None]
     assert (x.mean, x.deviation) == pytest.approx((np.mean(known), np.std(known)))
@@ -237,20 +234,6 @@ def test_no_rows_have_no_rate():
     assert Rate.of(0, 0) == Rate(0, 0, None, None)
 
 
-@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=200))
-def test_moments_are_those_of_all_values_at_once(values):
-    array, moments = np.array(values, np.float64), _Moments()
-    for part in np.array_split(array, 3):
-        moments.add(part, len(part))
-    report = moments.report(True)
-    assert report.mean == pytest.approx(math.fsum(values) / len(values), rel=1e-15, abs=1e-300)
-    assert report.deviation == pytest.approx(array.std(), rel=1e-6, abs=1e-6 * abs(array).max())
-    for got, wanted in zip(
-        report.quartiles, np.quantile(array, [0.25, 0.5, 0.75], method="inverted_cdf"), strict=True
-    ):
-        assert wanted - abs(wanted) / 4096 <= got <= wanted
-
-
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=50))
 def test_decile_of(counts):
     oracle, below = [], 0
@@ -260,12 +243,29 @@ def test_decile_of(counts):
     assert decile_of(np.array(counts)).tolist() == oracle
 
 
-def test_a_histogram_keeps_order_and_counts():
-    histogram = Histogram()
-    histogram.add(np.array([-2.0, -2.0, 0.0, -0.0, 3.5]))
-    bins, counts = histogram.result()
-    assert counts.tolist() == [2, 2, 1]
-    assert lower_ends(bins) == pytest.approx([-2.0, 0.0, 3.5], rel=1 / 4096)
+def test_numbers_are_counted_in_bins():
+    rows = pa.table(
+        {
+            "x": pa.array([-2.0, 3.5, 0.0, -0.0, -2.0, 9.0], pa.float32()),
+            "x:missing": pa.array([0, 0, 0, 0, 0, 1], pa.float32()),
+            "@label": pa.array([1, 0, 1, 1, 0, 1], pa.int8()),
+        }
+    )
+    rows = pa.concat_tables([rows.slice(0, 2), rows.slice(2)])
+    bins = NumberColumn("x", "x:missing", 0.0, 1.0).bin_counts(rows)
+    assert lower_ends(bins["value"].to_numpy()) == pytest.approx([-2.0, 0.0, 3.5], rel=1 / 4096)
+    assert bins.drop("value").rows() == [(2, 1, -2.0, -2.0), (2, 2, 0.0, 0.0), (1, 0, 3.5, 3.5)]
+
+
+@given(st.lists(st.lists(st.integers(-5, 5), max_size=4), min_size=1, max_size=30), st.integers(0, 30))
+def test_value_counts_are_those_of_plain_python(lists, cut):
+    labels = [place % 2 for place in range(len(lists))]
+    rows = pa.table({"ids": pa.array(lists, pa.list_(pa.int64())), "@label": pa.array(labels, pa.int8())})
+    counted = value_counts(pa.concat_tables([rows.slice(0, cut), rows.slice(cut)]), "ids")
+    values = [(value, label) for bag, label in zip(lists, labels, strict=True) for value in bag]
+    positives = Counter(value for value, label in values if label)
+    expected = Counter(value for value, _ in values)
+    assert counted.rows() == [(value, expected[value], positives[value]) for value in sorted(expected)]
 
 
 # Sets of little
@@ -289,8 +289,8 @@ def test_a_set_without_ids(tmp_path):
     result = inspect(prepared(tmp_path, "[{kind: numeric, names: [x], standardise: false}]", [table]))
     assert result.categorical == []
     (x,) = result.numeric
-    assert (x.mean, x.deviation, x.splits["train"].missing) == (0, 1, 1)
-    assert (x.splits["train"].minimum, x.splits["train"].maximum) == (0, 14)
+    assert (x.mean, x.deviation, x.missing.rows) == (0, 1, 1)
+    assert (x.minimum, x.maximum) == (0, 14)
 
 
 def test_lists_that_are_all_empty(tmp_path):
@@ -300,7 +300,7 @@ def test_lists_that_are_all_empty(tmp_path):
     ).categorical
     train = tags.splits["train"]
     assert (train.values, train.missing_share, train.unknown_share) == (0, None, None)
-    assert (train.empty_lists, train.mean_length, train.max_length) == (16, 0, 0)
+    assert (train.mean_length, train.max_length) == (0, 0)
     assert (tags.ids, tags.singleton_share, tags.top, tags.top_rates) == (0, None, [], None)
     assert tags.known.rate is None
 
@@ -320,8 +320,8 @@ def test_constant_labels_and_values_that_are_all_missing(tmp_path):
     assert result.splits["test"].label.interval == (pytest.approx(0.342, abs=1e-3), 1)
     (c,), (x, k) = result.categorical, result.numeric
     assert (c.missing.rate, c.ids, c.splits["train"].missing_share) == (1, 0, 1)
-    assert (x.splits["train"].missing_share, x.splits["train"].mean, x.deciles) == (1, None, [])
-    assert (k.splits["train"].deviation, len(k.deciles)) == (0, 1)
+    assert (x.missing_shares["train"], x.minimum, x.quartiles, x.deciles) == (1, None, None, [])
+    assert (k.minimum, k.maximum, len(k.deciles)) == (0, 0, 1)
     json.dumps(result.to_dict(), allow_nan=False)
 
 
@@ -336,7 +336,6 @@ def test_a_fixed_vocabulary_and_a_sequence_that_borrows_one(tmp_path):
     result = inspect(prepared(tmp_path, features, [table], **roles))
     c, before = result.categorical
     assert (c.codes, c.ids, c.splits["train"].unknown, len(c.top)) == (5, 3, 1, 2)
-    assert before.splits["train"].empty_lists == 2
     assert before.splits["train"].max_length == 3
     assert before.splits["test"].unknown > 0
 
@@ -352,6 +351,24 @@ def test_an_appended_set_has_the_rows_of_both(tmp_path):
     assert c.splits["train"].values == 32
     assert c.singletons == 20  # 0 to 9 and 16 to 25, as 10 to 15 are in both
     assert c.ids == 26
+
+
+def test_unsigned_ids_are_what_the_log_has(tmp_path):
+    ids = [7, 2**63 + 5, 2**64 - 1, 2**63 + 5] * 5
+    table = small(c=pa.array(ids, pa.uint64()), h=pa.array(ids, pa.uint64()), s=pa.array([-5, 3] * 10))
+    features = """
+    - {kind: categorical, names: [c, s]}
+    - {kind: categorical, names: [h], encoding: hash}
+    - {kind: cross, name: both, columns: [c, h]}
+    """
+    ready = prepared(tmp_path, features, [table])
+    found = {feature.name: [top.id for top in feature.top] for feature in inspect(ready).categorical}
+    assert set(found["c"]) == set(found["h"]) == set(ids)
+    assert set(found["s"]) == {-5, 3}
+    assert min(found["both"]) < 0, (
+        "a hash of 64 bits is shown as an integer, in whatever column it is made of"
+    )
+    assert inspect(str(ready.path)) == inspect(ready)
 
 
 def test_an_unfinished_folder_is_refused(tmp_path):

@@ -10,7 +10,8 @@ from pydantic import TypeAdapter
 
 from recsys_pipelines.config import DataConfig, FeatureConfig
 from recsys_pipelines.preparation.prepare import prepare
-from recsys_pipelines.sources import SourceError, delimited
+from recsys_pipelines.sources import SourceError, blocks, delimited
+from recsys_pipelines.sources.dialect import COMMA
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 from recsys_pipelines.preparation import on_ray as cluster  # noqa: E402
@@ -69,10 +70,10 @@ def test_text_in_pieces(session, tmp_path, monkeypatch):
     lines[777] = "7,c,u,x,1"  # quarantined: neither its label nor its number can be read
     lines[5555] += ",too,wide"
     (tmp_path / "log.csv").write_text("\n".join(["label,c,u,x,t", *lines]))
-    monkeypatch.setattr(delimited, "BLOCK", 20_000)
+    monkeypatch.setattr(blocks, "BLOCK", 20_000)
     monkeypatch.setattr(delimited, "BLOCKS_OF_PIECE", 2)
     monkeypatch.setattr(cluster, "PARTS_OF_FIT", 1)  # a tree of merges of several levels
-    pieces = len(delimited.DelimitedFile(tmp_path / "log.csv", delimited.COMMA).pieces())
+    pieces = len(delimited.DelimitedFile(tmp_path / "log.csv", COMMA).pieces())
     assert pieces > 4
     one, many = both(tmp_path / "log.csv", tmp_path)
     assert {name for name in one if one[name] != many.get(name)} == set()

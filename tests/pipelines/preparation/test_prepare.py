@@ -23,8 +23,8 @@ from recsys_pipelines.features import Features
 from recsys_pipelines.features.convert import typed
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import ManifestError, Prepared
+from recsys_pipelines.preparation.roles import column_specs
 from recsys_pipelines.preparation.split import SPLITS
-from recsys_pipelines.preparation.steps import column_specs
 from recsys_pipelines.quarantine import Quarantine, TooManyBadRows
 from recsys_pipelines.shards import read_shard
 from recsys_pipelines.sources import SourceError
@@ -345,7 +345,7 @@ def interrupted_at(step, monkeypatch):
 
 def test_a_run_interrupted_at_any_file_ends_like_one_that_was_not(folder, tmp_path, monkeypatch):
     whole = contents(prepare(declared(folder), FEATURES, tmp_path / "whole").path)
-    files = len(whole) + FILES + 1  # those that stay, staged parts, staged.json
+    files = len(whole) + 2 * FILES + 1  # those that stay, staged parts with their checksums, staged.json
     for step in range(1, files + 1):
         root = tmp_path / str(step)
         with monkeypatch.context() as patched:
@@ -433,7 +433,7 @@ def test_staged_parts_of_a_killed_run_are_not_read_again(folder, tmp_path, monke
 
     with pytest.raises(Interrupted):
         prepare(declared(folder), FEATURES, tmp_path / "out", stop)
-    staged = len(list(tmp_path.rglob("out/**/staged/*.arrow")))
+    staged = len(list(tmp_path.rglob("out/**/staged/*.arrow.xxh64")))
     assert staged > 0
     converted = []
     monkeypatch.setattr(
@@ -443,6 +443,22 @@ def test_staged_parts_of_a_killed_run_are_not_read_again(folder, tmp_path, monke
     prepared = prepare(declared(folder), FEATURES, tmp_path / "out")
     assert len(converted) == FILES - staged
     assert contents(prepared.path) == whole
+
+
+@pytest.mark.parametrize("stage", ["read", "write"])  # while parts are staged, and when all are
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[:-1] + b"\0x"])
+def test_a_damaged_staged_part_is_read_again(folder, tmp_path, stage, damage):
+    whole = contents(prepare(declared(folder), FEATURES, tmp_path / "whole").path)
+
+    def stop(now, *_):
+        if now == stage:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        prepare(declared(folder), FEATURES, tmp_path / "out", stop)
+    part = next(tmp_path.rglob("out/**/staged/part-0000-000000.arrow"))
+    part.write_bytes(damage(part.read_bytes()))
+    assert contents(prepare(declared(folder), FEATURES, tmp_path / "out").path) == whole
 
 
 # Appending
@@ -568,8 +584,8 @@ def test_an_error_of_the_disk_leaves_what_was_staged(folder, tmp_path, monkeypat
 
 
 def test_every_bad_row_is_listed_and_a_hopeless_log_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("recsys_pipelines.quarantine.KEEP", 5)
-    monkeypatch.setattr("recsys_pipelines.sources.delimited.BLOCK", 400)
+    monkeypatch.setattr("recsys_pipelines.quarantine.MOST_EXAMPLES", 5)
+    monkeypatch.setattr("recsys_pipelines.sources.blocks.BLOCK", 400)
     monkeypatch.setattr("recsys_pipelines.preparation.steps.HOPELESS", 30)
     features = [CategoricalConfig(kind="categorical", names=("c",))]
     write_csv(tmp_path / "a.csv", [["x" if k % 2 else k % 4 // 2, f"c{k}"] for k in range(600)])

@@ -109,7 +109,7 @@ def test_broken_lines(tmp_path):
 def test_small_blocks_change_nothing(tmp_path, monkeypatch):
     path = write(tmp_path / "a.jsonl", *[NEW | {"timestamp": k} if k % 7 else "bad" for k in range(50)])
     want = read(path)
-    monkeypatch.setattr("recsys_pipelines.sources.delimited.BLOCK", 100)
+    monkeypatch.setattr("recsys_pipelines.sources.blocks.BLOCK", 100)
     table, _, bad = read(path)
     assert table.combine_chunks().equals(want[0].combine_chunks())
     assert bad.examples == want[2].examples

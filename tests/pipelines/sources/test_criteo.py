@@ -184,7 +184,7 @@ def test_small_blocks_change_nothing(tmp_path, monkeypatch):
     path.write_text("\n".join(line(c1=f"id{i}") if i % 7 else "bad" for i in range(200)))
     want = read(Criteo(path), ["c1"])
     for size in (1, 100, 1000):
-        monkeypatch.setattr("recsys_pipelines.sources.delimited.BLOCK", size)
+        monkeypatch.setattr("recsys_pipelines.sources.blocks.BLOCK", size)
         table, rows, bad = read(Criteo(path), ["c1"])
         assert table["c1"].to_pylist() == want[0]["c1"].to_pylist()
         assert np.array_equal(rows, want[1])

@@ -60,7 +60,7 @@ def test_keys_of_subfolders_are_columns_of_text(tmp_path, kind):
 
 
 def test_pieces_for_other_processes_keep_their_keys(tmp_path, monkeypatch):
-    monkeypatch.setattr("recsys_pipelines.sources.delimited.BLOCK", 64)
+    monkeypatch.setattr("recsys_pipelines.sources.blocks.BLOCK", 64)
     monkeypatch.setattr("recsys_pipelines.sources.delimited.BLOCKS_OF_PIECE", 1)
     lines = {f"dt={day}/a.csv": "x\n" + "".join(f"{day}{k}\n" for k in range(40)) for day in (1, 2)}
     source = Table(write(tmp_path, lines))

@@ -65,7 +65,7 @@ def test_bad_numbers_and_lines(tmp_path):
 def test_small_blocks_change_nothing(tmp_path, monkeypatch):
     train = "".join(f"{user} " + " ".join(map(str, range(user % 5))) + "\n" for user in range(200))
     want = read(Ngcf(folder(tmp_path, train)))
-    monkeypatch.setattr("recsys_pipelines.sources.delimited.BLOCK", 50)
+    monkeypatch.setattr("recsys_pipelines.sources.blocks.BLOCK", 50)
     got = read(Ngcf(tmp_path))
     assert got[0].combine_chunks().equals(want[0].combine_chunks())
     assert got[1:3] == want[1:3]

@@ -251,7 +251,7 @@ def test_bytes_that_parquet_calls_a_string(tmp_path):
 
 
 def test_a_stray_quote_alone_in_its_block_is_one_bad_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("recsys_pipelines.sources.delimited.BLOCK", 8)
+    monkeypatch.setattr("recsys_pipelines.sources.blocks.BLOCK", 8)
     path = tmp_path / "a.csv"
     path.write_text('p,q\n1,2\n"x,3\n4,"5"\n')
     bad = Quarantine()
@@ -270,8 +270,8 @@ def test_bytes_that_are_no_text_in_a_last_line_with_and_without_an_end(tmp_path,
 
 
 def test_a_file_of_one_endless_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("recsys_pipelines.sources.delimited.LONGEST_LINE", 1000)
-    monkeypatch.setattr("recsys_pipelines.sources.delimited.BLOCK", 100)
+    monkeypatch.setattr("recsys_pipelines.sources.blocks.LONGEST_LINE", 1000)
+    monkeypatch.setattr("recsys_pipelines.sources.blocks.BLOCK", 100)
     (tmp_path / "a.csv").write_text("a\n" + "1" * 5000)
     with pytest.raises(SourceError, match="longer than 1,000 bytes"):
         read(Table(tmp_path), ["a"])

@@ -23,8 +23,8 @@ from recsys_pipelines.config import DataConfig, FeatureConfig
 from recsys_pipelines.features import Features, Statistic, sequences_of
 from recsys_pipelines.features.convert import columns_of, typed
 from recsys_pipelines.preparation.prepare import prepare
+from recsys_pipelines.preparation.roles import column_specs
 from recsys_pipelines.preparation.split import SPLITS
-from recsys_pipelines.preparation.steps import column_specs
 from recsys_pipelines.quarantine import Quarantine, TooManyBadRows
 from recsys_pipelines.shards import read_shard
 from recsys_pipelines.sources import SOURCES, SourceError, open_source
@@ -525,7 +525,7 @@ def fuzz(form: Format, folder: Any, seed: int, monkeypatch: pytest.MonkeyPatch) 
     for file, text in form.files.items():
         (folder / file).write_bytes(damaged(text, rng) if rng.random() < 1 / len(form.files) else text)
     monkeypatch.setattr(
-        "recsys_pipelines.sources.delimited.BLOCK", int(rng.choice([400, 4 << 20], p=[0.2, 0.8]))
+        "recsys_pipelines.sources.blocks.BLOCK", int(rng.choice([400, 4 << 20], p=[0.2, 0.8]))
     )
     return check(form, folder)
 
