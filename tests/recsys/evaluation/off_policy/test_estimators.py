@@ -9,22 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from recsys.evaluation.off_policy.data import (
-    Log,
+from recsys.evaluation.off_policy.errors import effective_rows
+from recsys.evaluation.off_policy.estimators import ESTIMATORS, evaluate_policy
+from recsys.evaluation.off_policy.log import Log, bandit_log
+from recsys.evaluation.off_policy.result import OffPolicy
+from recsys.evaluation.off_policy.reward import RewardModel, fit_reward_model
+from recsys.evaluation.off_policy.target import (
     Target,
-    bandit_log,
     frequencies,
     probabilities,
     support,
     uniform,
 )
-from recsys.evaluation.off_policy.errors import effective_rows
-from recsys.evaluation.off_policy.estimators import (
-    ESTIMATORS,
-    OffPolicy,
-    evaluate_policy,
-)
-from recsys.evaluation.off_policy.reward import RewardModel, fit_reward_model
 from recsys.reports.off_policy import on_policy, ope_sheets, ope_summary
 
 MEANS = np.array([[0.10, 0.30, 0.50, 0.20], [0.40, 0.15, 0.05, 0.60]])  # of a reward: context × action
