@@ -18,16 +18,10 @@ from statsmodels.stats.power import TTestIndPower
 from typer.testing import CliRunner
 
 from recsys import cli
-from recsys.evaluation.online.experiment import (
-    FEW,
-    LEAKED,
-    SAMPLE_RATIO_LEVEL,
-    OnlineTest,
-    analyse,
-    expected_shares,
-    sample_ratio,
-)
-from recsys.evaluation.online.log import Target, assignments, printed
+from recsys.evaluation.online.effect import FEW, LEAKED
+from recsys.evaluation.online.experiment import SAMPLE_RATIO_LEVEL, analyse, expected_shares, sample_ratio
+from recsys.evaluation.online.log import Target, assignments, display_name
+from recsys.evaluation.online.result import OnlineTest
 from recsys.reports.online import online_json, summary, verdicts, write_online_report
 
 CLICKS, RATIO = Target("clicks"), Target("clicks", "impressions")
@@ -233,7 +227,7 @@ def test_shares_by_name_may_name_a_variant_that_nobody_saw() -> None:
 
 
 def test_names_of_variants_are_quoted_where_they_would_not_be_seen() -> None:
-    assert [printed(name) for name in ("control", "a b", "control ", "", " ", "\ta", "a\u200b")] == [
+    assert [display_name(name) for name in ("control", "a b", "control ", "", " ", "\ta", "a\u200b")] == [
         *("control", "a b", "'control '", "''", "' '", "'\\ta'", "'a\\u200b'")
     ]
 
