@@ -271,7 +271,7 @@ def _share(share: float | None) -> str:
 
 
 def _over_splits(shares: Iterable[float | None]) -> str:
-    """Percentages of several splits, one sign for all: 1.0 / 1.2 / – %."""
+    """Return the percentages of several splits, one sign for all: 1.0 / 1.2 / – %."""
     return " / ".join("–" if share is None else f"{100 * share:.1f}" for share in shares) + " %"
 
 
@@ -280,7 +280,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _significant(value: float | None) -> str:
-    """Three digits, and 0 for what rounding left of it."""
+    """Return a number with three digits, and 0 for what is no more than rounding."""
     return "–" if value is None else f"{value if abs(value) > 1e-6 else 0:.3g}"
 
 

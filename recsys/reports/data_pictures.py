@@ -1,4 +1,4 @@
-"""The pictures of `data_report`: each a title, a PNG in base64, and what to see in it."""
+"""The pictures of an inspection and of drift."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ Picture = tuple[str, str, str]  # title, PNG in base64, what to see in it
 
 
 def curves_picture(features: Sequence[CategoricalReport]) -> Picture:
-    """Counts of ids by rank, a panel for each feature."""
+    """Draw counts of ids by rank, a panel for each feature."""
 
     def draw(axes: Axes, feature: CategoricalReport) -> None:
         rank, count = np.array(feature.skew.curve or [(1, 1)]).T
@@ -42,9 +42,9 @@ def curves_picture(features: Sequence[CategoricalReport]) -> Picture:
     return "Counts of ids by rank", _png(figure), note + _left_out(sum(f.ids > 0 for f in features))
 
 
-def deciles_picture(found: Inspection) -> Picture:
-    """Label rate by decile, a panel for each numeric column."""
-    base = found.splits["train"].label.rate
+def deciles_picture(inspection: Inspection) -> Picture:
+    """Draw the label rate by decile, a panel for each numeric column."""
+    base = inspection.splits["train"].label.rate
 
     def draw(axes: Axes, column: NumericReport) -> None:
         places = [decile.number + 1 for decile in column.deciles]
@@ -57,17 +57,17 @@ def deciles_picture(found: Inspection) -> Picture:
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
-    figure = _panels(found.numeric, draw, "decile of training's values", "label rate")
+    figure = _panels(inspection.numeric, draw, "decile of training's values", "label rate")
     note = (
         "Training rows, with Wilson 95 % intervals; dashed: all of training. A value that many rows share takes the "
         "deciles it covers, and its point stands at the first."
     )
-    return "Label rate by decile", _png(figure), note + _left_out(len(found.numeric))
+    return "Label rate by decile", _png(figure), note + _left_out(len(inspection.numeric))
 
 
 def shares_pictures(title: str, shares: Mapping[str, Mapping[str, float | None]], note: str) -> list[Picture]:
-    """Bars of a share in each split for the features that have any; no picture where none has."""
-    shares = {name: one for name, one in shares.items() if any(one.values())}
+    """Draw bars of a share in each split for the features that have any; no picture where none has."""
+    shares = {name: by_split for name, by_split in shares.items() if any(by_split.values())}
     if not shares:
         return []
     figure = Figure(figsize=(9.5, 1.2 + 0.34 * max(len(shares), 2)), layout="constrained")
@@ -75,7 +75,9 @@ def shares_pictures(title: str, shares: Mapping[str, Mapping[str, float | None]]
     height = 0.8 / len(SPLIT_COLORS)
     for number, (split, color) in enumerate(SPLIT_COLORS.items()):
         places = np.arange(len(shares)) + (number - 1) * height
-        axes.barh(places, [one[split] or 0.0 for one in shares.values()], height, color=color, label=split)
+        axes.barh(
+            places, [by_split[split] or 0.0 for by_split in shares.values()], height, color=color, label=split
+        )
     _name_bars(axes, list(shares))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("share of values")
@@ -84,7 +86,7 @@ def shares_pictures(title: str, shares: Mapping[str, Mapping[str, float | None]]
 
 
 def psi_picture(features: Sequence[FeatureDrift]) -> Picture:
-    """PSI of each feature, as bars, with the two thresholds."""
+    """Draw the PSI of each feature, as bars, with the two thresholds."""
     figure = Figure(figsize=(9.5, 1.3 + 0.26 * max(len(features), 2)), layout="constrained")
     axes = figure.subplots()
     places = range(len(features))
@@ -102,7 +104,7 @@ def psi_picture(features: Sequence[FeatureDrift]) -> Picture:
 
 
 def new_ids_picture(features: Sequence[FeatureDrift]) -> Picture:
-    """Impressions of new and of vanished ids, for the features (largest PSI first) that have any."""
+    """Draw impressions of new and of vanished ids, for the features (largest PSI first) that have any."""
     features = [f for f in features if f.new_impressions or f.vanished_impressions]
     figure = Figure(figsize=(9.5, 1.3 + 0.34 * max(len(features), 2)), layout="constrained")
     axes = figure.subplots()
@@ -120,16 +122,16 @@ def new_ids_picture(features: Sequence[FeatureDrift]) -> Picture:
     return "New and vanished ids", _png(figure), note
 
 
-def labels_picture(found: Drift) -> Picture:
-    """Label rates of both sets, by split."""
+def labels_picture(drift: Drift) -> Picture:
+    """Draw the label rates of both sets, by split."""
     figure = Figure(figsize=(6.5, 3), layout="constrained")
     axes = figure.subplots()
     for number, (name, color) in enumerate((("A", "#33608c"), ("B", "#b8433a"))):
-        rates = [pair[number] for pair in found.splits.values()]
+        rates = [pair[number] for pair in drift.splits.values()]
         places = [place + (number - 0.5) * 0.2 for place in range(len(rates))]
         _with_intervals(axes, places, rates, color, "o", name)
-    axes.set_xticks(range(len(found.splits)), list(found.splits))
-    axes.set_xlim(-0.6, len(found.splits) - 0.4)
+    axes.set_xticks(range(len(drift.splits)), list(drift.splits))
+    axes.set_xlim(-0.6, len(drift.splits) - 0.4)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylabel("label rate")
     axes.grid(axis="y", alpha=0.3)
@@ -138,7 +140,7 @@ def labels_picture(found: Drift) -> Picture:
 
 
 def _name_bars(axes: Axes, names: Sequence[str]) -> None:
-    """Names beside horizontal bars, the first at the top."""
+    """Write names beside horizontal bars, the first at the top."""
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
@@ -167,7 +169,7 @@ def _with_intervals(
 
 
 def _panels(items: Sequence[Item], draw: Callable[[Axes, Item], None], xlabel: str, ylabel: str) -> Figure:
-    """Small multiples of the first `PANELS` items."""
+    """Draw small multiples of the first `PANELS` items."""
     items = items[:PANELS]
     columns = min(COLUMNS, max(len(items), 1))
     lines = max(-(-len(items) // columns), 1)
