@@ -204,7 +204,7 @@ def main_sheets(judged: Judgement) -> list[Sheet]:
     return [arms_sheet(judged), differences_sheet(judged.comparison), best_sheet(judged.comparison)]
 
 
-def write_comparison(judged: Judgement, arms: Arms, path: Path) -> None:
+def write_comparison(judged: Judgement, arms: Arms, path: Path | str) -> None:
     """Render the comparison of runs or files into a self-contained HTML file."""
     comparison = judged.comparison
     write_html(

@@ -51,7 +51,7 @@ def compression_sheets(result: CompressionResult) -> list[Sheet]:
     ]
 
 
-def write_compression(result: CompressionResult, path: Path) -> None:
+def write_compression(result: CompressionResult, path: Path | str) -> None:
     """Render a search into a self-contained HTML file."""
     shares = impressions(result)
     judged = None if result.compared is None else result.compared.judged

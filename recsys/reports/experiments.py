@@ -31,7 +31,7 @@ matplotlib.use("Agg")
 MARKERS = "osD^vP*X"
 
 
-def write_report(result: Result, path: Path) -> None:
+def write_report(result: Result, path: Path | str) -> None:
     """Render `result` into a self-contained HTML file, written under a temporary name first."""
     arm = result.arms[0]
     write_html(

@@ -92,7 +92,7 @@ def _unit(result: Interleaving) -> str:
     return "impressions" if result.users is None else "users"
 
 
-def write_interleaving(result: Interleaving, path: Path) -> None:
+def write_interleaving(result: Interleaving, path: Path | str) -> None:
     """Write sentence, tables and picture as one HTML file that needs nothing beside it."""
     write_page(
         path,

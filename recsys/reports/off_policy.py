@@ -102,7 +102,7 @@ def ope_sheets(result: OffPolicy, truth: OnPolicy | None = None) -> list[Sheet]:
     return [*sheets, _slices_sheet(result)]
 
 
-def write_ope(result: OffPolicy, path: Path, truth: OnPolicy | None = None) -> None:
+def write_ope(result: OffPolicy, path: Path | str, truth: OnPolicy | None = None) -> None:
     """Write sentence, tables and pictures as one HTML file that needs nothing beside it."""
     texts = [
         ope_summary(result, truth),

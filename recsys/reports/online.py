@@ -19,7 +19,7 @@ from recsys.reports.sheet import Sheet
 VERDICTS = ("higher", "lower", "undecided")
 
 
-def write_online_report(test: OnlineTest, path: Path, source: str = "") -> None:
+def write_online_report(test: OnlineTest, path: Path | str, source: str = "") -> None:
     """Render `test` into a self-contained HTML file, written under a temporary name first."""
     write_html(
         path,

@@ -22,19 +22,19 @@ Picture = tuple[str, str, str]  # title, PNG in base64, what to see in it
 
 
 def write_page(
-    path: Path, title: str, texts: Sequence[str], sheets: Sequence[Sheet], pictures: Sequence[Picture]
+    path: Path | str, title: str, texts: Sequence[str], sheets: Sequence[Sheet], pictures: Sequence[Picture]
 ) -> None:
     """Write a page of sentences, tables and pictures. The first text is the result."""
     write_html(path, "page.html.j2", title=title, texts=texts, sheets=sheets, pictures=pictures)
 
 
-def write_html(path: Path, template: str, **values: Any) -> None:
+def write_html(path: Path | str, template: str, **values: Any) -> None:
     """Render a template of `templates`, and write the page."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("recsys.reports"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     html = environment.get_template(template).render(**values)
-    write_text(html, path)
+    write_text(html, Path(path))
 
 
 def png(figure: Figure) -> str:

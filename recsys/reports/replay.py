@@ -67,7 +67,7 @@ def replay_sheets(result: Replay) -> list[Sheet]:
     return [Sheet("Replay", headers, [_row(part) for part in (result.overall, *result.positions)], note)]
 
 
-def write_replay(result: Replay, path: Path) -> None:
+def write_replay(result: Replay, path: Path | str) -> None:
     """Write sentence, table and picture as one HTML file that needs nothing beside it."""
     write_page(
         path,

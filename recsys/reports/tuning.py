@@ -23,8 +23,9 @@ ENDS = {
 SHOWN_METRICS = ("logloss", "auc")
 
 
-def write_tuning(tuned: TuningResult, source: Path, path: Path) -> Path:
+def write_tuning(tuned: TuningResult, source: Path | str, path: Path | str) -> Path:
     """Write the page, and beside it `<page's name>-best.yaml`, which extends `source`; return the latter."""
+    path = Path(path)
     best = path.with_name(f"{path.stem}-best.yaml")
     text = best_yaml(tuned, source, best)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,9 +81,9 @@ def trials_sheet(tuned: TuningResult) -> Sheet:
     )
 
 
-def best_yaml(tuned: TuningResult, source: Path, path: Path) -> str:
+def best_yaml(tuned: TuningResult, source: Path | str, path: Path | str) -> str:
     """Return a configuration for `path` that extends `source` by the best settings."""
-    extends = os.path.relpath(source.resolve(), path.resolve().parent)
+    extends = os.path.relpath(Path(source).resolve(), Path(path).resolve().parent)
     best = tuned.best
     content = {"extends": extends, "name": f"{tuned.config.name}-tuned", "set": best.settings}
     head = (

@@ -65,7 +65,7 @@ def evaluate_policy(
     Args:
         log: The log, by another policy.
         target: The policy to be judged.
-        primary: The estimator the verdict is on: dr, or snips where there is no reward model, unless given.
+        primary: The estimator the verdict is on; unless given dr, or snips without a reward model.
         threshold: Weight above which clipped and switch-dr cut; √n unless given.
         model: Reward model; `fit_reward_model` unless given.
         folds: Of the default reward model.
@@ -81,10 +81,8 @@ def evaluate_policy(
     overlap = support(log, target)
     if model is None and target.table is not None:
         model = fit_reward_model(log, target, folds, prior_rows, seed)
-    estimators = MODEL_FREE if model is None else ESTIMATORS
-    primary = _checked_primary(primary, model, estimators)
-    threshold = float(np.sqrt(log.rows)) if threshold is None else float(threshold)
-    settings = _checked_settings(threshold, method, replicates, level, seed)
+    estimators, primary = _checked_estimators(primary, model)
+    settings = _checked_settings(log.rows, threshold, method, replicates, level, seed)
     weights = target.logged / log.propensities
     slices = _Slices(log, weights, model, estimators, settings)
     overall = slices.overall(overlap)
@@ -101,7 +99,7 @@ def evaluate_policy(
         level=float(level),
         method=method,
         replicates=int(replicates),
-        threshold=threshold,
+        threshold=settings.threshold,
         reward_model=None if model is None else model.description,
         edges=tuple(edges.tolist()),
         weights=tuple(counts.tolist()),
@@ -110,16 +108,21 @@ def evaluate_policy(
     )
 
 
-def _checked_primary(primary: str | None, model: RewardModel | None, estimators: tuple[str, ...]) -> str:
+def _checked_estimators(primary: str | None, model: RewardModel | None) -> tuple[tuple[str, ...], str]:
+    """Return the estimators that can be made with the model, or without one, and the one that the verdict is on."""
+    estimators = MODEL_FREE if model is None else ESTIMATORS
     primary = primary or ("snips" if model is None else "dr")
     if primary not in estimators:
         raise ValueError(
             f"estimator {primary!r} is not among {list(estimators)}: {ESTIMATORS[3:]} need the probabilities of all actions"
         )
-    return primary
+    return estimators, primary
 
 
-def _checked_settings(threshold: float, method: str, replicates: int, level: float, seed: int) -> Settings:
+def _checked_settings(
+    rows: int, threshold: float | None, method: str, replicates: int, level: float, seed: int
+) -> Settings:
+    threshold = float(np.sqrt(rows)) if threshold is None else float(threshold)
     if not threshold > 0 or not 0 < level < 1 or replicates < 2 or method not in ("normal", "bootstrap"):
         raise ValueError(
             f"threshold is {threshold}, level {level}, replicates {replicates}, method {method!r}: need > 0, "

@@ -88,7 +88,8 @@ def effect_of(
     """Estimate one metric of one variant at the end of the log; the correction and the verdict come later."""
     parts = [log.users.filter(pl.col("variant") == name) for name in (control, variant)]
     pair = _Pair(
-        *(_aggregated(part, target, log.covariate) for part in parts),
+        _aggregated(parts[0], target, log.covariate),
+        _aggregated(parts[1], target, log.covariate),
         None if target.denominator is None else "denominator",
         None if log.covariate is None else "covariate",
     )

@@ -21,7 +21,7 @@ OBD = DATA / "obd40k.parquet"
 
 
 def frame(rows: int = 600, seed: int = 0) -> pl.DataFrame:
-    """A log in Open Bandit's columns: uniform choices of four items at three positions; items 3 and 2 please most."""
+    """Draw a log in Open Bandit's columns: uniform choices of four items at three positions; items 3 and 2 please most."""
     rng = np.random.default_rng(seed)
     item, position = rng.integers(0, 4, rows), rng.integers(1, 4, rows)
     return pl.DataFrame(
@@ -144,7 +144,7 @@ def log(log_file: Path) -> Log:
 
 
 def policy(log: Log, table: list[float]) -> pl.DataFrame:
-    """The same distribution in every row, in another order of rows and with rows of another log."""
+    """Return the same distribution in every row, in another order of rows and with rows of another log."""
     ids = pl.DataFrame({"row_id": [*map(int, log.row_ids[::-1]), 5, 6]})
     return ids.with_columns(pl.lit(p).alias(str(a)) for a, p in enumerate(table))
 
