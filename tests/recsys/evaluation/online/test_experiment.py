@@ -29,7 +29,7 @@ CLICKS, RATIO = Target("clicks"), Target("clicks", "impressions")
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_collection() -> Iterator[None]:
-    """Keep multipletests of statsmodels from collecting garbage in every call, which is most of the time of a small test."""
+    """Keep statsmodels from collecting garbage in every call of multipletests, most of the time of a small test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gc.collect", lambda: 0)
         yield
