@@ -20,10 +20,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from recsys.evaluation.off_policy.data import Log, Target, frequencies, probabilities, uniform
 from recsys.evaluation.off_policy.estimators import evaluate_policy
+from recsys.evaluation.off_policy.log import Log
 from recsys.evaluation.off_policy.replay import replay
 from recsys.evaluation.off_policy.reward import RewardModel, model_of
+from recsys.evaluation.off_policy.target import Target, frequencies, probabilities, uniform
 from recsys.policies.log import read_log
 from recsys.reports.off_policy import on_policy
 

@@ -28,8 +28,8 @@ for commands in (
     import_module(f"recsys.commands.{commands}")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         out.print(f"recsys {__version__}", highlight=False)
         raise typer.Exit
 
@@ -49,19 +49,19 @@ def doctor(as_json: JsonOption = False) -> None:
     """Check the versions of torch, torchrec, fbgemm and ray, and name the cure of a wrong pair."""
     from recsys.doctor import diagnose
 
-    found = diagnose()
+    diagnosis = diagnose()
     if as_json:
-        print_json(found.to_dict())
+        print_json(diagnosis.to_dict())
     else:
         table = Table("package", "version")
-        for name, number in found.versions.items():
+        for name, number in diagnosis.versions.items():
             table.add_row(name, number or "[dim]not installed[/dim]")
         out.print(table)
-        for problem in found.problems:
+        for problem in diagnosis.problems:
             out.print(f"[red]✗[/red] {problem}")
-        if not found.problems:
+        if not diagnosis.problems:
             out.print("[green]✓[/green] torch, torchrec and fbgemm belong together")
-    if found.problems:
+    if diagnosis.problems:
         raise typer.Exit(1)
 
 

@@ -1,4 +1,4 @@
-"""What all commands share: the application, its options, tables, progress and JSON."""
+"""The parts that all commands share: the application, its tables, progress and JSON."""
 
 import json
 import os
@@ -51,7 +51,7 @@ err = Console(stderr=True)
 
 
 def ready(experiment: Any, root: Path, on: Path | None, show: Progress) -> Any:
-    """The prepared set of an experiment: the one that is named, or what its data give."""
+    """Return the prepared set of an experiment: the one in the folder `on`, or what its data give."""
     from recsys_pipelines.preparation.prepare import prepare
     from recsys_pipelines.preparation.prepared import Prepared
 
@@ -63,7 +63,7 @@ def ready(experiment: Any, root: Path, on: Path | None, show: Progress) -> Any:
 
 
 def with_doubts(prepared: Any) -> Any:
-    """Return a prepared set, having said what of it is likely not meant."""
+    """Return a prepared set after saying what in it is likely not meant."""
     for doubt in prepared.manifest.doubts:
         warn(f"{prepared.path}: {doubt}")
     return prepared
@@ -85,7 +85,7 @@ def preparing(show: Progress) -> Progress:
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """Progress on standard error, `show(stage, finished, of, detail)`: a bar per stage, or lines without a terminal."""
+    """Show progress on standard error by `show(stage, finished, of, detail)`: bars, or lines without a terminal."""
     with _bars() if err.is_terminal else _lines() as show:
         try:
             yield show
@@ -123,25 +123,25 @@ def _bars() -> Iterator[Progress]:
 @contextmanager
 def _lines() -> Iterator[Progress]:
     """Say in a line where each stage is: when it ends, and every so many seconds while it lasts."""
-    said: dict[str, float] = {}  # when a stage was told of last, or began
-    left: dict[str, str] = {}  # lines of stages that have moved on since
+    printed: dict[str, float] = {}  # when a stage was printed last, or began
+    pending: dict[str, str] = {}  # lines of stages that have moved on since
     ended: set[str] = set()
 
     def show(stage: str, finished: int, of: int | None, detail: str = "", /) -> None:
         amount = f"{finished:,}" if of is None else f"{finished:,} of {of:,}"
-        left[stage] = f"{stage}: {amount}" + (f", {detail}" if detail else "")
+        pending[stage] = f"{stage}: {amount}" + (f", {detail}" if detail else "")
         now = time.monotonic()
         ends = of is not None and finished >= of and stage not in ended
-        if ends or now - said.setdefault(stage, now) >= LINE_SECONDS:
-            said[stage] = now
-            err.print(left.pop(stage), markup=False, highlight=False, soft_wrap=True)
+        if ends or now - printed.setdefault(stage, now) >= LINE_SECONDS:
+            printed[stage] = now
+            err.print(pending.pop(stage), markup=False, highlight=False, soft_wrap=True)
         if ends:
             ended.add(stage)
 
     try:
         yield show
     finally:
-        for line in left.values():
+        for line in pending.values():
             err.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -151,7 +151,7 @@ def warn(text: str) -> None:
 
 
 def print_metrics(columns: dict[str, dict[str, Any]]) -> None:
-    """One column of metrics for each set of them."""
+    """Print a table of metrics, one column for each set of them."""
     table = Table("metric", *map(escape, columns))
     for name in next(iter(columns.values())):
         values = [column.get(name) for column in columns.values()]
@@ -160,16 +160,16 @@ def print_metrics(columns: dict[str, dict[str, Any]]) -> None:
 
 
 def print_sheets(summary: str, sheets: Any, report: Path) -> None:
-    """Tables, what they say in a sentence, and where the report is."""
+    """Print tables, what they say in a sentence, and where the report is."""
     for sheet in sheets:
         out.print(sheet.grid())
     out.print(summary, markup=False, highlight=False)
     print_place("report", report.resolve())
 
 
-def print_place(what: str, place: Path, more: str = "") -> None:
+def print_place(label: str, place: Path, more: str = "") -> None:
     """Say where something lies; a path is text, whatever brackets it holds."""
-    out.print(f"{what}: " if what else "", end="", markup=False, highlight=False)
+    out.print(f"{label}: " if label else "", end="", markup=False, highlight=False)
     out.print(
         str(place), style="bold", markup=False, highlight=False, soft_wrap=True, end="" if more else "\n"
     )
@@ -178,5 +178,5 @@ def print_place(what: str, place: Path, more: str = "") -> None:
 
 
 def print_json(value: Any) -> None:
-    """The result for programs, on standard output."""
+    """Print the result for programs, on standard output."""
     sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")

@@ -19,14 +19,14 @@ def checkpoints(
     """List a run's checkpoints and verify them; exit status 1 when one is damaged, whose file is named."""
     from recsys.training.store import listed
 
-    found = listed(run)
-    if not found:
+    items = listed(run)
+    if not items:
         raise ValueError(f"{run}: no checkpoints: not the folder of a run, or one that has saved nothing yet")
     if as_json:
-        print_json({"checkpoints": [asdict(item) for item in found]})
+        print_json({"checkpoints": [asdict(item) for item in items]})
     else:
         table = Table("checkpoint", "step", "epoch", "rows", "bytes", "holds", "best", "state")
-        for item in found:
+        for item in items:
             holds = "–" if item.damage else "everything" if item.base is None else f"changes of {item.base}"
             numbers = ((item.step, ","), (item.epoch, ".4g"), (item.rows, ","))
             table.add_row(
@@ -38,8 +38,8 @@ def checkpoints(
                 "[red]damaged[/red]" if item.damage else "[green]whole[/green]",
             )
         out.print(table)
-        for item in found:
+        for item in items:
             if item.damage:
                 err.print("✗", item.damage, style="red", markup=False, highlight=False, soft_wrap=True)
-    if any(item.damage for item in found):
+    if any(item.damage for item in items):
         raise typer.Exit(1)

@@ -121,7 +121,7 @@ def drift(
 
 @contextmanager
 def _runner(workers: int | None, address: str | None) -> Iterator[Any]:
-    """Where a preparation runs: threads, or Ray when a number of workers or a cluster is given."""
+    """Yield what a preparation runs on: threads, or Ray when a number of workers or a cluster is given."""
     if workers is None and address is None:
         yield None
         return

@@ -30,8 +30,8 @@ def export(
     from recsys.training.run import Run
 
     finished = Run.open(run)
-    made = write(finished, to, dtype, width)
-    before, after = finished.metrics["bytes"], made.bytes.to_dict()
+    artefact = write(finished, to, dtype, width)
+    before, after = finished.metrics["bytes"], artefact.bytes.to_dict()
     metrics = {"run": finished.metrics["test"], "artefact": check(finished, to)} if checked else None
     if as_json:
         return print_json(

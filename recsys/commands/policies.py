@@ -37,6 +37,13 @@ SoftmaxOption = Annotated[
 TestRowsOption = Annotated[
     bool, typer.Option("--test-rows", help="of a log the run was trained on, use the rows of its test only")
 ]
+PolicyLogOption = Annotated[
+    Path | None,
+    typer.Option(help="log of the policy itself: its action frequencies (without --policy) and rewards"),
+]
+PolicyWhereOption = Annotated[
+    list[str] | None, typer.Option(help="rows of --policy-log to use, column=value")
+]
 WhereOption = Annotated[list[str] | None, typer.Option(help="rows of the log to use, column=value")]
 ActionOption = Annotated[str | None, typer.Option(help="its column; default: action, item_id")]
 RewardOption = Annotated[str | None, typer.Option(help="its column; default: reward, click, label")]
@@ -44,49 +51,22 @@ PropensityOption = Annotated[
     str | None, typer.Option(help="its column; default: propensity, propensity_score, pscore")
 ]
 RowIdOption = Annotated[str | None, typer.Option(help="default: row_id, else the number of the row")]
-
-
-def _columns(*names: str | None) -> dict[str, str | None]:
-    """Return the columns of a log by what they are, None where the user names none."""
-    return dict(zip(("action", "reward", "propensity", "position", "user", "row_id"), names, strict=True))
-
-
-def _kept(log: Path, policy: str | None, test_rows: bool) -> Any:
-    """Numbers of the rows to use, None for all: with --test-rows those that the policy's run was tested on."""
-    if not test_rows:
-        return None
-    if policy is None or not Path(policy).is_dir():
-        raise ValueError("--test-rows are those of a run: name its folder with --policy")
-    from recsys.policies.models import held_out_rows, trained_on
-    from recsys.training.run import Run
-
-    run = Run.open(Path(policy))
-    if not trained_on(run, log):
-        raise ValueError(
-            f"--test-rows: {policy} was trained on {run.config.data.path}, not on {log}: leave it out"
-        )
-    return held_out_rows(run)
-
-
-def _target(
-    policy: str, log: Path, logged: Any, greedy: float | None, softmax: float | None, show: Progress
-) -> Any:
-    """The policy that is named: uniform, a run, or a file of probabilities."""
-    from recsys.evaluation.off_policy.data import uniform
-    from recsys.policies.log import read_policy
-
-    if policy != "uniform" and Path(policy).is_dir():
-        from recsys.policies.models import policy_of
-        from recsys.training.run import Run
-
-        return policy_of(
-            Run.open(Path(policy)), log, logged, greedy=greedy, temperature=softmax, progress=show
-        )
-    if greedy is not None or softmax is not None:
-        raise ValueError(
-            f"--greedy and --softmax make a policy of a run's predictions, and {policy} is no run's folder"
-        )
-    return uniform(logged) if policy == "uniform" else read_policy(Path(policy), logged)
+EstimatorOption = Annotated[
+    str | None, typer.Option(help="the verdict's; default: dr, snips without all actions")
+]
+RewardModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="experiment as YAML, trained out of fold to predict the reward of every action; default: means by "
+        "action and position"
+    ),
+]
+ThresholdOption = Annotated[
+    float | None, typer.Option(help="on weights, clipped and switch-dr; default: √rows")
+]
+IntervalsOption = Annotated[
+    Literal["normal", "bootstrap"], typer.Option("--intervals", help="how they are made")
+]
 
 
 @app.command(rich_help_panel="Judging")
@@ -98,44 +78,26 @@ def ope(
     greedy: GreedyOption = None,
     softmax: SoftmaxOption = None,
     test_rows: TestRowsOption = False,
-    policy_log: Annotated[
-        Path | None,
-        typer.Option(help="log of the policy itself: its action frequencies (without --policy) and rewards"),
-    ] = None,
+    policy_log: PolicyLogOption = None,
     where: WhereOption = None,
-    policy_where: Annotated[
-        list[str] | None, typer.Option(help="rows of --policy-log to use, column=value")
-    ] = None,
+    policy_where: PolicyWhereOption = None,
     action: ActionOption = None,
     reward: RewardOption = None,
     propensity: PropensityOption = None,
     position: PositionOption = None,
     user: UserOption = None,
     row_id: RowIdOption = None,
-    estimator: Annotated[
-        str | None, typer.Option(help="the verdict's; default: dr, snips without all actions")
-    ] = None,
-    reward_model: Annotated[
-        Path | None,
-        typer.Option(
-            help="experiment as YAML, trained out of fold to predict the reward of every action; default: means by "
-            "action and position"
-        ),
-    ] = None,
+    estimator: EstimatorOption = None,
+    reward_model: RewardModelOption = None,
     runs: RunsOption = RUNS,
-    threshold: Annotated[
-        float | None, typer.Option(help="on weights, clipped and switch-dr; default: √rows")
-    ] = None,
-    method: Annotated[
-        Literal["normal", "bootstrap"], typer.Option("--intervals", help="how they are made")
-    ] = "normal",
+    threshold: ThresholdOption = None,
+    method: IntervalsOption = "normal",
     level: LevelOption = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="of folds and bootstrap")] = 0,
     report: ReportOption = Path("ope-report.html"),
     as_json: JsonOption = False,
 ) -> None:
     """Estimate what another policy would have earned on logged actions, or say why the log cannot tell."""
-    from recsys.evaluation.off_policy.data import frequencies
     from recsys.evaluation.off_policy.estimators import evaluate_policy
     from recsys.policies.log import read_log
     from recsys.reports.off_policy import on_policy, ope_dict, ope_sheets, ope_summary, write_ope
@@ -145,22 +107,14 @@ def ope(
             "no policy to judge: give --policy uniform, --policy FILE, --policy RUN or --policy-log FILE"
         )
     columns = _columns(action, reward, propensity, position, user, row_id)
-    logged = read_log(log, columns, where or (), _kept(log, policy, test_rows))
-    own = None if policy_log is None else read_log(policy_log, columns, policy_where or ())
+    logged = read_log(log, columns, where or (), _rows(log, policy, test_rows))
+    own_log = None if policy_log is None else read_log(policy_log, columns, policy_where or ())
     with bars() as show:
-        if policy is not None:
-            target = _target(policy, log, logged, greedy, softmax, show)
-        else:
-            assert own is not None
-            target = frequencies(logged, own)
+        target = _target(policy, log, logged, own_log, greedy, softmax, show)
         model = None
         if reward_model is not None:
-            from recsys.config import load
-            from recsys.policies.models import cross_fitted
-
-            experiment = load(reward_model, str(log))
-            model = cross_fitted(experiment, log, logged, target, runs, seed=seed, progress=show)
-    truth = None if own is None else on_policy(own)
+            model = _reward_model(reward_model, log, logged, target, runs, seed, show)
+    truth = None if own_log is None else on_policy(own_log)
     result = evaluate_policy(
         logged,
         target,
@@ -207,12 +161,74 @@ def replay(
     if policy is None:
         raise ValueError("no policy to replay: give --policy FILE or --policy RUN")
     columns = _columns(action, reward, propensity, position, user, row_id)
-    logged = read_log(log, columns, where or (), _kept(log, policy, test_rows))
+    logged = read_log(log, columns, where or (), _rows(log, policy, test_rows))
     require_uniform(logged)  # before a run's predictions are made
     with bars() as show:
-        target = _target(policy, log, logged, greedy, softmax, show)
+        target = _target(policy, log, logged, None, greedy, softmax, show)
     result = replayed(logged, target, level=level, seed=seed)
     write_replay(result, report)
     if as_json:
         return print_json({**replay_dict(result), "report": str(report)})
     print_sheets(replay_summary(result), replay_sheets(result), report)
+
+
+def _columns(*names: str | None) -> dict[str, str | None]:
+    """Return the names of a log's columns by role, None where the user names none."""
+    return dict(zip(("action", "reward", "propensity", "position", "user", "row_id"), names, strict=True))
+
+
+def _rows(log: Path, policy: str | None, test_rows: bool) -> Any:
+    """Return numbers of the rows to use: with --test-rows those that the policy's run was tested on; None for all."""
+    if not test_rows:
+        return None
+    if policy is None or not Path(policy).is_dir():
+        raise ValueError("--test-rows are those of a run: name its folder with --policy")
+    from recsys.policies.models import held_out_rows, trained_on
+    from recsys.training.run import Run
+
+    run = Run.open(Path(policy))
+    if not trained_on(run, log):
+        raise ValueError(
+            f"--test-rows: {policy} was trained on {run.config.data.path}, not on {log}: leave it out"
+        )
+    return held_out_rows(run)
+
+
+def _target(
+    policy: str | None,
+    path: Path,
+    log: Any,
+    own_log: Any,
+    greedy: float | None,
+    softmax: float | None,
+    show: Progress,
+) -> Any:
+    """Return the policy to judge: a run, a file of probabilities, uniform, or what its own log shows of it."""
+    if policy is None:
+        from recsys.evaluation.off_policy.target import frequencies
+
+        return frequencies(log, own_log)
+    if policy != "uniform" and Path(policy).is_dir():
+        from recsys.policies.models import policy_of
+        from recsys.training.run import Run
+
+        return policy_of(Run.open(Path(policy)), path, log, greedy=greedy, temperature=softmax, progress=show)
+    if greedy is not None or softmax is not None:
+        raise ValueError(
+            f"--greedy and --softmax make a policy of a run's predictions, and {policy} is no run's folder"
+        )
+    from recsys.evaluation.off_policy.target import uniform
+    from recsys.policies.log import read_policy
+
+    return uniform(log) if policy == "uniform" else read_policy(policy, log)
+
+
+def _reward_model(
+    config: Path, path: Path, log: Any, target: Any, runs: Path, seed: int, show: Progress
+) -> Any:
+    """Train the experiment of a reward model out of fold, and return its predictions."""
+    from recsys.config import load
+    from recsys.policies.models import cross_fitted
+
+    experiment = load(config, str(path))
+    return cross_fitted(experiment, path, log, target, runs, seed=seed, progress=show)

@@ -50,9 +50,9 @@ def tables(
 
     experiment = load(config, data, on)
     with bars() as show:
-        found = ready(experiment, prepared, on, show)
-    found.verify()
-    rows = Rows.load(found.path, "train")
+        prepared_set = ready(experiment, prepared, on, show)
+    prepared_set.verify()
+    rows = Rows.load(prepared_set.path, "train")
     report = report_tables(experiment, rows, ranks, sharding, optimizer, default_device())
     network = network_bytes(experiment, rows.features)
     if as_json:
@@ -96,30 +96,31 @@ def compress(
 
     experiment = load(config, data)
     with bars() as show:
-        data_ready = ready(experiment, prepared, None, show)
-        found = run_compression(
+        prepared_set = ready(experiment, prepared, None, show)
+        result = run_compression(
             experiment,
             budget,
-            data_ready,
+            prepared_set,
             (runs, prepared),
             _evaluator(workers, address),
             seeds,
             jobs,
             effect,
             dtype,
-            Watch(progress=lambda what, *rest: show(f"learner, {what}", *rest)),
+            Watch(progress=lambda stage, *rest: show(f"learner, {stage}", *rest)),
             show,
         )
-    write_compression(found, report)
+    write_compression(result, report)
     if as_json:
-        return print_json({**found.to_dict(), "summary": summary(found), "report": str(report)})
-    print_sheets(summary(found), [sheet for sheet in compression_sheets(found) if not sheet.folded], report)
-    print_place("compact experiment", found.compact["evolution"])
-    if found.artefact is not None:
-        print_place("artefact", found.artefact)
+        return print_json({**result.to_dict(), "summary": summary(result), "report": str(report)})
+    print_sheets(summary(result), [sheet for sheet in compression_sheets(result) if not sheet.folded], report)
+    print_place("compact experiment", result.compact["evolution"])
+    if result.artefact is not None:
+        print_place("artefact", result.artefact)
 
 
 def _evaluator(workers: int, address: str | None) -> Any:
+    """Return what evaluates genomes: this process, or tasks on Ray."""
     if workers == 1 and address is None:
         from recsys.compression.supernet import evaluator
 

@@ -30,6 +30,18 @@ from recsys.console import (
 )
 from recsys_cython_ext.progress import Progress
 
+RayWorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="train on Ray, in so many processes; a divisor of 64")
+]
+CpusOption = Annotated[float, typer.Option(help="CPUs of each, as Ray counts them")]
+WheelOption = Annotated[
+    Path | None,
+    typer.Option(help="this package as a wheel, for workers that have another version or none"),
+]
+FailuresOption = Annotated[
+    int, typer.Option(min=0, help="new starts from the last checkpoint after workers were lost")
+]
+
 
 @app.command(rich_help_panel="Training")
 def train(
@@ -39,60 +51,59 @@ def train(
     on: OnOption = None,
     prepared: PreparedOption = PREPARED,
     runs: RunsOption = RUNS,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="train on Ray, in so many processes; a divisor of 64")
-    ] = None,
+    workers: RayWorkersOption = None,
     address: AddressOption = None,
-    cpus_per_worker: Annotated[float, typer.Option(help="CPUs of each, as Ray counts them")] = 0.5,
-    wheel: Annotated[
-        Path | None,
-        typer.Option(help="this package as a wheel, for workers that have another version or none"),
-    ] = None,
-    max_failures: Annotated[
-        int, typer.Option(min=0, help="new starts from the last checkpoint after workers were lost")
-    ] = 3,
+    cpus_per_worker: CpusOption = 0.5,
+    wheel: WheelOption = None,
+    max_failures: FailuresOption = 3,
     profile: Annotated[bool, typer.Option("--profile", help="write a trace of a few steps")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train one run and evaluate it on the test rows; a finished run is shown as it is."""
     from recsys.config import load
     from recsys.training.distributed import require_one_process
-    from recsys.training.loop import Watch
     from recsys.training.run import train as run_train
 
     require_one_process()  # before data are prepared
     experiment = load(config, data, on)
     if seed is not None:
         experiment = experiment.replace({"training.seed": seed})
-    rate = ""
     with bars() as show:
-
-        def progress(stage: str, finished: int, of: int | None, detail: str = "", /) -> None:
-            nonlocal rate
-            rate = detail
-            show(stage, finished, of, detail)
-
-        def report(entry: dict[str, Any]) -> None:
-            auc = entry["validation_auc"]
-            err.print(
-                f"epoch {entry['epoch']:.2f}  train loss {entry['train_loss']:.4f}  "
-                f"validation AUC {'–' if auc is None else f'{auc:.4f}'}  "
-                f"logloss {entry['validation_logloss']:.5f}  {rate}",
-                soft_wrap=True,
-            )
-
-        watch = Watch(report, progress, warn)
+        watch = _watch(show)
         if workers is None and address is None:
             if wheel is not None:
                 raise ValueError("--wheel is for the workers of a Ray job: give --workers too")
             run = run_train(experiment, ready(experiment, prepared, on, show), runs, watch, profile)
         else:
-            asked = (workers or 1, cpus_per_worker, address, wheel, max_failures)
-            run = _train_on_ray(experiment, prepared, on, runs, asked, show, watch, profile)
+            options = (workers or 1, cpus_per_worker, address, wheel, max_failures)
+            run = _train_on_ray(experiment, prepared, on, runs, options, show, watch, profile)
     if as_json:
         return print_json({"path": str(run.path), **run.metrics})
     print_place("", run.path, f"  {run.metrics['bytes']['total']:,} bytes of tables")
     print_metrics({"validation": run.metrics["validation"], "test": run.metrics["test"]})
+
+
+def _watch(show: Progress) -> Any:
+    """Return a watch that prints every evaluation, with the rate that the progress tells."""
+    from recsys.training.loop import Watch
+
+    rate = ""
+
+    def progress(stage: str, finished: int, of: int | None, detail: str = "", /) -> None:
+        nonlocal rate
+        rate = detail
+        show(stage, finished, of, detail)
+
+    def report(entry: dict[str, Any]) -> None:
+        auc = entry["validation_auc"]
+        err.print(
+            f"epoch {entry['epoch']:.2f}  train loss {entry['train_loss']:.4f}  "
+            f"validation AUC {'–' if auc is None else f'{auc:.4f}'}  "
+            f"logloss {entry['validation_logloss']:.5f}  {rate}",
+            soft_wrap=True,
+        )
+
+    return Watch(report, progress, warn)
 
 
 def _train_on_ray(
@@ -100,12 +111,12 @@ def _train_on_ray(
     prepared: Path,
     on: Path | None,
     runs: Path,
-    asked: tuple[Any, ...],
+    options: tuple[Any, ...],
     show: Progress,
     watch: Any,
     profile: bool,
 ) -> Any:
-    """Prepare what is missing and train, in one session of Ray; `asked` are the fields of `Workers`."""
+    """Prepare what is missing and train, in one session of Ray; `options` are the fields of `Workers`."""
     try:
         from recsys.training.ray_job import Workers, session, train_on_ray
     except ImportError:
@@ -115,13 +126,13 @@ def _train_on_ray(
     from recsys_pipelines.preparation.on_ray import RayData
     from recsys_pipelines.preparation.prepare import prepare
 
-    workers = Workers(*asked)
+    workers = Workers(*options)
     with session(workers):
         if on is None:
             runner = RayData(workers.count)
-            found = with_doubts(
+            data = with_doubts(
                 prepare(experiment.data, experiment.features, prepared, preparing(show), runner=runner)
             )
         else:
-            found = ready(experiment, prepared, on, show)
-        return train_on_ray(experiment, found, runs, workers, watch, profile)
+            data = ready(experiment, prepared, on, show)
+        return train_on_ray(experiment, data, runs, workers, watch, profile)

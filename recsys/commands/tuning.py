@@ -50,14 +50,14 @@ def tune(
     experiment = load(config, data)
     most = trials or (None if how == "grid" else experiment.tuning.trials)
     at_once = workers or max(1, (os.cpu_count() or 1) // experiment.training.num_threads)
-    told: set[Path] = set()  # whose doubts were said
+    announced: set[Path] = set()  # prepared sets whose doubts were printed
     with bars() as show:
 
         def prepare(changed: Any) -> Any:
-            found = run_prepare(changed.data, changed.features, prepared, preparing(show))
-            if found.path not in told:
-                told.add(with_doubts(found).path)
-            return found
+            prepared_set = run_prepare(changed.data, changed.features, prepared, preparing(show))
+            if prepared_set.path not in announced:
+                announced.add(with_doubts(prepared_set).path)
+            return prepared_set
 
         with opened(experiment, prepare, runs, how, most, asha) as study:
             if not study.is_done:
@@ -72,6 +72,7 @@ def tune(
 
 
 def _runner() -> Any:
+    """Return what runs trials, which needs Ray."""
     try:
         from recsys.tuning.on_ray import run_trials
     except ImportError:
@@ -80,7 +81,7 @@ def _runner() -> Any:
 
 
 def _progress(study: Any) -> tuple[int, int, str]:
-    """Trials that ended, of how many, and the best metric so far."""
+    """Return how many trials ended, of how many, and the best metric so far."""
     ended = sum(trial.end is not None for trial in study.trials)
     best = max(study.trials, key=lambda trial: trial.score(study.config))
     metrics = best.best(study.config)

@@ -29,13 +29,15 @@ def baseline_of(
     """Return the name of the configuration that all others are compared with.
 
     `baseline` is a name as reports print it (`hash@10%`), or that of an arm at all its budgets (`hash`), whose first
-    budget that fits is then taken; without one it is the first arm, or the first that fits. `left_out`: why some do not.
+    budget that fits is then taken; without one it is the first arm, or the first that fits. `left_out` says why some do
+    not fit.
 
-    Raises ConfigError for a name that is none, or of what does not fit.
+    Raises:
+        ConfigError: The name is no arm's, or that of one that does not fit.
     """
     arms = {config.name: arm_name(config.name, config.tables.budget) for config in configs}
-    wanted = arms[configs[0].name] if baseline is None else baseline
-    named = [wanted] if wanted in arms else [name for name, arm in arms.items() if arm == wanted]
+    requested = arms[configs[0].name] if baseline is None else baseline
+    named = [requested] if requested in arms else [name for name, arm in arms.items() if arm == requested]
     if not named:
         known = dict.fromkeys([*arms, *arms.values()])
         raise ConfigError(f"baseline {baseline!r} is not among the arms: choose one of {', '.join(known)}")
@@ -52,15 +54,16 @@ def baseline_of(
 def baselines_by_budget(arms: Mapping[str, str | None], baseline: str) -> dict[str, str]:
     """Return the baseline of each budget that several arms have: the arm of `baseline` there, or the first that fits.
 
-    arms: budgets by name. A budget that all arms share needs no comparison of its own.
+    `arms` holds budgets by name. A budget that all arms share needs no comparison of its own.
     """
-    wanted = arm_name(baseline, arms[baseline])
-    found = {}
+    baseline_arm = arm_name(baseline, arms[baseline])
+    baselines = {}
     for budget in dict.fromkeys(budget for budget in arms.values() if budget is not None):
-        group = [name for name, own in arms.items() if own == budget]
+        group = [name for name, other in arms.items() if other == budget]
         if 1 < len(group) < len(arms):
-            found[budget] = next((name for name in group if arm_name(name, budget) == wanted), group[0])
-    return found
+            same = (name for name in group if arm_name(name, budget) == baseline_arm)
+            baselines[budget] = next(same, group[0])
+    return baselines
 
 
 def _ending(budget: str) -> str:

@@ -3,32 +3,27 @@
 Everything finished is kept under `runs` by its digest, so an interrupted comparison goes on where it was.
 """
 
-import multiprocessing
-import os
-import sys
-import threading
 from collections.abc import Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from recsys.comparison.budgets import arm_name, baseline_of, baselines_by_budget
+from recsys.comparison.candidates import ArmCandidates, check_alike, draw_candidates
 from recsys.comparison.judge import Judgement, Options, judge
+from recsys.comparison.pool import collect, train_in_worker, training_pool
 from recsys.comparison.predictions import Predictions
 from recsys.config import ConfigError, ExperimentConfig
 from recsys.evaluation.arms.compare import Comparison
-from recsys.training.labels import check_measured, check_training
-from recsys.training.run import Run, train
-from recsys.tuning.trials import Candidate, NothingFits, Trial, best, candidates, run_trial
+from recsys.training.run import Run
+from recsys.tuning.trials import Candidate, Trial, best, run_trial
 from recsys_cython_ext.progress import Progress, no_progress
-from recsys_pipelines.preparation.prepare import prepare
-from recsys_pipelines.preparation.prepared import Prepared
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm: its chosen settings, how many were tried, and its finished runs, one a seed."""
+    """An arm with its chosen settings, the trials of others, and its finished runs, one a seed."""
 
     name: str
     budget: str | None
@@ -39,25 +34,31 @@ class Arm:
 
     @property
     def bytes(self) -> dict[str, int]:
-        """Resident bytes by kind; the same for every seed."""
+        """Return the resident bytes by kind; they are the same for every seed."""
         return self.runs[0].metrics["bytes"]
 
 
 @dataclass(frozen=True)
 class Result:
-    """All arms, what is said of them against the baseline, and a comparison within each budget, whose baseline is the same
-    arm at that budget, where it fits.
+    """The comparison of all arms, and one within each budget, with the same arm as the baseline where it fits.
+
+    Attributes:
+        arms: The arms that fit their budget.
+        judged: What is said of them against the baseline.
+        by_budget: The comparison within each budget that several arms have.
+        left_out: Arms that do not fit their budget, and why.
+        baseline_arm: The arm that the user names, whatever the budget; the first unless named.
     """
 
     arms: list[Arm]
     judged: Judgement
     by_budget: dict[str, Comparison]
-    left_out: dict[str, str]  # arms that do not fit their budget, and why
-    baseline_arm: str  # that was asked for, whatever the budget; the first unless named
+    left_out: dict[str, str]
+    baseline_arm: str
 
     @property
     def overall(self) -> Comparison:
-        """The comparison of all arms."""
+        """Return the comparison of all arms."""
         return self.judged.comparison
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,8 +88,8 @@ class Result:
 def run_comparison(
     configs: Sequence[ExperimentConfig],
     seeds: int,
-    runs: Path,
-    prepared: Path,
+    runs: Path | str,
+    prepared: Path | str,
     jobs: int | None = None,
     progress: Progress = no_progress,
     prepare_progress: Progress = no_progress,
@@ -96,41 +97,35 @@ def run_comparison(
     slices: Sequence[str] = (),
     baseline: str | None = None,
 ) -> Result:
-    """Train what is missing and compare all arms on the same test rows; `effect` and `slices` as in `judge.Options`.
+    """Train what is missing and compare all arms on the same test rows.
 
-    An arm none of whose settings fits its budget is left out and named in the result. `baseline` as in `baseline_of`.
-    Raises ConfigError when arms share a name or differ in their data, when fewer than two are left, and as `baseline_of`.
+    An arm none of whose settings fits its budget is left out and named in the result.
+
+    Args:
+        configs: The arms.
+        seeds: Training seeds per arm.
+        runs: Folder of runs and trials.
+        prepared: Folder of prepared data.
+        jobs: Trainings at once; one per core unless given.
+        progress: Progress of trials, runs and the bootstrap.
+        prepare_progress: Progress of the preparation.
+        effect: As in `judge.Options`.
+        slices: As in `judge.Options`.
+        baseline: As in `baseline_of`.
+
+    Raises:
+        ConfigError: Arms share a name or differ in their data, fewer than two are left, or as of `baseline_of`.
     """
     if len(configs) < 2:
         raise ConfigError("a comparison needs at least two arms")
-    _check_arms(configs)
+    check_alike(configs)
+    runs, prepared = Path(runs), Path(prepared)
     named = baseline_of(configs, baseline, {})
     (baseline_arm,) = (arm_name(c.name, c.tables.budget) for c in configs if c.name == named)
-
-    def prepared_for(config: ExperimentConfig) -> Prepared:
-        return prepare(config.data, config.features, prepared, prepare_progress)
-
-    drawn: list[tuple[ExperimentConfig, list[Candidate]]] = []
-    left_out: dict[str, str] = {}
-    for number, config in enumerate(configs, start=1):
-        try:
-            drawn.append((config, candidates(config, prepared_for)))
-        except NothingFits as error:
-            left_out[config.name] = str(error)
-        progress("draw settings", number, len(configs))
-    _check_rows(drawn)
-    _check_classes(drawn)
-    if len(drawn) < 2:
-        fit = "".join(f"only {config.name} fits its budget; " for config, _ in drawn)
-        raise ConfigError(f"too few arms are left to compare: {fit}{'; '.join(left_out.values())}")
+    candidates, left_out = draw_candidates(configs, prepared, progress, prepare_progress)
     overall = baseline_of(configs, baseline, left_out)
-    threads = max(config.training.num_threads for config in configs)
-    workers = jobs or max(1, (os.cpu_count() or 1) // threads)
-    # spawned, not forked: a forked torch or Arrow thread pool can hang
-    context = multiprocessing.get_context("spawn")
-    _silence_tracker()
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        arms = _train_arms(_choose(drawn, pool, runs, progress), seeds, pool, runs, progress)
+    with training_pool(configs, jobs) as pool:
+        arms = _train_arms(_choose(candidates, pool, runs, progress), seeds, pool, runs, progress)
     evaluation = configs[0].evaluation
     options = Options(
         baseline=overall,
@@ -170,23 +165,21 @@ class _Chosen:
     trials: list[dict[str, Any]]
 
 
-def _choose(
-    drawn: Sequence[tuple[ExperimentConfig, list[Candidate]]], pool: Executor, runs: Path, progress: Progress
-) -> list[_Chosen]:
+def _choose(arms: Sequence[ArmCandidates], pool: Executor, runs: Path, progress: Progress) -> list[_Chosen]:
     """Run every arm's validation trials and take its best; an arm of one trial needs none."""
-    tried = [(config, found if config.tuning.trials > 1 else []) for config, found in drawn]
-    futures = [pool.submit(run_trial, c, runs) for _, found in tried for c in found]
-    finished = iter(_collect("validation trials", futures, progress))
+    tried = [arm.candidates if arm.config.tuning.trials > 1 else [] for arm in arms]
+    futures = [pool.submit(run_trial, candidate, runs) for options in tried for candidate in options]
+    finished = iter(collect("validation trials", futures, progress))
     chosen = []
-    for (config, found), (_, options) in zip(tried, drawn, strict=True):
-        trials = [next(finished) for _ in found]
-        candidate = best(config, found, trials) if found else options[0]
-        chosen.append(_Chosen(config, candidate, [_plain(trial, config) for trial in trials]))
+    for arm, options in zip(arms, tried, strict=True):
+        trials = [next(finished) for _ in options]
+        candidate = best(arm.config, options, trials) if options else arm.candidates[0]
+        chosen.append(_Chosen(arm.config, candidate, [_plain(trial, arm.config) for trial in trials]))
     return chosen
 
 
 def _plain(trial: Trial, config: ExperimentConfig) -> dict[str, Any]:
-    """Settings and validation metrics of a trial, or why it diverged."""
+    """Return settings and validation metrics of a trial, or why it diverged."""
     return {"settings": trial.settings, **(trial.best(config) or {"diverged": trial.why})}
 
 
@@ -203,7 +196,7 @@ def _train_arms(
         for arm in chosen
         for seed in range(seeds)
     ]
-    folders = iter(_collect("training runs", futures, progress))
+    folders = iter(collect("training runs", futures, progress))
     return [
         Arm(
             name=arm.config.name,
@@ -219,97 +212,3 @@ def _train_arms(
 
 def _predictions(arms: Sequence[Arm]) -> dict[str, list[Predictions]]:
     return {arm.name: [Predictions.of(run) for run in arm.runs] for arm in arms}
-
-
-def train_in_worker(config: ExperimentConfig, prepared: Path, runs: Path) -> Path:
-    """Train one run; the folder is all that goes back to the parent."""
-    return train(config, Prepared.open(prepared), runs).path
-
-
-def _silence_tracker() -> None:
-    """Let the process that clears up after a killed pool do so without a warning; it has this process's options."""
-    option = "ignore:resource_tracker:UserWarning"
-    if option not in sys.warnoptions:
-        sys.warnoptions.append(option)
-
-
-def _end_with_parent() -> None:
-    """In a worker: a parent that was killed cannot end its workers, which would wait for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _check_arms(configs: Sequence[ExperimentConfig]) -> None:
-    names = [config.name for config in configs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"arms need different names, but {', '.join(twice)} stands twice; change `name`")
-    first = configs[0].data
-    for config in configs[1:]:
-        if config.data != first:
-            keys = [
-                key for key in type(first).model_fields if getattr(first, key) != getattr(config.data, key)
-            ]
-            raise ConfigError(
-                f"{config.name}: its data differs from {configs[0].name}'s in {', '.join(keys)}; "
-                "arms are compared on the same rows, so `data` must be the same"
-            )
-        for key, mine, others in [
-            ("tuning.trials", config.tuning.trials, configs[0].tuning.trials),
-            ("tuning.training_seed", config.tuning.training_seed, configs[0].tuning.training_seed),
-            ("training.monitor", config.training.monitor, configs[0].training.monitor),
-            ("evaluation", config.evaluation, configs[0].evaluation),
-            (
-                "tables.budget_embedding_dim",
-                config.tables.budget_embedding_dim,
-                configs[0].tables.budget_embedding_dim,
-            ),
-        ]:
-            if mine != others:
-                raise ConfigError(
-                    f"{config.name}: {key} is {mine}, but {others} in {configs[0].name}; arms are treated alike, "
-                    "so make it the same"
-                )
-
-
-def _check_rows(drawn: Sequence[tuple[ExperimentConfig, list[Candidate]]]) -> None:
-    """Arms with other features may quarantine other rows; better said before training than after."""
-    first: dict[str, Any] = {}
-    for config, found in drawn:
-        for prepared in {candidate.prepared for candidate in found}:
-            splits = Prepared.open(prepared).manifest.row_counts_by_split
-            first = first or splits
-            if splits != first:
-                raise ConfigError(
-                    f"{config.name}: its features leave the rows {splits}, the first arm's {first}; rows that one "
-                    "arm can read and another cannot make a comparison unfair, so mend or drop them first"
-                )
-
-
-def _check_classes(drawn: Sequence[tuple[ExperimentConfig, list[Candidate]]]) -> None:
-    """Raise OneClass where test rows cannot be compared, or validation rows cannot choose, before anything is trained."""
-    for config, found in drawn:
-        splits = Prepared.open(found[0].prepared).manifest.splits
-        check_training(splits["train"].rows, splits["train"].positives)
-        check_measured("test", splits["test"].rows, splits["test"].positives, "a comparison")
-        if config.training.monitor == "auc":
-            rows, positives = splits["validation"].rows, splits["validation"].positives
-            check_measured("validation", rows, positives, "training.monitor: auc")
-
-
-def _collect(what: str, futures: Sequence[Any], progress: Progress) -> list[Any]:
-    """Results in the order of submission; the first failure cancels what has not begun."""
-    try:
-        for finished, future in enumerate(as_completed(futures)):
-            future.result()
-            progress(what, finished + 1, len(futures))
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        raise
-    return [future.result() for future in futures]

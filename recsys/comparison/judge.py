@@ -1,4 +1,4 @@
-"""What is said of arms whose predictions are there: paired, compared, within slices, and as days pass.
+"""The judgement of arms by their predictions: paired, compared, within slices, and as days pass.
 
 Both ways to a comparison end here: configurations that `experiments` trained, and finished runs or files of predictions.
 """
@@ -25,7 +25,17 @@ ROLES = ("row_id", "label", "prediction", "user_id")  # of columns, once read
 
 @dataclass(frozen=True)
 class Options:
-    """How predictions are judged. effect: the smallest difference in AUC that matters. time: a column of the files."""
+    """Options of a judgement.
+
+    Attributes:
+        baseline: Name of the arm that the others are compared with; the first unless given.
+        replicates: Replicates of the bootstrap.
+        level: Level of the intervals.
+        effect: The smallest difference in AUC that matters.
+        slices: What to slice the rows by.
+        time: Column of the time in files.
+        columns: Names of the other columns in files.
+    """
 
     baseline: str | None = None
     replicates: int = 1000
@@ -44,16 +54,20 @@ class Options:
 
 @dataclass(frozen=True)
 class Power:
-    """What the test can find of one arm's difference in AUC, whatever it found.
+    """What the test can detect of one arm's difference in AUC, and whether the arm is worse by an effect that matters.
 
-    `units_needed` (rows, or users) would find `effect` with power 80 % in the verdict's test, of several arms at Holm's
-    first step; None without an effect, and where the seeds alone vary too much for any number of rows.
+    Where there is no verdict the arm is neither `worse` nor `not_worse`, and interval, detectable effect and units are
+    None. Where nothing varies it is not worse only if the rankings are the same.
 
-    `interval`: of all arms at once (Bonferroni), so that it never says else than the verdict; where the
-    difference's own is above −effect, its low end is lower (`margin_interval`). By it the arm is
-    `not_worse` than the baseline less `effect`, or `worse`, or neither; None without an effect. Where there is no verdict
-    it is neither, and interval, detectable effect and units are None. Where nothing varies it is not worse only if the
-    rankings are the same.
+    Attributes:
+        units: Rows, or users, of the comparison.
+        units_needed: How many would find `effect` with power 80 % in the verdict's test, of several arms at Holm's first
+            step; None without an effect, and where the seeds alone vary too much for any number of rows.
+        interval: Of all arms at once (Bonferroni), so that it never says else than the verdict; where the difference's own
+            is above −effect, its low end is lower (`margin_interval`).
+        not_worse: Whether the arm is, by the interval, not worse than the baseline less `effect`; None without an effect.
+        worse: Whether it is worse than that; None without an effect.
+        sentence: All of it in words.
     """
 
     arm: str
@@ -69,9 +83,9 @@ class Power:
 
 @dataclass(frozen=True)
 class DailyPath:
-    """Difference in log loss after each day, with intervals that hold on all days of all arms at once.
+    """The difference in log loss after each day, with intervals that hold on all days of all arms at once.
 
-    `days` are called by name; in the sequence they are numbers.
+    `days` holds their names; in the sequence they are numbers.
     """
 
     arm: str
@@ -81,7 +95,7 @@ class DailyPath:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Everything said of the arms; `seeds`: metric -> arm -> its value for each seed."""
+    """Everything said of the arms; `seeds` holds the value of a metric for each seed, by metric, then arm."""
 
     comparison: Comparison
     power: tuple[Power, ...]
@@ -90,7 +104,7 @@ class Judgement:
     seeds: dict[str, dict[str, list[float]]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return {
             "comparison": self.comparison.to_dict(),
             "power": [asdict(power) for power in self.power],
@@ -101,20 +115,53 @@ class Judgement:
 
     @property
     def auc(self) -> list[Difference]:
-        """Differences in AUC, one for each arm but the baseline."""
+        """Return the differences in AUC, one for each arm but the baseline."""
         return [d for d in self.comparison.differences if d.metric == "auc"]
 
 
 def judge(arms: Mapping[str, Sequence[Predictions]], options: Options = Options()) -> Judgement:
     """Pair the predictions row by row and compare every arm with the baseline, the first unless it is named.
 
-    Errors (ValueError): predictions that cannot be read or paired, an unknown baseline, slices that cannot be made.
+    Raises:
+        ValueError: Predictions cannot be read or paired, the baseline is unknown, or slices cannot be made.
     """
     if options.baseline is not None and options.baseline not in arms:
         raise ValueError(
             f"baseline {options.baseline!r} is not among the arms: choose one of {', '.join(arms)}"
         )
     baseline = options.baseline or next(iter(arms))
+    paired, slicings, days = _paired(arms, baseline, options)
+    comparison = compare(
+        paired.arms,
+        paired.labels,
+        clusters=paired.clusters,
+        baseline=baseline,
+        replicates=options.replicates,
+        level=options.level,
+    )
+    sliced = compare_slices(
+        paired,
+        slicings,
+        baseline,
+        options.replicates,
+        level=options.level,
+        overall=comparison.differences,
+    )
+    return Judgement(
+        comparison=comparison,
+        power=tuple(
+            _power(d, comparison, options.effect) for d in comparison.differences if d.metric == "auc"
+        ),
+        sliced=sliced,
+        paths=_paths(paired, days, baseline, options.level),
+        seeds=_by_seed(paired),
+    )
+
+
+def _paired(
+    arms: Mapping[str, Sequence[Predictions]], baseline: str, options: Options
+) -> tuple[Paired, list[Slicing], Slicing | None]:
+    """Pair the predictions; return the slices of their rows, too, and their days where these can be followed."""
     runs = all(predictions.run is not None for seeds in arms.values() for predictions in seeds)
     _check_columns(options, runs)
     extra = () if runs else _columns_of(options)
@@ -127,36 +174,18 @@ def judge(arms: Mapping[str, Sequence[Predictions]], options: Options = Options(
     slicings, days = (
         _run_slicings(arms, baseline, options, paired) if runs else _file_slicings(options, paired)
     )
-    comparison = compare(
-        paired.arms,
-        paired.labels,
-        clusters=paired.clusters,
-        baseline=baseline,
-        replicates=options.replicates,
-        level=options.level,
-    )
-    return Judgement(
-        comparison=comparison,
-        power=tuple(
-            _power(d, comparison, options.effect) for d in comparison.differences if d.metric == "auc"
-        ),
-        sliced=compare_slices(
-            paired,
-            slicings,
-            baseline,
-            options.replicates,
-            level=options.level,
-            overall=comparison.differences,
-        ),
-        paths=_paths(paired, days, baseline, options.level),
-        seeds={
-            "auc": {name: [auc(paired.labels, p) for p in values] for name, values in paired.arms.items()},
-            "logloss": {
-                name: [float(row_loss(paired.labels, p).mean()) for p in values]
-                for name, values in paired.arms.items()
-            },
+    return paired, slicings, days
+
+
+def _by_seed(paired: Paired) -> dict[str, dict[str, list[float]]]:
+    """Return AUC and log loss of every seed, by metric, then arm."""
+    labels = paired.labels
+    return {
+        "auc": {name: [auc(labels, p) for p in seeds] for name, seeds in paired.arms.items()},
+        "logloss": {
+            name: [float(row_loss(labels, p).mean()) for p in seeds] for name, seeds in paired.arms.items()
         },
-    )
+    }
 
 
 def _refuse_copies(arms: Mapping[str, Sequence[Predictions]], paired: Paired) -> None:
@@ -175,6 +204,7 @@ def _refuse_copies(arms: Mapping[str, Sequence[Predictions]], paired: Paired) ->
 
 
 def _check_columns(options: Options, runs: bool) -> None:
+    """Refuse options that do not go with runs, or with files."""
     if runs and (options.time is not None or options.columns != Columns()):
         raise ValueError(
             "the columns of runs are known: --time, --row-id, --user, --label and --prediction are of files"
@@ -194,12 +224,13 @@ def _check_columns(options: Options, runs: bool) -> None:
 
 
 def _columns_of(options: Options) -> tuple[str, ...]:
-    """Further columns to read of files."""
-    wanted = [options.time if name == "time" else name for name in options.slices]
-    return tuple(dict.fromkeys(name for name in (*wanted, options.time) if name is not None))
+    """Return further columns to read of files."""
+    names = [options.time if name == "time" else name for name in options.slices]
+    return tuple(dict.fromkeys(name for name in (*names, options.time) if name is not None))
 
 
 def _file_slicings(options: Options, paired: Paired) -> tuple[list[Slicing], Slicing | None]:
+    """Return the slices of files, and their days where they have a time."""
     if options.time is None:
         return [by_column(name, paired.attributes[name]) for name in options.slices], None
     times, scale = time_numbers(options.time, paired.attributes[options.time])
@@ -218,6 +249,7 @@ def _file_slicings(options: Options, paired: Paired) -> tuple[list[Slicing], Sli
 def _run_slicings(
     arms: Mapping[str, Sequence[Predictions]], baseline: str, options: Options, paired: Paired
 ) -> tuple[list[Slicing], Slicing | None]:
+    """Return the slices of runs' test rows, and their days where the data name a time that can be followed."""
     from recsys.comparison.slices_of_runs import run_slicings, run_times
 
     order = [baseline, *(name for name in arms if name != baseline)]
@@ -235,6 +267,7 @@ def _can_be_followed(days: Slicing) -> bool:
 
 
 def _power(d: Difference, comparison: Comparison, effect: float | None) -> Power:
+    """Return what the test can detect of one difference in AUC."""
     units = comparison.clusters or comparison.rows
     seeds = min(arm.seeds for arm in comparison.arms if arm.name in (d.arm, d.baseline))
     unit = "rows" if comparison.clusters is None else "users"
@@ -262,7 +295,7 @@ def _power(d: Difference, comparison: Comparison, effect: float | None) -> Power
 
 
 def _paths(paired: Paired, days: Slicing | None, baseline: str, level: float) -> tuple[DailyPath, ...]:
-    """A confidence sequence for each arm, whose errors add up to 1 - level."""
+    """Return a confidence sequence for each arm; their errors add up to 1 - level."""
     if days is None:
         return ()
     losses = {name: row_loss(paired.labels, values).mean(axis=0) for name, values in paired.arms.items()}

@@ -28,7 +28,7 @@ CONFIG = re.compile(r"\.ya?ml$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns are called in a file; `user` None: user_id, if there is one."""
+    """The names of the columns in a file; a `user` of None is user_id, if the file has one."""
 
     row_id: str = "row_id"
     label: str = "label"
@@ -45,19 +45,20 @@ class Predictions:
 
     @classmethod
     def of(cls, run: "Run") -> "Predictions":
-        """Those of a run on its test rows."""
+        """Return the predictions of a run on its test rows."""
         return cls(run.path / "predictions.parquet", run)
 
     @property
     def source(self) -> str:
-        """What errors call it."""
+        """The name in messages."""
         return str(self.path if self.run is None else self.run.path)
 
     def read(self, columns: Columns, extra: Sequence[str] = ()) -> pa.Table:
-        """Its table: row_id, label, prediction, user_id where known, and those of `extra` that it has.
+        """Read the table: row_id, label, prediction, user_id where known, and those of `extra` that it has.
 
-        Errors (ValueError): no such file, not readable, a column that is absent or stands there twice; of a run, a wrong
-        checksum.
+        Raises:
+            ValueError: There is no such file, it cannot be read, a column is absent or repeated, or the checksum of a run's
+                file is wrong.
         """
         if self.run is not None:  # whose columns have the names that `train` gives them
             return read_predictions(self.run.verified(self.path.name), Columns())
@@ -78,10 +79,10 @@ def named(argument: str) -> tuple[str | None, Path]:
 
 
 def are_configs(arguments: Sequence[str]) -> bool:
-    """Whether all arguments are configurations; ValueError where some are and some are not."""
+    """Return whether all arguments are configurations; raise ValueError where some are and some are not."""
     kinds = {argument: CONFIG.search(named(argument)[1].name) is not None for argument in arguments}
     if len(set(kinds.values())) > 1:
-        (config, *_), (other, *_) = ([a for a in kinds if kinds[a] is wanted] for wanted in (True, False))
+        (config, *_), (other, *_) = ([a for a in kinds if kinds[a] is kind] for kind in (True, False))
         raise ValueError(
             f"{config} is a configuration, {other} is not: compare configurations with each other, or finished runs "
             "and files of predictions; name the run folder that `recsys train` made of the configuration"
@@ -90,16 +91,17 @@ def are_configs(arguments: Sequence[str]) -> bool:
 
 
 def find_arms(arguments: Sequence[str]) -> dict[str, list[Predictions]]:
-    """Arms by name, in the order given, each with its seeds.
+    """Return arms by name, in the order of the arguments, each with its seeds.
 
-    Errors (ValueError): no such path, a folder that is no finished run, fewer than two arms, an arm whose predictions are
-    not those of different seeds of one configuration, or are files that nobody called seeds.
+    Raises:
+        ValueError: There is no such path, a folder is no finished run, there are fewer than two arms, or an arm's
+            predictions are not those of different seeds of one configuration, or are files that nobody called seeds.
     """
     arms: dict[str, list[Predictions]] = {}
     by_default: set[str] = set()  # arms called by a file
     for argument in arguments:
         name, path = named(argument)
-        for default, predictions in _found(path):
+        for default, predictions in _predictions_of(path):
             arms.setdefault(name or default, []).append(predictions)
             if name is None and predictions.run is None:
                 by_default.add(default)
@@ -120,9 +122,10 @@ def find_arms(arguments: Sequence[str]) -> dict[str, list[Predictions]]:
 def tables(
     seeds: Sequence[Predictions], columns: Columns, extra: Sequence[str], time: str | None = None
 ) -> Iterator[pa.Table]:
-    """The tables of an arm, each read when it is its turn, with the column `time` as whole numbers or timestamps.
+    """Read the tables of an arm, each when it is its turn, with the column `time` as whole numbers or timestamps.
 
-    Errors (ValueError): as `Predictions.read`; a time that cannot be told.
+    Raises:
+        ValueError: As of `Predictions.read`; a time cannot be read.
     """
     for predictions in seeds:
         table = predictions.read(columns, extra)
@@ -135,33 +138,34 @@ def tables(
         yield table
 
 
-def read_predictions(path: Path, columns: Columns, extra: Sequence[str] = ()) -> pa.Table:
-    """Read the columns that are wanted of a file, as row_id, label, prediction, user_id, then `extra`.
+def read_predictions(path: Path | str, columns: Columns, extra: Sequence[str] = ()) -> pa.Table:
+    """Read a file of predictions, its columns as row_id, label, prediction, user_id, then those of `extra` that it has.
 
-    Errors (ValueError): as those of `WholeFile`; a column that is absent or stands twice.
+    Raises:
+        ValueError: As of `WholeFile`; a column is absent or repeated.
     """
-    file = WholeFile(path)
-    wanted = {"row_id": columns.row_id, "label": columns.label, "prediction": columns.prediction}
+    file = WholeFile(Path(path))
+    names = {"row_id": columns.row_id, "label": columns.label, "prediction": columns.prediction}
     if columns.user is not None or "user_id" in file.names:
-        wanted["user_id"] = columns.user or "user_id"
+        names["user_id"] = columns.user or "user_id"
     options = {"row_id": "--row-id", "label": "--label", "prediction": "--prediction", "user_id": "--user"}
-    for role, name in wanted.items():
+    for role, name in names.items():
         if name not in file.names:
             fault = "has more than one column" if name in file.repeated else "has no column"
             raise ValueError(
                 f"{path}: {fault} {name!r}, but {', '.join(file.names)}; name the column of the {role} with {options[role]}"
             )
-    wanted |= {name: name for name in extra if name in file.names and name not in wanted}
-    table = file.read(list(dict.fromkeys(wanted.values())))
-    found = {role: table[name] for role, name in wanted.items()}
+    names |= {name: name for name in extra if name in file.names and name not in names}
+    table = file.read(list(dict.fromkeys(names.values())))
+    result = {role: table[name] for role, name in names.items()}
     if file.text:
         for role, cure in (("label", "write 0 or 1"), ("prediction", "write a probability such as 0.25")):
-            found[role] = file.numbers(wanted[role], found[role].combine_chunks(), cure)
-    return pa.table(found)
+            result[role] = file.numbers(names[role], result[role].combine_chunks(), cure)
+    return pa.table(result)
 
 
-def _found(path: Path) -> list[tuple[str, Predictions]]:
-    """The predictions that a path stands for, each with the name of its arm."""
+def _predictions_of(path: Path) -> list[tuple[str, Predictions]]:
+    """Return the predictions that a path stands for, each with the name of its arm."""
     if path.is_dir():
         from recsys.training.run import Run
 

@@ -41,7 +41,7 @@ KINDS: dict[str, Callable[[str, np.ndarray, bool], Slicing]] = {
 
 
 class TestRows:
-    """Test rows of an arm's run, in the order of a pairing."""
+    """The test rows of an arm's run, in the order of a pairing."""
 
     __test__ = False  # no class of tests
 
@@ -49,18 +49,18 @@ class TestRows:
         self.run = run
         self.prepared = Prepared.open(Path(run.metrics["prepared"]))
         self.rows = Rows.load(self.prepared.path, "test")
-        wanted, own = row_ids.to_numpy(zero_copy_only=False), self.rows.row_id
+        paired, ids = row_ids.to_numpy(zero_copy_only=False), self.rows.row_id
         self._take: np.ndarray | None = None
-        if not np.array_equal(own, wanted):
-            order = np.argsort(own)
-            places = np.minimum(np.searchsorted(own, wanted, sorter=order), own.size - 1)
+        if not np.array_equal(ids, paired):
+            order = np.argsort(ids)
+            places = np.minimum(np.searchsorted(ids, paired, sorter=order), ids.size - 1)
             self._take = order[places]
-            if not np.array_equal(own[self._take], wanted):
+            if not np.array_equal(ids[self._take], paired):
                 raise ValueError(f"{self.prepared.path}: does not hold the test rows of {run.path}")
 
     @property
     def time(self) -> np.ndarray | None:
-        """Time of each row, int64 [n], where `data.time` names its column."""
+        """Return the time of each row, int64 [n], where `data.time` names its column."""
         return (
             self._taken(self.rows.table["@time"].to_numpy())
             if "@time" in self.rows.table.column_names
@@ -69,29 +69,29 @@ class TestRows:
 
     @property
     def names(self) -> list[str]:
-        """Everything that rows can be sliced by the value of."""
+        """Return the features that rows can be sliced by the value of."""
         single = [f.name for f in self.rows.features.categorical if not f.multivalued]
         return [*single, *self.rows.features.numeric_columns]
 
     def feature(self, name: str) -> Categorical | Buckets | None:
-        """The fitted feature of single ids called so, if there is one."""
-        found = [f for f in self.rows.features.categorical if f.name == name and not f.multivalued]
-        return found[0] if found else None
+        """Return the fitted feature of single ids with that name, None where there is none."""
+        features = [f for f in self.rows.features.categorical if f.name == name and not f.multivalued]
+        return features[0] if features else None
 
     def by_value(self, name: str) -> Slicing:
-        """Slices of a feature's values."""
+        """Slice the rows by a feature's values."""
         feature = self.feature(name)
         values = self._taken(self.rows.table[name].to_numpy())
         if feature is None:
             note = "Deciles of the number as the model reads it, transformed and standardised."
-            found = by_decile(name, values.astype(np.float64))
-            return Slicing(name, found.names, found.codes, note)
+            deciles = by_decile(name, values.astype(np.float64))
+            return Slicing(name, deciles.names, deciles.codes, note)
         top = frequent(pa.array(values))
         names, note = _texts(self, feature, top.to_pylist())
         return by_named_value(name, pa.array(values), top, names, note)
 
     def training_counts(self, name: str) -> tuple[np.ndarray, bool]:
-        """How often training saw the id of each row, int64 [n]; False where ids too rare for the vocabulary count as 0."""
+        """Return how often training saw the id of each row, int64 [n], and whether rare ids do not count as 0."""
         feature = self.feature(name)
         assert isinstance(feature, Categorical)
         counted = self.prepared.counts().arrays_of(name)
@@ -109,13 +109,19 @@ class TestRows:
         return values if self._take is None else values[self._take]
 
 
-def run_slicings(runs: Sequence[Run], wanted: Sequence[str], row_ids: pa.Array) -> list[Slicing]:
-    """Part the paired rows by each of `wanted`. `runs`: one of each arm, the baseline's first; its features are preferred.
+def run_slicings(runs: Sequence[Run], names: Sequence[str], row_ids: pa.Array) -> list[Slicing]:
+    """Slice the paired rows by each of `names`.
 
-    Errors (ValueError): a name that no arm has as a feature of single values, rows without a time.
+    Args:
+        runs: A run of each arm, the baseline's first; its features are preferred.
+        names: What to slice by, as the module says.
+        row_ids: Ids of the paired rows.
+
+    Raises:
+        ValueError: No arm has a name as a feature of single values, or rows have no time.
     """
     arms = [TestRows(run, row_ids) for run in runs]
-    return [_slicing(arms, name) for name in wanted]
+    return [_slicing(arms, name) for name in names]
 
 
 def run_times(run: Run, row_ids: pa.Array) -> np.ndarray | None:
@@ -129,6 +135,7 @@ def run_times(run: Run, row_ids: pa.Array) -> np.ndarray | None:
 
 
 def _slicing(arms: Sequence[TestRows], name: str) -> Slicing:
+    """Slice the rows by a name, by the features of the first arm that has it."""
     if name == "time":
         times = arms[0].time
         if times is None:
@@ -152,21 +159,21 @@ def _slicing(arms: Sequence[TestRows], name: str) -> Slicing:
     able = [arm for arm in able if isinstance(arm.feature(feature), Categorical)]
     if not able:
         raise ValueError(f"--slice {name}: {feature} is a number, and only ids are new or frequent")
-    found = [arm.training_counts(feature) for arm in able]
-    counts, exact = next((one for one in found if one[1]), found[0])
+    counted = [arm.training_counts(feature) for arm in able]
+    counts, exact = next((pair for pair in counted if pair[1]), counted[0])
     return KINDS[kind](name, counts, exact)
 
 
-def _looked_up(ids: np.ndarray, counts: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Counts of `wanted` [n], 0 where `ids` (rising) lack it."""
+def _looked_up(ids: np.ndarray, counts: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return the counts of `queries` [n], 0 where `ids` (rising) lack one."""
     if ids.size == 0:
-        return np.zeros(wanted.size, np.int64)
-    places = np.minimum(np.searchsorted(ids, wanted), ids.size - 1)
-    return np.where(ids[places] == wanted, counts[places], 0)
+        return np.zeros(queries.size, np.int64)
+    places = np.minimum(np.searchsorted(ids, queries), ids.size - 1)
+    return np.where(ids[places] == queries, counts[places], 0)
 
 
 def _texts(rows: TestRows, feature: Categorical | Buckets, codes: Sequence[int]) -> tuple[list[str], str]:
-    """What encoded values are called, and a note where some have a number only."""
+    """Return the names of encoded values, and a note where some have a number only."""
     fixed = {} if feature.encoding == "hash" else {MISSING_CODE: MISSING, UNKNOWN_CODE: "(out of vocabulary)"}
     if isinstance(feature, Buckets):
         ends = [f"{end:.4g}" for end in (-np.inf, *feature.boundaries, np.inf)]
@@ -196,16 +203,16 @@ def _texts(rows: TestRows, feature: Categorical | Buckets, codes: Sequence[int])
 
 
 def _originals(run: Run, column: str, ids: set[int]) -> dict[int, str]:
-    """Texts of ids, which are hashes, from the log itself: read as far as it takes to find them all."""
-    found: dict[int, str] = {}
+    """Return the texts of ids, which are hashes, from the log itself: read as far as it takes to find them all."""
+    texts_of: dict[int, str] = {}
     data = run.config.data
     try:
         for chunk in open_source(data, labelled=True).chunks([column], Quarantine(1.0)):
             texts = text_or_plain(one_array(chunk.table[column]))[0].unique().drop_null()
             for place in np.flatnonzero(np.isin(hashed := string_ids(texts), list(ids))).tolist():
-                found[int(hashed[place])] = texts[place].as_py()
-            if found.keys() == ids:
+                texts_of[int(hashed[place])] = texts[place].as_py()
+            if texts_of.keys() == ids:
                 break
     except (OSError, SourceError):  # the log is gone: ids have to do
         pass
-    return found
+    return texts_of

@@ -33,7 +33,7 @@ UNITS = (
 
 
 def by_column(dimension: str, values: pa.Array) -> Slicing:
-    """Slices of any column [n], nulls allowed: times by day, numbers of many values by decile, others by value.
+    """Slice rows by any column [n], nulls allowed: times by day, numbers of many values by decile, others by value.
 
     Text stays text, so that 01 and 1 are two slices, but for numbers with fractions, which no id has.
     """
@@ -55,7 +55,7 @@ def _many(values: pa.Array) -> bool:
 
 
 def _fractions(texts: pa.Array) -> pa.Array:
-    """float64 of texts that are all numbers, of which some have a fraction; the texts themselves otherwise."""
+    """Return the float64 of texts that are all numbers, some with a fraction; the texts themselves otherwise."""
     numbers = numbers_of(texts)
     if numbers is None or numbers.null_count > texts.null_count:
         return texts
@@ -65,33 +65,33 @@ def _fractions(texts: pa.Array) -> pa.Array:
 
 
 def by_value(dimension: str, values: pa.Array) -> Slicing:
-    """The most frequent values, each a slice, then all others, then missing ones."""
+    """Slice rows by the most frequent values, then all others, then missing ones."""
     top = frequent(values)
     return by_named_value(dimension, values, top, [str(value) for value in top.to_pylist()])
 
 
 def frequent(values: pa.Array) -> pa.Array:
-    """The values that get a slice of their own, by falling count."""
+    """Return the values that get a slice of their own, by falling count."""
     counted = values.drop_null().value_counts()
     order = np.argsort(-counted.field("counts").to_numpy(), kind="stable")
-    kept = order if order.size <= FEW_VALUES else order[:MOST_VALUES]
-    return counted.field("values").take(pa.array(kept))
+    top = order if order.size <= FEW_VALUES else order[:MOST_VALUES]
+    return counted.field("values").take(pa.array(top))
 
 
 def by_named_value(
     dimension: str, values: pa.Array, top: pa.Array, names: Sequence[str], note: str = ""
 ) -> Slicing:
-    """Slices of the values `top`, called `names`, then all others, then missing ones."""
-    found = pc.index_in(values, value_set=top)
+    """Slice rows by the values `top`, called `names`, then all others, then missing ones."""
+    places = pc.index_in(values, value_set=top)
     missing = values.is_null()
-    others = pc.any(pc.and_(found.is_null(), pc.invert(missing)), min_count=0).as_py()
-    codes = pc.if_else(missing, len(names) + bool(others), pc.fill_null(found, len(names)))
+    others = pc.any(pc.and_(places.is_null(), pc.invert(missing)), min_count=0).as_py()
+    codes = pc.if_else(missing, len(names) + bool(others), pc.fill_null(places, len(names)))
     names = [*names, *([OTHERS] * bool(others)), *([MISSING] * bool(values.null_count))]
     return Slicing(dimension, tuple(names), codes.to_numpy().astype(np.intp), note)
 
 
 def by_decile(dimension: str, values: np.ndarray) -> Slicing:
-    """Ten parts of as nearly equal size as ties allow, then missing values: float [n], NaN where missing."""
+    """Slice rows into ten parts of as equal size as ties allow, then missing values: float [n], NaN where missing."""
     present = ~np.isnan(values)
     known = values[present]
     edges = np.unique(np.quantile(known, np.arange(1, PARTS) / PARTS, method="inverted_cdf"))
@@ -107,21 +107,22 @@ def by_decile(dimension: str, values: np.ndarray) -> Slicing:
 
 
 def by_day(dimension: str, times: np.ndarray, scale: int | None = None) -> Slicing:
-    """Every day that has rows, however many: times int64 [n], of which `scale` are a second.
+    """Slice rows by every day that has some, however many: times int64 [n], of which `scale` are a second.
 
     Without a scale, numbers as large as seconds to nanoseconds since 1970 are taken for these; of others, each value is
     a day.
     """
     scale, note = _scale(times, scale)
-    found, codes = np.unique(_days(times, scale), return_inverse=True)
-    names = [str(day) if scale == 0 else _date(day * DAY) for day in found.tolist()]
+    days, codes = np.unique(_days(times, scale), return_inverse=True)
+    names = [str(day) if scale == 0 else _date(day * DAY) for day in days.tolist()]
     return Slicing(dimension, tuple(names), codes, note, ordered=True)
 
 
 def by_time(dimension: str, times: np.ndarray, scale: int | None = None) -> Slicing:
-    """Days where there are 2 to 31 of them, else ten equal spans: times and scale as in `by_day`.
+    """Slice rows by day where there are 2 to 31 days, else into ten equal spans: times and scale as in `by_day`.
 
-    Errors (ValueError): all rows have one time.
+    Raises:
+        ValueError: All rows have one time.
     """
     first, last = int(times.min()), int(times.max())
     if first == last:
@@ -144,7 +145,10 @@ def by_time(dimension: str, times: np.ndarray, scale: int | None = None) -> Slic
 
 
 def by_training_count(dimension: str, counts: np.ndarray, exact: bool) -> Slicing:
-    """How often training saw the id of each row: int64 [n]. Not exact: 0 is of ids too rare for a vocabulary, too."""
+    """Slice rows by how often training saw their id: counts int64 [n].
+
+    Where they are not exact, 0 is the count of ids too rare for a vocabulary, too.
+    """
     lows = np.array([low for low, _ in COUNT_BANDS])
     names = [name for _, name in COUNT_BANDS]
     if not exact:
@@ -154,15 +158,16 @@ def by_training_count(dimension: str, counts: np.ndarray, exact: bool) -> Slicin
 
 
 def by_novelty(dimension: str, counts: np.ndarray, exact: bool) -> Slicing:
-    """Rows whose id training never saw, and the others: counts as in `by_training_count`."""
+    """Slice rows into those whose id training never saw, and the others: counts as in `by_training_count`."""
     unseen = "unseen in training" if exact else "unseen, or too rare for the vocabulary"
     return Slicing(dimension, (unseen, "known"), (counts > 0).astype(np.intp))
 
 
 def times_of(name: str, values: pa.Array) -> pa.Array:
-    """A column of dates, times or integers as timestamps in microseconds, or as int64; text is read by `written_times`.
+    """Return a column of dates, times or integers as timestamps in microseconds, or as int64; `written_times` reads text.
 
-    Errors (ValueError): a type that is no time, a text that is neither a date with the year first nor a whole number.
+    Raises:
+        ValueError: The type is no time, or a text is neither a date with the year first nor a whole number.
     """
     if pt.is_large_string(values.type) or pt.is_string(values.type):
         column = written_times(pl.Series(name, pl.from_arrow(values), dtype=pl.String)).to_arrow()
@@ -175,8 +180,9 @@ def times_of(name: str, values: pa.Array) -> pa.Array:
 
 
 def time_numbers(name: str, values: pa.Array) -> tuple[np.ndarray, int | None]:
-    """Whole numbers [n] of a column of dates, times or integers, and how many are a second: of a time microseconds since
-    1970; None of integers, which do not say.
+    """Return whole numbers [n] of a column of dates, times or integers, and how many are a second.
+
+    Those of times are microseconds since 1970; of integers, which do not say, the second is None.
     """
     if values.null_count:
         raise ValueError(
@@ -191,7 +197,7 @@ def _days(times: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _scale(times: np.ndarray, scale: int | None) -> tuple[int, str]:
-    """The scale, and a note where it is a guess."""
+    """Return the scale, and a note where it is a guess."""
     if scale is not None:
         return scale, ""
     scale, unit = _unit(float(np.median(times)))
@@ -199,12 +205,11 @@ def _scale(times: np.ndarray, scale: int | None) -> tuple[int, str]:
 
 
 def _unit(size: float) -> tuple[int, str]:
-    """Units a second and their name for times of about this size, (0, "") where they are just numbers."""
-    found = (0, "")
-    for least, scale, unit in UNITS:
+    """Return units a second and their name for times of about this size, (0, "") where they are just numbers."""
+    for least, scale, unit in reversed(UNITS):
         if size >= least:
-            found = (scale, unit)
-    return found
+            return scale, unit
+    return 0, ""
 
 
 def _date(seconds: float, hour: bool = False) -> str:

@@ -21,8 +21,10 @@ CURE = "write days as 2024-01-31, times as 2024-01-31 23:30:00, or whole numbers
 def written_times(texts: pl.Series) -> pl.Series:
     """Read texts [n] as whole numbers (Int64) where all are such, else as local times (Datetime in microseconds).
 
-    What is missing stays missing. Errors (ValueError): a text that is neither, or of the other kind than most; it is named
-    with its row.
+    What is missing stays missing.
+
+    Raises:
+        ValueError: A text is neither, or of the other kind than most; it is named with its row.
     """
     numbers = texts.str.contains(WHOLE)
     if numbers.all():
@@ -42,8 +44,8 @@ def written_times(texts: pl.Series) -> pl.Series:
             "%Y-%m-%d %H %M %S %6f", time_unit="us", strict=False
         )
     )
-    found = times.to_series().alias(texts.name)
-    bad = texts.is_not_null() & found.is_null()
+    local = times.to_series().alias(texts.name)
+    bad = texts.is_not_null() & local.is_null()
     if bad.any():
         row = int(bad.arg_max() or 0)
         fault = (
@@ -52,4 +54,4 @@ def written_times(texts: pl.Series) -> pl.Series:
             else "neither a date with the year first nor a whole number"
         )
         raise ValueError(f"row {row}: {texts.name} is {texts[row]!r}, {fault}: {CURE}")
-    return found
+    return local

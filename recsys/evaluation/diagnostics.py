@@ -1,4 +1,4 @@
-"""What a trained table looks like: how much of its width is used.
+"""How much of its width a trained table uses.
 
 Symbols: N rows of a table, D its width.
 """
@@ -8,10 +8,12 @@ from numpy.typing import ArrayLike
 
 
 def effective_rank(table: ArrayLike) -> float:
-    """exp(entropy of p), p = s / sum(s), s the singular values of table [N, D], not centred: 1..min(N, D).
+    """Return exp(entropy of p), p = s / sum(s), s the singular values of table [N, D], not centred: 1..min(N, D).
 
     Source: Roy & Vetterli 2007; Garrido et al. 2023 (RankMe), eq. 1, without its ε (0 log 0 = 0).
-    Errors: empty, not finite, all zero.
+
+    Raises:
+        ValueError: The table is empty, not finite, or all zero.
     """
     sigma = _singular_values(table)
     p = sigma[sigma > 0] / sigma.sum()
@@ -19,10 +21,12 @@ def effective_rank(table: ArrayLike) -> float:
 
 
 def information_abundance(table: ArrayLike) -> float:
-    """sum(s) / max(s), s the singular values of the table [N, D]: 1..min(N, D); low where it collapsed.
+    """Return sum(s) / max(s), s the singular values of the table [N, D]: 1..min(N, D); low where it collapsed.
 
     Source: Guo et al. 2024, "On the embedding collapse when scaling up recommendation models", def. 1.
-    Errors: empty, not finite, all zero.
+
+    Raises:
+        ValueError: The table is empty, not finite, or all zero.
     """
     sigma = _singular_values(table)
     return float(sigma.sum() / sigma[0])

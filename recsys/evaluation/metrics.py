@@ -15,7 +15,7 @@ PROBABILITY_CLIP = 1e-15  # applied in float64: a float32 sigmoid that rounded t
 
 
 class GroupedAUC(NamedTuple):
-    """AUC inside groups, and the share of impressions that lie in groups with both classes."""
+    """The AUC within groups, and the share of impressions that lie in groups with both classes."""
 
     value: float
     coverage: float
@@ -23,7 +23,7 @@ class GroupedAUC(NamedTuple):
 
 @dataclass(frozen=True)
 class Reliability:
-    """One entry per bin, by rising probability: arrays [bins] (fewer where rows tie)."""
+    """A calibration curve: arrays [bins] (fewer where rows tie), by rising probability."""
 
     mean_probability: np.ndarray
     mean_label: np.ndarray
@@ -33,9 +33,12 @@ class Reliability:
 
 
 def auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """P(score of a positive > score of a negative) + ½ P(tie), labels, scores and weights [n].
+    """Return P(score of a positive > score of a negative) + ½ P(tie), of labels, scores and weights [n].
 
-    Source: Mann & Whitney 1947; Hanley & McNeil 1982. Errors: one class only, NaN scores, labels not 0/1.
+    Source: Mann & Whitney 1947; Hanley & McNeil 1982.
+
+    Raises:
+        ValueError: There is one class only, a score is NaN, or a label is not 0 or 1.
     """
     positive = binary_labels(labels)
     scores, weights = _scores(scores, positive.size), _weights(weights, positive.size)
@@ -49,10 +52,12 @@ def auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) 
 def gauc(
     labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, weights: ArrayLike | None = None
 ) -> GroupedAUC:
-    """AUC within each group, averaged by impressions over the groups that have both classes.
+    """Return the AUC within each group, averaged by impressions over the groups that have both classes.
 
-    Labels, scores, groups (ids of any sortable type), weights [n]. Source: Zhou et al. 2018 (DIN), eq. 7.
-    Errors: as `auc`; no group with both classes; missing group ids.
+    Labels, scores, groups (ids of any sortable type) and weights are arrays [n]. Source: Zhou et al. 2018 (DIN), eq. 7.
+
+    Raises:
+        ValueError: As of `auc`; no group has both classes; a group id is missing.
     """
     positive = binary_labels(labels)
     scores, weights = _scores(scores, positive.size), _weights(weights, positive.size)
@@ -63,7 +68,7 @@ def gauc(
 
 
 def logloss(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """Mean -log likelihood in nats, probabilities [n] clipped to [1e-15, 1 - 1e-15]."""
+    """Return the mean -log likelihood in nats, probabilities [n] clipped to [1e-15, 1 - 1e-15]."""
     positive = binary_labels(labels)
     probabilities = _probabilities(probabilities, positive.size)
     return float(np.average(row_loss(positive, probabilities), weights=_weights(weights, positive.size)))
@@ -72,10 +77,12 @@ def logloss(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | No
 def normalized_entropy(
     labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None
 ) -> float:
-    """Log loss over the entropy of the base rate: 1 is what a constant reaches, 0 is perfect.
+    """Return log loss over the entropy of the base rate: 1 is what a constant reaches, 0 is perfect.
 
     Source: He et al. 2014, "Practical lessons from predicting clicks on ads at Facebook".
-    Errors: as `logloss`; one class only (the entropy is 0).
+
+    Raises:
+        ValueError: As of `logloss`; there is one class only (the entropy is 0).
     """
     positive = binary_labels(labels)
     rate = np.average(positive, weights=_weights(weights, positive.size))
@@ -85,7 +92,7 @@ def normalized_entropy(
 
 
 def calibration(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """Predicted over observed positives, Σp / Σy: above 1 the model promises too much."""
+    """Return predicted over observed positives, Σp / Σy: above 1 the model promises too much."""
     positive = binary_labels(labels)
     probabilities, weights = _probabilities(probabilities, positive.size), _weights(weights, positive.size)
     observed = weights @ positive
@@ -99,8 +106,8 @@ def reliability(
 ) -> Reliability:
     """Compare mean probability with mean label in `bins` bins of equal mass.
 
-    Rows of equal probability share a bin, so the order of rows is irrelevant and bins may be fewer.
-    `low`, `high`: Wilson's interval for the label's rate (Wilson 1927), which assumes independent rows.
+    Rows of equal probability share a bin, so the order of rows is irrelevant and bins may be fewer. `low` and `high` are
+    Wilson's interval for the label's rate (Wilson 1927), which assumes independent rows.
     """
     positive = binary_labels(labels)
     probabilities = _probabilities(probabilities, positive.size)
@@ -137,9 +144,11 @@ def evaluate(
 ) -> dict[str, float | int | None]:
     """Return auc, logloss, ne, calibration, gauc, gauc_coverage, rows and positives (weight > 0).
 
-    What these rows cannot tell is None, for the other metrics are still wanted: `auc` and `ne` of one class only,
+    What these rows cannot tell is None, for the other metrics are still of use: `auc` and `ne` of one class only,
     `calibration` without a positive, `gauc` without groups or (with coverage 0) where no group has both classes.
-    Errors: as each metric, of other kinds.
+
+    Raises:
+        ValueError: As of each metric, but for those reasons.
     """
     positive = binary_labels(labels)
     probabilities, weights = _probabilities(probabilities, positive.size), _weights(weights, positive.size)
@@ -169,7 +178,8 @@ def best_possible(
 ) -> dict[str, float | int | None]:
     """Return `evaluate` of the known truth of a generated log: what no model beats, but for luck.
 
-    Errors: as `evaluate`; a label that the truth calls impossible.
+    Raises:
+        ValueError: As of `evaluate`; the truth calls a label impossible.
     """
     positive = binary_labels(labels)
     truth = _probabilities(true_probability, positive.size)
@@ -184,7 +194,7 @@ def best_possible(
 
 
 def row_loss(positive: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """-log likelihood of each row in nats, clipped: bool [n], float64 [..., n] -> float64 [..., n]."""
+    """Return the -log likelihood of each row in nats, clipped: bool [n], float64 [..., n] -> float64 [..., n]."""
     p = np.clip(probabilities, PROBABILITY_CLIP, 1 - PROBABILITY_CLIP)
     return -np.where(positive, np.log(p), np.log1p(-p))
 
@@ -203,7 +213,7 @@ def binary_labels(labels: ArrayLike) -> np.ndarray:
 
 
 def group_codes(groups: ArrayLike, rows: int) -> np.ndarray:
-    """Number the distinct group ids [n] in sorted order: intp [n] in 0..G-1."""
+    """Return the number of each group id [n] among the distinct ones in sorted order: intp [n] in 0..G-1."""
     groups = _one_per_row(np.asarray(groups), rows, "groups")
     missing = np.asarray(groups != groups)  # NaN and NaT
     if groups.dtype == object:
@@ -222,7 +232,7 @@ def improper(probabilities: np.ndarray) -> np.ndarray:
 def _grouped_auc(
     positive: np.ndarray, scores: np.ndarray, weights: np.ndarray, codes: np.ndarray
 ) -> GroupedAUC | None:
-    """`gauc` of checked input; None where no group has both classes."""
+    """Return `gauc` of checked input; None where no group has both classes."""
     wins, positives, negatives = pair_wins(positive, scores, weights, codes)
     both = (positives > 0) & (negatives > 0)
     if not both.any():
@@ -236,7 +246,7 @@ def _grouped_auc(
 def pair_wins(
     positive: np.ndarray, scores: np.ndarray, weights: np.ndarray, codes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per group [G]: weight of pairs won by the positive (ties half), of positives, of negatives."""
+    """Return per group [G] the weight of pairs won by the positive (ties half), of positives, and of negatives."""
     order = np.lexsort((scores, codes))
     scores, codes = scores[order], codes[order]
     up = (weights * positive)[order]

@@ -22,18 +22,21 @@ def read_assignments(
     """Read the columns that are named and check them as `assignments` does.
 
     Of a text file, users and variants are text as it stands, metrics and the covariate numbers, and days as
-    `evaluation.days` reads them. Errors (ValueError), which name the file: those of `WholeFile` and of `assignments`.
+    `evaluation.days` reads them. Arguments are those of `assignments`.
+
+    Raises:
+        ValueError: As of `WholeFile` and of `assignments`, with the name of the file.
     """
     file = WholeFile(Path(path))
     numbers = {column for target in targets for column in target.columns}
     if covariate is not None:
         numbers.add(covariate)
-    wanted = dict.fromkeys([user, variant, *([] if day is None else [day]), *sorted(numbers)])
+    names = dict.fromkeys([user, variant, *([] if day is None else [day]), *sorted(numbers)])
     try:
-        require_columns(file.names, list(wanted))
+        require_columns(file.names, list(names))
     except ValueError as error:
         raise ValueError(f"{file.path}: {error}") from None
-    table = file.read(list(wanted))
+    table = file.read(list(names))
     columns = {
         name: file.numbers(name, column.combine_chunks()) if file.text and name in numbers else column
         for name, column in zip(table.column_names, table.columns, strict=True)

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from recsys.evaluation.off_policy.data import Log, Target, bandit_log, probabilities
+from recsys.evaluation.off_policy.log import Log, Rows, bandit_log
+from recsys.evaluation.off_policy.target import Target, probabilities
 from recsys_pipelines.sources.table import TEXT, ending
-from recsys_pipelines.sources.whole import WholeFile
+from recsys_pipelines.sources.whole import FIRST_LINE, WholeFile
 
 GUESSES: dict[str, tuple[str, ...]] = {
     "action": ("action", "item_id"),
@@ -30,16 +31,23 @@ NUMBER = "row number in the file"
 
 
 def read_log(
-    path: Path,
+    path: Path | str,
     columns: Mapping[str, str | None] | None = None,
     where: Sequence[str] = (),
     rows: np.ndarray | None = None,
 ) -> Log:
-    """Read and check a log. `columns`: names by role, guessed where None; `where`: column=value, all of which must hold;
-    `rows`: numbers of the rows to keep, None for all.
+    """Read and check a log. Rows count from 0, without the header.
 
-    Errors (ValueError): no such file, column or row; what `bandit_log` refuses. Rows count from 0, without the header.
+    Args:
+        path: The file.
+        columns: Names of columns by role, guessed where None.
+        where: Conditions `column=value`, all of which must hold of a row.
+        rows: Numbers of the rows to keep; None for all.
+
+    Raises:
+        ValueError: There is no such file, column or row, or `bandit_log` refuses the log.
     """
+    path = Path(path)
     frame = read_table(path)
     names = {
         role: column_named(frame, role, (columns or {}).get(role), path, GUESSES, REQUIRED)
@@ -49,8 +57,8 @@ def read_log(
     if rows is not None:
         frame = frame.filter(pl.Series(np.isin(frame[NUMBER].to_numpy(), rows)))
     frame = _filtered(frame, where, path)
-    source = path.name + (f" where {' and '.join(where)}" if where else "")
-    numbers = frame[NUMBER].to_numpy()
+    conditions = f" where {' and '.join(where)}" if where else ""
+    used = rows_of(path, frame[NUMBER].to_numpy(), conditions)
 
     def values(role: str) -> np.ndarray | None:
         name = names[role]
@@ -58,8 +66,8 @@ def read_log(
             return None
         column = frame[name]
         if role in ("reward", "propensity"):
-            return numbers_of(column, numbers, source)
-        refuse_missing(column, numbers, source)
+            return numbers_of(column, used)
+        refuse_missing(column, used)
         return column.to_numpy()
 
     actions, rewards = values("action"), values("reward")
@@ -72,73 +80,97 @@ def read_log(
         values("position"),
         values("user"),
         values("row_id"),
-        source=source,
-        numbers=numbers,
+        source=used.source,
+        numbers=used.numbers,
         columns={role: name or GUESSES[role][0] for role, name in names.items()},
+        first_line=used.first_line,
     )
 
 
-def read_policy(path: Path, log: Log) -> Target:
-    """Read a target's probabilities for the rows of `log`, matched by row_id; rows of other logs may be there too.
+def read_policy(path: Path | str, log: Log) -> Target:
+    """Read a target's probabilities for the rows of `log`, matched by row_id; rows of other logs may be in the file too.
 
-    Errors (ValueError): no row_id, row ids that repeat or lack, missing or improper probabilities, an action that the log
-    does not have but the target shows.
+    Raises:
+        ValueError: There is no row_id, row ids repeat or lack, probabilities are missing or improper, or the target shows
+            an action that the log does not have.
     """
+    path = Path(path)
     frame = read_table(path)
     ids = column_named(frame, "row_id", "row_id", path, GUESSES, REQUIRED)
-    others = [name for name in frame.columns if name not in ("row_id", "probability")]
-    if ids is None or ("probability" not in frame.columns and not others):
+    actions = [name for name in frame.columns if name not in ("row_id", "probability")]
+    if ids is None or ("probability" not in frame.columns and not actions):
         raise ValueError(
             f"{path.name}: has columns {frame.columns}: needs row_id, and probability or actions"
         )
-    refuse_missing(frame["row_id"], np.arange(len(frame)), path.name)
+    matched = _matched(frame, path, log)
+    rows = rows_of(path, matched[NUMBER].to_numpy())
+    logged = numbers_of(matched["probability"], rows) if "probability" in frame.columns else None
+    if not actions:
+        return probabilities(log, logged, name=path.name)
+    return probabilities(log, logged, _distributions(matched, actions, rows, log), name=path.name)
+
+
+def _matched(frame: pl.DataFrame, path: Path, log: Log) -> pl.DataFrame:
+    """Return the rows of a policy's file in the order of the log, with their numbers in the file."""
+    refuse_missing(frame["row_id"], rows_of(path, np.arange(len(frame))))
     repeated = frame.filter(pl.col("row_id").is_duplicated())
     if len(repeated):
         raise ValueError(
             f"{path.name}: row_id {repeated['row_id'][0]} occurs more than once: one line for each row"
         )
-    wanted = pl.DataFrame({"row_id": log.row_ids.astype(str), "number": np.arange(log.rows)})
+    logged = pl.DataFrame({"row_id": log.row_ids.astype(str), "number": np.arange(log.rows)})
     frame = frame.with_row_index(NUMBER).with_columns(pl.col("row_id").cast(pl.String))
-    joined = wanted.join(frame, on="row_id", how="left", maintain_order="left")
-    lacking = joined.filter(pl.col(NUMBER).is_null())["row_id"]
+    matched = logged.join(frame, on="row_id", how="left", maintain_order="left")
+    lacking = matched.filter(pl.col(NUMBER).is_null())["row_id"]
     if len(lacking):
         some = ", ".join(lacking.head(5).to_list())
         raise ValueError(
             f"{path.name}: lacks {len(lacking)} row ids of {log.source}, the first are {some}: give every row its "
             "probability"
         )
-    numbers = joined[NUMBER].to_numpy()
-    logged = numbers_of(joined["probability"], numbers, path.name) if "probability" in frame.columns else None
-    if not others:
-        return probabilities(log, logged, name=path.name)
+    return matched
+
+
+def _distributions(matched: pl.DataFrame, actions: Sequence[str], rows: Rows, log: Log) -> np.ndarray:
+    """Return the probabilities of the log's actions [n, A] from the columns named like `actions`."""
     codes = {str(name): code for code, name in enumerate(log.action_names.tolist())}
     table = np.zeros((log.rows, len(codes)))
-    for name in others:
-        column = numbers_of(joined[name], numbers, path.name)
+    for name in actions:
+        column = numbers_of(matched[name], rows)
         if name in codes:
             table[:, codes[name]] = column
         elif column.any():
             i = int((column != 0).argmax())
             raise ValueError(
-                f"{path.name}: row {numbers[i]}: {name} is {column[i]}, but {log.source} has no action {name}: no support, "
+                f"{rows.place(i)}: {name} is {column[i]}, but {log.source} has no action {name}: no support, "
                 "and no reweighting can tell its reward"
             )
-    return probabilities(log, logged, table, name=path.name)
+    return table
 
 
-def read_table(path: Path) -> pl.DataFrame:
-    """Read every column of a file, as text where it is a text file. Errors (ValueError): as those of `WholeFile`."""
-    frame = pl.from_arrow(WholeFile(path).read())
+def read_table(path: Path | str) -> pl.DataFrame:
+    """Read every column of a file, as text where it is a text file.
+
+    Raises:
+        ValueError: As of `WholeFile`.
+    """
+    frame = pl.from_arrow(WholeFile(Path(path)).read())
     assert isinstance(frame, pl.DataFrame)
     return frame
 
 
-def is_text(path: Path) -> bool:
-    """Whether the name is that of a text file."""
-    return ending(path) in TEXT
+def is_text(path: Path | str) -> bool:
+    """Return whether the name is that of a text file."""
+    return ending(Path(path)) in TEXT
+
+
+def rows_of(path: Path, numbers: np.ndarray, conditions: str = "") -> Rows:
+    """Return rows of a file by their numbers [n] in it; `conditions` under which they were chosen follow its name."""
+    return Rows(path.name + conditions, numbers, FIRST_LINE if is_text(path) else None)
 
 
 def _filtered(frame: pl.DataFrame, where: Sequence[str], path: Path) -> pl.DataFrame:
+    """Return the rows for which all conditions hold; there must be some."""
     for condition in where:
         name, equals, value = condition.partition("=")
         if not equals or name not in frame.columns:
@@ -146,11 +178,11 @@ def _filtered(frame: pl.DataFrame, where: Sequence[str], path: Path) -> pl.DataF
                 f"{path.name}: cannot keep rows where {condition!r}: write column=value, with a column of "
                 f"{_some(frame.columns)}"
             )
-        left = frame.filter(pl.col(name).cast(pl.String) == value)
-        if not len(left):
-            held = frame[name].unique().sort().cast(pl.String).to_list()
-            raise ValueError(f"{path.name}: no row has {condition}: {name} is {_some(held)}")
-        frame = left
+        matches = frame.filter(pl.col(name).cast(pl.String) == value)
+        if not len(matches):
+            values = frame[name].unique().sort().cast(pl.String).to_list()
+            raise ValueError(f"{path.name}: no row has {condition}: {name} is {_some(values)}")
+        frame = matches
     if not len(frame):
         raise ValueError(f"{path.name}: has no rows")
     return frame
@@ -164,7 +196,11 @@ def column_named(
     guesses: Mapping[str, Sequence[str]],
     required: Sequence[str],
 ) -> str | None:
-    """The column that plays a role: as named, or the first guess that is there; None where it may be absent, and is."""
+    """Return the column that plays a role: the one named, or the first guess the file has; None where it may and does lack.
+
+    Raises:
+        ValueError: The named column, or one of a required role, is not in the file.
+    """
     if name is not None and name not in frame.columns:
         raise ValueError(f"{path.name}: has no column {name!r} ({role}), but {_some(frame.columns)}")
     if name is None:
@@ -177,27 +213,28 @@ def column_named(
     return name
 
 
-def numbers_of(column: pl.Series, numbers: np.ndarray, source: str) -> np.ndarray:
-    """A column as float64 without missing values or text; `numbers` are those of its rows in `source`."""
-    refuse_missing(column, numbers, source)
+def numbers_of(column: pl.Series, rows: Rows) -> np.ndarray:
+    """Return a column as float64; refuse missing values and text that is no number."""
+    refuse_missing(column, rows)
     if not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.String)):
-        raise ValueError(f"{source}: {column.name} is {column.dtype}, not a number: convert the column")
-    cast = column.cast(pl.Float64, strict=False)
-    if cast.null_count():
-        i = int(cast.is_null().arg_max() or 0)
+        raise ValueError(f"{rows.source}: {column.name} is {column.dtype}, not a number: convert the column")
+    numbers = column.cast(pl.Float64, strict=False)
+    if numbers.null_count():
+        i = int(numbers.is_null().arg_max() or 0)
         raise ValueError(
-            f"{source}: row {numbers[i]}: {column.name} is {column[i]!r}, not a number: write it as 12 or 0.5"
+            f"{rows.place(i)}: {column.name} is {column[i]!r}, not a number: write it as 12 or 0.5"
         )
-    return cast.to_numpy()
+    return numbers.to_numpy()
 
 
-def refuse_missing(column: pl.Series, numbers: np.ndarray, source: str) -> None:
+def refuse_missing(column: pl.Series, rows: Rows) -> None:
     """Raise ValueError naming the first row without a value."""
     if column.null_count():
         i = int(column.is_null().arg_max() or 0)
-        raise ValueError(f"{source}: row {numbers[i]}: {column.name} is missing: fill it in, or drop the row")
+        raise ValueError(f"{rows.place(i)}: {column.name} is missing: fill it in, or drop the row")
 
 
 def _some(names: Sequence[str]) -> str:
+    """List the first eight names, and say how many there are."""
     text = ", ".join(map(str, names[:8]))
     return text if len(names) <= 8 else f"{text}, … ({len(names)} in all)"

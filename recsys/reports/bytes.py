@@ -1,4 +1,4 @@
-"""What arms weigh: bytes of their tables by kind, and the networks above them, for a terminal and for a page."""
+"""The bytes of arms: those of their tables by kind, and of the networks above, for a terminal and for a page."""
 
 from collections.abc import Mapping
 
@@ -22,15 +22,17 @@ def bytes_sheets(arms: Mapping[str, Bytes]) -> list[Sheet]:
     """Return a table of the bytes of arms by name, without kinds that none has; nothing where no arm has bytes."""
     if not arms:
         return []
-    kinds = [kind for kind in KINDS if kind == "parameters" or any(of.get(kind) for of in arms.values())]
+    kinds = [
+        kind for kind in KINDS if kind == "parameters" or any(sizes.get(kind) for sizes in arms.values())
+    ]
     rows = [
         (
             name,
-            *(_number(of, kind) for kind in [*kinds, "total"]),
-            f"{of['total'] / of['full_table']:.1%}",
-            *(_number(of, kind) for kind in ("serving", "network", "network_optimizer")),
+            *(_number(sizes, kind) for kind in [*kinds, "total"]),
+            f"{sizes['total'] / sizes['full_table']:.1%}",
+            *(_number(sizes, kind) for kind in ("serving", "network", "network_optimizer")),
         )
-        for name, of in arms.items()
+        for name, sizes in arms.items()
     ]
     sentence = network_sentence(arms)
     return [
@@ -50,7 +52,7 @@ def bytes_sheets(arms: Mapping[str, Bytes]) -> list[Sheet]:
 
 def network_sentence(arms: Mapping[str, Bytes]) -> str:
     """Say that the networks of arms differ in size; nothing where they are alike."""
-    sizes = {name: of["network"] for name, of in arms.items() if "network" in of}
+    sizes = {name: kinds["network"] for name, kinds in arms.items() if "network" in kinds}
     if not sizes:
         return ""
     least, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
@@ -62,5 +64,5 @@ def network_sentence(arms: Mapping[str, Bytes]) -> str:
     )
 
 
-def _number(of: Bytes, kind: str) -> str:
-    return f"{of[kind]:,}" if kind in of else "–"  # of a run before networks or statistics were counted
+def _number(sizes: Bytes, kind: str) -> str:
+    return f"{sizes[kind]:,}" if kind in sizes else "–"  # of a run before networks or statistics were counted

@@ -1,6 +1,6 @@
-"""What `recsys compare` says: sentences, the same tables in a terminal and in HTML, and everything as JSON.
+"""The report of a comparison: sentences, the same tables in a terminal and in HTML, and everything as JSON.
 
-`report` adds bytes and training to it where the arms are configurations.
+`experiments` adds bytes and training to it where the arms are configurations.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ DIGITS = {"logloss": 5, "calibration": 3}  # decimals of a metric; four of other
 
 
 def comparison_json(judged: Judgement, arms: Arms) -> dict[str, Any]:
-    """Everything as plain values, with the sentences and where the predictions came from."""
+    """Return everything as plain values, with the sentences and where the predictions came from."""
     sources = {name: [predictions.source for predictions in seeds] for name, seeds in arms.items()}
     return {
         "summary": summary(judged),
@@ -42,39 +42,39 @@ def bytes_by_arm(arms: Arms) -> dict[str, dict[str, int]]:
 def summary(judged: Judgement) -> str:
     """Say in two sentences how all arms did."""
     counts = {word: sum(d.verdict == word for d in judged.auc) for word in WORDS}
-    told = (
+    text = (
         f"Against {judged.comparison.baseline}, in AUC: {counts['better']} better, {counts['worse']} worse, "
         f"{counts['undecided']} not told apart from it"
     )
     without = sum(d.no_verdict is not None for d in judged.auc)
     if without:
-        told += f", {without} of them for want of data"
+        text += f", {without} of them for want of data"
     best = judged.comparison.best["auc"]
     if not best:
-        return f"{told}. There is too little for a verdict, and so for the probability of being the best arm."
+        return f"{text}. There is too little for a verdict, and so for the probability of being the best arm."
     likely = max(best, key=lambda name: best[name])
-    return f"{told}. The probability of being the best arm is largest for {likely}: {best[likely]:.0%}."
+    return f"{text}. The probability of being the best arm is largest for {likely}: {best[likely]:.0%}."
 
 
 def verdicts(judged: Judgement) -> list[str]:
-    """One sentence for each arm but the baseline."""
+    """Return one sentence for each arm but the baseline."""
     return [
         sentence(d, judged.comparison, power=power) for d, power in zip(judged.auc, judged.power, strict=True)
     ]
 
 
 def sentence(d: Difference, comparison: Comparison, aside: str = "", power: Power | None = None) -> str:
-    """The verdict on one arm's AUC; `aside` stands after its name."""
-    told = f"{d.arm}{aside} is {WORDS[d.verdict]} {d.baseline} in AUC: {d.estimate:+.4f}"
+    """Return the verdict on one arm's AUC; `aside` stands after its name."""
+    result = f"{d.arm}{aside} is {WORDS[d.verdict]} {d.baseline} in AUC: {d.estimate:+.4f}"
     if d.interval is None or d.minimum_detectable_effect is None:
         effect = None if power is None else power.effect
         aim = f" Whether it is worse than {d.baseline} by more than {effect:g} is undecided, too."
-        return f"{told} ({d.note}).{'' if effect is None else aim}"
+        return f"{result} ({d.note}).{'' if effect is None else aim}"
     low, high = d.interval
     arms = len(comparison.arms) - 1
     test = "the test" if arms == 1 else f"the first step of Holm's test over {arms} arms"
     text = (
-        f"{told} ({comparison.level:.0%} interval {low:+.4f} to {high:+.4f}, Holm-adjusted p = "
+        f"{result} ({comparison.level:.0%} interval {low:+.4f} to {high:+.4f}, Holm-adjusted p = "
         f"{d.adjusted_p_value:.3g}; {test} finds ±{d.minimum_detectable_effect:.4f} four times in five"
         f"{'' if d.note is None else '; ' + d.note})."
     )
@@ -82,7 +82,7 @@ def sentence(d: Difference, comparison: Comparison, aside: str = "", power: Powe
 
 
 def _margin_sentence(d: Difference, power: Power, arms: int) -> str:
-    """Whether the arm is worse by more than the effect that matters; empty without one."""
+    """Say whether the arm is worse by more than the effect that matters; empty without one."""
     if power.effect is None or power.interval is None:
         return ""
     low, high = power.interval
@@ -100,19 +100,19 @@ def _margin_sentence(d: Difference, power: Power, arms: int) -> str:
 
 
 def power_lines(judged: Judgement) -> list[str]:
-    """What the test can find, which is known before what it found."""
+    """Return what the test can detect, which is known before its verdict."""
     return [f"{power.arm}: {power.sentence}" for power in judged.power]
 
 
 def arms_sheet(judged: Judgement) -> Sheet:
-    """Every metric of every arm."""
+    """Return a table of every metric of every arm."""
     names = list(judged.comparison.arms[0].metrics)
     rows = []
     for arm in judged.comparison.arms:
         cells = [arm.name, str(arm.seeds)]
         for name in names:
-            found = arm.metrics[name]
-            cells += [_number(found.value, name), _range(found.interval, name)]
+            estimate = arm.metrics[name]
+            cells += [_number(estimate.value, name), _range(estimate.interval, name)]
         std = arm.metrics["auc"].seed_std
         rows.append((*cells, "–" if std is None else f"{std:.4f}"))
     headers = ["arm", "seeds"]
@@ -128,7 +128,7 @@ def arms_sheet(judged: Judgement) -> Sheet:
 
 
 def differences_sheet(comparison: Comparison, title: str = "", folded: bool = False) -> Sheet:
-    """Paired differences: intervals and p-values of every metric."""
+    """Return a table of paired differences: intervals and p-values of every metric."""
     rows = [
         (
             d.arm,
@@ -164,7 +164,7 @@ def differences_sheet(comparison: Comparison, title: str = "", folded: bool = Fa
 
 
 def best_sheet(comparison: Comparison) -> Sheet:
-    """Probability that each arm is the best."""
+    """Return a table of the probability that each arm is the best."""
     metrics = list(comparison.best)
     return Sheet(
         "Probability of being the best arm",
@@ -185,7 +185,7 @@ def best_sheet(comparison: Comparison) -> Sheet:
 
 
 def slice_sheets(judged: Judgement) -> list[Sheet]:
-    """Where arms differ: a table for each dimension; then the slices without a number, and why."""
+    """Return where arms differ: a table for each dimension; then the slices without a number, and why."""
     sliced = judged.sliced
     sheets = [_slice_sheet(judged, dimension) for dimension in sliced.sizes]
     if sliced.skipped:
@@ -195,16 +195,16 @@ def slice_sheets(judged: Judgement) -> list[Sheet]:
 
 
 def daily_sheets(judged: Judgement) -> list[Sheet]:
-    """The path of each arm's difference in log loss over days."""
+    """Return a table for the path of each arm's difference in log loss over days."""
     return [_daily_sheet(path) for path in judged.paths]
 
 
 def main_sheets(judged: Judgement) -> list[Sheet]:
-    """Tables that follow the verdict."""
+    """Return the tables that follow the verdict."""
     return [arms_sheet(judged), differences_sheet(judged.comparison), best_sheet(judged.comparison)]
 
 
-def write_comparison(judged: Judgement, arms: Arms, path: Path) -> None:
+def write_comparison(judged: Judgement, arms: Arms, path: Path | str) -> None:
     """Render the comparison of runs or files into a self-contained HTML file."""
     comparison = judged.comparison
     write_html(
@@ -304,7 +304,7 @@ def _daily_sheet(path: DailyPath) -> Sheet:
 
 
 def _seed_share(d: Difference) -> str:
-    """Share of a difference's variance that training seeds have."""
+    """Return the share of a difference's variance that training seeds have."""
     if d.seed_variance is None:
         return "one seed"
     total = d.row_variance + d.seed_variance

@@ -28,12 +28,14 @@ SHRUNK = "#4b5563"
 
 
 def comparison_pictures(judged: Judgement) -> list[Picture]:
-    """All that there is something to see in."""
+    """Draw all pictures that show something."""
     pictures = [_effects_picture(judged)]
     if any(len(values) > 1 for values in judged.seeds["auc"].values()):
         pictures.append(_seeds_picture(judged))
     pictures += [
-        _slices_picture(judged, dimension) for dimension in judged.sliced.sizes if _judged(judged, dimension)
+        _slices_picture(judged, dimension)
+        for dimension in judged.sliced.sizes
+        if _effects_of(judged, dimension)
     ]
     if judged.paths:
         pictures.append(_paths_picture(judged.paths))
@@ -41,7 +43,7 @@ def comparison_pictures(judged: Judgement) -> list[Picture]:
 
 
 def _effects_picture(judged: Judgement) -> Picture:
-    """A panel for each metric, for their scales differ; a line for each arm."""
+    """Draw a panel for each metric, for their scales differ; a line for each arm."""
     metrics = list(dict.fromkeys(d.metric for d in judged.comparison.differences))
     arms = list(dict.fromkeys(d.arm for d in judged.comparison.differences))
     figure, panels = _panels(len(metrics), 0.9 + 0.34 * max(len(arms), 2))
@@ -78,8 +80,8 @@ def _seeds_picture(judged: Judgement) -> Picture:
 
 
 def _slices_picture(judged: Judgement, dimension: str) -> Picture:
-    """A panel for each arm: the raw effect of every slice, and its shrunk one."""
-    effects = _judged(judged, dimension)
+    """Draw a panel for each arm: the raw effect of every slice, and its shrunk one."""
+    effects = _effects_of(judged, dimension)
     arms = list(dict.fromkeys(effect.arm for effect in effects))
     names = list(dict.fromkeys(effect.slice for effect in effects))
     figure, panels = _panels(len(arms), 0.9 + 0.36 * max(len(names), 2))
@@ -119,8 +121,9 @@ def _paths_picture(paths: Sequence[DailyPath]) -> Picture:
 
 
 def _draw_path(axes: Axes, path: DailyPath) -> None:
+    """Draw the sequence of one arm over the days on which it has an interval."""
     sequence = path.sequence
-    kept = [
+    looks = [
         day for day, interval in zip(sequence.days, sequence.intervals, strict=True) if interval is not None
     ]
     axes.axhline(0, color="black", linewidth=0.8)
@@ -128,34 +131,34 @@ def _draw_path(axes: Axes, path: DailyPath) -> None:
     axes.tick_params(labelsize=7)
     word = {-1: "better", 1: "worse", 0: "undecided"}[sequence.direction]
     axes.set_title(f"{path.arm}: {word}, these models", fontsize=9)
-    shown = np.unique(np.linspace(0, len(path.days) - 1, min(len(path.days), 5)).astype(int)).tolist()
-    axes.set_xticks(shown, [path.days[day].rpartition(" to ")[2] for day in shown], rotation=25, ha="right")
+    ticks = np.unique(np.linspace(0, len(path.days) - 1, min(len(path.days), 5)).astype(int)).tolist()
+    axes.set_xticks(ticks, [path.days[day].rpartition(" to ")[2] for day in ticks], rotation=25, ha="right")
     axes.set_xlim(-0.5, len(path.days) - 0.5)
-    if not kept:
+    if not looks:
         axes.text(0.5, 0.6, "too few users", ha="center", transform=axes.transAxes)
         return
     color = COLORS[word]
-    value = np.array([sequence.estimates[day] for day in kept])
-    low, high = np.array([sequence.intervals[day] for day in kept], float).T
-    once = 1.96 * np.array([sequence.standard_errors[day] for day in kept], float)
-    axes.fill_between(kept, low, high, color=color, alpha=0.2, linewidth=0)
-    axes.plot(kept, value, color=color, marker=".", markersize=4)
+    value = np.array([sequence.estimates[day] for day in looks])
+    low, high = np.array([sequence.intervals[day] for day in looks], float).T
+    once = 1.96 * np.array([sequence.standard_errors[day] for day in looks], float)
+    axes.fill_between(looks, low, high, color=color, alpha=0.2, linewidth=0)
+    axes.plot(looks, value, color=color, marker=".", markersize=4)
     for sign in (-1, 1):
-        axes.plot(kept, value + sign * once, color="grey", linewidth=0.8, linestyle="--")
+        axes.plot(looks, value + sign * once, color="grey", linewidth=0.8, linestyle="--")
     if sequence.decided_on is not None:
         axes.axvline(sequence.decided_on, color=color, linestyle=":")
-    middle = len(kept) // 4
+    middle = len(looks) // 4
     bottom, top = min(low[middle:].min(), 0.0), max(high[middle:].max(), 0.0)
     axes.set_ylim(bottom - 0.1 * (top - bottom), top + 0.1 * (top - bottom))
 
 
-def _judged(judged: Judgement, dimension: str) -> list[SliceEffect]:
-    """Effects in AUC of a dimension's slices."""
+def _effects_of(judged: Judgement, dimension: str) -> list[SliceEffect]:
+    """Return the effects in AUC of a dimension's slices."""
     return [e for e in judged.sliced.effects if (e.dimension, e.metric) == (dimension, "auc")]
 
 
 def _slice_color(effect: SliceEffect, level: float) -> str:
-    """Of the slice alone, which is what the test is of."""
+    """Return the colour of the slice alone, which is what the test is of."""
     if effect.adjusted_p_value >= 1 - level:
         return "#c3c7cd"
     return COLORS["better" if effect.estimate > 0 else "worse"]
@@ -179,7 +182,7 @@ def _interval(
 
 
 def _rows(axes: Axes, names: Sequence[str], labelled: bool) -> None:
-    """Named lines from top to bottom; of panels side by side the first has the names."""
+    """Name the lines from top to bottom; of panels side by side the first has the names."""
     axes.set_yticks(range(len(names)), names if labelled else [""] * len(names), fontsize=8)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.margins(x=0.08)

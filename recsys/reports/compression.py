@@ -1,4 +1,4 @@
-"""What `recsys compress` shows: what was kept, at what cost in quality, and whether evolving paid; as text, tables, HTML.
+"""The report of a compression: what is kept, at what cost in quality, and whether evolving paid; as text, tables, HTML.
 
 Validation rows chose, so what is said of them has no interval. Verdicts are of trained arms, on test rows.
 """
@@ -35,65 +35,67 @@ MOST = 50  # genomes of a table
 RIVALS = ("random", "uniform")
 
 
-def summary(found: CompressionResult) -> str:
-    """What is kept, its quality, and where the method did not pay, in a few sentences."""
-    return " ".join(_paragraphs(found))
+def summary(result: CompressionResult) -> str:
+    """Say what is kept, its quality, and where the method did not pay, in a few sentences."""
+    return " ".join(_paragraphs(result))
 
 
-def compression_sheets(found: CompressionResult) -> list[Sheet]:
-    """Searches and fields, trained arms if there are any; folded, what was evaluated."""
-    seen = impressions(found)
+def compression_sheets(result: CompressionResult) -> list[Sheet]:
+    """Return searches and fields, trained arms if there are any; folded, what was evaluated."""
+    shares = impressions(result)
     return [
-        _searches_sheet(found),
-        _fields_sheet(found, seen),
-        *_trained_sheets(found),
-        *_evaluated_sheets(found),
+        _searches_sheet(result),
+        _fields_sheet(result, shares),
+        *_trained_sheets(result),
+        *_evaluated_sheets(result),
     ]
 
 
-def write_compression(found: CompressionResult, path: Path) -> None:
+def write_compression(result: CompressionResult, path: Path | str) -> None:
     """Render a search into a self-contained HTML file."""
-    seen = impressions(found)
-    judged = None if found.compared is None else found.compared.judged
-    rivals = against_rivals(found)
+    shares = impressions(result)
+    judged = None if result.compared is None else result.compared.judged
+    rivals = against_rivals(result)
     write_html(
         path,
         "compression.html.j2",
-        title=f"Small tables for {found.config.name}, within {found.budget}",
-        texts=_paragraphs(found),
-        note=f"{_started(found)} Bytes are all that must be resident in training: weights, the table optimiser's state, "
+        title=f"Small tables for {result.config.name}, within {result.budget}",
+        texts=_paragraphs(result),
+        note=f"{_started(result)} Bytes are all that must be resident in training: weights, the table optimiser's state, "
         "vocabularies of kept ids, remaps.",
-        sheets=[_searches_sheet(found), _fields_sheet(found, seen)],
-        pictures=[fields_picture(found, seen), trade_picture(found), progress_picture(found)],
+        sheets=[_searches_sheet(result), _fields_sheet(result, shares)],
+        pictures=[fields_picture(result, shares), trade_picture(result), progress_picture(result)],
         judged=judged,
         seeds=0 if judged is None else judged.comparison.arms[0].seeds,
         judged_summary="" if judged is None else comparison_report.summary(judged),
         power=[] if judged is None else power_lines(judged),
-        verdicts=[line for said in (judged, rivals) if said is not None for line in verdicts(said)],
-        trained=_trained_sheets(found),
+        verdicts=[
+            line for judgement in (judged, rivals) if judgement is not None for line in verdicts(judgement)
+        ],
+        trained=_trained_sheets(result),
         trained_pictures=[] if judged is None else comparison_pictures(judged),
-        details=_evaluated_sheets(found),
+        details=_evaluated_sheets(result),
     )
 
 
-def impressions(found: CompressionResult) -> dict[str, float | None]:
-    """Of all validation impressions of known ids, the share whose id keeps a row; None where there are none."""
-    rows = Rows.load(found.prepared, "validation")
+def impressions(result: CompressionResult) -> dict[str, float | None]:
+    """Return the share of validation impressions of known ids whose id keeps a row, by field; None without impressions."""
+    rows = Rows.load(result.prepared, "validation")
     shares: dict[str, float | None] = {}
-    for name, keep in found.space.keep(found.best).items():
+    for name, keep in result.space.keep(result.best).items():
         ids = rows.ids_of(name)
         known = keep[ids[ids >= FIRST_CODE]]
         shares[name] = float(known.mean()) if known.size else None
     return shares
 
 
-def against_rivals(found: CompressionResult) -> Judgement | None:
-    """The rivals' trained tables against the evolution's, on test; None where nothing was trained."""
-    if found.compared is None:
+def against_rivals(result: CompressionResult) -> Judgement | None:
+    """Judge the rivals' trained tables against the evolution's, on test; None where nothing was trained."""
+    if result.compared is None:
         return None
-    overall = found.compared.overall
+    overall = result.compared.overall
     arms = tuple(
-        (arm.name, tuple(run.verified(PREDICTIONS) for run in arm.runs)) for arm in found.compared.arms[1:]
+        (arm.name, tuple(run.verified(PREDICTIONS) for run in arm.runs)) for arm in result.compared.arms[1:]
     )
     return _judged(arms, Options(replicates=overall.replicates, level=overall.level))
 
@@ -103,41 +105,42 @@ def _judged(arms: tuple[tuple[str, tuple[Path, ...]], ...], options: Options) ->
     return judge({name: [Predictions(path) for path in paths] for name, paths in arms}, options)
 
 
-def _paragraphs(found: CompressionResult) -> list[str]:
-    return [_kept(found), " ".join(_searched(found)), " ".join(_trained(found))]
+def _paragraphs(result: CompressionResult) -> list[str]:
+    return [_kept_sentence(result), " ".join(_searched(result)), " ".join(_trained(result))]
 
 
-def _kept(found: CompressionResult) -> str:
-    best, space = found.outcomes["evolution"].best, found.space
+def _kept_sentence(result: CompressionResult) -> str:
+    """Say which share of ids evolution keeps, in which widths, and how many bytes these are."""
+    best, space = result.outcomes["evolution"].best, result.space
     ids = sum(space.num_codes[name] - FIRST_CODE for name in space.features)
     rows = sum(best.genome.rows)
     lost = [name for name, width in zip(space.features, best.genome.widths, strict=True) if width == 0]
     return (
-        f"Within {found.budget}, {found.budget_bytes:,} bytes, evolution keeps {rows:,} of {ids:,} ids "
+        f"Within {result.budget}, {result.budget_bytes:,} bytes, evolution keeps {rows:,} of {ids:,} ids "
         f"({share(rows / ids if ids else None)}) with a mean width of {mean_width(best.genome):.1f} of "
         f"{space.embedding_dim}: {best.bytes:,} bytes, "
-        f"{share(best.bytes / found.full_bytes)} of the full table's {found.full_bytes:,}."
+        f"{share(best.bytes / result.full_bytes)} of the full table's {result.full_bytes:,}."
         + (f" It gives up {', '.join(lost)}." if lost else "")
     )
 
 
-def _searched(found: CompressionResult) -> list[str]:
-    """Quality on validation, of all searches and of all that is kept."""
-    best = found.outcomes["evolution"].best
+def _searched(result: CompressionResult) -> list[str]:
+    """Say the quality on validation, of all searches and of all that is kept."""
+    best = result.outcomes["evolution"].best
     others = ", ".join(
-        f"{NAMES[name]} {_metric(found.outcomes[name].best.quality)} ({found.outcomes[name].evaluations:,})"
+        f"{NAMES[name]} {_metric(result.outcomes[name].best.quality)} ({result.outcomes[name].evaluations:,})"
         for name in RIVALS
     )
     lines = [
         f"On validation, by the learner's weights, their AUC is {_metric(best.quality)}, and "
-        f"{_metric(found.full)} with all that the learner keeps: a difference of "
-        f"{_change(best.quality - found.full)}.",
+        f"{_metric(result.full)} with all that the learner keeps: a difference of "
+        f"{_change(best.quality - result.full)}.",
         f"Best of each search (evaluations): evolution {_metric(best.quality)} "
-        f"({found.outcomes['evolution'].evaluations:,}), {others}.",
+        f"({result.outcomes['evolution'].evaluations:,}), {others}.",
     ]
     behind = []
     for name in RIVALS:
-        rival = found.outcomes[name].best
+        rival = result.outcomes[name].best
         if rival.genome == best.genome:
             behind.append(f"{NAMES[name]} finds the same tables")
         elif rival.quality >= best.quality:
@@ -150,13 +153,13 @@ def _searched(found: CompressionResult) -> list[str]:
     return lines
 
 
-def _trained(found: CompressionResult) -> list[str]:
-    """Verdicts on test: the evolution's tables against the full ones, and against its rivals'."""
-    rivals = against_rivals(found)
-    if found.compared is None or rivals is None:
+def _trained(result: CompressionResult) -> list[str]:
+    """Say the verdicts on test: the evolution's tables against the full ones, and against its rivals'."""
+    rivals = against_rivals(result)
+    if result.compared is None or rivals is None:
         return ["Nothing was trained: whether these tables are worse than the full ones is not known."]
-    seeds = found.compared.overall.arms[0].seeds
-    lines = [f"Trained with {seeds} seed{'s' * (seeds > 1)}, on test: {verdicts(found.compared.judged)[0]}"]
+    seeds = result.compared.overall.arms[0].seeds
+    lines = [f"Trained with {seeds} seed{'s' * (seeds > 1)}, on test: {verdicts(result.compared.judged)[0]}"]
     for name, d in zip(RIVALS, rivals.auc, strict=True):
         interval = ""
         if d.interval is not None:
@@ -169,7 +172,7 @@ def _trained(found: CompressionResult) -> list[str]:
 
 
 def _moral(rivals: Mapping[str, Verdict]) -> str:
-    """One conclusion from the verdicts on all rivals against the evolution, so that no two contradict each other."""
+    """Draw one conclusion from the verdicts on all rivals against the evolution, so that no two contradict each other."""
     better = [name for name, verdict in rivals.items() if verdict == "better"]
     undecided = [name for name, verdict in rivals.items() if verdict == "undecided"]
     if better:
@@ -179,45 +182,45 @@ def _moral(rivals: Mapping[str, Verdict]) -> str:
     return "So evolution paid."
 
 
-def _started(found: CompressionResult) -> str:
+def _started(result: CompressionResult) -> str:
     weights = {"initial": "initial weights", "inherited": "the learner's weights"}[
-        found.config.compression.weights
+        result.config.compression.weights
     ]
     return (
-        f"Genomes were judged on at most {found.config.compression.validation_rows:,} validation rows, without training; "
+        f"Genomes were judged on at most {result.config.compression.validation_rows:,} validation rows, without training; "
         f"test rows chose nothing. Compact tables are trained from {weights}."
     )
 
 
-def _searches_sheet(found: CompressionResult) -> Sheet:
-    everything = found.space.everything()
-    kept = Scored(everything, found.full, found.space.bytes(everything))
-    rows: list[Row] = [("all that the learner keeps", *_scored(found, kept), "–", "–")]
-    for name, outcome in found.outcomes.items():
+def _searches_sheet(result: CompressionResult) -> Sheet:
+    everything = result.space.everything()
+    learner = Scored(everything, result.full, result.space.bytes(everything))
+    rows: list[Row] = [("all that the learner keeps", *_scored(result, learner), "–", "–")]
+    for name, outcome in result.outcomes.items():
         until = outcome.history[-1][0]
-        rows.append((NAMES[name], *_scored(found, outcome.best), f"{outcome.evaluations:,}", f"{until:,}"))
+        rows.append((NAMES[name], *_scored(result, outcome.best), f"{outcome.evaluations:,}", f"{until:,}"))
     return Sheet(
         "Searches",
         ("best of", *_headers(), "evaluations", "until the best"),
         rows,
         f"Quality by the learner's weights, on validation rows, which chose it: expect less on others. Budget: "
-        f"{found.budget_bytes:,} bytes. Uniform shrink has fewer evaluations where it ran out of genomes.",
+        f"{result.budget_bytes:,} bytes. Uniform shrink has fewer evaluations where it ran out of genomes.",
     )
 
 
-def _fields_sheet(found: CompressionResult, seen: dict[str, float | None]) -> Sheet:
-    space, best = found.space, found.best
+def _fields_sheet(result: CompressionResult, shares: dict[str, float | None]) -> Sheet:
+    space, best = result.space, result.best
     rows = []
-    for i, (name, width, kept) in enumerate(zip(space.features, best.widths, best.rows, strict=True)):
+    for i, (name, width, count) in enumerate(zip(space.features, best.widths, best.rows, strict=True)):
         ids = space.num_codes[name] - FIRST_CODE
-        size = space.field_bytes(i, width, kept)
+        size = space.field_bytes(i, width, count)
         rows.append(
             (
                 name,
                 f"{ids:,}",
-                f"{kept:,}",
-                share(kept / ids if ids else None),
-                share(seen[name]),
+                f"{count:,}",
+                share(count / ids if ids else None),
+                share(shares[name]),
                 str(width or "given up"),
                 f"{size:,}",
             )
@@ -231,30 +234,30 @@ def _fields_sheet(found: CompressionResult, seen: dict[str, float | None]) -> Sh
     )
 
 
-def _trained_sheets(found: CompressionResult) -> list[Sheet]:
-    rivals = against_rivals(found)
-    if found.compared is None or rivals is None:
+def _trained_sheets(result: CompressionResult) -> list[Sheet]:
+    rivals = against_rivals(result)
+    if result.compared is None or rivals is None:
         return []
     title = f"Differences from {rivals.comparison.baseline}"
-    return [*main_sheets(found.compared.judged), differences_sheet(rivals.comparison, title)]
+    return [*main_sheets(result.compared.judged), differences_sheet(rivals.comparison, title)]
 
 
-def _evaluated_sheets(found: CompressionResult) -> list[Sheet]:
-    every = evaluated(found)
-    searches = {**{NAMES[name]: outcome for name, outcome in found.outcomes.items()}, "front": found.front}
+def _evaluated_sheets(result: CompressionResult) -> list[Sheet]:
+    every = evaluated(result)
+    searches = {**{NAMES[name]: outcome for name, outcome in result.outcomes.items()}, "front": result.front}
     by: dict[Genome, list[str]] = {}
     for name, outcome in searches.items():
-        for one in outcome.evaluated:
-            by.setdefault(one.genome, []).append(name)
-    fitting = [one for one in every.evaluated if one.bytes <= found.budget_bytes]
+        for scored in outcome.evaluated:
+            by.setdefault(scored.genome, []).append(name)
+    fitting = [scored for scored in every.evaluated if scored.bytes <= result.budget_bytes]
     headers = _headers()
     return [
         Sheet(
-            f"Best genomes within {found.budget}",
+            f"Best genomes within {result.budget}",
             ("", *headers, "found by"),
             [
-                (str(place), *_scored(found, one), ", ".join(by.get(one.genome, ())))
-                for place, one in enumerate(by_quality(fitting)[:MOST], 1)
+                (str(place), *_scored(result, scored), ", ".join(by.get(scored.genome, ())))
+                for place, scored in enumerate(by_quality(fitting)[:MOST], 1)
             ],
             f"Of {len(every.evaluated):,} genomes that were evaluated, {len(fitting):,} fit the budget.",
             folded=True,
@@ -263,8 +266,8 @@ def _evaluated_sheets(found: CompressionResult) -> list[Sheet]:
             "Pareto front",
             ("", *headers, "from all kept"),
             [
-                (str(place), *_scored(found, one), _change(one.quality - found.full))
-                for place, one in enumerate(every.front, 1)
+                (str(place), *_scored(result, scored), _change(scored.quality - result.full))
+                for place, scored in enumerate(every.front, 1)
             ],
             "Genomes that no other beats in quality without more bytes, of all that were evaluated.",
             folded=True,
@@ -273,28 +276,22 @@ def _evaluated_sheets(found: CompressionResult) -> list[Sheet]:
 
 
 def _headers() -> Row:
-    return (
-        "validation AUC",
-        "bytes",
-        "of full",
-        "ids kept",
-        "mean width",
-    )
+    return ("validation AUC", "bytes", "of full", "ids kept", "mean width")
 
 
-def _scored(found: CompressionResult, one: Scored) -> Sequence[str]:
-    """Cells of `_headers`."""
+def _scored(result: CompressionResult, scored: Scored) -> Sequence[str]:
+    """Return the cells below `_headers`."""
     return (
-        _metric(one.quality),
-        f"{one.bytes:,}",
-        share(one.bytes / found.full_bytes),
-        f"{sum(one.genome.rows):,}",
-        f"{mean_width(one.genome):.1f}",
+        _metric(scored.quality),
+        f"{scored.bytes:,}",
+        share(scored.bytes / result.full_bytes),
+        f"{sum(scored.genome.rows):,}",
+        f"{mean_width(scored.genome):.1f}",
     )
 
 
 def mean_width(genome: Genome) -> float:
-    """Over rows, the reserved ones too."""
+    """Return the mean width over rows, the reserved ones too."""
     rows = [n + FIRST_CODE if width else 0 for width, n in zip(genome.widths, genome.rows, strict=True)]
     return float(np.average(genome.widths, weights=rows))
 

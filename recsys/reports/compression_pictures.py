@@ -22,26 +22,26 @@ SHOWN = 3.0  # distances of the evolution's best from the very best that an axis
 LONGEST = 28  # characters of a field's name
 
 
-def evaluated(found: CompressionResult) -> Outcome:
-    """Every genome that any of the searches evaluated, once, and all that the learner keeps."""
-    everything = found.space.everything()
-    scored = [one for search in (*found.outcomes.values(), found.front) for one in search.evaluated]
-    scored.append(Scored(everything, found.full, found.space.bytes(everything)))
-    return Outcome(tuple({one.genome: one for one in scored}.values()))
+def evaluated(result: CompressionResult) -> Outcome:
+    """Return every genome that any of the searches evaluated, once, and all that the learner keeps."""
+    everything = result.space.everything()
+    every = [scored for search in (*result.outcomes.values(), result.front) for scored in search.evaluated]
+    every.append(Scored(everything, result.full, result.space.bytes(everything)))
+    return Outcome(tuple({scored.genome: scored for scored in every}.values()))
 
 
-def fields_picture(found: CompressionResult, seen: Mapping[str, float | None]) -> Picture:
-    """Kept ids and widths, a line a field; `seen`: shares of impressions that keep a row, None where unknown."""
-    space, best = found.space, found.best
+def fields_picture(result: CompressionResult, shares: Mapping[str, float | None]) -> Picture:
+    """Draw kept ids and widths, a line a field; `shares` of impressions whose id keeps a row are None where unknown."""
+    space, best = result.space, result.best
     places = np.arange(len(space.features))
     figure = Figure(figsize=(10.5, 1.5 + 0.27 * max(len(places), 2)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     ids = [space.num_codes[name] - FIRST_CODE for name in space.features]
-    shares = [rows / max(n, 1) for rows, n in zip(best.rows, ids, strict=True)]
-    left.barh(places, shares, color=COLORS["evolution"], height=0.72, label="ids that keep a row")
-    known = [place for place in places if seen[space.features[place]] is not None]
+    kept_shares = [rows / max(n, 1) for rows, n in zip(best.rows, ids, strict=True)]
+    left.barh(places, kept_shares, color=COLORS["evolution"], height=0.72, label="ids that keep a row")
+    known = [place for place in places if shares[space.features[place]] is not None]
     left.plot(
-        [seen[space.features[place]] for place in known],
+        [shares[space.features[place]] for place in known],
         known,
         "o",
         color="black",
@@ -77,32 +77,32 @@ def fields_picture(found: CompressionResult, seen: Mapping[str, float | None]) -
     return "What each field keeps", png(figure), note
 
 
-def trade_picture(found: CompressionResult) -> Picture:
-    """Validation quality against bytes of everything evaluated, the Pareto front, and the best of each search."""
-    every = evaluated(found)
-    bytes_, quality = np.array([(one.bytes, one.quality) for one in every.evaluated]).T
+def trade_picture(result: CompressionResult) -> Picture:
+    """Draw validation quality against bytes of everything evaluated, the Pareto front, and the best of each search."""
+    every = evaluated(result)
+    bytes_, quality = np.array([(scored.bytes, scored.quality) for scored in every.evaluated]).T
     figure = Figure(figsize=(9.5, 5.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(bytes_, quality, "o", color="#8a94a0", markersize=3.5, alpha=0.35, label="evaluated")
-    x, y = np.array([(one.bytes, one.quality) for one in every.front]).T
+    x, y = np.array([(scored.bytes, scored.quality) for scored in every.front]).T
     x, y = np.append(x, bytes_.max()), np.append(y, y[-1])  # beyond the last, more bytes buy nothing
     axes.plot(x, y, color="black", linewidth=1.2, marker=".", drawstyle="steps-post", label="Pareto front")
-    for name, outcome in found.outcomes.items():
-        own = name == "evolution"
+    for name, outcome in result.outcomes.items():
+        evolved = name == "evolution"
         axes.plot(
             outcome.best.bytes,
             outcome.best.quality,
             MARKERS[name],
             color=COLORS[name],
-            markerfacecolor=COLORS[name] if own else "none",
-            markersize=17 if own else 10,
-            markeredgecolor="white" if own else COLORS[name],
-            markeredgewidth=0.8 if own else 2,
+            markerfacecolor=COLORS[name] if evolved else "none",
+            markersize=17 if evolved else 10,
+            markeredgecolor="white" if evolved else COLORS[name],
+            markeredgewidth=0.8 if evolved else 2,
             label=f"best of {NAMES[name]}",
-            zorder=5 if own else 4,
+            zorder=5 if evolved else 4,
         )
-    axes.axvline(found.budget_bytes, color="#b8433a", linewidth=1, linestyle="--", label="budget")
-    floor = _quality_axis(axes, found)
+    axes.axvline(result.budget_bytes, color="#b8433a", linewidth=1, linestyle="--", label="budget")
+    floor = _quality_axis(axes, result)
     shown = quality >= floor
     axes.set_xlim(bytes_[shown].min() / 1.15, bytes_.max() * 1.15)
     axes.set_xscale("log")
@@ -122,11 +122,11 @@ def trade_picture(found: CompressionResult) -> Picture:
     return "Quality against bytes, on validation", png(figure), note
 
 
-def progress_picture(found: CompressionResult) -> Picture:
-    """The best quality so far by the number of evaluations, a line a search."""
+def progress_picture(result: CompressionResult) -> Picture:
+    """Draw the best quality so far by the number of evaluations, a line a search."""
     figure = Figure(figsize=(9.5, 4), layout="constrained")
     axes = figure.subplots()
-    for name, outcome in found.outcomes.items():
+    for name, outcome in result.outcomes.items():
         numbers, qualities, _ = zip(*outcome.history, strict=True)
         axes.plot(
             [*numbers, outcome.evaluations],
@@ -139,7 +139,7 @@ def progress_picture(found: CompressionResult) -> Picture:
             markevery=range(len(numbers)),
             label=f"{NAMES[name]}, {outcome.evaluations:,} evaluations",
         )
-    _quality_axis(axes, found)
+    _quality_axis(axes, result)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("genomes evaluated, all within the budget")
     figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=4)
@@ -151,19 +151,19 @@ def progress_picture(found: CompressionResult) -> Picture:
     return "Progress of the searches", png(figure), note
 
 
-def _quality_axis(axes: Axes, found: CompressionResult) -> float:
+def _quality_axis(axes: Axes, result: CompressionResult) -> float:
     """Mark all that the learner keeps, and show what is near it: many tiny tables are so bad that they would hide the rest.
 
-    The axis goes down to the best of every search, and to some distances of the evolution's from the top. Returns its end.
+    The axis goes down to the best of every search, and to some distances of the evolution's from the top; return its end.
     """
-    every = evaluated(found)
+    every = evaluated(result)
     top, worst = every.best.quality, every.front[0].quality
-    bests = [outcome.best.quality for outcome in found.outcomes.values()]
+    bests = [outcome.best.quality for outcome in result.outcomes.values()]
     distance = max(top - bests[0], (top - worst) / 10)
     floor = min(*bests, max(top - SHOWN * distance, worst))
     margin = 0.06 * (top - floor) or 0.01
     axes.set_ylim(floor - margin, top + margin)
-    axes.axhline(found.full, color="#3a7d44", linewidth=1, linestyle=":", label="all that the learner keeps")
+    axes.axhline(result.full, color="#3a7d44", linewidth=1, linestyle=":", label="all that the learner keeps")
     axes.set_ylabel("validation AUC")
     axes.grid(alpha=0.3)
     return floor - margin

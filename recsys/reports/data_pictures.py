@@ -68,7 +68,7 @@ def deciles_picture(inspection: Inspection) -> Picture:
 
 def shares_pictures(title: str, shares: Mapping[str, Mapping[str, float | None]], note: str) -> list[Picture]:
     """Draw bars of a share in each split for the features that have any; no picture where none has."""
-    shares = {name: one for name, one in shares.items() if any(one.values())}
+    shares = {name: by_split for name, by_split in shares.items() if any(by_split.values())}
     if not shares:
         return []
     figure = Figure(figsize=(9.5, 1.2 + 0.34 * max(len(shares), 2)), layout="constrained")
@@ -76,7 +76,9 @@ def shares_pictures(title: str, shares: Mapping[str, Mapping[str, float | None]]
     height = 0.8 / len(SPLIT_COLORS)
     for number, (split, color) in enumerate(SPLIT_COLORS.items()):
         places = np.arange(len(shares)) + (number - 1) * height
-        axes.barh(places, [one[split] or 0.0 for one in shares.values()], height, color=color, label=split)
+        axes.barh(
+            places, [by_split[split] or 0.0 for by_split in shares.values()], height, color=color, label=split
+        )
     _name_bars(axes, list(shares))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("share of values")

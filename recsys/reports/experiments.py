@@ -1,6 +1,6 @@
-"""The report of a comparison of configurations: `comparison_report`, and bytes, training and data beside it."""
+"""The report of a comparison of configurations: that of `comparison`, and bytes, training and data beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from rich.table import Table as Grid
 
 from recsys.comparison.budgets import arm_name
 from recsys.comparison.experiments import Arm, Result
@@ -23,14 +24,14 @@ from recsys.reports.comparison import (
 )
 from recsys.reports.comparison_pictures import comparison_pictures
 from recsys.reports.page import Picture, png, write_html
-from recsys_pipelines.preparation.prepared import Prepared, PreparedManifest
+from recsys_pipelines.preparation.prepared import Prepared
 
 matplotlib.use("Agg")
 
 MARKERS = "osD^vP*X"
 
 
-def write_report(result: Result, path: Path) -> None:
+def write_report(result: Result, path: Path | str) -> None:
     """Render `result` into a self-contained HTML file, written under a temporary name first."""
     arm = result.arms[0]
     write_html(
@@ -41,7 +42,7 @@ def write_report(result: Result, path: Path) -> None:
         summary=summary(result),
         verdict=verdict(result),
         data=arm.config.data.model_dump(mode="json", exclude_none=True),
-        splits=_manifest_counts(arm),
+        splits=Prepared.open(Path(arm.runs[0].metrics["prepared"])).manifest,
         rows=table_rows(result),
         by_budget=result.by_budget,
         sheets=[*bytes_sheets({arm.name: arm.bytes for arm in result.arms}), *main_sheets(result.judged)],
@@ -69,7 +70,7 @@ def write_report(result: Result, path: Path) -> None:
 
 
 def _title(arms: Sequence[Arm]) -> str:
-    """How many arms there are, and what they are several of."""
+    """Say how many arms there are, and what they are several of."""
     kinds: dict[str, set[Any]] = {
         "table schemes": {arm.config.tables.scheme for arm in arms},
         "budgets": {arm.budget for arm in arms},
@@ -81,7 +82,7 @@ def _title(arms: Sequence[Arm]) -> str:
 
 
 def table_rows(result: Result) -> list[dict[str, Any]]:
-    """One plain row per arm: what the terminal, the report and `--json` readers want first."""
+    """Return one plain row per arm: what the terminal, the report and `--json` readers want first."""
     rows = []
     full = result.arms[0].bytes["full_table"]
     changes = {(d.arm, d.metric): d for d in result.overall.differences}
@@ -116,6 +117,44 @@ def table_rows(result: Result) -> list[dict[str, Any]]:
     return rows
 
 
+def arms_grid(result: Result) -> Grid:
+    """Return the table of arms for a terminal: bytes, quality, and differences from the baseline."""
+    rows = table_rows(result)
+    known = rows[0]["auc_below_best"] is not None
+    by_budget = bool(result.by_budget)
+    grid = Grid(
+        *("arm", "bytes", "of full", "AUC", "interval", "logloss", "interval"),
+        *(["below best AUC"] if known else []),
+        *("ΔAUC", "verdict"),
+        *(["ΔAUC at its budget", "verdict there"] if by_budget else []),
+        title=f"baseline: {result.overall.baseline}",
+    )
+    for row in rows:
+        change = row["auc_change"]
+        grid.add_row(
+            row["arm"],
+            f"{row['bytes']['total']:,}",
+            f"{row['share']:.1%}",
+            f"{row['auc']:.4f}",
+            "{:.4f}–{:.4f}".format(*row["auc_interval"]),
+            f"{row['logloss']:.5f}",
+            "{:.5f}–{:.5f}".format(*row["logloss_interval"]),
+            *([f"{row['auc_below_best']:.4f}"] if known else []),
+            f"{change.estimate:+.4f}" if change else "",
+            change.verdict_word if change else "baseline",
+            *(_at_budget(row) if by_budget else ()),
+        )
+    return grid
+
+
+def _at_budget(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the difference of an arm from the baseline of its budget, and the verdict on it."""
+    change = row["auc_change_at_budget"]
+    if change is None:
+        return "", "baseline" if row["is_baseline_at_budget"] else ""
+    return f"{change.estimate:+.4f}", change.verdict_word
+
+
 def summary(result: Result) -> str:
     """Return the whole comparison in two sentences."""
     changes = [change for change in result.overall.differences if change.metric == "auc"]
@@ -123,9 +162,9 @@ def summary(result: Result) -> str:
         word: [c.arm for c in changes if c.verdict == word] for word in ("better", "worse", "undecided")
     }
     without = {c.arm for c in changes if c.no_verdict}
-    held = {result.overall.baseline, *counts["better"], *counts["undecided"]} - without
+    not_worse = {result.overall.baseline, *counts["better"], *counts["undecided"]} - without
     lacking = f", {len(without)} of them for want of data" if without else ""
-    smallest = min((arm for arm in result.arms if arm.name in held), key=lambda arm: arm.bytes["total"])
+    smallest = min((arm for arm in result.arms if arm.name in not_worse), key=lambda arm: arm.bytes["total"])
     size = smallest.bytes["total"]
     return (
         f"Against {result.overall.baseline}, in AUC: {len(counts['better'])} arms are better, "
@@ -145,8 +184,7 @@ def verdict(result: Result) -> list[str]:
             if change.metric != "auc":
                 continue
             aside = f", in {size[change.arm] / size[change.baseline]:.1%} of the bytes,"
-            known = None if family else power[change.arm]
-            lines.append(where + sentence(change, comparison, aside, known))
+            lines.append(where + sentence(change, comparison, aside, None if family else power[change.arm]))
     return lines
 
 
@@ -173,10 +211,6 @@ def trial_counts(result: Result) -> str:
         else f"{counts[0]} to {counts[-1]} (fewer where fewer fit the budget)"
     )
     return f"Validation trials per arm: {same}, over {', '.join(keys)}; test data was not looked at."
-
-
-def _manifest_counts(arm: Arm) -> PreparedManifest:
-    return Prepared.open(Path(arm.runs[0].metrics["prepared"])).manifest
 
 
 def _quality_picture(result: Result) -> Picture:

@@ -1,4 +1,4 @@
-"""What `recsys ope` shows: a sentence, the same tables in a terminal and in a self-contained HTML file, two pictures."""
+"""The report of an off-policy evaluation: a sentence, the same tables in a terminal and in HTML, two pictures."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from recsys.evaluation.off_policy.data import Log
 from recsys.evaluation.off_policy.errors import standard_error
-from recsys.evaluation.off_policy.estimators import Estimate, OffPolicy, Slice
+from recsys.evaluation.off_policy.log import Log
+from recsys.evaluation.off_policy.result import Estimate, OffPolicy, Slice
 from recsys.reports.page import DAGGER, Picture, interval, number, png, share, write_page
 from recsys.reports.sheet import Sheet
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean reward, and its standard error; None where one row or user says nothing of others."""
+    """A mean reward with its standard error, which is None where one row or user says nothing of others."""
 
     value: float
     standard_error: float | None
@@ -28,7 +28,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class OnPolicy:
-    """What the target policy earned in a log of its own, overall and by position."""
+    """The rewards of the target policy in a log of its own, overall and by position."""
 
     source: str
     rows: int
@@ -36,12 +36,12 @@ class OnPolicy:
     by_position: dict[str, Mean]
 
     def of(self, part: str) -> Mean | None:
-        """Its mean on the rows of a slice."""
+        """Return the mean on the rows of a slice."""
         return self.overall if part == "overall" else self.by_position.get(part)
 
 
 def on_policy(log: Log) -> OnPolicy:
-    """Mean reward of a log, with its standard error (summed by user where there are users)."""
+    """Return the mean reward of a log, with its standard error (summed by user where users are known)."""
 
     def mean(rows: np.ndarray) -> Mean:
         rewards = log.rewards[rows]
@@ -59,7 +59,7 @@ def on_policy(log: Log) -> OnPolicy:
 
 
 def ope_dict(result: OffPolicy, truth: OnPolicy | None) -> dict[str, Any]:
-    """All of it for JSON, with the sentence and the target's own log."""
+    """Return plain values for JSON, with the sentence and the target's own log."""
     return {
         **result.to_dict(),
         "summary": ope_summary(result, truth),
@@ -94,7 +94,7 @@ def ope_summary(result: OffPolicy, truth: OnPolicy | None = None) -> str:
 
 
 def ope_sheets(result: OffPolicy, truth: OnPolicy | None = None) -> list[Sheet]:
-    """Estimates overall, by position where there are positions, and what they rest on."""
+    """Return estimates overall, by position where positions differ, and what they rest on."""
     parts = (result.overall, *result.positions)
     sheets = [
         _estimates_sheet(result, part, None if truth is None else truth.of(part.name)) for part in parts
@@ -102,7 +102,7 @@ def ope_sheets(result: OffPolicy, truth: OnPolicy | None = None) -> list[Sheet]:
     return [*sheets, _slices_sheet(result)]
 
 
-def write_ope(result: OffPolicy, path: Path, truth: OnPolicy | None = None) -> None:
+def write_ope(result: OffPolicy, path: Path | str, truth: OnPolicy | None = None) -> None:
     """Write sentence, tables and pictures as one HTML file that needs nothing beside it."""
     texts = [
         ope_summary(result, truth),
@@ -146,9 +146,9 @@ def _estimates_sheet(result: OffPolicy, part: Slice, truth: Mean | None) -> Shee
 
 
 def _row(estimate: Estimate, part: Slice, truth: Mean | None) -> tuple[str, ...]:
-    own: tuple[str, ...] = ()
+    against_truth: tuple[str, ...] = ()
     if truth is not None:
-        own = _where(estimate, truth), _errors_apart(estimate, truth)
+        against_truth = _where(estimate, truth), _errors_apart(estimate, truth)
     return (
         estimate.estimator if estimate.reliable else f"{estimate.estimator} {DAGGER}",
         number(estimate.value),
@@ -160,7 +160,7 @@ def _row(estimate: Estimate, part: Slice, truth: Mean | None) -> tuple[str, ...]
         share(estimate.clipped_rows),
         share(estimate.clipped_weight),
         share(part.overlap),
-        *own,
+        *against_truth,
     )
 
 
@@ -220,8 +220,8 @@ def _estimates_picture(result: OffPolicy, truth: OnPolicy | None) -> Picture:
         doubtful = np.array([not estimate.reliable for estimate in part.estimates])
         axes.plot(value[doubtful], places[doubtful], "o", color="#33608c", mfc="white", ms=4, zorder=3)
         axes.axvline(part.logged_value, color="grey", linestyle="--", linewidth=1, label="logging policy")
-        if truth is not None and (own := truth.of(part.name)) is not None:
-            axes.axvline(own.value, color="#b8433a", linewidth=1, label="target, its own log")
+        if truth is not None and (mean := truth.of(part.name)) is not None:
+            axes.axvline(mean.value, color="#b8433a", linewidth=1, label="target, its own log")
         axes.set_yticks(places, names if column == 0 else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_title(part.name, fontsize=9)

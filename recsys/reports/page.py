@@ -22,23 +22,23 @@ Picture = tuple[str, str, str]  # title, PNG in base64, what to see in it
 
 
 def write_page(
-    path: Path, title: str, texts: Sequence[str], sheets: Sequence[Sheet], pictures: Sequence[Picture]
+    path: Path | str, title: str, texts: Sequence[str], sheets: Sequence[Sheet], pictures: Sequence[Picture]
 ) -> None:
-    """Write a page of sentences, tables and pictures. The first text is what was found."""
+    """Write a page of sentences, tables and pictures. The first text is the result."""
     write_html(path, "page.html.j2", title=title, texts=texts, sheets=sheets, pictures=pictures)
 
 
-def write_html(path: Path, template: str, **values: Any) -> None:
+def write_html(path: Path | str, template: str, **values: Any) -> None:
     """Render a template of `templates`, and write the page."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("recsys.reports"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     html = environment.get_template(template).render(**values)
-    write_text(html, path)
+    write_text(html, Path(path))
 
 
 def png(figure: Figure) -> str:
-    """A figure as PNG in base64."""
+    """Return a figure as PNG in base64."""
     buffer = io.BytesIO()
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a name such as "$x_{1" is no formula
@@ -47,15 +47,15 @@ def png(figure: Figure) -> str:
 
 
 def number(value: float, sign: str = "") -> str:
-    """Four digits, or five decimals of what is small."""
+    """Return a number with four digits, or five decimals where it is small."""
     return f"{value:{sign}.4g}" if abs(value) >= 0.1 else f"{value:{sign}.5f}"
 
 
 def interval(ends: tuple[float, float], sign: str = "") -> str:
-    """From where to where."""
+    """Return the ends of an interval as text."""
     return " to ".join(number(value, sign) for value in ends)
 
 
 def share(value: float | None) -> str:
-    """A percentage, – where it is not known."""
+    """Return a share as a percentage, – where it is not known."""
     return "–" if value is None else f"{value:.2%}"

@@ -1,4 +1,4 @@
-"""What `recsys replay` shows: a sentence, a table in a terminal and in a self-contained HTML file, a picture."""
+"""The report of a replay: a sentence, a table in a terminal and in a self-contained HTML file, a picture."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from recsys.reports.sheet import Sheet
 
 
 def replay_dict(result: Replay) -> dict[str, Any]:
-    """All of it for JSON, with the sentence."""
+    """Return plain values for JSON, with the sentence."""
     return {**result.to_dict(), "summary": replay_summary(result)}
 
 
@@ -20,24 +20,24 @@ def replay_summary(result: Replay) -> str:
     """Return the verdict in a sentence."""
     whole = result.overall
     against = f"{result.policy} against the uniform policy that wrote {result.source}"
-    kept = f"{whole.matched:,} of {whole.rows:,} rows kept ({share(whole.matched / whole.rows)})"
+    matched = f"{whole.matched:,} of {whole.rows:,} rows kept ({share(whole.matched / whole.rows)})"
     if whole.interval is None or whole.value is None:
-        return f"{against}: no verdict, {whole.note}; {kept}."
+        return f"{against}: no verdict, {whole.note}; {matched}."
     worth = (
         f"{number(whole.value)} by replay ({result.level:.0%} interval {interval(whole.interval)}), "
         f"logged {number(whole.logged_value)}"
     )
     if result.verdict == "unreliable":
-        return f"{against}: no verdict, {whole.note}: {worth}; {kept}."
+        return f"{against}: no verdict, {whole.note}: {worth}; {matched}."
     assert whole.difference is not None
     assert whole.difference_interval is not None
     change = f"difference {number(whole.difference, '+')} ({interval(whole.difference_interval, '+')})"
     word = "not told apart from it" if result.verdict == "undecided" else result.verdict
-    return f"{against}: {word}, {worth}, {change}; {kept}."
+    return f"{against}: {word}, {worth}, {change}; {matched}."
 
 
 def replay_sheets(result: Replay) -> list[Sheet]:
-    """One table: overall, and by position where there are positions."""
+    """Return one table: overall, and by position where positions differ."""
     clusters = result.overall.clusters is not None
     headers: tuple[str, ...] = (
         "rows of",
@@ -67,7 +67,7 @@ def replay_sheets(result: Replay) -> list[Sheet]:
     return [Sheet("Replay", headers, [_row(part) for part in (result.overall, *result.positions)], note)]
 
 
-def write_replay(result: Replay, path: Path) -> None:
+def write_replay(result: Replay, path: Path | str) -> None:
     """Write sentence, table and picture as one HTML file that needs nothing beside it."""
     write_page(
         path,

@@ -11,15 +11,17 @@ Row = tuple[str, ...]
 
 def plain(text: str) -> str:
     """Return a text, such as a name from data, for rich to show as it stands: no markup, no control characters."""
-    shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-    return escape(shown)
+    escaped = "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+    return escape(escaped)
 
 
 @dataclass(frozen=True)
 class Sheet:
     """A table of text: the first column is left-aligned, a note explains the others.
 
-    folded: HTML shows it after the pictures, and only when asked to.
+    A `folded` one stands after the pictures of a page, closed.
     """
 
     title: str
@@ -29,7 +31,7 @@ class Sheet:
     folded: bool = False
 
     def grid(self) -> Grid:
-        """For a terminal."""
+        """Return the table for a terminal."""
         grid = Grid(
             title=plain(self.title),
             caption=plain(self.note) or None,

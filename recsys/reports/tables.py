@@ -1,4 +1,4 @@
-"""What an experiment's tables weigh, how often their ids collide, and where sharding puts them, as text tables."""
+"""The report of an experiment's tables: their bytes, collisions of their ids, and their places on ranks, as text tables."""
 
 from dataclasses import asdict
 
@@ -11,7 +11,7 @@ from recsys_tables.bytes import ResidentBytes
 
 
 def grids(report: TableReport, network: NetworkBytes) -> list[Grid]:
-    """The report as three tables for a terminal: bytes, with those of the network above the tables, collisions, ranks."""
+    """Return the report as three tables for a terminal: bytes, with the network above the tables, collisions, ranks."""
     return [_bytes_grid(report, network), _collisions_grid(report), _ranks_grid(report)]
 
 
@@ -26,15 +26,15 @@ def _bytes_grid(report: TableReport, network: NetworkBytes) -> Grid:
     )
     shared = {table.table for table in report.shared}
     for table in report.shared:
-        who = f"{plain(table.table)}, of {len(table.features)} features"
-        grid.add_row(who, "", "", f"{table.rows:,}", str(table.width), *_kinds(table.bytes))
+        label = f"{plain(table.table)}, of {len(table.features)} features"
+        grid.add_row(label, "", "", f"{table.rows:,}", str(table.width), *_kinds(table.bytes))
     for entry in report.features:
         rows = "shared" if shared.issuperset(entry.tables) else f"{entry.rows:,}"
         grid.add_row(
             plain(entry.feature), entry.scheme, f"{entry.ids:,}", rows, str(entry.width), *_kinds(entry.bytes)
         )
-    for name, held in report.statistics.items():
-        grid.add_row(plain(name), "", "", "", "", *_kinds(ResidentBytes(statistics=held)))
+    for name, size in report.statistics.items():
+        grid.add_row(plain(name), "", "", "", "", *_kinds(ResidentBytes(statistics=size)))
     grid.add_section()
     grid.add_row("total", "", "", "", "", *_kinds(report.bytes))
     return grid

@@ -1,4 +1,4 @@
-"""What `recsys tune` shows: a table of all trials, the best settings as a configuration, and an HTML page with pictures."""
+"""The report of a tuning: a table of all trials, the best settings as a configuration, and an HTML page with pictures."""
 
 import json
 import os
@@ -23,8 +23,9 @@ ENDS = {
 SHOWN_METRICS = ("logloss", "auc")
 
 
-def write_tuning(tuned: TuningResult, source: Path, path: Path) -> Path:
+def write_tuning(tuned: TuningResult, source: Path | str, path: Path | str) -> Path:
     """Write the page, and beside it `<page's name>-best.yaml`, which extends `source`; return the latter."""
+    path = Path(path)
     best = path.with_name(f"{path.stem}-best.yaml")
     text = best_yaml(tuned, source, best)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,36 +37,37 @@ def write_tuning(tuned: TuningResult, source: Path, path: Path) -> Path:
 
 
 def summary(tuned: TuningResult) -> str:
-    """How many trials ended how, and which was best, in two sentences."""
+    """Say how many trials ended how, and which was best, in two sentences."""
     counts = {word: sum(trial.end == end for trial in tuned.trials) for end, word in ENDS.items()}
     ended = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     monitor, best = tuned.config.training.monitor, tuned.best
-    own = next(trial for trial in tuned.trials if trial.number == 0)
-    found = _metric(tuned, best)
+    default = next(trial for trial in tuned.trials if trial.number == 0)
     text = (
         f"{len(tuned.trials)} trials ({tuned.how}{', ASHA' if tuned.asha else ''}): {ended}. "
-        f"Best on validation: trial {best.number}, {monitor} {found:.5f}"
+        f"Best on validation: trial {best.number}, {monitor} {_metric(tuned, best):.5f}"
     )
     if best.number == 0:
         return text + ", the file's own settings."
-    known = own.best(tuned.config)
+    metrics = default.best(tuned.config)
     than = (
-        "the file's own settings have none" if known is None else f"{known[monitor]:.5f} with the file's own"
+        "the file's own settings have none"
+        if metrics is None
+        else f"{metrics[monitor]:.5f} with the file's own"
     )
     return f"{text} ({than}): {as_text(best.settings)}. It was chosen on these rows, so expect a little less on others."
 
 
 def trials_sheet(tuned: TuningResult) -> Sheet:
-    """Every trial, the best first."""
+    """Return a table of every trial, the best first."""
     space = list(tuned.config.tuning.space)
     rows = []
     for trial in tuned.trials:
         metrics = trial.best(tuned.config)
         values = [None if metrics is None else metrics[name] for name in SHOWN_METRICS]
-        shown = ["–" if value is None else f"{value:.5f}" for value in values]
+        cells = ["–" if value is None else f"{value:.5f}" for value in values]
         settings = [_value(trial.settings[key]) if key in trial.settings else "as it is" for key in space]
         end = ENDS[trial.end or "failed"]
-        rows.append((str(trial.number), *shown, *settings, f"{trial.epochs:.2f}", end))
+        rows.append((str(trial.number), *cells, *settings, f"{trial.epochs:.2f}", end))
     reasons = {
         (trial.end or "failed", trial.why): trial.number for trial in reversed(tuned.trials) if trial.why
     }
@@ -79,9 +81,9 @@ def trials_sheet(tuned: TuningResult) -> Sheet:
     )
 
 
-def best_yaml(tuned: TuningResult, source: Path, path: Path) -> str:
-    """A configuration for `path` that extends `source` by the best settings."""
-    extends = os.path.relpath(source.resolve(), path.resolve().parent)
+def best_yaml(tuned: TuningResult, source: Path | str, path: Path | str) -> str:
+    """Return a configuration for `path` that extends `source` by the best settings."""
+    extends = os.path.relpath(Path(source).resolve(), Path(path).resolve().parent)
     best = tuned.best
     content = {"extends": extends, "name": f"{tuned.config.name}-tuned", "set": best.settings}
     head = (
@@ -92,7 +94,7 @@ def best_yaml(tuned: TuningResult, source: Path, path: Path) -> str:
 
 
 def as_text(settings: dict[str, Any]) -> str:
-    """Settings in a line."""
+    """Return settings in a line."""
     return ", ".join(f"{key} {_value(value)}" for key, value in settings.items())
 
 

@@ -1,7 +1,5 @@
 """Pictures of a search: settings side by side, the best so far, and how every trial learnt."""
 
-import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,82 +7,59 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-from recsys.config import FIT, Choices, ExperimentConfig, Range
+from recsys.config import ExperimentConfig
 from recsys.reports.page import Picture, png
+from recsys.reports.tuning_axes import NumberAxis, setting_axis
 from recsys.tuning.study import TuningResult
 from recsys.tuning.trials import metrics_of
 
 BAD = "#b8433a"
 STOPPED = "#9aa3ad"
 COLORS = colormaps["viridis"]
+LOST_HEIGHT = -0.04  # of trials without a metric
 SHOWN = 3.0  # distances of the median trial from the best that an axis of the metric shows
 
 
 def parallel_picture(tuned: TuningResult) -> Picture:
-    """One vertical axis a setting, and the monitored metric as the last; one line a trial."""
+    """Draw one vertical axis a setting, and the monitored metric as the last; one line a trial."""
     config = tuned.config
     keys, monitor = list(config.tuning.space), config.training.monitor
-    own = {key: value_of(config, key) for key in keys}
-    columns = [[trial.settings.get(key, own[key]) for trial in tuned.trials] for key in keys]
-    axes_of = [_axis(config.tuning.space[key], column) for key, column in zip(keys, columns, strict=True)]
+    defaults = {key: value_of(config, key) for key in keys}
+    columns = [[trial.settings.get(key, defaults[key]) for trial in tuned.trials] for key in keys]
     scores = np.array([trial.score(config) for trial in tuned.trials])
     values = np.abs(scores)  # the metric itself: logloss is scored by its negative
     known = np.isfinite(scores)
     worst = _worst_shown(values[known])
     shown = values.clip(min=worst) if monitor == "auc" else values.clip(max=worst)
-    ends = (shown[known].min(), shown[known].max())
-    axes_of.append(_Axis(*ends, flipped=monitor == "logloss"))
+    metric_axis = NumberAxis(shown[known].min(), shown[known].max(), flipped=monitor == "logloss")
+    setting_axes = [
+        setting_axis(config.tuning.space[key], column) for key, column in zip(keys, columns, strict=True)
+    ]
 
     figure = Figure(figsize=(max(8.0, 1.9 * (len(keys) + 1)), 4.6), layout="constrained")
     axes = figure.subplots()
     ranks = Normalize(0, max(1, known.sum() - 1))
     for place in reversed(range(len(tuned.trials))):  # the best is drawn last
-        trial = tuned.trials[place]
-        heights = [axis.height(column[place]) for axis, column in zip(axes_of[:-1], columns, strict=True)]
-        heights.append(axes_of[-1].height(shown[place]) if known[place] else -0.04)
-        best = place == 0
+        heights = [axis.height(column[place]) for axis, column in zip(setting_axes, columns, strict=True)]
+        heights.append(metric_axis.height(shown[place]) if known[place] else LOST_HEIGHT)
         color = COLORS(1 - ranks(place)) if known[place] else BAD
-        axes.plot(
-            range(len(heights)),
-            heights,
-            color=color,
-            linewidth=3 if best else 1.3,
-            linestyle="-" if trial.end == "finished" else "--",
-            alpha=1.0 if best else 0.75,
-            marker="o",
-            markersize=5 if best else 3,
-        )
-    for place, axis in enumerate(axes_of):
+        _draw_trial(axes, heights, color, tuned.trials[place].end == "finished", place == 0)
+    for place, axis in enumerate([*setting_axes, metric_axis]):
         axes.axvline(place, color="black", linewidth=0.8, zorder=0)
         for height, label in axis.ticks():
-            axes.annotate(
-                label,
-                (place, height),
-                xytext=(5, 0),
-                textcoords="offset points",
-                fontsize=8,
-                va="center",
-                bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8},
-            )
+            box = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8}
+            _label(axes, label, place, height, bbox=box)
     names = [key.replace(".", ".\n", 1) for key in keys]
-    axes.set_xticks(range(len(axes_of)), [*names, f"validation\n{monitor}"], fontsize=8.5)
+    axes.set_xticks(range(len(keys) + 1), [*names, f"validation\n{monitor}"], fontsize=8.5)
     axes.set_yticks([])
     axes.set_ylim(-0.1, 1.05)
-    axes.set_xlim(-0.15, len(axes_of) - 0.55)
+    axes.set_xlim(-0.15, len(keys) + 0.45)
     for side in ("left", "right", "top", "bottom"):
         axes.spines[side].set_visible(False)
     if not known.all():
-        axes.annotate(
-            "diverged, failed",
-            (len(keys), -0.04),
-            xytext=(5, 0),
-            textcoords="offset points",
-            fontsize=8,
-            va="center",
-            color=BAD,
-        )
+        _label(axes, "diverged, failed", len(keys), LOST_HEIGHT, color=BAD)
     note = (
         "A line is a trial. Yellow is best, dark is worst; the thick one is the best of all. Better is higher on the last "
         "axis, whose lower end holds all that are worse still. Dashed: stopped early. Where a setting matters, its axis "
@@ -93,8 +68,35 @@ def parallel_picture(tuned: TuningResult) -> Picture:
     return "Settings and metric", png(figure), note
 
 
+def _draw_trial(axes: Axes, heights: list[float], color: Any, finished: bool, best: bool) -> None:
+    """Draw the line of a trial: dashed where it ended early, thick where it is the best."""
+    axes.plot(
+        range(len(heights)),
+        heights,
+        color=color,
+        linewidth=3 if best else 1.3,
+        linestyle="-" if finished else "--",
+        alpha=1.0 if best else 0.75,
+        marker="o",
+        markersize=5 if best else 3,
+    )
+
+
+def _label(axes: Axes, text: str, place: float, height: float, **style: Any) -> None:
+    """Write a text beside an axis."""
+    axes.annotate(
+        text,
+        (place, height),
+        xytext=(5, 0),
+        textcoords="offset points",
+        fontsize=8,
+        va="center",
+        **style,
+    )
+
+
 def progress_picture(tuned: TuningResult) -> Picture:
-    """Metric of every trial in the order they were drawn, and the best so far."""
+    """Draw the metric of every trial in the order they were tried, and the best so far."""
     config = tuned.config
     trials = sorted(tuned.trials, key=lambda trial: trial.number)
     scores = np.array([trial.score(config) for trial in trials])
@@ -129,18 +131,18 @@ def progress_picture(tuned: TuningResult) -> Picture:
 
 
 def curves_picture(tuned: TuningResult) -> Picture:
-    """The monitored metric of every trial over epochs."""
+    """Draw the monitored metric of every trial over epochs."""
     config = tuned.config
     monitor = config.training.monitor
     figure = Figure(figsize=(8.5, 3.8), layout="constrained")
     axes = figure.subplots()
     for place in reversed(range(len(tuned.trials))):
         trial = tuned.trials[place]
-        curve = [metrics_of(told)[monitor] for told in trial.history]
+        curve = [metrics_of(entry)[monitor] for entry in trial.history]
         color = {"stopped": STOPPED, "diverged": BAD, "failed": BAD}.get(trial.end or "failed", "#2a6f97")
         best = place == 0
         axes.plot(
-            [told["epoch"] for told in trial.history],
+            [entry["epoch"] for entry in trial.history],
             curve,
             color="black" if best else color,
             linewidth=2.4 if best else 1.1,
@@ -157,7 +159,7 @@ def curves_picture(tuned: TuningResult) -> Picture:
 
 
 def _worst_shown(values: np.ndarray) -> float:
-    """Where an axis of the metric ends, of values sorted from the best: a few bad trials would hide the rest."""
+    """Return where an axis of the metric ends, of values sorted from the best: a few bad trials would hide the rest."""
     best, worst = values[0], values[-1]
     end = best + SHOWN * (np.median(values) - best)
     return float(end if 0 < abs(end - best) < abs(worst - best) else worst)
@@ -171,61 +173,13 @@ def _limit(axes: Axes, values: np.ndarray) -> None:
 
 
 def value_of(config: ExperimentConfig, key: str) -> Any:
-    """What a dotted key of a search is in a configuration; None where features differ in it."""
+    """Return the value of a dotted key of a search in a configuration; None where features differ in it."""
     section, *path = key.split(".")
     raw = config.model_dump(mode="json")
     if section == "features":
-        found = [feature.get(path[0]) for feature in raw["features"] if feature["kind"] == "categorical"]
-        return found[0] if all(value == found[0] for value in found) else None
+        values = [feature.get(path[0]) for feature in raw["features"] if feature["kind"] == "categorical"]
+        return values[0] if all(value == values[0] for value in values) else None
     value: Any = raw[section]
     for step in path:
         value = value.get(step) if isinstance(value, dict) else None
     return value
-
-
-class _Axis:
-    """Heights from 0 to 1 of numbers from `low` to `high`."""
-
-    def __init__(self, low: float, high: float, log: bool = False, flipped: bool = False) -> None:
-        self._log, self._flipped = log, flipped
-        self._low, self._high = low, high
-
-    def height(self, value: Any) -> float:
-        """Where a value lies."""
-        low, high, at = (np.log(v) if self._log else v for v in (self._low, self._high, value))
-        share = float((at - low) / (high - low)) if high > low else 0.5
-        return 1 - share if self._flipped else share
-
-    def ticks(self) -> list[tuple[float, str]]:
-        """Heights and labels."""
-        locator = LogLocator(subs=(1.0, 2.0, 5.0)) if self._log else MaxNLocator(5)
-        marks = [v for v in locator.tick_values(self._low, self._high) if self._low <= v <= self._high]
-        return [(self.height(value), f"{value:.4g}") for value in marks]
-
-
-class _ListedAxis:
-    """Heights from 0 to 1 of listed values, numbers by size."""
-
-    def __init__(self, values: Sequence[Any]) -> None:
-        numbers = all(isinstance(value, int | float) for value in values)
-        self._names = list(
-            dict.fromkeys(json.dumps(value) for value in (sorted(values) if numbers else values))
-        )
-
-    def height(self, value: Any) -> float:
-        """Where a value lies."""
-        last = len(self._names) - 1
-        return self._names.index(json.dumps(value)) / last if last else 0.5
-
-    def ticks(self) -> list[tuple[float, str]]:
-        """Heights and labels."""
-        return [(self.height(json.loads(name)), name.strip('"')) for name in self._names]
-
-
-def _axis(choices: Choices, values: Sequence[Any]) -> _Axis | _ListedAxis:
-    """The axis of a setting that took `values`; those of the file itself may lie outside its choices."""
-    if not isinstance(choices, Range):
-        return _ListedAxis([*(choice for choice in choices if choice != FIT), *values])
-    if not all(isinstance(value, int | float) for value in values):
-        return _ListedAxis(values)
-    return _Axis(min(choices.low, *values), max(choices.high, *values), choices.log and min(values) > 0)

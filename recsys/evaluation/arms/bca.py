@@ -15,7 +15,7 @@ from recsys.evaluation.arms.result import Interval
 def bca_interval(
     estimate: float, replicates: np.ndarray, influence: np.ndarray, level: float
 ) -> Interval | None:
-    """Interval of an estimate from its bootstrap [R] and the influence of units [U] on it.
+    """Return the interval of an estimate from its bootstrap [R] and the influence of units [U] on it.
 
     None where all replicates lie on one side of the estimate: the bias is then not to be had. Percentiles beyond the
     replicates are cut at the outermost: 1,000 and more serve a level of 95 %.

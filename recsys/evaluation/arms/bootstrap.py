@@ -28,10 +28,18 @@ def poisson_bootstrap(
     replicates: int,
     seed: int,
 ) -> tuple[np.ndarray, int]:
-    """Values [..., R] of `evaluate`, uint8 weights [B, U] -> [..., B], and how many replicates were drawn again.
+    """Return the values [..., R] of a statistic in R replicates, and how many replicates were drawn again.
 
-    Those are the replicates that leave out all units of one of the sets `needed`, such as those with positives.
     The same seed draws the same weights, whatever the threads and the memory.
+
+    Args:
+        evaluate: The statistic, which turns weights uint8 [B, U] into values [..., B].
+        needed: Sets of units, such as those with positives; a replicate that leaves out all units of one is drawn
+            again.
+        units: How many units there are.
+        rows: How many rows there are.
+        replicates: How many replicates to draw.
+        seed: Seed of the draws.
     """
     room = max(MOST_BYTES, MOST_BYTES_A_ROW * rows)
     narrow = room // (16 * units)  # blocks of 16 replicates that fit
@@ -42,15 +50,15 @@ def poisson_bootstrap(
     draws = _Draws(needed, units, together, seed)
 
     def values(block: tuple[np.ndarray, int]) -> np.ndarray:
-        weights, drawn = block
-        return evaluate(weights)[..., :drawn]
+        weights, count = block
+        return evaluate(weights)[..., :count]
 
     out = list(ordered(values, draws.blocks(replicates, fits), threads))
     return np.concatenate(out, axis=-1), draws.redrawn
 
 
 class _Draws:
-    """Poisson(1) weights per unit, drawn again where they leave out a needed set; `redrawn` counts those."""
+    """Draws Poisson(1) weights per unit, again where they leave out a needed set; `redrawn` counts those."""
 
     def __init__(self, needed: Sequence[np.ndarray], units: int, together: int, seed: int) -> None:
         self.redrawn = 0
@@ -60,16 +68,16 @@ class _Draws:
         self._units = units
 
     def blocks(self, replicates: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
-        """Weights [B, U] and how many of the B are drawn, about `size`; others, of weight 1, fill the block up."""
+        """Yield weights [B, U] and how many of the B are replicates, about `size`; others, of weight 1, fill it up."""
         step = self._together * max(1, size // self._together)
         for start in range(0, replicates, step):
-            drawn = np.empty((min(step, replicates - start), self._units), np.uint8)
-            for first in range(0, len(drawn), self._together):
-                self._draw(drawn[first : first + self._together])
-            weights = empty_weights(len(drawn), self._units)
-            weights[len(drawn) :] = 1
-            fill_weights(weights, 0, drawn)
-            yield weights, len(drawn)
+            draws = np.empty((min(step, replicates - start), self._units), np.uint8)
+            for first in range(0, len(draws), self._together):
+                self._draw(draws[first : first + self._together])
+            weights = empty_weights(len(draws), self._units)
+            weights[len(draws) :] = 1
+            fill_weights(weights, 0, draws)
+            yield weights, len(draws)
 
     def _draw(self, weights: np.ndarray) -> None:
         fill_poisson(self._bits, weights)
@@ -80,7 +88,7 @@ class _Draws:
             self.redrawn += len(again)
 
     def _lacking(self, weights: np.ndarray) -> np.ndarray:
-        """Which replicates [B] have no unit of some needed set."""
+        """Return which replicates [B] have no unit of some needed set."""
         lacking = np.full(len(weights), False)
         for units in self._needed:
             doubtful = np.flatnonzero(~weights[:, units[:64]].any(axis=1))  # so few units mostly tell

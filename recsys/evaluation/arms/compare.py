@@ -20,7 +20,7 @@ The estimate is the mean over seeds of the metric on these rows. Metric of arm a
 - Student's t with Satterthwaite's degrees of freedom: for rows from the fourth moment of the units' influences
   (`variance`), S - 1 for the seeds of each arm.
 - With one seed the two cannot be told apart: intervals and verdict cover rows only, and the result says so.
-- What each difference could have found, and who is best, follow from the same variances (`power`, `best`).
+- What each comparison can detect, and who is best, follow from the same variances (`power`, `best`).
 - BCa intervals (`bca`) stand beside: they follow a skewed bootstrap, but hold seeds fixed.
 
 - There is a verdict only where ten units hold the rarer class and the arms see ten differently (`support`).
@@ -40,7 +40,7 @@ from numpy.typing import ArrayLike
 from recsys.evaluation.arms.bootstrap import poisson_bootstrap
 from recsys.evaluation.arms.delong import from_placements, placements
 from recsys.evaluation.arms.intervals import bounded_interval
-from recsys.evaluation.arms.judged import differences, judged, probabilities
+from recsys.evaluation.arms.judged import Judged, differences, judged, probabilities
 from recsys.evaluation.arms.result import (
     ArmResult,
     Comparison,
@@ -49,7 +49,7 @@ from recsys.evaluation.arms.result import (
     Interval,
     Verdict,
 )
-from recsys.evaluation.arms.support import rarer_class, support
+from recsys.evaluation.arms.support import Rarer, rarer_class, support
 from recsys.evaluation.arms.variance import Arms
 from recsys.evaluation.arms.weighted import METRICS, WeightedMetrics, auc_influence
 from recsys.evaluation.metrics import binary_labels, group_codes, improper
@@ -67,116 +67,172 @@ def compare(
     seed: int = 0,
     level: float = 0.95,
 ) -> Comparison:
-    """Compare every arm with `baseline` (the first arm unless named).
+    """Compare every arm with the baseline.
 
-    `arms`: probabilities [S, n] by name, S may differ, rows in the same order (`pair` brings them there).
-    `labels` [n] 0/1; `clusters` [n] ids that are resampled as a whole (users: their rows are dependent).
-    `metrics`: auc, gauc, logloss, ne, calibration; unless given all, gauc where some cluster has both classes.
-    Errors (ValueError): shapes that do not fit, NaN or out-of-range predictions, one class only,
-    one cluster only, gauc without clusters of both classes, unknown baseline or metric.
+    Args:
+        arms: Predicted probabilities [S, n] by name, S may differ, rows in the same order (`pair` brings them there).
+        labels: Labels [n], 0 or 1.
+        clusters: Ids [n] that are resampled as a whole (users: their rows are dependent); None: each row by itself.
+        baseline: Name of the arm that the others are compared with; the first unless given.
+        metrics: Some of auc, gauc, logloss, ne and calibration; unless given all, gauc where some cluster has both
+            classes.
+        replicates: Replicates of the bootstrap.
+        seed: Seed of the bootstrap.
+        level: Level of the intervals; a verdict is at 1 - level.
+
+    Raises:
+        ValueError: Shapes do not fit, predictions are NaN or out of range, there is one class or one cluster only, gauc
+            is asked for without clusters of both classes, or baseline or metric is unknown.
     """
     positive = binary_labels(labels)
     arms = {name: _checked(name, values, positive.size) for name, values in arms.items()}
     _check_options(arms, baseline, metrics, replicates, level)
     baseline = next(iter(arms)) if baseline is None else baseline
-    if positive.all() or not positive.any():
-        raise ValueError(f"every label is {int(positive[0])}: a comparison needs both classes, use more rows")
-    units = np.arange(positive.size) if clusters is None else group_codes(clusters, positive.size)
-    count = int(units.max()) + 1
-    if count < 2:
-        raise ValueError("all rows belong to one cluster: there is nothing to resample, use more clusters")
-    metrics = _metrics(metrics, positive, units)
-
-    predictions = [row for values in arms.values() for row in values]
-    owners = np.repeat(np.arange(len(arms)), [len(values) for values in arms.values()])
-    weighted = WeightedMetrics(positive, predictions, units, metrics)
-    point = weighted(np.ones((1, count), np.uint8))[..., 0]
-    resampled, redrawn = poisson_bootstrap(weighted, weighted.needed, count, positive.size, replicates, seed)
-    placed = []  # of rows, mean over seeds
-    if "auc" in metrics:
-        placed = [np.mean([placements(positive, row) for row in rows], 0) for rows in arms.values()]
-
-    names, b = list(arms), list(arms).index(baseline)
+    units = _checked_units(positive, clusters)
+    sample = _Sample(arms, positive, units, _metrics(metrics, positive, units), replicates, seed)
     rarer = rarer_class(positive, units, "row" if clusters is None else "user")
+    b = sample.names.index(baseline)
     estimates: dict[str, dict[str, Estimate]] = {name: {} for name in arms}
-    told: list[Difference] = []
+    results: list[Difference] = []
     best: dict[str, dict[str, float]] = {}
-    for m, metric in enumerate(metrics):
-        if metric == "auc":
-            influence = [auc_influence(positive, rows, units) for rows in placed]
-            shares, owner = placed, units  # of rows
-        else:
-            influence = [weighted.influence(metric, owners == a) for a in range(len(arms))]
-            shares, owner = [weighted.own(metric, owners == a) for a in range(len(arms))], np.arange(count)
-        # A Poisson bootstrap of U units has (U - 1) / U of the variance, like any plug-in variance.
-        covariance = np.atleast_2d(np.cov(resampled[m])) * count / (count - 1)
-        found = Arms(point[m], covariance, owners, np.stack(influence))
+    for metric in sample.metrics:
+        values = sample.values(metric)
         for a, name in enumerate(arms):
-            estimates[name][metric] = _estimate(found, a, metric, level, rarer.holding)
-        judgements = [
-            judged(found, a, b, metric, behind, rarer)
-            for a in range(len(arms))
-            if a != b
-            for behind in [
-                support(metric, rarer.holding, shares[a] - shares[b], owner, arms[names[a]], arms[baseline])
-            ]
-        ]
-        best[metric] = probabilities(judgements, found, names, metric)
-        told += differences(judgements, found, resampled[m], names, metric, level)
-    checked = _delong_p_values(positive, placed, names, baseline)
+            estimates[name][metric] = _estimate(values, a, metric, level, rarer.holding)
+        judgements = sample.judgements(metric, values, b, rarer)
+        best[metric] = probabilities(judgements, values, sample.names, metric)
+        results += differences(judgements, values, sample.resampled(metric), sample.names, metric, level)
     return Comparison(
         arms=tuple(ArmResult(name, len(arms[name]), estimates[name]) for name in arms),
-        differences=tuple(
-            replace(d, delong_p_value=checked.get(d.arm)) if d.metric == "auc" and d.no_verdict is None else d
-            for d in told
-        ),
+        differences=tuple(_with_delong(results, sample.delong_p_values(b))),
         best=best,
         baseline=baseline,
         level=float(level),
         rows=int(positive.size),
         positives=int(positive.sum()),
-        clusters=None if clusters is None else count,
+        clusters=None if clusters is None else sample.unit_count,
         replicates=int(replicates),
-        redrawn=redrawn,
+        redrawn=sample.redrawn,
         seed=int(seed),
     )
 
 
+class _Sample:
+    """The metrics of all arms on the rows as they are, and in bootstrap replicates of their units.
+
+    `redrawn` counts the replicates that were drawn again for want of a class.
+    """
+
+    def __init__(
+        self,
+        arms: Mapping[str, np.ndarray],
+        positive: np.ndarray,
+        units: np.ndarray,
+        metrics: Sequence[str],
+        replicates: int,
+        seed: int,
+    ) -> None:
+        self.names, self.metrics = list(arms), list(metrics)
+        self.unit_count = int(units.max()) + 1
+        self._arms, self._positive, self._units = list(arms.values()), positive, units
+        self._owners = np.repeat(np.arange(len(arms)), [len(values) for values in self._arms])
+        predictions = [row for values in self._arms for row in values]
+        self._weighted = WeightedMetrics(positive, predictions, units, metrics)
+        self._point = self._weighted(np.ones((1, self.unit_count), np.uint8))[..., 0]
+        self._resampled, self.redrawn = poisson_bootstrap(
+            self._weighted, self._weighted.needed, self.unit_count, positive.size, replicates, seed
+        )
+        self._placements: list[np.ndarray] = []  # of rows, mean over seeds
+        if "auc" in metrics:
+            self._placements = [
+                np.mean([placements(positive, row) for row in rows], 0) for rows in self._arms
+            ]
+
+    def resampled(self, metric: str) -> np.ndarray:
+        """Return a metric of every prediction in every replicate [K, R]."""
+        return self._resampled[self.metrics.index(metric)]
+
+    def values(self, metric: str) -> Arms:
+        """Return a metric of all arms with what its variance is estimated from."""
+        if metric == "auc":
+            influence = [auc_influence(self._positive, rows, self._units) for rows in self._placements]
+        else:
+            influence = [self._weighted.influence(metric, self._owners == a) for a in range(len(self.names))]
+        # A Poisson bootstrap of U units has (U - 1) / U of the variance, like any plug-in variance.
+        count = self.unit_count
+        covariance = np.atleast_2d(np.cov(self.resampled(metric))) * count / (count - 1)
+        point = self._point[self.metrics.index(metric)]
+        return Arms(point, covariance, self._owners, np.stack(influence))
+
+    def judgements(self, metric: str, values: Arms, b: int, rarer: Rarer) -> list[Judged]:
+        """Judge every arm but b against b on a metric."""
+        if metric == "auc":
+            shares, units = self._placements, self._units
+        else:
+            shares = [self._weighted.unit_sums(metric, self._owners == a) for a in range(len(self.names))]
+            units = np.arange(self.unit_count)
+        judgements = []
+        for a in range(len(self.names)):
+            if a != b:
+                behind = support(
+                    metric, rarer.holding, shares[a] - shares[b], units, self._arms[a], self._arms[b]
+                )
+                judgements.append(judged(values, a, b, metric, behind, rarer))
+        return judgements
+
+    def delong_p_values(self, b: int) -> dict[str, float]:
+        """Return DeLong's p-value of each arm's mean AUC against b's; none with fewer than two rows of a class."""
+        if not self._placements or not 2 <= self._positive.sum() <= self._positive.size - 2:
+            return {}
+        delong = from_placements(self._positive, np.stack(self._placements))
+        return {name: delong.test(a, b).p_value for a, name in enumerate(self.names) if a != b}
+
+
+def _with_delong(results: Sequence[Difference], p_values: Mapping[str, float]) -> list[Difference]:
+    """Add DeLong's p-values to the differences in AUC of which there is a verdict."""
+    return [
+        replace(d, delong_p_value=p_values.get(d.arm)) if d.metric == "auc" and d.no_verdict is None else d
+        for d in results
+    ]
+
+
+def _checked_units(positive: np.ndarray, clusters: ArrayLike | None) -> np.ndarray:
+    """Return the unit of each row [n]; rows must be of both classes, and of several units."""
+    if positive.all() or not positive.any():
+        raise ValueError(f"every label is {int(positive[0])}: a comparison needs both classes, use more rows")
+    units = np.arange(positive.size) if clusters is None else group_codes(clusters, positive.size)
+    if units.max() < 1:
+        raise ValueError("all rows belong to one cluster: there is nothing to resample, use more clusters")
+    return units
+
+
 def _metrics(chosen: Sequence[str] | None, positive: np.ndarray, units: np.ndarray) -> list[str]:
-    """The metrics to compare: those chosen, or all that the rows allow."""
+    """Return the metrics to compare: those chosen, or all that the rows allow."""
     up = np.bincount(units, positive)
-    judged = bool(((up > 0) & (up < np.bincount(units))).any())
+    both_classes = bool(((up > 0) & (up < np.bincount(units))).any())
     if chosen is None:
-        return [metric for metric in METRICS if metric != "gauc" or judged]
-    if "gauc" in chosen and not judged:
+        return [metric for metric in METRICS if metric != "gauc" or both_classes]
+    if "gauc" in chosen and not both_classes:
         raise ValueError("gauc needs clusters, of which one has rows of both classes: use auc, or more rows")
     return list(chosen)
 
 
-def _estimate(found: Arms, arm: int, metric: str, level: float, holding: int) -> Estimate:
-    own = found.contrast({arm: 1.0})
-    values = found.of(arm)
+def _estimate(values: Arms, arm: int, metric: str, level: float, holding: int) -> Estimate:
+    """Estimate one arm's metric; `holding` units hold the rarer class."""
+    mean = values.contrast({arm: 1.0})
+    seeds = values.of(arm)
     return Estimate(
-        value=own.value,
-        interval=bounded_interval(metric, own, level, holding),
-        standard_error=own.error_and_df[0],
-        row_variance=own.row_variance,
-        seed_variance=own.seed_variance,
-        seed_std=float(values.std(ddof=1)) if values.size > 1 else None,
+        value=mean.value,
+        interval=bounded_interval(metric, mean, level, holding),
+        standard_error=mean.error_and_df[0],
+        row_variance=mean.row_variance,
+        seed_variance=mean.seed_variance,
+        seed_std=float(seeds.std(ddof=1)) if seeds.size > 1 else None,
     )
 
 
-def _delong_p_values(
-    positive: np.ndarray, placed: Sequence[np.ndarray], names: Sequence[str], baseline: str
-) -> dict[str, float]:
-    """DeLong's p-value of each arm's mean AUC against the baseline's; none with fewer than two of a class."""
-    if not placed or not 2 <= positive.sum() <= positive.size - 2:
-        return {}
-    found, b = from_placements(positive, np.stack(placed)), names.index(baseline)
-    return {name: found.test(a, b).p_value for a, name in enumerate(names) if a != b}
-
-
 def _checked(name: str, values: np.ndarray, rows: int) -> np.ndarray:
+    """Return an arm's predictions as float64 [S, n], once they are known to be probabilities of the rows."""
     values = np.asarray(values, np.float64)
     if values.ndim != 2 or values.shape[0] == 0 or values.shape[1] != rows:
         raise ValueError(

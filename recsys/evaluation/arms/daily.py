@@ -20,10 +20,11 @@ ENTRIES_AT_ONCE = 2**22  # of units by days
 def daily_loss_difference(
     difference: np.ndarray, days: np.ndarray, count: int, units: np.ndarray | None = None
 ) -> DailyDifference:
-    """Mean of `difference` [n] over all rows up to each of `count` days; `days` [n] and `units` [n] are codes from 0.
+    """Return the mean of `difference` [n] over all rows up to each of `count` days.
 
-    A day before which fewer than two units have rows has a difference of 0 and no variance. Memory: the rows sorted
-    by unit, and a few times ENTRIES_AT_ONCE and D x D numbers.
+    `days` [n] and `units` [n] are codes from 0; without units each row is one. A day before which fewer than two
+    units have rows has a difference of 0 and no variance. Memory: the rows sorted by unit, and a few times
+    ENTRIES_AT_ONCE and D x D numbers.
     """
     units = np.arange(difference.size) if units is None else units
     order = np.argsort(units, kind="stable")

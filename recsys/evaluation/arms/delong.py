@@ -9,7 +9,7 @@ and cov(AUC) = cov(V10) / m + cov(V01) / n. Midranks, here as counts of the othe
 each group of ties, give both in O(n log n).
 
 Rows of one user are not independent. Where users have several rows, these errors are too small and the test rejects
-too often: use `comparison.compare` with clusters for the verdict.
+too often: use `compare.compare` with clusters for the verdict.
 
 Sources: DeLong, DeLong & Clarke-Pearson 1988; Sun & Xu 2014, "Fast implementation of DeLong's algorithm".
 """
@@ -42,7 +42,7 @@ class DeLong:
     covariance: np.ndarray
 
     def interval(self, model: int, level: float = 0.95) -> tuple[float, float]:
-        """Normal interval of one AUC, not cut at 0 or 1; assumes independent rows."""
+        """Return the normal interval of one AUC, not cut at 0 or 1; assumes independent rows."""
         return _interval(float(self.auc[model]), float(np.sqrt(self.covariance[model, model])), level)
 
     def test(self, first: int, second: int, level: float = 0.95) -> DeLongTest:
@@ -60,10 +60,16 @@ class DeLong:
 
 
 def delong(labels: ArrayLike, scores: ArrayLike) -> DeLong:
-    """AUCs of K models on the same rows and their covariance; assumes independent rows.
+    """Return the AUCs of K models on the same rows and their covariance; assumes independent rows.
 
-    Labels [n] 0/1, scores [K, n] or [n] for one model. Time O(K n log n), memory O(K n).
-    Errors (ValueError): shapes that do not fit, NaN, fewer than two rows of a class (no variance can be had).
+    Time O(K n log n), memory O(K n).
+
+    Args:
+        labels: Labels [n], 0 or 1.
+        scores: Scores [K, n], or [n] for one model.
+
+    Raises:
+        ValueError: Shapes do not fit, a score is NaN, or a class has fewer than two rows (no variance can be had).
     """
     positive = binary_labels(labels)
     scores = np.atleast_2d(np.asarray(scores, np.float64))
@@ -82,9 +88,9 @@ def delong(labels: ArrayLike, scores: ArrayLike) -> DeLong:
 
 
 def placements(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """V10 of positives and V01 of negatives, in the order of rows: bool [n], float [n] -> float64 [n], by one sort.
+    """Return V10 of positives and V01 of negatives, in the order of rows: bool [n], float [n] -> float64 [n], by one sort.
 
-    That is the share of the other class that a row is ranked rightly against. Both classes must be there.
+    That is the share of the other class that a row is ranked rightly against. There must be rows of both classes.
     """
     order = np.argsort(scores)
     ordered, up = scores[order], positive[order]
@@ -102,7 +108,7 @@ def placements(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def from_placements(positive: np.ndarray, rows: np.ndarray) -> DeLong:
-    """As `delong`, of `placements` [K, n], or of their means over some models, whose AUC is the mean AUC.
+    """Return `delong` of `placements` [K, n], or of their means over some models, whose AUC is the mean AUC.
 
     There must be two rows or more of each class.
     """

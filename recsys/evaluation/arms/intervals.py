@@ -25,7 +25,7 @@ MOST = 300.0  # an exponent whose power is a float
 
 
 def bounded_interval(metric: str, contrast: Contrast, level: float, holding: int) -> Interval:
-    """Interval of one arm's metric; `holding` units hold the rarer class."""
+    """Return the interval of one arm's metric; `holding` units hold the rarer class."""
     value = contrast.value
     error, df = contrast.error_and_df
     half = float(stdtrit(df, (1 + level) / 2)) * error
@@ -45,19 +45,19 @@ def bounded_interval(metric: str, contrast: Contrast, level: float, holding: int
 
 
 def difference_interval(metric: str, contrast: Contrast, level: float) -> Interval:
-    """Student's interval of a difference, cut where a difference of two AUCs ends."""
+    """Return Student's interval of a difference, cut where a difference of two AUCs ends."""
     low, high = contrast.interval(level)
     return (max(low, -1.0), min(high, 1.0)) if metric in RANKED else (low, high)
 
 
 def margin_interval(contrast: Contrast, aucs: tuple[float, float], holding: int, level: float) -> Interval:
-    """Interval of a difference of two AUCs from which "not worse than −margin" is said; its low end is never the higher.
+    """Return the interval of a difference of two AUCs from which "not worse than −margin" is said.
 
-    Near 1 the error of an AUC falls with what is missing to 1, so that a lucky sample looks good and sure at once: of 500
-    rows with 50 positives "not worse" would be wrong in 9 % of comparisons at AUCs of 0.998. So each AUC is taken to have
-    one unit more on either side, of `holding` that hold the rarer class, as Laplace's and Agresti & Coull's (1998)
-    intervals of a share do, and the variance of rows is scaled by v (1 - v). A low end above 0 stays: that is a verdict of
-    better.
+    Near 1 the error of an AUC falls with what is missing to 1, so that a lucky sample looks good and sure at once: of
+    500 rows with 50 positives "not worse" would be wrong in 9 % of comparisons at AUCs of 0.998. So each AUC is taken
+    to have one unit more on either side, of `holding` that hold the rarer class, as Laplace's and Agresti & Coull's
+    (1998) intervals of a share do, and the variance of rows is scaled by v (1 - v). A low end above 0 stays: that is
+    a verdict of better. The low end is never above that of `difference_interval`.
     """
     low, high = difference_interval("auc", contrast, level)
     spread = sum(v * (1 - v) for v in aucs)

@@ -25,9 +25,15 @@ NO_VARIANCE = "no resampling changes this difference: too few rows to judge it"
 
 @dataclass(frozen=True)
 class Judged:
-    """Arm a against baseline b on one metric: their difference, for calibration that of their distances from 1.
+    """The judgement of an arm against the baseline on one metric, for calibration on their distances from 1.
 
-    `signs`: of a and b in `contrast`. `no_verdict`: why there can be none.
+    Attributes:
+        arm: Number of the arm.
+        baseline: Number of the baseline.
+        signs: Signs of the two in `contrast`, by number.
+        contrast: Their difference.
+        support: What the difference stands on.
+        no_verdict: Why there can be no verdict; None where there can be one.
     """
 
     arm: int
@@ -39,22 +45,22 @@ class Judged:
 
     @property
     def p_value(self) -> float:
-        """Two-sided, of the arms being equally good; 1 where there is no verdict, which is no evidence."""
+        """The two-sided p-value of the arms being equally good; 1, which is no evidence, where there is no verdict."""
         return 1.0 if self.no_verdict else self.contrast.p_value
 
     @property
     def note(self) -> str | None:
-        """What to know of the difference."""
+        """Return what to know of the difference."""
         notes = [ONE_SEED] if self.contrast.seed_variance is None else []
         return "; ".join([*notes, *([self.no_verdict] if self.no_verdict else [])]) or None
 
 
-def judged(found: Arms, a: int, b: int, metric: str, support: Support, rarer: Rarer) -> Judged:
-    """Judge arm a against arm b."""
+def judged(values: Arms, a: int, b: int, metric: str, support: Support, rarer: Rarer) -> Judged:
+    """Judge arm a against arm b on a metric, whose `values` all arms have."""
     signs = {a: 1.0, b: -1.0}
     if metric == "calibration":
-        signs = {a: badness_slope(metric, found.mean(a)), b: -badness_slope(metric, found.mean(b))}
-    contrast = found.contrast(signs)
+        signs = {a: badness_slope(metric, values.mean(a)), b: -badness_slope(metric, values.mean(b))}
+    contrast = values.contrast(signs)
     contrast = replace(contrast, value=contrast.value - sum(signs.values()))  # distances are from 1
     no_verdict = support.lack(metric, rarer)
     if no_verdict is None and not support.same and contrast.error_and_df[0] == 0:
@@ -64,34 +70,43 @@ def judged(found: Arms, a: int, b: int, metric: str, support: Support, rarer: Ra
 
 def differences(
     judgements: Sequence[Judged],
-    found: Arms,
+    values: Arms,
     resampled: np.ndarray,
     names: Sequence[str],
     metric: str,
     level: float,
 ) -> list[Difference]:
-    """Say what was judged of every arm on one metric, with corrections over the arms; `resampled` [K, R]."""
+    """Turn the judgements of all arms on one metric into results, with corrections over the arms.
+
+    Args:
+        judgements: A judgement of every arm but the baseline.
+        values: The metric of all arms.
+        resampled: The metric of every prediction in every replicate [K, R].
+        names: Names of the arms.
+        metric: Name of the metric.
+        level: Level of the intervals.
+    """
     if not judgements:
         return []
-    p_values = [one.p_value for one in judgements]
-    means = np.stack([resampled[found.owners == a].mean(axis=0) for a in range(len(names))])
+    p_values = [judgement.p_value for judgement in judgements]
+    means = np.stack([resampled[values.owners == a].mean(axis=0) for a in range(len(names))])
     alpha = first_step(level, len(judgements))
     out = []
-    for one, p, false_discovery_p in zip(
+    for judgement, p, false_discovery_p in zip(
         judgements, holm(p_values), benjamini_hochberg(p_values), strict=True
     ):
-        contrast, known = one.contrast, one.no_verdict is None
+        contrast, known = judgement.contrast, judgement.no_verdict is None
         worse = (contrast.value < 0) == (metric in RANKED)
         out.append(
             Difference(
-                arm=names[one.arm],
-                baseline=names[one.baseline],
+                arm=names[judgement.arm],
+                baseline=names[judgement.baseline],
                 metric=metric,
                 estimate=contrast.value,
                 interval=difference_interval(metric, contrast, level) if known else None,
-                bca_interval=_bca(one, found, means, level) if known else None,
+                bca_interval=_bca(judgement, values, means, level) if known else None,
                 standard_error=contrast.error_and_df[0],
-                p_value=one.p_value,
+                p_value=judgement.p_value,
                 adjusted_p_value=p,
                 false_discovery_p_value=false_discovery_p,
                 delong_p_value=None,
@@ -100,29 +115,29 @@ def differences(
                 seed_variance=contrast.seed_variance,
                 seed_df=contrast.seed_df,
                 minimum_detectable_effect=minimum_detectable_effect(contrast, alpha) if known else None,
-                support=one.support,
-                no_verdict=one.no_verdict,
+                support=judgement.support,
+                no_verdict=judgement.no_verdict,
                 verdict="undecided" if p >= 1 - level else "worse" if worse else "better",
-                note=one.note,
+                note=judgement.note,
             )
         )
     return out
 
 
-def _bca(one: Judged, found: Arms, means: np.ndarray, level: float) -> Interval | None:
-    """BCa interval of the judged contrast; `means` [A, R] over seeds of the resampled metric."""
-    arms, signs = [*one.signs], np.array([*one.signs.values()])
+def _bca(judgement: Judged, values: Arms, means: np.ndarray, level: float) -> Interval | None:
+    """Return the BCa interval of the judged contrast; `means` [A, R] over seeds of the resampled metric."""
+    arms, signs = [*judgement.signs], np.array([*judgement.signs.values()])
     resampled = signs @ means[arms] - signs.sum()
-    return bca_interval(one.contrast.value, resampled, signs @ found.influence[arms], level)
+    return bca_interval(judgement.contrast.value, resampled, signs @ values.influence[arms], level)
 
 
 def probabilities(
-    judgements: Sequence[Judged], found: Arms, names: Sequence[str], metric: str
+    judgements: Sequence[Judged], values: Arms, names: Sequence[str], metric: str
 ) -> dict[str, float]:
-    """Probability of being the best of the baseline and the arms of which there is a verdict; nobody's without one."""
-    arms = [one.arm for one in judgements if one.no_verdict is None]
+    """Return the probability of being best of the baseline and the arms with a verdict; nobody's where no arm has one."""
+    arms = [judgement.arm for judgement in judgements if judgement.no_verdict is None]
     if not arms:
         return {}
     arms = sorted([*arms, judgements[0].baseline])
-    values = best_probabilities(metric, *found.joint(arms)).tolist()
-    return dict(zip([names[a] for a in arms], values, strict=True))
+    best = best_probabilities(metric, *values.joint(arms)).tolist()
+    return dict(zip([names[a] for a in arms], best, strict=True))

@@ -7,7 +7,7 @@ from scipy.stats import false_discovery_control
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values that bound the chance of any false rejection (Holm 1979), in the order given.
+    """Adjust p-values so that they bound the chance of any false rejection (Holm 1979), in the order given.
 
     The same as statsmodels' `multipletests`, which collects all garbage of the process at every call (70 ms).
     """
@@ -19,7 +19,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values that bound the expected share of false rejections (Benjamini & Hochberg 1995).
+    """Adjust p-values so that they bound the expected share of false rejections (Benjamini & Hochberg 1995).
 
     In the order given; for independent or positively dependent tests, as those against one baseline are.
     """

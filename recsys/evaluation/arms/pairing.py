@@ -23,9 +23,14 @@ SHOWN = 5  # row ids in an error
 
 @dataclass(frozen=True)
 class Paired:
-    """Predictions on the same rows in the same order: arms [S, n], labels [n], clusters [n] codes or None.
+    """Predictions on the same rows in the same order.
 
-    attributes: other columns [n] by name, as Arrow arrays with nulls where they are missing.
+    Attributes:
+        arms: Predictions [S, n] by the name of the arm.
+        labels: Labels, bool [n].
+        clusters: Codes of users [n]; None where rows are independent.
+        row_ids: Ids of the rows [n].
+        attributes: Other columns [n] by name, as Arrow arrays with nulls where they are missing.
     """
 
     arms: dict[str, np.ndarray]
@@ -42,20 +47,25 @@ def pair(
 ) -> Paired:
     """Align tables (row_id, label, prediction, optionally user_id) by row_id; an arm is one table per seed.
 
-    The first table gives the order. `sources` names each table in errors, such as by its file. Each of `attributes`
-    is a column that at least one table must have.
+    The first table gives the order.
 
-    Errors (ValueError): no tables, missing columns or values, duplicate row ids, rows that another table lacks (the
-    first are named), labels other than 0 and 1, predictions outside
-    [0, 1], labels, users or attributes that disagree, one class only, one user only.
+    Args:
+        predictions: Tables of each arm by its name.
+        sources: Name of each table in errors, such as that of its file.
+        attributes: Other columns to pair, which at least one table must have.
+
+    Raises:
+        ValueError: There are no tables, columns or values are missing, row ids are duplicate, a table lacks rows of
+            another (the first are named), labels are other than 0 and 1, predictions outside [0, 1], labels, users or
+            attributes disagree, or there is one class or one user only.
     """
-    known = _Known(attributes)
+    first = _FirstTable(attributes)
     arms: dict[str, np.ndarray] = {}
     for name, value in predictions.items():
         rows: list[np.ndarray] = []
         for table in [value] if isinstance(value, pa.Table) else value:
             source = f"arm {name!r}, seed {len(rows)}" if sources is None else sources[name][len(rows)]
-            rows.append(known.add(table, source))
+            rows.append(first.add(table, source))
             del table  # before the next one is read
         if not rows:
             raise ValueError(f"arm {name!r}: nothing to pair, no table of predictions: give at least one")
@@ -63,29 +73,29 @@ def pair(
     if not arms:
         raise ValueError("nothing to pair: give at least one arm, and at least one table of predictions each")
     for attribute in attributes:
-        if attribute not in known.columns:
-            raise ValueError(f"{known.source}: has no column {attribute!r}, and no other arm has it")
-    labels = known.columns["label"][1].to_numpy() == 1
-    users = known.columns.get("user_id")
-    _require_both_classes(labels, known)
+        if attribute not in first.columns:
+            raise ValueError(f"{first.source}: has no column {attribute!r}, and no other arm has it")
+    labels = first.columns["label"][1].to_numpy() == 1
+    users = first.columns.get("user_id")
+    _require_both_classes(labels, first)
     clusters = None if users is None else users[1].dictionary_encode().indices.to_numpy()
     if users is not None and clusters is not None and not clusters.any():
         raise ValueError(
-            f"{known.source}: all rows ({_some(known.row_ids)}) belong to user {users[1][0]}: users are resampled as "
+            f"{first.source}: all rows ({_some(first.row_ids)}) belong to user {users[1][0]}: users are resampled as "
             "a whole, so bring rows of several, or leave the column of users out"
         )
     return Paired(
-        arms, labels, clusters, known.row_ids, {name: known.columns[name][1] for name in attributes}
+        arms, labels, clusters, first.row_ids, {name: first.columns[name][1] for name in attributes}
     )
 
 
-class _Known:
-    """The rows of the first table, and what the tables so far say of them."""
+class _FirstTable:
+    """The rows of the first table, which gives the order, and the columns that the tables so far have of them."""
 
     def __init__(self, attributes: Sequence[str]) -> None:
         self.source = ""
-        self.row_ids: pa.Array = None  # until there is a table
-        self.columns: dict[str, tuple[str, pa.Array]] = {}  # and the table each was first in
+        self.row_ids: pa.Array = None  # before the first table
+        self.columns: dict[str, tuple[str, pa.Array]] = {}  # and the table that each was first in
         self._attributes = attributes
 
     def add(self, table: pa.Table, source: str) -> np.ndarray:
@@ -104,20 +114,20 @@ class _Known:
         values = _probabilities(table, ids, source)
         return values if take is None else values[take]
 
-    def places(self, found: pa.Array, source: str) -> np.ndarray | None:
-        """Where each known row stands among `found`, which must hold the same ids; None where the order is the same."""
-        known, ids = _alike(self.row_ids, found)
+    def places(self, row_ids: pa.Array, source: str) -> np.ndarray | None:
+        """Return where each row stands among `row_ids`, which must be the same; None where the order is the same."""
+        known, ids = _alike(self.row_ids, row_ids)
         if ids.equals(known):
             return None
         _refuse_duplicates(ids, source)
         where = pc.index_in(known, value_set=ids)
         missing = self.row_ids.filter(where.is_null())
-        kinds = "" if found.type == self.row_ids.type else ", as the texts of integers: 1, not 01"
+        kinds = "" if row_ids.type == self.row_ids.type else ", as the texts of integers: 1, not 01"
         if len(missing):
             raise ValueError(
                 f"{source}: lacks row ids {_some(missing)} of {self.source}: score the same rows{kinds}"
             )
-        extra = found.filter(pc.invert(pc.is_in(ids, value_set=known)))
+        extra = row_ids.filter(pc.invert(pc.is_in(ids, value_set=known)))
         if len(extra):
             raise ValueError(
                 f"{self.source}: lacks row ids {_some(extra)} of {source}: score the same rows{kinds}"
@@ -126,21 +136,21 @@ class _Known:
         return where.to_numpy()
 
     def agree(self, name: str, values: pa.Array, take: np.ndarray | None, source: str) -> None:
-        """Keep a column of the first table that has it, and refuse another that says otherwise of a row."""
+        """Keep a column of the first table that has it, and refuse one that says otherwise of a row."""
         values = values if take is None else values.take(pa.array(take))
         if name not in self.columns:
             self.columns[name] = (source, values)
             return
         owner, expected = self.columns[name]
-        known, said = _alike(expected, values)
-        if said.type != known.type:
+        known, stated = _alike(expected, values)
+        if stated.type != known.type:
             raise ValueError(
                 f"{source}: {name} is {values.type}, but {expected.type} in {owner}: write both alike"
             )
-        if said.equals(known):
+        if stated.equals(known):
             return
-        both_missing = pc.and_(said.is_null(), known.is_null())
-        same = pc.coalesce(pc.equal(known, said), both_missing)
+        both_missing = pc.and_(stated.is_null(), known.is_null())
+        same = pc.coalesce(pc.equal(known, stated), both_missing)
         i = pc.index(same, False).as_py()
         count = len(same) - same.true_count
         raise ValueError(
@@ -149,12 +159,12 @@ class _Known:
         )
 
 
-def _alike(known: pa.Array, found: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """Both columns, and where one is text and the other numbers, the text as the numbers it writes.
+def _alike(first: pa.Array, second: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Return both columns, and where one is text and the other numbers, the text as the numbers it writes.
 
     A column whose text is not all numbers, written the usual way, stays text beside the others' text.
     """
-    for text, other in ((known, found), (found, known)):
+    for text, other in ((first, second), (second, first)):
         if not pt.is_large_string(text.type):
             continue
         if pt.is_integer(other.type):
@@ -164,13 +174,13 @@ def _alike(known: pa.Array, found: pa.Array) -> tuple[pa.Array, pa.Array]:
         else:
             continue
         if numbers.null_count > text.null_count:
-            return known.cast(text.type), found.cast(text.type)
-        return (numbers, plain) if text is known else (plain, numbers)
-    return known, found
+            return first.cast(text.type), second.cast(text.type)
+        return (numbers, plain) if text is first else (plain, numbers)
+    return first, second
 
 
 def _written_integers(text: pa.Array) -> pa.Array:
-    """int64 of texts that write an integer as it is printed; of those from 2^63 on the int64 of the same bits."""
+    """Return the int64 of texts that write an integer as it is printed; from 2^63 on it is the int64 of the same bits."""
     texts = _series(text)
     signed, unsigned = (texts.cast(kind, strict=False) for kind in (pl.Int64, pl.UInt64))
     frame = pl.DataFrame({"text": texts, "signed": signed, "unsigned": unsigned})
@@ -192,8 +202,8 @@ def _array(series: pl.Series) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-def _one(table: pa.Table, name: str, source: str) -> pa.Array:
-    """A column as one array; dictionaries are decoded, and text has offsets for any length."""
+def _one_array(table: pa.Table, name: str, source: str) -> pa.Array:
+    """Return a column as one array; dictionaries are decoded, and text has offsets for any length."""
     if table.column_names.count(name) != 1:
         raise ValueError(f"{source}: needs one column {name!r}, has {table.column_names}")
     column = table.column(name)
@@ -203,8 +213,8 @@ def _one(table: pa.Table, name: str, source: str) -> pa.Array:
 
 
 def _column(table: pa.Table, name: str, source: str) -> pa.Array:
-    """A column without missing values."""
-    column = _one(table, name, source)
+    """Return a column, which must have no missing values."""
+    column = _one_array(table, name, source)
     if len(column) == 0:
         raise ValueError(f"{source}: holds no rows")
     if column.null_count:
@@ -217,16 +227,17 @@ def _column(table: pa.Table, name: str, source: str) -> pa.Array:
 
 
 def _nullable(table: pa.Table, name: str, source: str) -> pa.Array:
-    """A column in which NaN is missing too."""
-    column = _one(table, name, source)
+    """Return a column in which NaN is missing too."""
+    column = _one_array(table, name, source)
     return pc.if_else(pc.is_nan(column), None, column) if pt.is_floating(column.type) else column
 
 
 def _ids(table: pa.Table, name: str, source: str) -> pa.Array:
-    """Ids as int64 or as text; whole floats and decimals are integers, for pandas and databases make such of ids.
+    """Return ids as int64 or as text.
 
-    Unsigned ones of 64 bits, such as hashes, are the int64 of the same bits, in every table alike. Decimals beyond 64 bits
-    are the text that they are printed as.
+    Whole floats and decimals are integers, for pandas and databases make such of ids.
+    Unsigned ones of 64 bits, such as hashes, are the int64 of the same bits, in every table alike. Decimals beyond 64
+    bits are the text that they are printed as.
     """
     column = _column(table, name, source)
     if pt.is_large_string(column.type):
@@ -244,6 +255,7 @@ def _ids(table: pa.Table, name: str, source: str) -> pa.Array:
 
 
 def _whole_decimals(column: pa.Array, name: str, source: str) -> pa.Array:
+    """Return decimals, which must be whole, as int64, or as text where some are beyond."""
     whole = pc.floor(column)
     _refuse_fractions(column, np.asarray(pc.not_equal(whole, column)), name, source)
     texts = _series(whole.cast(pa.large_string())).str.replace(r"\.0*$", "")
@@ -305,15 +317,15 @@ def _refuse_duplicates(ids: pa.Array, source: str) -> None:
         raise ValueError(f"{source}: duplicate row ids {_some(repeated)}: each row must be scored once")
 
 
-def _require_both_classes(labels: np.ndarray, known: _Known) -> None:
+def _require_both_classes(labels: np.ndarray, first: _FirstTable) -> None:
     if labels.all() or not labels.any():
         raise ValueError(
-            f"{known.source}: every label (row ids {_some(known.row_ids)}) is {int(labels[0])}: a comparison needs both "
+            f"{first.source}: every label (row ids {_some(first.row_ids)}) is {int(labels[0])}: a comparison needs both "
             "classes, use more rows"
         )
 
 
 def _some(ids: pa.Array) -> str:
-    """The first few ids, and how many there are."""
+    """List the first few ids, and say how many there are."""
     text = ", ".join(str(value) for value in ids[:SHOWN].to_pylist())
     return text if len(ids) <= SHOWN else f"{text}, … ({len(ids):,} in all)"

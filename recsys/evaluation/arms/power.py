@@ -1,11 +1,11 @@
-"""What a comparison could find: the minimum detectable effect, and the users and seeds a smaller effect needs.
+"""What a comparison can find: the minimum detectable effect, and the users and seeds a smaller effect needs.
 
 The variance of a difference is row variance + seed variance. The first shrinks as 1 / units (users, or rows), the
 second as 1 / seeds of each arm; so do not expect more users to make up for too few seeds. Degrees of freedom grow
 with both. The plan is as good as those variances, which this comparison has estimated.
 
-The test is the verdict's: two-sided, at 1 - level, and of several arms at the first step of Holm's, which an arm must pass
-by itself whatever becomes of the others (`first_step`).
+The test is the verdict's: two-sided, at 1 - level, and of several arms at the first step of Holm's, which an arm must
+pass by itself whatever becomes of the others (`first_step`).
 """
 
 from collections.abc import Callable
@@ -23,12 +23,12 @@ MOST = 10**15  # units or seeds; beyond, none suffice
 
 
 def first_step(level: float, arms: int) -> float:
-    """α of the first step of Holm's test of several arms against a baseline; that of Bonferroni's for all of them."""
+    """Return α of the first step of Holm's test of several arms against a baseline; it is Bonferroni's for all of them."""
     return (1 - level) / arms
 
 
 def contrast_of(difference: Contrast | Difference) -> Contrast:
-    """The value and variances of a difference, from which intervals of any level follow."""
+    """Return the value and variances of a difference, from which intervals of any level follow."""
     if isinstance(difference, Contrast):
         return difference
     d = difference
@@ -36,7 +36,7 @@ def contrast_of(difference: Contrast | Difference) -> Contrast:
 
 
 def minimum_detectable_effect(difference: Contrast | Difference, alpha: float = ALPHA) -> float:
-    """The true difference that a two-sided test at `alpha` finds with power 80 %; 0 where nothing varies."""
+    """Return the true difference that a two-sided test at `alpha` finds with power 80 %; 0 where nothing varies."""
     error, df = contrast_of(difference).error_and_df
     return error * float(stdtrit(df, 1 - alpha / 2) + stdtrit(df, POWER))
 
@@ -47,7 +47,7 @@ def planned(
     seeds: tuple[int, int] = (1, 1),
     alpha: float = ALPHA,
 ) -> float:
-    """Minimum detectable effect after a change of units, and of seeds of each arm: (as they were, as planned)."""
+    """Return the minimum detectable effect after a change of units and of seeds of each arm: (as they were, as planned)."""
     contrast = contrast_of(difference)
     ratio = units[1] / units[0]
     contrast = replace(
@@ -73,10 +73,10 @@ def units_needed(
     seeds: tuple[int, int] = (1, 1),
     alpha: float = ALPHA,
 ) -> int | None:
-    """The fewest units with which `effect` is found four times in five; `units` are those of the comparison.
+    """Return the fewest units with which `effect` is found four times in five; `units` are those of the comparison.
 
-    None: the variance of the seeds alone hides it, so no number of units suffices, and `seeds_needed` says how many
-    seeds do. `seeds`: of each arm, as they were and as planned.
+    It is None where the variance of the seeds alone hides the effect, so that no number of units suffices, and
+    `seeds_needed` says how many seeds do. `seeds` are those of each arm, as they were and as planned.
     """
     _check(effect)
     if difference.row_variance == 0:
@@ -85,19 +85,24 @@ def units_needed(
 
 
 def seeds_needed(difference: Difference, seeds: int, effect: float, alpha: float = ALPHA) -> int:
-    """The fewest seeds of each arm that leave half of the allowed variance to the rows; `seeds` as they were.
+    """Return the fewest seeds of each arm that leave half of the allowed variance to the rows; `seeds` as they were.
 
-    Fewer might do with far more users. Raises ValueError for a comparison with one seed, which cannot tell.
+    Fewer might do with far more users.
+
+    Raises:
+        ValueError: An arm has one seed, from which the variance of seeds cannot be known.
     """
     _check(effect)
     if difference.seed_variance is None:
         raise ValueError(
             "an arm has one seed: how much seeds vary is unknown, so train two or more of each arm"
         )
-    alone = replace(difference, row_variance=0.0)
-    found = _fewest(lambda count: planned(alone, seeds=(seeds, count), alpha=alpha) * np.sqrt(2) <= effect)
-    assert found is not None  # the variance of seeds vanishes with more of them
-    return found
+    seeds_only = replace(difference, row_variance=0.0)
+    fewest = _fewest(
+        lambda count: planned(seeds_only, seeds=(seeds, count), alpha=alpha) * np.sqrt(2) <= effect
+    )
+    assert fewest is not None  # the variance of seeds vanishes with more of them
+    return fewest
 
 
 def power_sentence(
@@ -109,47 +114,47 @@ def power_sentence(
     level: float = 1 - ALPHA,
     arms: int = 1,
 ) -> str:
-    """Say what this comparison could find, and what an effect of half the size (unless given) would need.
+    """Say what this comparison can find, and what an effect of half the size (unless given) would need.
 
     `units`, `seeds` (of each arm; of the arm with fewest), `level` and `arms` (without the baseline) are those of the
     comparison.
     """
     alpha = first_step(level, arms)
-    what = {"auc": "AUC", "gauc": "GAUC", "ne": "NE", "logloss": "log loss"}.get(
+    metric = {"auc": "AUC", "gauc": "GAUC", "ne": "NE", "logloss": "log loss"}.get(
         difference.metric, difference.metric
     )
     have = f"With {seeds} seed{'s' if seeds > 1 else ''} and {units:,} {unit}"
     if difference.no_verdict:
-        return f"{have} what could be found in {what} is unknown: {difference.no_verdict}."
+        return f"{have} what could be found in {metric} is unknown: {difference.no_verdict}."
     now = minimum_detectable_effect(difference, alpha)
     if now == 0:
-        return f"{have} nothing varies in {what}, so what could be found is unknown."
+        return f"{have} nothing varies in {metric}, so what could be found is unknown."
     effect = float(f"{now / 2:.0e}") if effect is None else effect
-    found = (
-        f"{have} a difference of ±{now:.2g} {what} would be found four times in five, {_test(alpha, arms)}"
+    sentence = (
+        f"{have} a difference of ±{now:.2g} {metric} would be found four times in five, {_test(alpha, arms)}"
     )
     if difference.seed_variance is None:
-        found += " (on other rows; one seed says nothing about other seeds)"
+        sentence += " (on other rows; one seed says nothing about other seeds)"
     need = units_needed(difference, units, effect, alpha=alpha)
     if need is not None:
-        return f"{found}; to find ±{effect:g} you need about {_rounded(need)} {unit}."
+        return f"{sentence}; to find ±{effect:g} you need about {_rounded(need)} {unit}."
     more = seeds_needed(difference, seeds, effect, alpha)
     need = units_needed(difference, units, effect, (seeds, more), alpha)
     return (
-        f"{found}; to find ±{effect:g} no number of {unit} is enough with {seeds} seeds: "
+        f"{sentence}; to find ±{effect:g} no number of {unit} is enough with {seeds} seeds: "
         f"you need about {more} seeds and {_rounded(need or units)} {unit}."
     )
 
 
 def _test(alpha: float, arms: int) -> str:
-    """Of one arm the test, of several its hardest step."""
+    """Name the test of one arm, or the hardest step of the test of several."""
     return f"by a two-sided test at {100 * alpha:.3g} %" + (
         f" (Holm's first step over {arms} arms)" if arms > 1 else ""
     )
 
 
 def _fewest(enough: Callable[[int], bool]) -> int | None:
-    """The least count from 2 on that is enough, where more always are; None if even `MOST` is not."""
+    """Return the least count from 2 on that is enough, where more always are; None if even `MOST` is not."""
     high = 2
     while not enough(high):
         if high >= MOST:
@@ -163,7 +168,7 @@ def _fewest(enough: Callable[[int], bool]) -> int | None:
 
 
 def _rounded(count: int) -> str:
-    """Two significant digits: a plan is no more exact."""
+    """Round to two significant digits, for a plan is no more exact."""
     return f"{int(float(f'{count:.1e}')):,}"
 
 

@@ -1,4 +1,4 @@
-"""What a comparison found: arms, differences, and who is probably best; plain values, ready for JSON."""
+"""What a comparison results in: arms, differences, and who is probably best; plain values, ready for JSON."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -27,7 +27,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm: an `Estimate` for each metric compared. The named properties need theirs in `metrics`."""
+    """An arm with an `Estimate` for each metric compared. The named properties need theirs in `metrics`."""
 
     name: str
     seeds: int
@@ -63,18 +63,22 @@ class ArmResult:
 class Difference:
     """Metric of `arm` minus metric of `baseline`; `verdict` is on the arm, at 1 - level, Holm over arms.
 
-    Of calibration everything here is of the distance from 1: |arm - 1| - |baseline - 1|, which is below 0 where the arm is
-    better. So estimate, intervals and p-value ask one question.
-    `no_verdict`: why there can be none, in which case the verdict is undecided, p-values are 1 and intervals and the
-    detectable effect are None; None where `support` is enough.
-    `adjusted_p_value` (Holm) and `false_discovery_p_value` (Benjamini-Hochberg) are over the arms, on this metric.
-    `interval`: of AUC and GAUC within -1 and 1. `bca_interval`: over rows only, seeds held fixed; None, too, where the
-    bootstrap lies on one side of the estimate.
-    `delong_p_value`: AUC only; assumes independent rows; a fast check, never the verdict.
-    `minimum_detectable_effect`: the true difference that the verdict's test finds with power 80 %: two-sided, of several
-    arms at Holm's first step.
-    Degrees of freedom are those of the two variances. `seed_variance` and `seed_df` are None, and `note` says so,
-    where the arm or the baseline has one seed.
+    Of calibration everything here is of the distance from 1: |arm - 1| - |baseline - 1|, which is below 0 where the
+    arm is better. So estimate, intervals and p-value ask one question. Where there can be no verdict it is undecided,
+    p-values are 1, and intervals and the detectable effect are None.
+
+    Attributes:
+        interval: Over rows and seeds; of AUC and GAUC within -1 and 1.
+        bca_interval: Over rows only, seeds held fixed; None, too, where the bootstrap lies on one side of the estimate.
+        adjusted_p_value: Holm's, over the arms, on this metric.
+        false_discovery_p_value: Benjamini & Hochberg's, likewise.
+        delong_p_value: Of AUC only; assumes independent rows; a fast check, never the verdict.
+        row_df: Degrees of freedom of `row_variance`.
+        seed_variance: None, and `note` says so, where the arm or the baseline has one seed.
+        seed_df: Degrees of freedom of `seed_variance`.
+        minimum_detectable_effect: The true difference that the verdict's test finds with power 80 %: two-sided, of
+            several arms at Holm's first step.
+        no_verdict: Why there can be no verdict; None where `support` is enough.
     """
 
     arm: str
@@ -100,16 +104,18 @@ class Difference:
 
     @property
     def verdict_word(self) -> str:
-        """The verdict as tables show it: where there can be none, that."""
+        """The verdict as tables show it, which says where there can be none."""
         return "no verdict" if self.no_verdict else self.verdict
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arms in the order given; differences by metric, then arm. `redrawn`: replicates that lost a class.
+    """The whole comparison: arms in the order of the input, differences by metric, then arm.
 
-    `best`: by metric, then arm, the probability that the arm's expected metric is the best; they sum to 1. Arms of which
-    there is no verdict are not in it, and nobody is where there is none at all.
+    Attributes:
+        best: By metric, then arm, the probability that the arm's expected metric is the best; they sum to 1. Arms of
+            which there is no verdict are not in it, and nobody is where there is none at all.
+        redrawn: Replicates that were drawn again, for they had lost a class.
     """
 
     arms: tuple[ArmResult, ...]

@@ -1,11 +1,11 @@
 """Where arms differ: the comparison within slices of the rows, corrected for their number and for the noise of small ones.
 
-A dimension parts the rows into slices: every row is in exactly one, and rows in = sum over slices. Within a slice each arm
-is compared with the baseline just as on all rows (`comparison.compare`), users resampled as a whole.
+A dimension parts the rows into slices: every row is in exactly one, and rows in = sum over slices. Within a slice
+each arm is compared with the baseline just as on all rows (`compare.compare`), users resampled as a whole.
 
-Many slices find differences by chance, so p-values are adjusted over all slices of all dimensions and all arms, metric by
-metric: Holm's (no false finding, 5 %) and Benjamini-Hochberg's (5 % of findings false; slices that share users are
-positively dependent, which it allows: Benjamini & Yekutieli 2001).
+Many slices find differences by chance, so p-values are adjusted over all slices of all dimensions and all arms,
+metric by metric: Holm's (no false finding, 5 %) and Benjamini-Hochberg's (5 % of findings false; slices that share
+users are positively dependent, which it allows: Benjamini & Yekutieli 2001).
 
 Small slices have large differences by chance, too. Within a dimension of G slices, true differences θ[g] are taken as
 normal around a common mean (parametric empirical Bayes: Efron & Morris 1975; Morris 1983):
@@ -19,13 +19,14 @@ last term stands for what is not known of τ²:
 
     s[g]² (1 - (1 - w[g] / Σw) B[g]) + 2 / (G - 3) · B[g]² · (m + τ²) w[g] · (y[g] - μ)²
 
-All slices of an arm share its seeds' luck, and some users: y[g] = θ[g] + c + e[g]. Between slices c can be seen neither in
-their spread nor in their errors, but the error S of the difference on all rows is that of c and the mean of e[g]. So
+All slices of an arm share its seeds' luck, and some users: y[g] = θ[g] + c + e[g]. Between slices c can be seen
+neither in their spread nor in their errors, but the error S of the difference on all rows is that of c and the mean
+of e[g]. So
 
     c² = S² - 1 / Σ 1 / s[g]²,   cut to [0, 0.9 · min s²]
 
-is taken off every s[g]² above, and added to the variance of shrunk[g]: shrinking does not take it away. Without this, where
-seeds' luck is most of the error, 95 % intervals cover 62 to 92 % of the time.
+is taken off every s[g]² above, and added to the variance of shrunk[g]: shrinking does not take it away. Without this,
+where seeds' luck is most of the error, 95 % intervals cover 62 to 92 % of the time.
 
 s[g] and S are half an interval over the normal quantile, so that an error known from few seeds counts as larger.
 Fewer than four slices are not shrunk: nothing would be gained (Efron & Morris).
@@ -40,7 +41,7 @@ import numpy as np
 from scipy.stats import norm
 from statsmodels.stats.meta_analysis import combine_effects
 
-from recsys.evaluation.arms.compare import Difference, Interval, compare
+from recsys.evaluation.arms.compare import Comparison, Difference, Interval, compare
 from recsys.evaluation.arms.multiplicity import benjamini_hochberg, holm
 from recsys.evaluation.arms.pairing import Paired
 
@@ -54,7 +55,7 @@ METRICS = ("auc", "logloss")
 
 @dataclass(frozen=True)
 class Slicing:
-    """A dimension: the slice of each row, codes [n] in 0..len(names)-1. `ordered` by time, such as days."""
+    """A dimension with the slice of each row, codes [n] in 0..len(names)-1; `ordered` by time where slices are days."""
 
     dimension: str
     names: tuple[str, ...]
@@ -89,7 +90,7 @@ class SliceEffect:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A slice without a number, and why."""
+    """A slice without a number, and the reason."""
 
     dimension: str
     slice: str
@@ -99,7 +100,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Spread:
-    """How true differences of a dimension's slices vary: mean μ and standard deviation τ; None of fewer than four."""
+    """The mean μ and standard deviation τ of the true differences of a dimension's slices; None of fewer than four."""
 
     dimension: str
     arm: str
@@ -110,7 +111,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Sliced:
-    """Slices by dimension; rows of `sizes[dimension]` sum up to all rows."""
+    """The comparisons within slices; the rows of `sizes[dimension]` sum up to all rows."""
 
     effects: tuple[SliceEffect, ...]
     skipped: tuple[Skipped, ...]
@@ -119,7 +120,7 @@ class Sliced:
     notes: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return asdict(self)
 
 
@@ -134,8 +135,17 @@ def compare_slices(
 ) -> Sliced:
     """Compare all arms with `baseline` within every slice.
 
-    `overall`: the differences on all rows, at the same level; without them slices are taken as independent.
-    Errors (ValueError): a row without a slice, a slicing or the name of a slice twice.
+    Args:
+        paired: The predictions of all arms.
+        slicings: The dimensions, each of which parts the rows.
+        baseline: Name of the arm that the others are compared with.
+        replicates: Replicates of the bootstrap in every slice.
+        seed: Seed of the bootstrap.
+        level: Level of the intervals.
+        overall: The differences on all rows, at the same level; without them slices are taken as independent.
+
+    Raises:
+        ValueError: A row has no slice, or a slicing or the name of a slice is there twice.
     """
     half = (1 + level) / 2
     errors = {(d.arm, d.metric): _error(d.interval, half) for d in overall if d.interval is not None}
@@ -146,43 +156,17 @@ def compare_slices(
     for slicing in slicings:
         if slicing.dimension in sizes:
             raise ValueError(f"slices by {slicing.dimension} are asked for twice: name each once")
-        if repeated := [name for name, times in Counter(slicing.names).items() if times > 1]:
-            raise ValueError(
-                f"slices by {slicing.dimension}: two of them are called {repeated[0]!r}: rename that value in the column"
-            )
-        counts = np.bincount(slicing.codes, minlength=len(slicing.names))
-        if counts.sum() != paired.labels.size or len(counts) > len(slicing.names):
-            raise ValueError(f"slices by {slicing.dimension}: not every row has one of {slicing.names}")
-        sizes[slicing.dimension] = dict(zip(slicing.names, counts.tolist(), strict=True))
-        found: list[SliceEffect] = []
+        sizes[slicing.dimension] = _checked_sizes(slicing, paired.labels.size)
+        raw: list[SliceEffect] = []
         for code, name in enumerate(slicing.names):
-            rows = np.flatnonzero(slicing.codes == code)
-            labels = paired.labels[rows]
-            users = None if paired.clusters is None else paired.clusters[rows]
-            if reason := _unfit(labels, users):
-                skipped.append(Skipped(slicing.dimension, name, rows.size, reason))
-                continue
-            judged = compare(
-                {arm: values[:, rows] for arm, values in paired.arms.items()},
-                labels,
-                users,
-                baseline=baseline,
-                metrics=METRICS,
-                replicates=replicates,
-                seed=seed,
-                level=level,
-            )
-            blind = [f"{d.arm}: {d.no_verdict}" for d in judged.differences if d.no_verdict]
-            if blind:
-                skipped.append(Skipped(slicing.dimension, name, rows.size, blind[0]))
-                continue
-            found += [
-                _effect(d, slicing.dimension, name, rows.size, judged.positives, judged.clusters)
-                for d in judged.differences
-            ]
-        for arm in dict.fromkeys(effect.arm for effect in found):
+            result = _compare_slice(paired, slicing, code, baseline, replicates, seed, level)
+            if isinstance(result, str):
+                skipped.append(Skipped(slicing.dimension, name, sizes[slicing.dimension][name], result))
+            else:
+                raw += result
+        for arm in dict.fromkeys(effect.arm for effect in raw):
             for metric in METRICS:
-                group = [effect for effect in found if (effect.arm, effect.metric) == (arm, metric)]
+                group = [effect for effect in raw if (effect.arm, effect.metric) == (arm, metric)]
                 shrunk, spread = _shrink(group, half, errors.get((arm, metric), 0.0))
                 effects += shrunk
                 spreads.append(spread)
@@ -195,8 +179,45 @@ def compare_slices(
     )
 
 
+def _checked_sizes(slicing: Slicing, rows: int) -> dict[str, int]:
+    """Return the rows of each slice; names must differ, and every row must have a slice."""
+    if repeated := [name for name, times in Counter(slicing.names).items() if times > 1]:
+        raise ValueError(
+            f"slices by {slicing.dimension}: two of them are called {repeated[0]!r}: rename that value in the column"
+        )
+    counts = np.bincount(slicing.codes, minlength=len(slicing.names))
+    if counts.sum() != rows or len(counts) > len(slicing.names):
+        raise ValueError(f"slices by {slicing.dimension}: not every row has one of {slicing.names}")
+    return dict(zip(slicing.names, counts.tolist(), strict=True))
+
+
+def _compare_slice(
+    paired: Paired, slicing: Slicing, code: int, baseline: str, replicates: int, seed: int, level: float
+) -> list[SliceEffect] | str:
+    """Compare all arms within one slice; return why it is skipped where there can be no verdict on some arm."""
+    rows = np.flatnonzero(slicing.codes == code)
+    labels = paired.labels[rows]
+    users = None if paired.clusters is None else paired.clusters[rows]
+    if reason := _unfit(labels, users):
+        return reason
+    comparison = compare(
+        {arm: values[:, rows] for arm, values in paired.arms.items()},
+        labels,
+        users,
+        baseline=baseline,
+        metrics=METRICS,
+        replicates=replicates,
+        seed=seed,
+        level=level,
+    )
+    for d in comparison.differences:
+        if d.no_verdict:
+            return f"{d.arm}: {d.no_verdict}"
+    return [_effect(d, slicing.dimension, slicing.names[code], comparison) for d in comparison.differences]
+
+
 def _unfit(labels: np.ndarray, users: np.ndarray | None) -> str:
-    """Why a slice cannot be judged; empty where it can."""
+    """Return why a slice cannot be judged; empty where it can."""
     positives = int(labels.sum())
     if labels.size == 0:
         return "no rows"
@@ -217,19 +238,17 @@ def _unfit(labels: np.ndarray, users: np.ndarray | None) -> str:
     return ""
 
 
-def _effect(
-    d: Difference, dimension: str, name: str, rows: int, positives: int, users: int | None
-) -> SliceEffect:
-    """Not shrunk and not adjusted yet; of a difference with a verdict."""
+def _effect(d: Difference, dimension: str, name: str, comparison: Comparison) -> SliceEffect:
+    """Return the effect in a slice from a difference with a verdict, neither shrunk nor adjusted yet."""
     assert d.interval is not None
     return SliceEffect(
         dimension=dimension,
         slice=name,
         arm=d.arm,
         metric=d.metric,
-        rows=rows,
-        positives=positives,
-        users=users,
+        rows=comparison.rows,
+        positives=comparison.positives,
+        users=comparison.clusters,
         estimate=d.estimate,
         interval=d.interval,
         standard_error=d.standard_error,
@@ -244,31 +263,42 @@ def _effect(
 def shrink(
     estimates: np.ndarray, errors: np.ndarray, overall: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Estimates and standard errors > 0 [G >= 4] -> shrunk ones and theirs, the common mean μ, and τ.
+    """Return shrunk estimates and their standard errors [G], the common mean μ, and τ.
 
-    `overall`: standard error of the difference on all rows, which tells luck that the slices share; 0: they share none.
+    Args:
+        estimates: Differences of the slices [G], at least four.
+        errors: Their standard errors [G], above 0.
+        overall: Standard error of the difference on all rows, which tells the luck that the slices share; 0: they share
+            none.
     """
     whole = errors**2
     common = float(np.clip(overall**2 - 1 / (1 / whole).sum(), 0.0, MOST_COMMON * whole.min()))
     count, variance = estimates.size, whole - common
     unit = float(np.sqrt(np.median(variance)))  # statsmodels' tolerance is absolute
     with np.errstate(divide="ignore", invalid="ignore"):  # of its I², where all estimates are the same
-        found = combine_effects(estimates / unit, variance / unit**2, method_re="iterated")
-    tau2, mean = float(found.tau2) * unit**2, float(found.mean_effect_re) * unit
+        combined = combine_effects(estimates / unit, variance / unit**2, method_re="iterated")
+    tau2, mean = float(combined.tau2) * unit**2, float(combined.mean_effect_re) * unit
     weights = 1 / (variance + tau2)
     toward = (count - 3) / (count - 1) * variance * weights
     unknown = 2 / (count - 3) * toward**2 * (np.average(variance, weights=weights) + tau2) * weights
-    own = variance * (1 - (1 - weights / weights.sum()) * toward) + unknown * (estimates - mean) ** 2
-    return (1 - toward) * estimates + toward * mean, np.sqrt(own + common), mean, float(np.sqrt(tau2))
+    shrunk_variance = (
+        variance * (1 - (1 - weights / weights.sum()) * toward) + unknown * (estimates - mean) ** 2
+    )
+    return (
+        (1 - toward) * estimates + toward * mean,
+        np.sqrt(shrunk_variance + common),
+        mean,
+        float(np.sqrt(tau2)),
+    )
 
 
 def _error(interval: Interval, half: float) -> float:
-    """Half of an interval over the normal quantile at `half`."""
+    """Return half of an interval over the normal quantile at `half`."""
     return (interval[1] - interval[0]) / (2 * float(norm.ppf(half)))
 
 
 def _shrink(group: Sequence[SliceEffect], half: float, overall: float) -> tuple[list[SliceEffect], Spread]:
-    """Slices of one dimension, arm and metric. One that equals the baseline exactly has no error, and stays as it is."""
+    """Shrink the slices of one dimension, arm and metric. One that equals the baseline exactly has no error, and stays."""
     first = group[0]
     varied = [effect for effect in group if effect.standard_error > 0]
     if len(varied) < LEAST_SLICES:
@@ -288,7 +318,7 @@ def _shrink(group: Sequence[SliceEffect], half: float, overall: float) -> tuple[
 
 
 def _adjusted(effects: Sequence[SliceEffect]) -> list[SliceEffect]:
-    """With p-values adjusted over slices and arms, each metric a family."""
+    """Return the effects with p-values adjusted over slices and arms, each metric a family."""
     out = list(effects)
     for metric in METRICS:
         places = [i for i, effect in enumerate(out) if effect.metric == metric]

@@ -30,9 +30,11 @@ class Rarer(NamedTuple):
 class Support:
     """Units of resampling (users, or rows where there are none) behind the difference of two arms on a metric.
 
-    `holding`: those that hold the rarer class, which is the one that fewer of them hold. `differing`: those whose share
-    in the metric is not the same in both arms. `same`: the rankings of all rows are the same in both arms, seed by seed;
-    of metrics that do not rank, the predictions are.
+    Attributes:
+        holding: Units that hold the rarer class, which is the one that fewer of them hold.
+        differing: Units whose share in the metric is not the same in both arms.
+        same: Whether the rankings of all rows are the same in both arms, seed by seed; of metrics that do not rank,
+            whether the predictions are.
     """
 
     holding: int
@@ -41,7 +43,7 @@ class Support:
 
     @property
     def enough(self) -> bool:
-        """Whether there can be a verdict."""
+        """Return whether there can be a verdict."""
         return self.holding >= LEAST and (self.same or self.differing >= LEAST)
 
     def lack(self, metric: str, rarer: Rarer) -> str | None:
@@ -49,15 +51,17 @@ class Support:
         if self.enough:
             return None
         if self.holding < LEAST:
-            held = f"hold{'s' * (self.holding == 1)} a {rarer.kind}" if rarer.unit == "user" else rarer.kind
-            return f"too few {rarer.unit}s to judge: {self.holding} {held}, at least {LEAST} are needed"
-        seen = "ranked" if metric in RANKED else "predicted"
+            holders = (
+                f"hold{'s' * (self.holding == 1)} a {rarer.kind}" if rarer.unit == "user" else rarer.kind
+            )
+            return f"too few {rarer.unit}s to judge: {self.holding} {holders}, at least {LEAST} are needed"
+        treated = "ranked" if metric in RANKED else "predicted"
         count = f"{self.differing} {'is' if self.differing == 1 else 'are'}"
-        return f"too few {rarer.unit}s to judge: the arms differ in how {count} {seen}, in at least {LEAST} is needed"
+        return f"too few {rarer.unit}s to judge: the arms differ in how {count} {treated}, in at least {LEAST} is needed"
 
 
 def rarer_class(positive: np.ndarray, units: np.ndarray, unit: str) -> Rarer:
-    """Count units by the class of their rows, bool [n], of units [n]; `unit`: row or user."""
+    """Return the class that fewer units hold, from bool [n] and the unit of each row [n]; `unit` is "row" or "user"."""
     up = int(np.count_nonzero(np.bincount(units[positive])))
     down = int(np.count_nonzero(np.bincount(units[~positive])))
     return Rarer(up, "positive", unit) if up <= down else Rarer(down, "negative", unit)
@@ -66,10 +70,15 @@ def rarer_class(positive: np.ndarray, units: np.ndarray, unit: str) -> Rarer:
 def support(
     metric: str, holding: int, shares: np.ndarray, units: np.ndarray, first: np.ndarray, second: np.ndarray
 ) -> Support:
-    """What stands behind a difference.
+    """Return what stands behind the difference of two arms.
 
-    `shares`: what the arms give rows or units to the metric, the one's less the other's [n], and the unit of each [n].
-    `first`, `second`: predictions [S, n] of the two arms.
+    Args:
+        metric: Name of the metric.
+        holding: How many units hold the rarer class.
+        shares: What each row or unit gives to the metric of the one arm, less what it gives to the other's.
+        units: Unit of each entry of `shares`.
+        first: Predictions of the one arm [S, n].
+        second: Predictions of the other [S, n].
     """
     differing = int(np.count_nonzero(np.bincount(units[np.abs(shares) > EXACT])))
     return Support(holding, differing, differing == 0 and _same(metric, first, second))

@@ -41,7 +41,7 @@ class Contrast:
 
     @property
     def error_and_df(self) -> tuple[float, float]:
-        """Standard error, and Satterthwaite's degrees of freedom of its square."""
+        """Return the standard error, and Satterthwaite's degrees of freedom of its square."""
         parts = [(self.row_variance, self.row_df)]
         if self.seed_variance is not None and self.seed_df is not None:
             parts.append((self.seed_variance, self.seed_df))
@@ -49,22 +49,27 @@ class Contrast:
         return float(np.sqrt(total)), df
 
     def interval(self, level: float) -> Interval:
-        """Student's interval."""
+        """Return Student's interval."""
         error, df = self.error_and_df
         half = float(stdtrit(df, (1 + level) / 2)) * error
         return self.value - half, self.value + half
 
     @property
     def p_value(self) -> float:
-        """Two-sided, of the value being 0; 1 where nothing varies, which is not evidence."""
+        """Return the two-sided p-value of the value being 0; 1 where nothing varies, which is not evidence."""
         error, df = self.error_and_df
         return 1.0 if error == 0 else float(2 * stdtr(df, -abs(self.value) / error))
 
 
 @dataclass(frozen=True)
 class Arms:
-    """One metric of all arms: values [K], their covariance over rows [K, K], the arm of each [K], and the
-    influence of units [A, U] on each arm's mean over seeds.
+    """One metric of all arms, with what its variances are estimated from.
+
+    Attributes:
+        point: Metric of each prediction [K].
+        covariance: Covariance of these over rows [K, K].
+        owners: Number of the arm of each prediction [K].
+        influence: Influence of units on each arm's mean over seeds [A, U].
     """
 
     point: np.ndarray
@@ -73,39 +78,40 @@ class Arms:
     influence: np.ndarray
 
     def of(self, arm: int) -> np.ndarray:
-        """Metric of each seed of an arm [S]."""
+        """Return the metric of each seed of an arm [S]."""
         return self.point[self.owners == arm]
 
     def mean(self, arm: int) -> float:
-        """Mean over seeds."""
+        """Return an arm's mean over seeds."""
         return float(self.of(arm).mean())
 
     def row_covariance(self, a: int, b: int) -> float:
-        """Mean covariance over rows between different seeds; the variance itself if there is one seed."""
+        """Return the mean covariance over rows between different seeds; the variance itself if there is one seed."""
         block = self.covariance[np.ix_(self.owners == a, self.owners == b)]
         if a != b or len(block) == 1:
             return float(block.mean())
         return float((block.sum() - np.trace(block)) / (block.size - len(block)))
 
     def contrast(self, signs: Mapping[int, float]) -> Contrast:
-        """Σ sign · mean of arm, over the arms given."""
+        """Return Σ sign · mean over the arms in `signs`."""
         seeds = [self.of(arm) for arm in signs]
-        value = float(sum(sign * own.mean() for sign, own in zip(signs.values(), seeds, strict=True)))
+        value = float(sum(sign * metric.mean() for sign, metric in zip(signs.values(), seeds, strict=True)))
         df = influence_df(sum(sign * self.influence[arm] for arm, sign in signs.items()))
-        if min(own.size for own in seeds) == 1:
+        if min(metric.size for metric in seeds) == 1:
             weights = np.array([signs.get(arm, 0.0) / self.of(arm).size for arm in self.owners.tolist()])
             return Contrast(value, _variance(weights, self.covariance), df, None, None)
         between = np.array([[self.row_covariance(a, b) for b in signs] for a in signs])
-        total, seed_df = satterthwaite([(seed_variance(own), own.size - 1) for own in seeds])
+        total, seed_df = satterthwaite([(seed_variance(metric), metric.size - 1) for metric in seeds])
         return Contrast(value, _variance(np.array([*signs.values()]), between), df, total, seed_df)
 
     def joint(
         self, arms: Sequence[int] | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
-        """Means of `arms`, or of all, [A], their covariance [A, A] over rows, variances [A] over seeds, and the degrees of
-        freedom of the seeds' part and of the rows'.
+        """Return what a draw of all arms' means needs, of `arms` or of all.
 
-        Those are the fewest of the difference of any two arms. An arm of one seed has a variance over seeds of 0.
+        That is their means [A], their covariance over rows [A, A], their variances over seeds [A], and the degrees of
+        freedom of the seeds' part and of the rows': the fewest of the difference of any two arms. An arm of one seed
+        has a variance over seeds of 0.
         """
         arms = range(len(self.influence)) if arms is None else arms
         covariance = np.array([[self.row_covariance(a, b) for b in arms] for a in arms])
@@ -121,7 +127,7 @@ class Arms:
 
 
 def _variance(weights: np.ndarray, covariance: np.ndarray) -> float:
-    """Variance of a weighted sum; 0 where an estimate is below, or no more than rounding of what cancels."""
+    """Return the variance of a weighted sum; 0 where an estimate is below, or no more than rounding of what cancels."""
     variance = float(weights @ covariance @ weights)
     return variance if variance > EXACT * np.abs(weights) @ np.abs(covariance) @ np.abs(weights) else 0.0
 
@@ -135,12 +141,12 @@ def influence_df(influence: np.ndarray) -> float:
 
 
 def seed_variance(values: np.ndarray) -> float:
-    """Variance over seeds of a mean over seeds [S], S >= 2."""
+    """Return the variance over seeds of a mean over seeds [S], S >= 2."""
     return float(values.var(ddof=1) / values.size)
 
 
 def satterthwaite(parts: list[tuple[float, float]]) -> tuple[float, float]:
-    """Sum of independent variances, given with their degrees of freedom, and the degrees of the sum."""
+    """Return the sum of independent variances, which come with their degrees of freedom, and the degrees of the sum."""
     total = sum(variance for variance, _ in parts)
     if total == 0:
         return 0.0, 1.0

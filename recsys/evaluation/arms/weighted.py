@@ -32,14 +32,14 @@ SHARED = 3  # sums of rows, positives and judged rows
 
 
 def badness(metric: str, values: np.ndarray) -> np.ndarray:
-    """How bad values of a metric are, lower is better: calibration's distance from 1, else up to the sign."""
+    """Return how bad values of a metric are, lower being better: calibration's distance from 1, else up to the sign."""
     if metric == "calibration":
         return np.abs(values - 1)
     return values if metric in ("logloss", "ne") else -values
 
 
 def badness_slope(metric: str, value: float) -> float:
-    """Derivative of `badness`: 1 or -1."""
+    """Return the derivative of `badness`: 1 or -1."""
     if metric == "calibration":
         return 1.0 if value >= 1 else -1.0
     return float(badness(metric, np.ones(1))[0])
@@ -47,9 +47,9 @@ def badness_slope(metric: str, value: float) -> float:
 
 @dataclass(frozen=True)
 class _Ratio:
-    """A metric own / denominator(shared [..., 3]), with the denominator's gradient [3] at shared [3]."""
+    """A metric Σ unit_sums / denominator(shared [..., 3]), with the denominator's gradient [3] at shared [3]."""
 
-    own: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    unit_sums: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
     denominator: Callable[[np.ndarray], np.ndarray]
     gradient: Callable[[np.ndarray], np.ndarray]
 
@@ -67,7 +67,7 @@ def _predicted(
 def _won_within(
     positive: np.ndarray, predictions: np.ndarray, units: np.ndarray, both: np.ndarray
 ) -> np.ndarray:
-    """Rows times AUC of units with both classes, 0 of others."""
+    """Return rows times AUC of units with both classes, 0 of others."""
     out = np.zeros(both.size)
     rows = both[units]
     codes = (np.cumsum(both) - 1)[units[rows]]
@@ -87,7 +87,7 @@ def _entropy_gradient(shared: np.ndarray) -> np.ndarray:
 
 
 def _shared(column: int) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
-    """One of the shared totals as a denominator, and its gradient."""
+    """Return one of the shared totals as a denominator, and its gradient."""
     return lambda shared: shared[..., column], lambda shared: np.eye(SHARED)[column]
 
 
@@ -102,7 +102,7 @@ _RATIOS = {
 class WeightedMetrics:
     """Metrics of K predictions under weightings of their units.
 
-    `needed`: sets of units; a weighting that leaves out all of a set has no value.
+    `needed` holds sets of units; a weighting that leaves out all of a set has no value.
     Memory: 8 bytes for each unit, prediction and kind of sum, and `WeightedRanks` for AUC.
     """
 
@@ -122,7 +122,7 @@ class WeightedMetrics:
         if "gauc" in metrics:
             self.needed.append(np.flatnonzero(both))
         self._ranks = [WeightedRanks(positive, p, units) for p in predictions if "auc" in metrics]
-        kinds = dict.fromkeys(_RATIOS[metric].own for metric in metrics if metric != "auc")
+        kinds = dict.fromkeys(_RATIOS[metric].unit_sums for metric in metrics if metric != "auc")
         self._columns = {kind: self._columns_from(SHARED + i * self._count) for i, kind in enumerate(kinds)}
         self._sums = np.empty((rows.size, SHARED + len(kinds) * self._count))
         self._sums[:, :SHARED] = np.column_stack([rows, up, rows * both])
@@ -131,7 +131,7 @@ class WeightedMetrics:
                 target[:] = kind(positive, values, units, both)
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        """Weights, integers [B, U] -> values float64 [metrics, K, B]."""
+        """Return the metrics float64 [metrics, K, B] under weights, integers [B, U]."""
         totals = self._totals(weights)
         shared = totals[:, :SHARED]
         out = np.empty((len(self.metrics), self._count, len(weights)))
@@ -140,28 +140,28 @@ class WeightedMetrics:
                 values[:] = [ranks.auc(weights) for ranks in self._ranks]
             else:
                 ratio = _RATIOS[metric]
-                values[:] = totals[:, self._columns[ratio.own]].T / ratio.denominator(shared)
+                values[:] = totals[:, self._columns[ratio.unit_sums]].T / ratio.denominator(shared)
         return out
 
-    def own(self, metric: str, chosen: np.ndarray) -> np.ndarray:
-        """The units' own sums [U] of a metric but AUC, mean over predictions chosen by bool [K]."""
-        return self._sums[:, self._columns[_RATIOS[metric].own]][:, chosen].mean(axis=1)
+    def unit_sums(self, metric: str, chosen: np.ndarray) -> np.ndarray:
+        """Return the units' own sums [U] of a metric but AUC, mean over predictions chosen by bool [K]."""
+        return self._sums[:, self._columns[_RATIOS[metric].unit_sums]][:, chosen].mean(axis=1)
 
     def influence(self, metric: str, chosen: np.ndarray) -> np.ndarray:
-        """Influence [U] of units on the mean over predictions, chosen by bool [K]; AUC has `auc_influence`."""
+        """Return the influence [U] of units on the mean over predictions chosen by bool [K]; AUC has `auc_influence`."""
         ratio = _RATIOS[metric]
         shared = self._sums[:, :SHARED]
         total = shared.sum(axis=0)
-        own = self.own(metric, chosen)
+        sums = self.unit_sums(metric, chosen)
         denominator = ratio.denominator(total)
-        value = own.sum() / denominator
-        return (own - value * (shared @ ratio.gradient(total))) / denominator
+        value = sums.sum() / denominator
+        return (sums - value * (shared @ ratio.gradient(total))) / denominator
 
     def _columns_from(self, start: int) -> slice:
         return slice(start, start + self._count)
 
     def _totals(self, weights: np.ndarray) -> np.ndarray:
-        """Sums over weighted units [B, columns]."""
+        """Return sums over weighted units [B, columns]."""
         totals = np.zeros((len(weights), self._sums.shape[1]))
         if self._columns:
             for start in range(0, len(self._sums), UNITS_AT_ONCE):
@@ -171,7 +171,7 @@ class WeightedMetrics:
 
 
 def auc_influence(positive: np.ndarray, placements: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """Influence [U] of units on an AUC, from placements [n] (`delong.placements`) or their mean over seeds.
+    """Return the influence [U] of units on an AUC, from placements [n] (`delong.placements`) or their mean over seeds.
 
     With m positives, AUC is the mean of V10 and, with n negatives, of V01. A row's influence is (V - AUC) over the
     count of its class: the product rule on wins / (m n), where each pair is a win of both its rows.

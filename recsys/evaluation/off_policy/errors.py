@@ -12,7 +12,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Settings:
-    """Threshold on weights, and how intervals are made: "normal" or "bootstrap"."""
+    """The threshold on weights, and how intervals are made: `method` is "normal" or "bootstrap"."""
 
     threshold: float
     method: str
@@ -23,7 +23,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Terms:
-    """value = Σ top / Σ bottom over rows; `extra` is influence beyond these sums, `used` the weights or None."""
+    """The sums that an estimate is the ratio of: value = Σ top / Σ bottom over rows.
+
+    `extra` is influence beyond these sums, `used` the weights or None.
+    """
 
     top: np.ndarray
     bottom: np.ndarray
@@ -35,7 +38,7 @@ class Terms:
         return float(self.top.sum() / self.bottom.sum())
 
     def influence(self) -> np.ndarray:
-        """Influence of each row on the value [n]: the value's error is that of their mean."""
+        """Return the influence of each row on the value [n]: the value's error is that of their mean."""
         return np.asarray((self.top - self.value() * self.bottom) / self.bottom.mean() + self.extra)
 
 
@@ -47,24 +50,24 @@ def terms_of(
     threshold: float,
 ) -> Terms:
     """Write an estimator as sums; arrays [n], `model` the arrays of a `RewardModel` for the estimators that need one."""
-    one = np.ones_like(weights)
+    ones = np.ones_like(weights)
     if estimator == "ips":
-        return Terms(weights * rewards, one, weights)
+        return Terms(weights * rewards, ones, weights)
     if estimator == "snips":
         return Terms(weights * rewards, weights, weights)
     if estimator == "clipped":
         cut = np.minimum(weights, threshold)
-        return Terms(cut * rewards, one, cut)
+        return Terms(cut * rewards, ones, cut)
     assert model is not None
     logged, policy, influence = model
     if estimator == "dm":
-        return Terms(policy, one, None, influence)
-    kept = weights if estimator == "dr" else np.where(weights <= threshold, weights, 0.0)
-    return Terms(policy + kept * (rewards - logged), one, kept)
+        return Terms(policy, ones, None, influence)
+    used = weights if estimator == "dr" else np.where(weights <= threshold, weights, 0.0)
+    return Terms(policy + used * (rewards - logged), ones, used)
 
 
-class Column:
-    """One estimator on one slice: value, errors by cluster, and the sums by cluster that a bootstrap reweights."""
+class Ratio:
+    """One estimator on one slice: its value, errors by cluster, and the sums by cluster that a bootstrap reweights."""
 
     def __init__(self, terms: Terms, plain: Terms, units: np.ndarray) -> None:
         self.terms, self.value = terms, terms.value()
@@ -79,7 +82,10 @@ class Column:
     def interval(
         self, draws: np.ndarray | None, settings: Settings, paired: bool = False
     ) -> tuple[Interval, float]:
-        """Interval and standard error of the value, or `paired` of its difference from the logging policy's."""
+        """Return interval and standard error of the value, or `paired` of its difference from the logging policy's.
+
+        `draws` [R] of the bootstrap give percentiles; without them the interval is Student's.
+        """
         value, error = self.values[paired], self.errors[paired]
         if draws is not None:
             tail = (1 - settings.level) / 2
@@ -90,27 +96,27 @@ class Column:
 
 
 def standard_error(influence: np.ndarray, units: np.ndarray) -> float:
-    """Standard error of a mean of influence values, which are independent between units."""
+    """Return the standard error of a mean of influence values, which are independent between units."""
     sums = np.bincount(units, weights=influence)
     sums -= sums.mean()
     return float(np.sqrt(sums @ sums * sums.size / (sums.size - 1)) / influence.size)
 
 
-def bootstrap(columns: list[Column], units: int, settings: Settings) -> np.ndarray:
-    """Each column's value under Poisson(1) weights per unit: [columns, R], NaN where no weight is left."""
+def bootstrap(ratios: list[Ratio], units: int, settings: Settings) -> np.ndarray:
+    """Return each ratio's value under Poisson(1) weights per unit: [ratios, R], NaN where no weight is left."""
     rng = np.random.default_rng(settings.seed)
-    sums = np.concatenate([column.sums for column in columns], axis=1)
-    out = np.empty((len(columns), settings.replicates))
+    sums = np.concatenate([ratio.sums for ratio in ratios], axis=1)
+    out = np.empty((len(ratios), settings.replicates))
     block = max(1, BLOCK_ENTRIES // units)
     for start in range(0, settings.replicates, block):
         stop = min(start + block, settings.replicates)
-        drawn = rng.poisson(1.0, (stop - start, units)).astype(np.float64) @ sums
+        totals = rng.poisson(1.0, (stop - start, units)).astype(np.float64) @ sums
         with np.errstate(invalid="ignore", divide="ignore"):
-            out[:, start:stop] = (drawn[:, ::2] / drawn[:, 1::2]).T
+            out[:, start:stop] = (totals[:, ::2] / totals[:, 1::2]).T
     return out
 
 
 def effective_rows(weights: np.ndarray) -> float:
-    """Kish's effective sample size (Σw)² / Σw² of weights [n], not all 0."""
+    """Return Kish's effective sample size (Σw)² / Σw² of weights [n], not all 0."""
     scaled = weights / weights.max()
     return float(scaled.sum() ** 2 / (scaled @ scaled))

@@ -7,9 +7,12 @@ import numpy as np
 
 
 def epsilon_greedy(scores: np.ndarray, epsilon: float) -> np.ndarray:
-    """π = ε / A for every action, and the rest on the best-scored, which several best ones share.
+    """Return π = ε / A for every action, and the rest on the best-scored, which several best ones share.
 
-    Sutton & Barto, "Reinforcement learning", section 2.2. Errors (ValueError): ε outside [0, 1].
+    Source: Sutton & Barto, "Reinforcement learning", section 2.2.
+
+    Raises:
+        ValueError: ε is outside [0, 1].
     """
     if not 0 <= epsilon <= 1:
         raise ValueError(
@@ -20,16 +23,19 @@ def epsilon_greedy(scores: np.ndarray, epsilon: float) -> np.ndarray:
 
 
 def softmax(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """π ∝ exp(logit(s) / T), over the log-odds that the model is linear in; at T = 1, in proportion to the odds.
+    """Return π ∝ exp(logit(s) / T), over the log-odds that the model is linear in; at T = 1, in proportion to the odds.
 
-    T → 0 is greedy, T → ∞ uniform. Errors (ValueError): T not above 0; scores that are no probabilities.
+    T → 0 is greedy, T → ∞ uniform.
+
+    Raises:
+        ValueError: T is not above 0, or scores are no probabilities.
     """
     if not temperature > 0 or not np.isfinite(temperature):
         raise ValueError(f"softmax: the temperature is {temperature}: must be above 0")
     if not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError("softmax: scores must be probabilities, within [0, 1]")
     tiny = np.finfo(np.float64).tiny
-    kept = np.clip(scores, tiny, 1 - np.finfo(np.float64).epsneg)
-    exponents = (np.log(kept) - np.log1p(-kept)) / temperature
+    inner = np.clip(scores, tiny, 1 - np.finfo(np.float64).epsneg)
+    exponents = (np.log(inner) - np.log1p(-inner)) / temperature
     weights = np.exp(exponents - exponents.max(axis=1, keepdims=True))
     return weights / weights.sum(axis=1, keepdims=True)

@@ -9,34 +9,36 @@ value's error is that of the mean over kept rows, the difference's that of a rat
 """
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from recsys.evaluation.off_policy.data import Log, Target, support
 from recsys.evaluation.off_policy.errors import (
-    Column,
     Interval,
+    Ratio,
     Settings,
     Terms,
     effective_rows,
     standard_error,
 )
-from recsys.evaluation.off_policy.estimators import (
-    FEW_REWARDS,
-    FEW_ROWS,
-    check_mean_weight,
-    mean_weight_doubt,
-)
+from recsys.evaluation.off_policy.log import Log
+from recsys.evaluation.off_policy.result import Verdict
+from recsys.evaluation.off_policy.target import Target, support
+from recsys.evaluation.off_policy.weights import FEW_REWARDS, FEW_ROWS, check_mean_weight, mean_weight_doubt
 
 UNIFORM_TOLERANCE = 1e-6  # relative, of propensities: text files round
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """Replay on all rows or on those of a position. `expected`: rows that a supported target keeps on average.
+    """Replay on all rows or on those of a position.
 
     `value` is None where no row is kept, intervals where no error can be estimated; `note` says why.
+
+    Attributes:
+        expected: Rows that a supported target keeps on average.
+        matched: Rows kept, whose action the target chooses too.
+        clusters: Users with a kept row; None where rows are independent.
     """
 
     name: str
@@ -56,14 +58,14 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Replay:
-    """All of a replay. `clusters` of a part: users with a kept row, None where rows are independent."""
+    """The whole replay of one policy on one log."""
 
     policy: str
     source: str
     overall: Replayed
     positions: tuple[Replayed, ...]
     actions: int
-    verdict: Literal["better", "worse", "undecided", "unreliable"]
+    verdict: Verdict
     level: float
     seed: int
 
@@ -75,8 +77,9 @@ class Replay:
 def replay(log: Log, target: Target, *, level: float = 0.95, seed: int = 0) -> Replay:
     """Replay `target` on a log whose actions were drawn uniformly.
 
-    Errors (ValueError): propensities that are not those of a uniform policy; a target whose actions were never logged, or
-    that keeps more or fewer rows than chance allows; `level` outside (0, 1).
+    Raises:
+        ValueError: Propensities are not those of a uniform policy; the target's actions were never logged, or it keeps
+            more or fewer rows than chance allows; `level` is outside (0, 1).
     """
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: must be within (0, 1)")
@@ -86,14 +89,14 @@ def replay(log: Log, target: Target, *, level: float = 0.95, seed: int = 0) -> R
     weights = target.logged / log.propensities
     error = standard_error(weights - weights.mean(), units)
     check_mean_weight(log, target, weights, error)
-    kept = np.random.default_rng(seed).random(log.rows) < target.logged
+    matches = np.random.default_rng(seed).random(log.rows) < target.logged
     settings = Settings(np.inf, "normal", 2, level, seed)
     everything = np.ones(log.rows, bool)
-    overall = _part("overall", everything, log, kept, settings)
+    overall = _part("overall", everything, log, matches, settings)
     if doubt := mean_weight_doubt(float(weights.mean()), error):
         overall = replace(overall, note="; ".join(filter(None, (doubt, overall.note))))
     positions = [
-        _part(f"position {name}", log.positions == code, log, kept, settings)
+        _part(f"position {name}", log.positions == code, log, matches, settings)
         for code, name in enumerate(log.position_names.tolist())
     ]
     return Replay(
@@ -115,8 +118,8 @@ def require_uniform(log: Log) -> None:
     actions = (log.counts() > 0).sum(axis=1)
     for code in range(len(log.position_names)):
         rows = np.flatnonzero(log.positions == code)
-        given = log.propensities[rows]
-        low, high = int(rows[given.argmin()]), int(rows[given.argmax()])
+        propensities = log.propensities[rows]
+        low, high = int(rows[propensities.argmin()]), int(rows[propensities.argmax()])
         least, most = log.propensities[low], log.propensities[high]
         if most - least > UNIFORM_TOLERANCE * most:
             raise ValueError(
@@ -130,46 +133,49 @@ def require_uniform(log: Log) -> None:
             )
 
 
-def _part(name: str, rows: np.ndarray, log: Log, all_kept: np.ndarray, settings: Settings) -> Replayed:
-    rewards, kept = log.rewards[rows], all_kept[rows]
-    own = rewards[kept]
+def _part(name: str, rows: np.ndarray, log: Log, matches: np.ndarray, settings: Settings) -> Replayed:
+    """Replay on some rows of the log; `rows` and `matches`, those that the target chooses too, are bool [n]."""
+    rewards, matching = log.rewards[rows], matches[rows]
+    matched = rewards[matching]
     units = np.arange(rewards.size)
     if log.clusters is not None:
         units = np.unique(log.clusters[rows], return_inverse=True)[1]
-    kept_units = np.unique(units[kept], return_inverse=True)[1]
-    count = int(kept_units.max()) + 1 if own.size else 0
-    fixed: dict[str, Any] = dict(
+    matched_units = np.unique(units[matching], return_inverse=True)[1]
+    unit_count = int(matched_units.max()) + 1 if matched.size else 0
+    common: dict[str, Any] = dict(
         name=name,
         rows=int(rewards.size),
         expected=float(log.propensities[rows].sum()),
-        matched=int(own.size),
-        clusters=None if log.clusters is None else count,
-        effective_rewards=effective_rows(np.abs(own)) if own.any() else 0.0,
-        value=float(own.mean()) if own.size else None,
+        matched=int(matched.size),
+        clusters=None if log.clusters is None else unit_count,
+        effective_rewards=effective_rows(np.abs(matched)) if matched.any() else 0.0,
+        value=float(matched.mean()) if matched.size else None,
         logged_value=float(rewards.mean()),
-        difference=float(own.mean() - rewards.mean()) if own.size else None,
+        difference=float(matched.mean() - rewards.mean()) if matched.size else None,
     )
-    reason = ""
-    if not own.size:
-        reason = "no row is kept: the target never chose what was logged"
-    elif (own == own[0]).all():
-        reason = f"every kept reward is {own[0]:g}: no error can be estimated"
-    elif count < 2:
-        reason = "kept rows of one row or user only: no error can be estimated"
-    if reason:
-        return Replayed(**fixed, interval=None, standard_error=None, difference_interval=None, note=reason)
-    one = np.ones_like(own)
-    value = Column(Terms(own, one), Terms(own, one), kept_units)
-    weights, ones = kept.astype(np.float64), np.ones_like(rewards)
-    change = Column(Terms(weights * rewards, weights), Terms(rewards, ones), units)
+    if reason := _no_error(matched, unit_count):
+        return Replayed(**common, interval=None, standard_error=None, difference_interval=None, note=reason)
+    mean = Terms(matched, np.ones_like(matched))
+    value = Ratio(mean, mean, matched_units)
+    weights, ones = matching.astype(np.float64), np.ones_like(rewards)
+    change = Ratio(Terms(weights * rewards, weights), Terms(rewards, ones), units)
     interval, error = value.interval(None, settings)
     return Replayed(
-        **fixed,
+        **common,
         interval=interval,
         standard_error=error,
         difference_interval=change.interval(None, settings, paired=True)[0],
-        note=_doubt(own.size, fixed["effective_rewards"]),
+        note=_doubt(matched.size, common["effective_rewards"]),
     )
+
+
+def _no_error(matched: np.ndarray, units: int) -> str:
+    """Return why no error can be estimated from the rewards of matched rows; empty where it can."""
+    if not matched.size:
+        return "no row is kept: the target never chose what was logged"
+    if (matched == matched[0]).all():
+        return f"every kept reward is {matched[0]:g}: no error can be estimated"
+    return "kept rows of one row or user only: no error can be estimated" if units < 2 else ""
 
 
 def _doubt(matched: int, rewards: float) -> str:
@@ -178,7 +184,7 @@ def _doubt(matched: int, rewards: float) -> str:
     return f"{rewards:.1f} effective rewards: too few to rely on" if rewards < FEW_REWARDS else ""
 
 
-def _verdict(part: Replayed) -> Literal["better", "worse", "undecided", "unreliable"]:
+def _verdict(part: Replayed) -> Verdict:
     if part.note or part.difference_interval is None:
         return "unreliable"
     low, high = part.difference_interval

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.evaluation.off_policy.data import Log, Target, grouped_mass
+from recsys.evaluation.off_policy.log import Log
+from recsys.evaluation.off_policy.target import Target, grouped_mass
 
 FOLDS = 5
 PRIOR_ROWS = 100.0
@@ -17,10 +18,14 @@ NEEDS_ALL = "{}: a reward model needs the probabilities of all actions, not of t
 
 @dataclass(frozen=True)
 class RewardModel:
-    """Predicted rewards q̂ of one target on one log, arrays [n], each row predicted without its own fold.
+    """Predicted rewards q̂ of one target on one log, each row predicted without its own fold.
 
-    `logged`: q̂(x_i, a_i). `policy`: Σ_a π(a | x_i) q̂(x_i, a). `influence`: what row i adds to n times the direct
-    method's estimate through the fitted model (0 where the model is taken as given).
+    Attributes:
+        logged: q̂(x_i, a_i) [n].
+        policy: Σ_a π(a | x_i) q̂(x_i, a) [n].
+        influence: What row i adds to n times the direct method's estimate through the fitted model [n]; 0 where the
+            model is taken as given.
+        description: The model in words.
     """
 
     logged: np.ndarray
@@ -40,7 +45,7 @@ def folds_of(log: Log, folds: int = FOLDS, seed: int = 0) -> np.ndarray:
 
 
 def model_of(log: Log, target: Target, predictions: np.ndarray, description: str) -> RewardModel:
-    """A reward model from predictions q̂ [n, A] of every action in every row, each made without the row's own fold.
+    """Make a reward model from predictions q̂ [n, A] of every action in every row, each made without the row's own fold.
 
     They are taken as given: `influence` is 0, so intervals of the direct method do not hold the error of the training.
     """
@@ -62,10 +67,11 @@ def model_of(log: Log, target: Target, predictions: np.ndarray, description: str
 def fit_reward_model(
     log: Log, target: Target, folds: int = FOLDS, prior_rows: float = PRIOR_ROWS, seed: int = 0
 ) -> RewardModel:
-    """Mean reward by action and position, out of fold: q̂ = (Σ r + m μ) / (N + m), μ the position's mean, m prior rows.
+    """Fit the mean reward by action and position, out of fold.
 
-    Clusters stay within one fold, so there are at most as many folds as clusters. Cross-fitting: Chernozhukov et al.
-    2018, section 3. `influence` differentiates the direct method's estimate in the weight of each row, through q̂ and μ.
+    q̂ = (Σ r + m μ) / (N + m), with μ the position's mean and m prior rows. Clusters stay within one fold, so there
+    are at most as many folds as clusters. Cross-fitting: Chernozhukov et al. 2018, section 3. `influence`
+    differentiates the direct method's estimate in the weight of each row, through q̂ and μ.
     """
     if target.table is None or target.index is None:
         raise ValueError(NEEDS_ALL.format(target.name))

@@ -33,9 +33,11 @@ def team_draft(
 ) -> tuple[list[Item], np.ndarray]:
     """Draft one list of at most `length` items from two rankings: items, and 0 or 1 for the team of each.
 
-    It ends early when a ranking has nothing left that is not in the list (algorithm 2 of the paper). Give each impression
-    its own draws: a coin that falls the same for a user's whole session makes his clicks one. Errors (ValueError): a
-    ranking that repeats an item, a length below 1.
+    It ends early when a ranking has nothing left that is not in the list (algorithm 2 of the paper). Give each
+    impression its own draws: a coin that falls the same for a user's whole session makes his clicks one.
+
+    Raises:
+        ValueError: A ranking repeats an item, or the length is below 1.
     """
     rankings = (list(first), list(second))
     for name, ranking in zip(("first", "second"), rankings, strict=True):
@@ -54,20 +56,23 @@ def team_draft(
         if any(places[team] == len(rankings[team]) for team in (0, 1)):
             break
         team = int(rng.random() < 0.5) if sizes[0] == sizes[1] else int(sizes[0] > sizes[1])
-        item = rankings[team][places[team]]
-        items.append(item)
+        items.append(rankings[team][places[team]])
         teams.append(team)
-        taken.add(item)
+        taken.add(items[-1])
         sizes[team] += 1
     return items, np.array(teams, np.intp)
 
 
 @dataclass(frozen=True)
 class InterleavedLog:
-    """A checked log of n shown items. Arrays have one entry per row.
+    """A checked log of n shown items, with one row for each.
 
-    `impressions`, `positions`: codes from 0. `teams`: 0 or 1. `clicks`: 0 or 1. `users`: codes of the impressions' users
-    [I], None where impressions are independent.
+    Attributes:
+        impressions: Codes of the impressions [n].
+        positions: Codes of the positions [n].
+        teams: Team of each item [n], 0 or 1.
+        clicks: Whether each item was clicked [n], 0 or 1.
+        users: Codes of the impressions' users [I]; None where impressions are independent.
     """
 
     impressions: np.ndarray
@@ -82,12 +87,19 @@ class InterleavedLog:
 
 @dataclass(frozen=True)
 class Interleaving:
-    """What a log of team drafts says. Pairs are (first team, second team).
+    """The result of a log of team drafts. Pairs are (first team, second team).
 
-    `wins`, `ties` (with clicks on both) and `without_click`: impressions. `preferring`: users, or impressions where users
-    are unknown, that one team won more of; `sign_p`: exact binomial test of them. `first_places`: lists that each team
-    opened, `coin_p`: whether a fair coin opens so many. `click_rates` [2, P]: by team and position, None where nothing was
-    shown. Intervals and p-values are None where no error can be estimated.
+    Interval and p-value are None where no error can be estimated.
+
+    Attributes:
+        wins: Impressions that each team won.
+        ties: Impressions with as many clicks on both.
+        without_click: Impressions without a click.
+        preferring: Users, or impressions where users are unknown, that one team won more of.
+        sign_p: P-value of the exact binomial test of these.
+        first_places: Lists that each team opened.
+        coin_p: P-value of a fair coin opening so many.
+        click_rates: By team and position [2, P]; None where nothing was shown.
     """
 
     source: str
@@ -121,31 +133,27 @@ class Interleaving:
 def analyse_interleaving(log: InterleavedLog, *, level: float = 0.95) -> Interleaving:
     """Say which team users prefer: credit, preference with interval, two tests, and whether the draft was fair.
 
-    Errors (ValueError): `level` outside (0, 1).
+    Raises:
+        ValueError: `level` is outside (0, 1).
     """
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: must be within (0, 1)")
-    count = int(log.impressions.max()) + 1
-    credit = np.array(
-        [np.bincount(log.impressions[log.teams == t], log.clicks[log.teams == t], count) for t in (0, 1)]
-    )
+    credit = _credit(log)
     won = np.sign(credit[0] - credit[1])  # 1, 0, -1
-    units = np.arange(count) if log.users is None else log.users
+    units = np.arange(won.size) if log.users is None else log.users
     preference = float(won.mean() / 2)
     error, p_value = _tested(won / 2, 0.0, units)
     half = None if error is None else float(student.ppf((1 + level) / 2, int(units.max()))) * error
     by_unit = np.sign(np.bincount(units, won))
     preferring = int((by_unit > 0).sum()), int((by_unit < 0).sum())
-    by_place = np.lexsort((log.positions, log.impressions))
-    openings = by_place[np.unique(log.impressions[by_place], return_index=True)[1]]  # a list's own first row
-    first_teams = log.teams[openings]
+    first_teams = _first_teams(log)
     coin_p = _coin(first_teams, units)
     clicked = credit.sum(axis=0) > 0
     note = _note(coin_p, first_teams, error, sum(preferring), log)
     return Interleaving(
         source=log.source,
         teams=log.team_names,
-        impressions=count,
+        impressions=int(won.size),
         users=None if log.users is None else int(units.max()) + 1,
         shown=_pair(np.bincount(log.teams, minlength=2)),
         clicks=_pair(credit.sum(axis=1)),
@@ -168,8 +176,21 @@ def analyse_interleaving(log: InterleavedLog, *, level: float = 0.95) -> Interle
     )
 
 
+def _credit(log: InterleavedLog) -> np.ndarray:
+    """Return the clicks of each team in each impression [2, I]."""
+    count = int(log.impressions.max()) + 1
+    of_teams = [log.teams == team for team in (0, 1)]
+    return np.array([np.bincount(log.impressions[rows], log.clicks[rows], count) for rows in of_teams])
+
+
+def _first_teams(log: InterleavedLog) -> np.ndarray:
+    """Return the team that opened each impression's list [I], by the list's own first position."""
+    by_place = np.lexsort((log.positions, log.impressions))
+    return log.teams[by_place[np.unique(log.impressions[by_place], return_index=True)[1]]]
+
+
 def _tested(values: np.ndarray, expected: float, units: np.ndarray) -> tuple[float | None, float | None]:
-    """Standard error by unit of the mean of values, and the p-value of its distance from what is expected."""
+    """Return the standard error by unit of the mean of values, and the p-value of its distance from what is expected."""
     error = standard_error(values - values.mean(), units)
     if error == 0:
         return None, None
@@ -177,7 +198,7 @@ def _tested(values: np.ndarray, expected: float, units: np.ndarray) -> tuple[flo
 
 
 def _coin(first_teams: np.ndarray, units: np.ndarray) -> float:
-    """P-value of opening lists by a fair coin; by unit, as a system may draw once for a user's session."""
+    """Return the p-value of opening lists by a fair coin; by unit, as a system may draw once for a user's session."""
     p_value = _tested(first_teams.astype(float), 0.5, units)[1]
     return float(binomtest(int(first_teams.sum()), first_teams.size).pvalue) if p_value is None else p_value
 
@@ -185,6 +206,7 @@ def _coin(first_teams: np.ndarray, units: np.ndarray) -> float:
 def _note(
     coin_p: float, first_teams: np.ndarray, error: float | None, preferring: int, log: InterleavedLog
 ) -> str:
+    """Return why the result cannot be relied on; empty where it can."""
     if coin_p < UNFAIR:
         return (
             f"{log.team_names[0]} opened {1 - first_teams.mean():.1%} of the lists, which is no fair coin "
@@ -193,8 +215,8 @@ def _note(
     if error is None:
         return "every impression says the same: no error can be estimated"
     if preferring < FEW_UNITS:
-        who = "impressions" if log.users is None else "users"
-        return f"only {preferring} {who} prefer either"
+        unit = "impressions" if log.users is None else "users"
+        return f"only {preferring} {unit} prefer either"
     return ""
 
 
@@ -211,6 +233,7 @@ def _verdict(
 
 
 def _rates(log: InterleavedLog) -> tuple[tuple[float | None, ...], ...]:
+    """Return click rates by team and position; None where nothing was shown."""
     size = len(log.position_names)
     cells = log.teams * size + log.positions
     shown = np.bincount(cells, minlength=2 * size).reshape(2, size)

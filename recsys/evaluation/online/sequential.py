@@ -38,10 +38,14 @@ LEAST_CORRELATION = 1e-3  # keeps a clock finite; it is met only by days that ar
 
 @dataclass(frozen=True)
 class ConfidenceSequence:
-    """One entry per day. Days before the start of the sequence have None for all but `days` and `estimates`.
+    """A confidence sequence, with one entry per day; days before its start have None for all but `days` and `estimates`.
 
-    `intervals` cover the differences of all days at once with probability 1 - alpha. `p_values` are anytime-valid
-    and never rise. `decided_on`: the first day whose interval excludes 0; the decision stands, whatever follows.
+    Attributes:
+        intervals: Cover the differences of all days at once with probability 1 - alpha.
+        clock: The information of each day, which rises from 1.
+        p_values: Anytime-valid; they never rise.
+        decided_on: The first day whose interval excludes 0; the decision stands, whatever follows.
+        direction: Of the decision: 1, -1, or 0 without one.
     """
 
     days: tuple[Any, ...]
@@ -52,12 +56,12 @@ class ConfidenceSequence:
     p_values: tuple[float | None, ...]
     alpha: float
     decided_on: Any
-    direction: int  # of the decision: 1, -1, or 0 where there is none
+    direction: int
 
 
 @dataclass(frozen=True)
 class DailyDifference:
-    """Difference after each day: estimates [D], their covariance [D, D] over users, users with a value [D]."""
+    """The difference after each day: estimates [D], their covariance [D, D] over users, users with a value [D]."""
 
     estimates: np.ndarray
     covariance: np.ndarray
@@ -65,26 +69,26 @@ class DailyDifference:
 
 
 def boundary(clock: ArrayLike, rho2: float, alpha: float) -> np.ndarray:
-    """Largest |Z| that is no decision, at each value of the clock > 0 (theorem 2.2, divided by SE)."""
+    """Return the largest |Z| that is no decision, at each value of the clock > 0 (theorem 2.2, divided by SE)."""
     mixed = np.asarray(clock, np.float64) * rho2
     return np.sqrt((mixed + 1) / mixed * np.log((mixed + 1) / alpha**2))
 
 
 def anytime_p_values(z: ArrayLike, clock: ArrayLike, rho2: float) -> np.ndarray:
-    """Smallest α at which the boundary was reached by each day: one over the mixture, at its largest so far."""
+    """Return the smallest α at which the boundary was reached by each day: one over the mixture, at its largest so far."""
     z, mixed = np.asarray(z, np.float64), np.asarray(clock, np.float64) * rho2
     log_p = 0.5 * np.log1p(mixed) - z**2 * mixed / (2 * (mixed + 1))
     return np.exp(np.minimum.accumulate(np.minimum(log_p, 0)))
 
 
 def tuned_rho2(clock: float, alpha: float) -> float:
-    """ρ² that makes the boundary narrowest, nearly, at this value of the clock (Waudby-Smith et al.)."""
+    """Return the ρ² that makes the boundary narrowest, nearly, at this value of the clock (Waudby-Smith et al.)."""
     least = -2 * np.log(alpha)
     return float((least + np.log(least + 1)) / clock)
 
 
 def information_clock(covariance: np.ndarray) -> np.ndarray:
-    """Slowest rising clock, 1 at first, with corr(Z[s], Z[t]) >= √(v[s] / v[t]) for s < t: [D, D] -> [D]."""
+    """Return the slowest rising clock, 1 at first, with corr(Z[s], Z[t]) >= √(v[s] / v[t]) for s < t: [D, D] -> [D]."""
     error = np.sqrt(np.diag(covariance))
     squared = np.clip(covariance / np.outer(error, error), LEAST_CORRELATION, 1) ** 2
     clock = np.ones(len(error))
@@ -100,25 +104,25 @@ def daily_difference(
     first_day: np.ndarray,
     treated: np.ndarray,
 ) -> DailyDifference:
-    """Difference of means per user (or of ratios of totals) after each day, treated minus the others.
+    """Return the difference of means per user (or of ratios of totals) after each day, treated minus the others.
 
-    `numerator`, `denominator` [U, D]: what a user had on each day, 0 before `first_day` [U] (position of a day);
-    `covariate` [U] from before the test (CUPED, one coefficient for both variants); `treated` bool [U].
     A day on which a variant has fewer than two users, or a denominator of 0, has a difference of 0 and no variance.
+
+    Args:
+        numerator: What a user had on each day [U, D], 0 before his first.
+        denominator: What the ratio divides by [U, D]; None for a mean per user.
+        covariate: A value per user from before the test [U] (CUPED, one coefficient for both variants).
+        first_day: Place of a user's first day [U].
+        treated: Which users are treated, bool [U].
     """
     days = numerator.shape[1]
     present = np.asarray(first_day)[:, None] <= np.arange(days)
     top = np.cumsum(numerator, axis=1, dtype=np.float64)
     bottom = None if denominator is None else np.cumsum(denominator, axis=1, dtype=np.float64)
+    estimates, covariance = np.zeros(days), np.zeros((days, days))
+    usable = np.ones(days, bool)
     with np.errstate(divide="ignore", invalid="ignore"):
-        slope = np.zeros(days)
-        if covariate is not None:
-            users = present.sum(axis=0)
-            centred = present * (covariate[:, None] - (covariate @ present) / users)
-            slope = (_influence(top, bottom, present)[1] * centred).sum(axis=0) / (centred**2).sum(axis=0)
-            slope = np.where(np.isfinite(slope), slope, 0.0)
-        estimates, covariance = np.zeros(days), np.zeros((days, days))
-        usable = np.ones(days, bool)
+        slope = np.zeros(days) if covariate is None else _slope(top, bottom, covariate, present)
         for sign, arm in ((1, treated), (-1, ~treated)):
             inside = present[arm]
             users = inside.sum(axis=0)
@@ -137,32 +141,46 @@ def daily_difference(
     return DailyDifference(estimates, covariance, np.count_nonzero(top, axis=0))
 
 
+def _slope(
+    top: np.ndarray, bottom: np.ndarray | None, covariate: np.ndarray, present: np.ndarray
+) -> np.ndarray:
+    """Return CUPED's coefficient of the covariate after each day [D], 0 where there is none."""
+    centred = present * (covariate[:, None] - (covariate @ present) / present.sum(axis=0))
+    slope = (_influence(top, bottom, present)[1] * centred).sum(axis=0) / (centred**2).sum(axis=0)
+    return np.where(np.isfinite(slope), slope, 0.0)
+
+
 def confidence_sequence(
     days: Sequence[Any],
     difference: DailyDifference,
     alpha: float = 0.05,
     planned_days: float = PLANNED_DAYS,
 ) -> ConfidenceSequence:
-    """Intervals that hold on all days at once, and the first day on which 0 is outside.
+    """Return intervals that hold on all days at once, and the first day on which 0 is outside.
 
-    `planned_days`, decided before the test, is where intervals are narrowest; a wrong guess costs width, not validity.
-    Errors (ValueError): one day only, days that do not rise, alpha outside (0, 1), planned_days < 1.
+    Args:
+        days: The days [D].
+        difference: The difference after each of them.
+        alpha: Error allowed over all looks together.
+        planned_days: Decided before the test, where intervals are narrowest; a wrong guess costs width, not validity.
+
+    Raises:
+        ValueError: There is one day only, days do not rise, alpha is outside (0, 1), or planned_days below 1.
     """
     _check(days, difference, alpha, planned_days)
     variance = np.diag(difference.covariance)
     ready = (difference.informative >= INFORMATIVE) & (variance > 0)
     start = int(ready.argmax()) if ready.any() else len(days)
-    kept = np.flatnonzero(
-        ready
-    )  # a day without variance after the start (a reversed total) has no interval either
+    # a day without variance after the start (a reversed total) has no interval either
+    looks = np.flatnonzero(ready)
     low, high, error, clock, p = (np.full(len(days), np.nan) for _ in range(5))
-    if kept.size:
-        clock[kept] = information_clock(difference.covariance[np.ix_(kept, kept)])
+    if looks.size:
+        clock[looks] = information_clock(difference.covariance[np.ix_(looks, looks)])
         rho2 = tuned_rho2(max(planned_days / (start + 1), 1.0), alpha)
-        error[kept] = np.sqrt(variance[kept])
-        half = error[kept] * boundary(clock[kept], rho2, alpha)
-        low[kept], high[kept] = difference.estimates[kept] - half, difference.estimates[kept] + half
-        p[kept] = anytime_p_values(difference.estimates[kept] / error[kept], clock[kept], rho2)
+        error[looks] = np.sqrt(variance[looks])
+        half = error[looks] * boundary(clock[looks], rho2, alpha)
+        low[looks], high[looks] = difference.estimates[looks] - half, difference.estimates[looks] + half
+        p[looks] = anytime_p_values(difference.estimates[looks] / error[looks], clock[looks], rho2)
     outside = np.flatnonzero((low > 0) | (high < 0))
     decided = int(outside[0]) if outside.size else None
     return ConfidenceSequence(
@@ -183,7 +201,7 @@ def confidence_sequence(
 def _influence(
     top: np.ndarray, bottom: np.ndarray | None, present: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean, or ratio of means, of the users present, and each user's influence on it (delta method): [D], [U, D]."""
+    """Return the mean, or ratio of means, of the users present [D], and each user's influence on it [U, D]."""
     users = present.sum(axis=0)
     if bottom is None:
         value = top.sum(axis=0) / users

@@ -36,7 +36,7 @@ def as_json(*arguments: object) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def folder(configure: Configure, prepared: Prepared, tmp_path: Path) -> Path:
-    """A run of 19 batches an epoch that was interrupted after 26, saved every 4 and at evaluations after 9 and 19."""
+    """Return a run of 19 batches an epoch, interrupted after 26, saved every 4 and at evaluations after 9 and 19."""
     config = configure(
         {"job.checkpoint.every_steps": 4, "job.checkpoint.keep": 4, "job.checkpoint.incremental": True}
     )

@@ -18,7 +18,7 @@ from recsys.training.run import Run
 
 @pytest.fixture
 def config(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An experiment on `log`, in a folder of its own that is also the working directory."""
+    """Make an experiment on `log`, in a folder of its own that is also the working directory."""
     monkeypatch.chdir(tmp_path)
     raw = {
         "name": "cli",
@@ -270,7 +270,7 @@ def test_a_mistake_ends_the_real_process_without_a_traceback(tmp_path: Path) -> 
 def test_processes_of_a_launcher_are_refused_before_data_are_prepared(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torchrun's would each train the whole run."""
+    """Processes of torchrun would each train the whole run."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = CliRunner().invoke(cli.app, ["train", str(config)])
     assert isinstance(result.exception, ValueError)

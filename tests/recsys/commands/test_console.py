@@ -103,7 +103,7 @@ def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
 KILLED = """
 import multiprocessing, os, time, signal
 from concurrent.futures import ProcessPoolExecutor
-from recsys.comparison.experiments import _end_with_parent, _silence_tracker
+from recsys.comparison.pool import _end_with_parent, _silence_tracker
 
 if __name__ == "__main__":
     _silence_tracker()

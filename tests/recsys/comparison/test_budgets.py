@@ -140,7 +140,7 @@ class InThisProcess(ThreadPoolExecutor):
 @pytest.fixture
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("recsys.comparison.experiments.ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr("recsys.comparison.pool.ProcessPoolExecutor", InThisProcess)
     monkeypatch.setenv("COLUMNS", "200")
     return folder
 

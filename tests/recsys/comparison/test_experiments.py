@@ -262,7 +262,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     code = """
 import multiprocessing, os, signal, sys
 from concurrent.futures import ProcessPoolExecutor
-from recsys.comparison.experiments import _end_with_parent
+from recsys.comparison.pool import _end_with_parent
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent)

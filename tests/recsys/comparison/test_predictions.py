@@ -125,7 +125,7 @@ def test_effect_gives_power_and_a_verdict_of_not_worse(folder: Path) -> None:
 
 
 def five_arms(**changes: Any) -> tuple[Any, Any]:
-    """A comparison of five arms with a baseline, and the first difference in AUC, changed."""
+    """Return a comparison of five arms with a baseline, and the first difference in AUC, changed."""
     table = scores(1.0)
     arms = {f"arm{i}": scores(1.0, i)["prediction"].to_numpy()[None] for i in range(6)}
     found = compare_arms(arms, table["label"].to_numpy(), metrics=("auc",), replicates=50)
@@ -310,7 +310,7 @@ def test_predictions_that_do_not_fit_are_refused(
 
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """The one line that a command ends with."""
+    """Return the one line that a command ends with."""
 
     def run(*arguments: str) -> str:
         monkeypatch.delenv("RECSYS_TRACEBACK", raising=False)
@@ -525,7 +525,7 @@ def test_only_the_columns_that_are_wanted_are_read(folder: Path) -> None:
 
 
 def write_text(path: str, table: pa.Table, **columns: list[str]) -> None:
-    """A CSV file of a table whose columns are replaced by texts, just as they are given."""
+    """Write a CSV file of a table whose columns are replaced by texts, just as they are given."""
     texts = {
         name: columns.get(name) or list(map(str, table[name].to_pylist())) for name in table.column_names
     }

@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from recsys import cli
-from recsys.evaluation.off_policy.data import Log, frequencies
+from recsys.evaluation.off_policy.log import Log
+from recsys.evaluation.off_policy.target import frequencies
 from recsys.policies.log import read_log, read_policy
 
 DATA = Path(os.environ.get("RECSYS_SHARED_DATA") or Path(__file__).parents[4] / "shared" / "data")
@@ -20,7 +21,7 @@ OBD = DATA / "obd40k.parquet"
 
 
 def frame(rows: int = 600, seed: int = 0) -> pl.DataFrame:
-    """A log in Open Bandit's columns: uniform choices of four items at three positions; items 3 and 2 please most."""
+    """Draw a log in Open Bandit's columns: uniform choices of four items at three positions; items 3 and 2 please most."""
     rng = np.random.default_rng(seed)
     item, position = rng.integers(0, 4, rows), rng.integers(1, 4, rows)
     return pl.DataFrame(
@@ -88,20 +89,24 @@ def test_filters_keep_row_numbers_of_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize(
-    ("column", "value", "message"),
+    ("column", "value", "place", "fault"),
     [
-        ("propensity_score", 0.0, r"row 7 \(row id 1007\): propensity_score is 0.0"),
-        ("propensity_score", None, "row 7: propensity_score is missing"),
-        ("click", None, "row 7: click is missing"),
-        ("item_id", None, "row 7: item_id is missing"),
-        ("user_id", None, "row 7: user_id is missing"),
-        ("row_id", 1006, r"row 6 \(row id 1006\): row_id 1006 occurs 2 times"),
+        ("propensity_score", 0.0, "row 7 (line 9, row id 1007)", "propensity_score is 0.0"),
+        ("propensity_score", None, "row 7 (line 9)", "propensity_score is missing"),
+        ("click", None, "row 7 (line 9)", "click is missing"),
+        ("item_id", None, "row 7 (line 9)", "item_id is missing"),
+        ("user_id", None, "row 7 (line 9)", "user_id is missing"),
+        ("row_id", 1006, "row 6 (line 8, row id 1006)", "row_id 1006 occurs 2 times"),
     ],
 )
-def test_bad_values_are_named(tmp_path: Path, suffix: str, column: str, value: Any, message: str) -> None:
+def test_bad_values_are_named(
+    tmp_path: Path, suffix: str, column: str, value: Any, place: str, fault: str
+) -> None:
     data = frame()
     data[7, column] = value
-    with pytest.raises(ValueError, match=rf"log.{suffix}: {message}"):
+    if suffix == "parquet":  # which has no lines
+        place = re.sub(r" \(line \d+\)|line \d+, ", "", place)
+    with pytest.raises(ValueError, match=re.escape(f"log.{suffix}: {place}: {fault}")):
         read_log(save(data, tmp_path / f"log.{suffix}"))
 
 
@@ -111,7 +116,7 @@ def test_bad_files_are_named(tmp_path: Path, log_file: Path) -> None:
         pl.when(pl.int_range(600) == 3).then(pl.lit("often")).otherwise("click").alias("click")
     )
     for bad, message in [
-        (save(text, tmp_path / "text.csv"), "text.csv: row 3: click is 'often', not a number"),
+        (save(text, tmp_path / "text.csv"), "text.csv: row 3 (line 5): click is 'often', not a number"),
         (
             save(data.drop("propensity_score"), tmp_path / "a.csv"),
             "a.csv: has no column 'propensity': without",
@@ -139,7 +144,7 @@ def log(log_file: Path) -> Log:
 
 
 def policy(log: Log, table: list[float]) -> pl.DataFrame:
-    """The same distribution in every row, in another order of rows and with rows of another log."""
+    """Return the same distribution in every row, in another order of rows and with rows of another log."""
     ids = pl.DataFrame({"row_id": [*map(int, log.row_ids[::-1]), 5, 6]})
     return ids.with_columns(pl.lit(p).alias(str(a)) for a, p in enumerate(table))
 
@@ -169,10 +174,12 @@ def test_bad_policies_are_named(log: Log, tmp_path: Path) -> None:
     cases = {
         "lacks 2 row ids of log.csv, the first are 1598, 1599": good.filter(pl.col("row_id") < 1598),
         "row_id 1599 occurs more than once": pl.concat([good, good.head(1)]),
-        "row 5: 2 is missing": missing,
-        "log.csv: row 590 (row id 1590): probability of 2 is 1.4": outside,
-        "row 4: 7 is 0.1, but log.csv has no action 7: no support": foreign,
-        "log.csv: row 0 (row id 1000): probabilities of all actions sum to 1.2": policy(log, [0.3] * 4),
+        "row 5 (line 7): 2 is missing": missing,
+        "log.csv: row 590 (line 592, row id 1590): probability of 2 is 1.4": outside,
+        "row 4 (line 6): 7 is 0.1, but log.csv has no action 7: no support": foreign,
+        "log.csv: row 0 (line 2, row id 1000): probabilities of all actions sum to 1.2": policy(
+            log, [0.3] * 4
+        ),
         "needs row_id, and probability or actions": good.select("row_id"),
         "has no column 'row_id'": good.drop("row_id"),
     }
@@ -225,7 +232,9 @@ def test_numbers_of_a_log_are_numbers(tmp_path: Path) -> None:
     for column, value in (("click", "NA"), ("propensity_score", "0,25")):
         texts = ["0.25"] * 599 + [value] if column == "propensity_score" else ["0", "1"] * 299 + ["1", value]
         data = frame().with_columns(pl.Series(column, texts))
-        with pytest.raises(ValueError, match=f"log.csv: row 599: {column} is '{value}', not a number"):
+        with pytest.raises(
+            ValueError, match=rf"log.csv: row 599 \(line 601\): {column} is '{value}', not a number"
+        ):
             read_log(save(data, tmp_path / "log.csv"))
     dated = frame().with_columns(click=pl.date(2024, 1, 1))
     with pytest.raises(ValueError, match="click is Date, not a number"):

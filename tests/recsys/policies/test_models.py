@@ -17,20 +17,15 @@ from typer.testing import CliRunner
 
 from recsys import cli
 from recsys.config import ConfigError, ExperimentConfig, parse
-from recsys.evaluation.off_policy.data import Log, uniform
 from recsys.evaluation.off_policy.estimators import evaluate_policy
+from recsys.evaluation.off_policy.log import Log
 from recsys.evaluation.off_policy.policies import epsilon_greedy, softmax
 from recsys.evaluation.off_policy.reward import folds_of, model_of
+from recsys.evaluation.off_policy.target import uniform
 from recsys.policies import models as off_policy_models
+from recsys.policies.contexts import predict_actions, read_contexts
 from recsys.policies.log import read_log
-from recsys.policies.models import (
-    cross_fitted,
-    held_out_rows,
-    policy_of,
-    predict_actions,
-    read_contexts,
-    trained_on,
-)
+from recsys.policies.models import cross_fitted, held_out_rows, policy_of, trained_on
 from recsys.serving.scoring import score_file
 from recsys.training.run import Run, train
 from recsys_pipelines.preparation.prepare import prepare
@@ -214,7 +209,9 @@ def test_a_row_that_cannot_be_scored_is_named(tmp_path: Path) -> None:
     data.write_csv(path)
     config = config_on(path, [*FEATURES, {"kind": "numeric", "names": ["age"], "standardise": False}])
     log = read_log(path)
-    with pytest.raises(ValueError, match=r"log.csv: row 412: age is old: .*; .* cannot score it"):
+    with pytest.raises(
+        ValueError, match=r"log.csv: row 412 \(line 414\): age is old: .*; .* cannot score it"
+    ):
         cross_fitted(config, path, log, uniform(log), tmp_path / "runs", folds=2)
 
 
@@ -248,7 +245,7 @@ def test_models_that_cannot_serve_are_refused(path: Path, log: Log, tmp_path: Pa
     refused(config_on(path, label={"column": "click", "threshold": 1.0}), "data.label is 'click' from 1 on")
     refused(
         config_on(path),
-        r"row 0: click is [34]: models of this engine predict clicks",
+        r"row 0 \(line 2\): click is [34]: models of this engine predict clicks",
         replace(log, rewards=log.rewards + 3),
     )
     history = {"kind": "sequence", "name": "seen", "column": "item_id"}

@@ -53,7 +53,7 @@ def outcome(space: GenomeSpace, *found: tuple[Genome, float]) -> Outcome:
 
 
 def search_of(config: ExperimentConfig, space: GenomeSpace, run: Run, best: Genome) -> CompressionResult:
-    """The evolution's best has quality 0.75 and is its third of four; random has 0.6, uniform 0.74, all kept 0.8."""
+    """Make a result: the evolution's best, its third of four, has 0.75; random has 0.6, uniform 0.74, all kept 0.8."""
     small, fewer, middle = (space.uniform(4, s) for s in (0.1, 0.3, 0.4))
     everything, full = space.everything(), 2 * space.bytes(space.everything())
     searches = {

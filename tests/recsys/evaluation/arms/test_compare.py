@@ -66,7 +66,7 @@ def poisson(seed, replicates, units):
 
 
 def slopes(oracle, labels, p, user, step=1e-4):
-    """Derivative of a metric by each user's weight, by central differences."""
+    """Return the derivative of a metric by each user's weight, by central differences."""
     found = []
     for u in range(user.max() + 1):
         up, down = (oracle(labels, p, user, 1 + sign * step * (user == u)) for sign in (1, -1))

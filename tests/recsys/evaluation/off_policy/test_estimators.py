@@ -9,22 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from recsys.evaluation.off_policy.data import (
-    Log,
+from recsys.evaluation.off_policy.errors import effective_rows
+from recsys.evaluation.off_policy.estimators import ESTIMATORS, evaluate_policy
+from recsys.evaluation.off_policy.log import Log, bandit_log
+from recsys.evaluation.off_policy.result import OffPolicy
+from recsys.evaluation.off_policy.reward import RewardModel, fit_reward_model
+from recsys.evaluation.off_policy.target import (
     Target,
-    bandit_log,
     frequencies,
     probabilities,
     support,
     uniform,
 )
-from recsys.evaluation.off_policy.errors import effective_rows
-from recsys.evaluation.off_policy.estimators import (
-    ESTIMATORS,
-    OffPolicy,
-    evaluate_policy,
-)
-from recsys.evaluation.off_policy.reward import RewardModel, fit_reward_model
 from recsys.reports.off_policy import on_policy, ope_sheets, ope_summary
 
 MEANS = np.array([[0.10, 0.30, 0.50, 0.20], [0.40, 0.15, 0.05, 0.60]])  # of a reward: context × action
@@ -36,7 +32,7 @@ TRUTH = float((TARGET * MEANS).sum(axis=1).mean())
 def simulate(
     seed: int, n: int = 1000, *, context_is_position: bool = False, users: int = 0
 ) -> tuple[Log, Target]:
-    """A log of contextual choices; with users, each brings one context and one mood to all its rows."""
+    """Draw a log of contextual choices; with users, each brings one context and one mood to all its rows."""
     rng = np.random.default_rng(seed)
     user = rng.integers(0, users, n) if users else None
     context = rng.integers(0, 2, n) if user is None else rng.integers(0, 2, users)[user]
@@ -50,7 +46,7 @@ def simulate(
 
 
 def small(seed: int, n: int = 60) -> tuple[Log, Target, dict[str, np.ndarray]]:
-    """A log with positions and users whose target has a distribution of its own in every row; its plain arrays."""
+    """Draw a log with positions and users whose target has a distribution of its own in every row; its plain arrays."""
     rng = np.random.default_rng(seed)
     action, position, user = np.arange(n) % 3, np.arange(n) // 3 % 2, rng.integers(0, 9, n)
     plain = {

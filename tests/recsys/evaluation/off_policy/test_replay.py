@@ -11,9 +11,10 @@ from scipy.stats import t as student
 from typer.testing import CliRunner
 
 from recsys import cli
-from recsys.evaluation.off_policy.data import Log, Target, bandit_log, probabilities, uniform
 from recsys.evaluation.off_policy.estimators import evaluate_policy
+from recsys.evaluation.off_policy.log import Log, bandit_log
 from recsys.evaluation.off_policy.replay import replay
+from recsys.evaluation.off_policy.target import Target, probabilities, uniform
 from recsys.reports.replay import replay_summary, write_replay
 
 MEANS = np.array([[0.10, 0.30, 0.50, 0.20], [0.40, 0.15, 0.05, 0.60]])  # of a reward: context × action

@@ -18,16 +18,10 @@ from statsmodels.stats.power import TTestIndPower
 from typer.testing import CliRunner
 
 from recsys import cli
-from recsys.evaluation.online.experiment import (
-    FEW,
-    LEAKED,
-    SAMPLE_RATIO_LEVEL,
-    OnlineTest,
-    analyse,
-    expected_shares,
-    sample_ratio,
-)
-from recsys.evaluation.online.log import Target, assignments, printed
+from recsys.evaluation.online.effect import FEW, LEAKED
+from recsys.evaluation.online.experiment import SAMPLE_RATIO_LEVEL, analyse, expected_shares, sample_ratio
+from recsys.evaluation.online.log import Target, assignments, display_name
+from recsys.evaluation.online.result import OnlineTest
 from recsys.reports.online import online_json, summary, verdicts, write_online_report
 
 CLICKS, RATIO = Target("clicks"), Target("clicks", "impressions")
@@ -35,7 +29,7 @@ CLICKS, RATIO = Target("clicks"), Target("clicks", "impressions")
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_collection() -> Iterator[None]:
-    """statsmodels' multipletests collects garbage in every call, which is most of the time of a small test."""
+    """Keep statsmodels from collecting garbage in every call of multipletests, most of the time of a small test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gc.collect", lambda: 0)
         yield
@@ -233,7 +227,7 @@ def test_shares_by_name_may_name_a_variant_that_nobody_saw() -> None:
 
 
 def test_names_of_variants_are_quoted_where_they_would_not_be_seen() -> None:
-    assert [printed(name) for name in ("control", "a b", "control ", "", " ", "\ta", "a\u200b")] == [
+    assert [display_name(name) for name in ("control", "a b", "control ", "", " ", "\ta", "a\u200b")] == [
         *("control", "a b", "'control '", "''", "' '", "'\\ta'", "'a\\u200b'")
     ]
 

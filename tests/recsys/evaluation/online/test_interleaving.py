@@ -154,23 +154,24 @@ def test_a_list_is_opened_at_its_own_first_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize(
-    ("column", "value", "message"),
+    ("column", "value", "fault"),
     [
-        ("click", 2, "row 7: click is 2: a click is 0 or 1"),
-        ("click", None, "row 7: click is missing"),
-        ("team", "C", "row 7: team is C, neither A nor B"),
-        ("team", None, "row 7: team is missing"),
-        ("position", 1, "row 7: impression 0-1 has position 1 twice"),
-        ("user", "u3", "row 7: impression 0-1 has user u3, and u0 before"),
+        ("click", 2, "click is 2: a click is 0 or 1"),
+        ("click", None, "click is missing"),
+        ("team", "C", "team is C, neither A nor B"),
+        ("team", None, "team is missing"),
+        ("position", 1, "impression 0-1 has position 1 twice"),
+        ("user", "u3", "impression 0-1 has user u3, and u0 before"),
     ],
 )
-def test_bad_values_are_named(tmp_path: Path, suffix: str, column: str, value: Any, message: str) -> None:
+def test_bad_values_are_named(tmp_path: Path, suffix: str, column: str, value: Any, fault: str) -> None:
     data = simulate(2, BEST, MIXED)
     assert data["impression"][6] == data["impression"][7] == "0-1"
     data[7, column] = value
     path = tmp_path / f"log.{suffix}"
     getattr(data, f"write_{suffix}")(path)
-    with pytest.raises(ValueError, match=rf"log.{suffix}: {re.escape(message)}"):
+    place = "row 7 (line 9)" if suffix == "csv" else "row 7"
+    with pytest.raises(ValueError, match=re.escape(f"log.{suffix}: {place}: {fault}")):
         read_interleaved(path)
 
 
@@ -207,7 +208,7 @@ def test_bad_logs_are_named(tmp_path: Path) -> None:
         (data.with_columns(click=0), "log.csv: click is 0 in every row"),
         (data.with_columns(user=pl.lit("u")), "log.csv: all rows have one user"),
         (data.with_columns(team=pl.lit("A")), "log.csv: team is A alone"),
-        (twice, "row 7: impression 0-1 has item"),
+        (twice, "row 7 (line 9): impression 0-1 has item"),
         (
             data.filter(impression="0-1").drop("user").with_columns(click=pl.int_range(pl.len()) % 2),
             "log.csv: has one impression only: no error can be estimated, use more lists",
@@ -217,7 +218,7 @@ def test_bad_logs_are_named(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=re.escape(message)):
             read_interleaved(tmp_path / "log.csv")
     data.write_csv(tmp_path / "log.csv")
-    with pytest.raises(ValueError, match=r"row 0: team is [AB], neither new nor old"):
+    with pytest.raises(ValueError, match=r"row 0 \(line 2\): team is [AB], neither new nor old"):
         read_interleaved(tmp_path / "log.csv", teams=("new", "old"))
     with pytest.raises(ValueError, match="level is 1"):
         analyse_interleaving(read_interleaved(tmp_path / "log.csv"), level=1)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tea_tasting.metrics import RatioOfMeans
 
-from recsys.evaluation.online.experiment import aggregates
+from recsys.evaluation.online.effect import aggregates
 from recsys.evaluation.online.sequential import (
     INFORMATIVE,
     DailyDifference,
