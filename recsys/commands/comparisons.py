@@ -180,7 +180,6 @@ def _compare_configs(
 ) -> None:
     from recsys.comparison.budgets import with_budgets
     from recsys.comparison.experiments import run_comparison
-    from recsys_pipelines.preparation.prepared import Prepared
 
     wanted = [budget.strip() for budget in budgets.split(",") if budget.strip()]
     with bars() as show:
@@ -196,8 +195,8 @@ def _compare_configs(
             slices=slices,
             baseline=baseline,
         )
-    for folder in dict.fromkeys(Path(arm.runs[0].metrics["prepared"]) for arm in result.arms):
-        with_doubts(Prepared.open(folder))
+    for prepared_set in {arm.runs[0].prepared_path: arm.runs[0].prepared() for arm in result.arms}.values():
+        with_doubts(prepared_set)
     _finish(result, report, as_json)
 
 

@@ -58,7 +58,7 @@ def train(
     from recsys.config import load
     from recsys.training.distributed import require_one_process
     from recsys.training.loop import Watch
-    from recsys.training.run import train as run_train
+    from recsys.training.train import train as run_train
 
     require_one_process()  # before data are prepared
     experiment = load(config, data, on)

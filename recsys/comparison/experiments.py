@@ -19,7 +19,8 @@ from recsys.comparison.predictions import Predictions
 from recsys.config import ConfigError, ExperimentConfig
 from recsys.evaluation.arms.compare import Comparison
 from recsys.training.labels import check_measured, check_training
-from recsys.training.run import Run, train
+from recsys.training.run import Run
+from recsys.training.train import train
 from recsys.tuning.trials import Candidate, NothingFits, Trial, best, candidates, run_trial
 from recsys_cython_ext.progress import Progress, no_progress
 from recsys_pipelines.preparation.prepare import prepare

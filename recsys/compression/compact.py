@@ -19,7 +19,6 @@ from recsys.planning import statistics_bytes
 from recsys.training.run import Run
 from recsys_cython_ext.files import (
     digest,
-    file_digest,
     is_sealed,
     lock_of,
     locked,
@@ -37,7 +36,6 @@ from recsys_pipelines.config import (
 from recsys_pipelines.features import Features, kept_ids, write_kept_ids
 from recsys_pipelines.features.categorical import FIRST_CODE, Categorical
 from recsys_pipelines.sources import SourceError
-from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.schemes import Full, compact_from
 
 EXPERIMENT, IDS, START = "experiment.yaml", "ids", "start.safetensors"
@@ -95,12 +93,12 @@ def write_compact(
     raw = _raw_of(config, name, space, genome)
     keep = space.keep(genome)
     kept = {feature: digest(mask.tobytes()) for feature, mask in keep.items()}
-    contents = [FORMAT_VERSION, raw, kept, learner_digest(run)]
+    contents = [FORMAT_VERSION, raw, kept, run.checkpoint_digest]
     out = folder / f"{name}-{text_digest(json.dumps(contents, sort_keys=True))}"
     folder.mkdir(parents=True, exist_ok=True)
     ids = {
         feature.name: feature.ids[keep[feature.name][FIRST_CODE:]]
-        for feature in Features.load(run.path / "features").categorical
+        for feature in run.features().categorical
         if isinstance(feature, Categorical) and feature.name in _prunable(config) & keep.keys()
     }
     with locked(lock_of(out)):
@@ -130,11 +128,6 @@ def _is_whole(out: Path, ids: Mapping[str, np.ndarray]) -> bool:
     except SourceError:
         return False
     return kept and is_sealed(file) and is_sealed(out / START)
-
-
-def learner_digest(run: Run) -> str:
-    """Of the tensors of a learner's run."""
-    return file_digest(run.path / "checkpoint" / "manifest.json")
 
 
 def _raw_of(config: ExperimentConfig, name: str, space: GenomeSpace, genome: Genome) -> dict[str, Any]:
@@ -169,7 +162,7 @@ def _save_start(path: Path, run: Run, learned: Learned, space: GenomeSpace, geno
     keep, widths = space.keep(genome), dict(zip(space.features, genome.widths, strict=True))
     weights = {f"{name}/full": learned.masked(name, keep[name], widths[name]) for name in space.features}
     _, tables = compact_from(schemes, weights, keep, widths)
-    saved = Checkpoint(run.path / "checkpoint")
+    saved = run.checkpoint()
     tensors = {name: saved.read(name) for name in saved.names if name.startswith(NETWORK)}
     tensors |= {f"table/{name}": torch.from_numpy(np.ascontiguousarray(t)) for name, t in tables.items()}
     save_file(tensors, path)

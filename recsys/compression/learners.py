@@ -8,7 +8,6 @@ from recsys.compression.space import Learned
 from recsys.config import ConfigError
 from recsys.planning import plan_of
 from recsys.training.run import Run
-from recsys_pipelines.features import Features
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.scheme import LearnerScheme
 from recsys_tables.schemes import Shared
@@ -22,9 +21,9 @@ def learned_of(run: Run) -> Learned:
 
     Raises ConfigError where the run's tables learn no masks, CheckpointError as `Checkpoint` does.
     """
-    saved = Checkpoint(run.path / "checkpoint")
+    saved = run.checkpoint()
     found: dict[str, tuple[np.ndarray, np.ndarray, int]] = {}
-    for position, scheme in enumerate(plan_of(run.config, Features.load(run.path / "features")).schemes):
+    for position, scheme in enumerate(plan_of(run.config, run.features()).schemes):
         own: Any = scheme.of if isinstance(scheme, Shared) else scheme  # a LearnerScheme
         if not hasattr(own, "learned"):
             raise ConfigError(

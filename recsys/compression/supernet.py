@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,7 @@ from recsys.training.feed import click_batch
 from recsys.training.loop import make_model
 from recsys.training.run import Run
 from recsys_pipelines.batches.loader import Rows
-from recsys_pipelines.features import Features
-from recsys_tables.distributed.checkpoint import Checkpoint
+from recsys_pipelines.preparation.prepared import Prepared
 
 NETWORK = "dense/network."  # of a checkpoint's tensors
 
@@ -29,7 +29,8 @@ class Supernet:
     """
 
     def __init__(self, run: Run, learned: Learned, space: GenomeSpace, rows: Rows) -> None:
-        self.recipe = run, learned, space, rows  # what another process makes the same of
+        # what another process makes the same of; a new Run, without features that were loaded here
+        self.recipe = replace(run), learned, space, rows
         self._space, self._learned = space, learned
         torch.set_num_threads(run.config.training.num_threads)
         self._model = full_model(run, learned)
@@ -56,9 +57,8 @@ class Supernet:
 def full_model(run: Run, learned: Learned) -> ClickModel:
     """A learner's run as a model of full tables on the CPU, in evaluation mode."""
     tables = {"scheme": "full", "embedding_dim": run.config.tables.embedding_dim}
-    features = Features.load(run.path / "features")
-    model = make_model(run.config.replace({"tables": tables}), features, device="cpu")
-    saved = Checkpoint(run.path / "checkpoint")
+    model = make_model(run.config.replace({"tables": tables}), run.features(), device="cpu")
+    saved = run.checkpoint()
     names = [name for name in saved.names if name.startswith(NETWORK)]
     model.network.load_state_dict({name.removeprefix(NETWORK): saved.read(name) for name in names})
     for feature, weights in learned.weights.items():
@@ -66,8 +66,8 @@ def full_model(run: Run, learned: Learned) -> ClickModel:
     return model.eval()
 
 
-def validation_rows(prepared: Path, most: int, seed: int) -> Rows:
-    """Validation rows of a prepared folder, or so many of them drawn at random, in their order."""
+def validation_rows(prepared: Prepared | str | Path, most: int, seed: int) -> Rows:
+    """Return the validation rows of a prepared set, or `most` of them drawn at random, in their order."""
     rows = Rows.load(prepared, "validation")
     if len(rows) <= most:
         return rows

@@ -28,7 +28,8 @@ from recsys.evaluation.off_policy.reward import FOLDS, RewardModel, folds_of, mo
 from recsys.policies.log import is_text, read_table
 from recsys.serving.scoring import score_file
 from recsys.training.loop import Watch
-from recsys.training.run import Run, train
+from recsys.training.run import Run
+from recsys.training.train import train
 from recsys_cython_ext.files import digest, file_digest, is_sealed, locked, new_path, seal, text_digest
 from recsys_cython_ext.progress import Progress, no_progress
 from recsys_pipelines.features import sequences_of

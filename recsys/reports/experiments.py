@@ -23,7 +23,7 @@ from recsys.reports.comparison import (
 )
 from recsys.reports.comparison_pictures import comparison_pictures
 from recsys.reports.page import Picture, png, write_html
-from recsys_pipelines.preparation.prepared import Prepared, PreparedManifest
+from recsys_pipelines.preparation.prepared import PreparedManifest
 
 matplotlib.use("Agg")
 
@@ -176,7 +176,7 @@ def trial_counts(result: Result) -> str:
 
 
 def _manifest_counts(arm: Arm) -> PreparedManifest:
-    return Prepared.open(Path(arm.runs[0].metrics["prepared"])).manifest
+    return arm.runs[0].prepared().manifest
 
 
 def _quality_picture(result: Result) -> Picture:

@@ -23,12 +23,11 @@ from recsys.config.yaml_text import YamlError, parse_yaml
 from recsys.evaluation.metrics import evaluate, recalibrate
 from recsys.models import InBfloat16, build
 from recsys.planning import fields_of, plan_of
-from recsys.training.run import Run
-from recsys_cython_ext.files import file_digest, lock_of, locked
+from recsys.training.run import FEATURES, SETTINGS, Run
+from recsys_cython_ext.files import lock_of, locked
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features
 from recsys_tables.distributed.checkpoint import Checkpoint
-from recsys_tables.distributed.manifest import CheckpointError
 from recsys_tables.serving import artefact
 from recsys_tables.serving.artefact import Artefact, ArtefactError
 from recsys_tables.serving.quantise import Dtype
@@ -43,12 +42,10 @@ def export(run: Run, out: str | Path, dtype: Dtype, width: int | None = None) ->
     The same export again is opened as it is. Raises ArtefactError where `out` holds something else, and as
     `recsys_tables.serving.write.write` does; CheckpointError where the run's checkpoint is damaged or not its own.
     """
-    saved = Checkpoint(run.path / "checkpoint")
-    if saved.about["config"] != run.config.digest(Path(run.metrics["prepared"])):
-        raise CheckpointError(f"{saved.folder}: belongs to another configuration than config.yaml beside it")
+    saved = run.checkpoint()
     about = {
         "name": run.config.name,
-        "checkpoint": file_digest(saved.folder / "manifest.json"),
+        "checkpoint": run.checkpoint_digest,
         "dtype": dtype,
         "pca_width": width,
     }
@@ -61,12 +58,12 @@ def export(run: Run, out: str | Path, dtype: Dtype, width: int | None = None) ->
 def _write(
     run: Run, saved: Checkpoint, out: Path, dtype: Dtype, width: int | None, about: Mapping[str, Any]
 ) -> Artefact:
-    features = Features.load(run.path / "features")
+    features = run.features()
     plan = plan_of(run.config, features)
 
     def add(partial: Path) -> None:
-        shutil.copytree(run.path / "features", partial / "features")
-        shutil.copyfile(run.path / "config.yaml", partial / "config.yaml")
+        shutil.copytree(run.path / FEATURES, partial / FEATURES)
+        shutil.copyfile(run.path / SETTINGS, partial / SETTINGS)
         names = [name for name in saved.names if name.startswith(_NETWORK)]
         tensors = {name.removeprefix(_NETWORK): saved.read(name) for name in names}
         save_file(tensors, partial / "network.safetensors")
@@ -100,8 +97,8 @@ class ArtefactScorer:
 
     def __init__(self, folder: str | Path) -> None:
         self.artefact = artefact.open(folder)
-        self.features = Features.load(self.artefact.file("features/features.json").parent)
-        file = self.artefact.file("config.yaml")
+        self.features = Features.load(self.artefact.file(f"{FEATURES}/features.json").parent)
+        file = self.artefact.file(SETTINGS)
         try:
             self.config = parse(parse_yaml(file.read_text(encoding="utf-8")), str(file))
         except YamlError as error:
@@ -153,7 +150,7 @@ class ArtefactScorer:
 
 def check(run: Run, folder: Path) -> dict[str, Any]:
     """Metrics of the run's test rows, scored through an artefact; those of the run itself are in its metrics."""
-    rows = Rows.load(run.metrics["prepared"], "test")
+    rows = run.rows("test")
     return evaluate(rows.label, ArtefactScorer(folder).score(rows), groups=rows.user)
 
 

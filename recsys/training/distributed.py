@@ -134,7 +134,7 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 
 @contextmanager
-def losses_told() -> Iterator[None]:
+def lost_ranks_named() -> Iterator[None]:
     """Raises ConnectionError, in plain words, where the block finds that another rank has ended."""
     try:
         yield

@@ -32,7 +32,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from recsys.config import ExperimentConfig
 from recsys.training.loop import Watch
-from recsys.training.run import Run, ray_folder, run_folder, train
+from recsys.training.run import Run, run_folder
+from recsys.training.train import ray_folder, train
 from recsys_pipelines.batches.order import check_ranks
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_pipelines.preparation.session import (

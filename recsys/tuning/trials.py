@@ -232,13 +232,14 @@ def run_trial(candidate: Candidate, runs: Path) -> Trial:
         if record is not None and record.end is not None:
             trial.history, trial.end, trial.why = record.history, record.end, record.why
             return trial
-        Prepared.open(candidate.prepared).verify()
-        trial.end, trial.why = train_trial(candidate.config, candidate.prepared, trial.history.append)
+        prepared = Prepared.open(candidate.prepared)
+        prepared.verify()
+        trial.end, trial.why = train_trial(candidate.config, prepared, trial.history.append)
         store.write(trial)
     return trial
 
 
-def train_trial(config: ExperimentConfig, prepared: Path, report: Report) -> tuple[End, str]:
+def train_trial(config: ExperimentConfig, prepared: Prepared | str | Path, report: Report) -> tuple[End, str]:
     """Train once, and report every evaluation; return how it ended, and why where its loss is no number.
 
     Raises ValueError as `fit` does.
@@ -250,7 +251,8 @@ def train_trial(config: ExperimentConfig, prepared: Path, report: Report) -> tup
     def evaluated(entry: dict[str, Any]) -> None:
         report({k: v for k, v in entry.items() if not k.startswith(("share_", "memory_"))})
 
-    train, validation = (Rows.load(prepared, part) for part in ("train", "validation"))
+    prepared = prepared if isinstance(prepared, Prepared) else Prepared.open(prepared)
+    train, validation = (Rows.load(prepared, split) for split in ("train", "validation"))
     try:
         with process_group():
             fit(config, train, validation, watch=Watch(evaluated))
@@ -280,4 +282,4 @@ def _drawn(choices: Choices, random: np.random.Generator) -> Any:
 
 @lru_cache(maxsize=64)
 def _features(prepared: Path) -> Features:
-    return Features.load(prepared / "features")
+    return Prepared.open(prepared).features()

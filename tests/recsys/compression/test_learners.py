@@ -11,7 +11,8 @@ from recsys.compression.learners import learned_of
 from recsys.config import ConfigError, ExperimentConfig
 from recsys.training.distributed import default_device, process_group, shard_model
 from recsys.training.loop import Watch, make_model
-from recsys.training.run import Run, run_folder, train
+from recsys.training.run import Run, run_folder
+from recsys.training.train import train
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared

@@ -14,7 +14,8 @@ from recsys.compression.learners import learned_of
 from recsys.config import ExperimentConfig, parse
 from recsys.training.distributed import default_device, dense_tensors, process_group, shard_model
 from recsys.training.loop import Watch, fit, make_model
-from recsys.training.run import Run, run_folder, train
+from recsys.training.run import Run, run_folder
+from recsys.training.train import train
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared

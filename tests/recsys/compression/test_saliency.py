@@ -51,7 +51,7 @@ def by_sample(run: Run, learned: Learned, rows: Rows) -> dict[str, np.ndarray]:
 def test_it_is_the_squared_change_of_every_samples_loss(
     pooling: str, configure: Configure, tmp_path: Path
 ) -> None:
-    from recsys.training.run import train
+    from recsys.training.train import train
 
     features = [
         {"kind": "numeric", "names": ["x"]},
@@ -107,7 +107,7 @@ def test_what_the_learner_prunes_has_no_rank(run: Run, prepared: Prepared) -> No
 
 def test_it_tells_useful_ids_from_useless_ones(configure: Configure, tmp_path: Path) -> None:
     """On a log whose truth is known, and better than norms do."""
-    from recsys.training.run import train
+    from recsys.training.train import train
 
     generator = {
         "rows": 20_000,

@@ -27,7 +27,8 @@ from recsys.serving.scoring import Scorer
 from recsys.training.distributed import process_group
 from recsys.training.loop import fit, make_model
 from recsys.training.prediction import predict
-from recsys.training.run import Run, train
+from recsys.training.run import Run
+from recsys.training.train import train
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared

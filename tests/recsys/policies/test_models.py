@@ -32,7 +32,8 @@ from recsys.policies.models import (
     trained_on,
 )
 from recsys.serving.scoring import score_file
-from recsys.training.run import Run, train
+from recsys.training.run import Run
+from recsys.training.train import train
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.quarantine import Quarantine
 

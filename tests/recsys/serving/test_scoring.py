@@ -14,7 +14,8 @@ import pytest
 
 from recsys.config import ExperimentConfig
 from recsys.serving.scoring import predict_file, score_file, score_split
-from recsys.training.run import Run, train
+from recsys.training.run import Run
+from recsys.training.train import train
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_pipelines.quarantine import Quarantine, TooManyBadRows

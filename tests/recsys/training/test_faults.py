@@ -25,8 +25,9 @@ from recsys.models.deepfm import DeepFM
 from recsys.training import feed, loop, run
 from recsys.training.loop import Watch
 from recsys.training.pipeline import Pipeline
-from recsys.training.run import Run, run_folder, train
+from recsys.training.run import Run, run_folder
 from recsys.training.store import listed
+from recsys.training.train import train
 from recsys_cython_ext.files import locked
 from recsys_pipelines.batches.loader import PADDING, Rows
 from recsys_pipelines.batches.order import epoch_order

@@ -16,7 +16,8 @@ from recsys.cli import app
 from recsys.config import ConfigError
 from recsys.serving.export import ArtefactScorer, export
 from recsys.serving.scoring import predict_file, score_split
-from recsys.training.run import Run, train
+from recsys.training.run import Run
+from recsys.training.train import train
 from recsys_cython_ext.manifest import Manifest, write_manifest
 from recsys_pipelines.preparation.prepared import ManifestError, Prepared
 from recsys_tables.distributed.checkpoint import Checkpoint

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from recsys.config import ExperimentConfig, parse
 from recsys.planning import plan_of
 from recsys.serving.export import check, export
-from recsys.training.run import Run, train
+from recsys.training.run import Run
+from recsys.training.train import train
 from recsys_cython_ext.vocabulary import table_bytes
 from recsys_pipelines.features import Features
 from recsys_pipelines.preparation.prepare import prepare

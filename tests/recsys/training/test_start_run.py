@@ -16,9 +16,10 @@ import yaml
 from recsys.config import ConfigError, ExperimentConfig, load, parse
 from recsys.training.distributed import process_group
 from recsys.training.loop import Watch, _Training
-from recsys.training.run import Run, run_folder, train
+from recsys.training.run import Run, run_folder
 from recsys.training.start import begin
 from recsys.training.store import names_in
+from recsys.training.train import train
 from recsys_cython_ext.manifest import write_manifest
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare

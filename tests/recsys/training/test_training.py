@@ -30,8 +30,9 @@ from recsys.training.distributed import process_group, shard_model
 from recsys.training.loop import Fitted, NonFiniteLoss, Watch, fit
 from recsys.training.optimizers import Optimizer
 from recsys.training.prediction import predict
-from recsys.training.run import Run, run_folder, train
+from recsys.training.run import Run, run_folder
 from recsys.training.store import Store
+from recsys.training.train import train
 from recsys_pipelines.batches.loader import Rows, epoch_order
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
