@@ -23,45 +23,45 @@ class LRConfig(Strict):
 
 
 class FMConfig(Strict):
-    """Factorisation machine."""
+    """A factorisation machine: all pairs of fields, and a linear term."""
 
     name: Literal["fm"]
 
 
 class DeepFMConfig(_Network):
-    """FM beside an MLP."""
+    """A factorisation machine beside an MLP (DeepFM)."""
 
     name: Literal["deepfm"]
 
 
 class DCNv2Config(_Network):
-    """Cross network of full rank beside an MLP."""
+    """A cross network of full rank beside an MLP (DCN-V2)."""
 
     name: Literal["dcn_v2"]
     cross_layers: int = Field(3, ge=1, le=100)
 
 
 class DLRMConfig(_Network):
-    """Pairwise dot products; `hidden` is the top MLP, `bottom` the one over dense features."""
+    """Pairwise dot products below an MLP (DLRM); `hidden` is the top MLP, `bottom` the one over dense features."""
 
     name: Literal["dlrm"]
     bottom: tuple[Width, ...] = (64,)
 
 
 class FNNConfig(_Network):
-    """An MLP over the vectors."""
+    """An MLP over the vectors (FNN)."""
 
     name: Literal["fnn"]
 
 
 class IPNNConfig(_Network):
-    """An MLP over the vectors and the inner products of their pairs."""
+    """An MLP over the vectors and the inner products of their pairs (IPNN)."""
 
     name: Literal["ipnn"]
 
 
 class XDeepFMConfig(_Network):
-    """Compressed interaction network beside an MLP and a linear term; `cin` is the number of maps of each layer."""
+    """A compressed interaction network beside an MLP and a linear term; `cin` is the number of maps of each layer."""
 
     name: Literal["xdeepfm"]
     cin: tuple[Width, ...] = Field((100, 100), min_length=1)
@@ -129,8 +129,8 @@ class DINConfig(_Network):
         declared = {name: feature for feature in features if feature.categorical for name in feature.names}
         for interest in self.interests:
             target, history = declared.get(interest.target), declared.get(interest.history)
-            for name, found in ((interest.target, target), (interest.history, history)):
-                if found is None:
+            for name, feature in ((interest.target, target), (interest.history, history)):
+                if feature is None:
                     near = difflib.get_close_matches(name, declared, 1, 0.4)
                     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(declared)}"
                     raise ValueError(f"model.interests: {name!r} is no declared feature of ids; {hint}")
@@ -163,5 +163,5 @@ ModelConfig = Annotated[
 
 
 def targets_of(model: ModelConfig) -> dict[str, str]:
-    """The target of every history that `model` reads unpooled, by the history's name, in the model's order."""
+    """Return the target of every history that `model` reads unpooled, by the history's name, in the model's order."""
     return {i.history: i.target for i in model.interests} if isinstance(model, DINConfig) else {}

@@ -25,7 +25,7 @@ class Range(Strict):
 
     @property
     def examples(self) -> tuple[float, ...]:
-        """The ends, and a number between them that is not whole."""
+        """Return the ends, and a number between them that is not whole."""
         return self.low, self.low + (self.high - self.low) / math.e, self.high
 
 

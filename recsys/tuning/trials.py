@@ -194,8 +194,8 @@ class TrialRecord(Manifest):
 class TrialStore:
     """Records of trials below `runs`, by digest."""
 
-    def __init__(self, runs: Path) -> None:
-        self.folder = runs / "trials"
+    def __init__(self, runs: str | Path) -> None:
+        self.folder = Path(runs) / "trials"
 
     def read(self, digest: str) -> TrialRecord | None:
         """Return a record, if there is one. Raises ConfigError where it is damaged."""
@@ -224,7 +224,7 @@ class TrialStore:
         return self.folder / f"{digest}.json"
 
 
-def run_trial(candidate: Candidate, runs: Path) -> Trial:
+def run_trial(candidate: Candidate, runs: str | Path) -> Trial:
     """Train once, or read back what is kept; a trial whose loss is no longer a number has diverged."""
     store, trial = TrialStore(runs), Trial(0, candidate.digest, candidate.settings)
     with store.locked(candidate.digest):  # two arms may draw one trial
