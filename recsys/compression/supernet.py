@@ -1,4 +1,4 @@
-"""How good a compact model would be, told by a learner's own weights: masks on its tables, and no training."""
+"""How good a compact model would be by a learner's own weights: masks on its tables, and no training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ class Supernet:
 
     @torch.no_grad()
     def quality(self, genome: Genome) -> float:
-        """AUC of a genome. A pruned id reads the field's default.
+        """Return the AUC of a genome. A pruned id reads the field's default.
 
         Not the log loss: widths were drawn in training, so the logits of wider genomes are too far from 0 until they are
         trained as they are.
@@ -55,7 +55,7 @@ class Supernet:
 
 
 def full_model(run: Run, learned: Learned) -> ClickModel:
-    """A learner's run as a model of full tables on the CPU, in evaluation mode."""
+    """Restore a learner's run as a model of full tables on the CPU, in evaluation mode."""
     tables = {"scheme": "full", "embedding_dim": run.config.tables.embedding_dim}
     model = make_model(run.config.replace({"tables": tables}), run.features(), device="cpu")
     saved = run.checkpoint()
@@ -77,11 +77,11 @@ def validation_rows(prepared: Prepared | str | Path, most: int, seed: int) -> Ro
 
 @contextmanager
 def evaluator(supernet: Supernet) -> Iterator[Evaluate]:
-    """Qualities of genomes, one after the other, in this process."""
+    """Evaluate genomes one after the other, in this process."""
     yield lambda genomes: (supernet.quality(genome) for genome in genomes)
 
 
 def _table(model: ClickModel, feature: str) -> Tensor:
     name = f".{feature}/full.weight"
-    (found,) = (p.data for key, p in model.engine.named_parameters() if key.endswith(name))
-    return found
+    (table,) = (p.data for key, p in model.engine.named_parameters() if key.endswith(name))
+    return table

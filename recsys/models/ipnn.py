@@ -26,6 +26,6 @@ class IPNN(nn.Module):
         self.output = nn.Linear(config.hidden[-1], 1)
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
-        """[B, n], [B, F, D] -> logit [B]."""
+        """Map [B, n] and [B, F, D] to logits [B]."""
         x = torch.cat([concatenated(dense, vectors), self.products(vectors)], dim=1)
         return self.output(self.mlp(x)).squeeze(1)

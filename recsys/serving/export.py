@@ -82,18 +82,19 @@ def _write(
 
 
 def _same(out: Path, about: dict[str, Any]) -> Artefact:
-    found = artefact.open(out)
+    """Return the artefact that stands there. Raises ArtefactError where it is another export."""
+    exported = artefact.open(out)
     for name, value in about.items():
-        if (was := found.about.get(name)) != value:
+        if (other := exported.about.get(name)) != value:
             raise ArtefactError(
-                f"{out}: exists already and is another export: its {name} is {was!r}, and {value!r} was asked for; "
+                f"{out}: exists already and is another export: its {name} is {other!r}, and {value!r} was asked for; "
                 "export under another name"
             )
-    return found
+    return exported
 
 
 class ArtefactScorer:
-    """Click probabilities from a folder that `export` wrote. Raises ArtefactError as `artefact.open` does."""
+    """A model restored from a folder that `export` wrote. Raises ArtefactError as `artefact.open` does."""
 
     def __init__(self, folder: str | Path) -> None:
         self.artefact = artefact.open(folder)
@@ -119,7 +120,7 @@ class ArtefactScorer:
 
     @torch.no_grad()
     def score(self, rows: Rows) -> np.ndarray:
-        """float64 [n], in order, recalibrated for negative down-sampling."""
+        """Return click probabilities, float64 [n], in order, recalibrated for negative down-sampling."""
         out = np.zeros(len(rows))
         size = self.config.evaluation.batch_size
         for first in range(0, len(rows), size):
@@ -132,28 +133,28 @@ class ArtefactScorer:
         return recalibrate(out, self.config.training.negative_rate)
 
     def _vector(self, feature: str, bags: JaggedTensor) -> Tensor:
-        """[B, D] of a pooled feature."""
+        """Return the vectors of a pooled feature, [B, D]."""
         offsets = bags.offsets().to(torch.int64).numpy()
-        found = self.artefact.pooled(feature, bags.values().numpy(), offsets, self._weights(feature, bags))
-        return torch.from_numpy(found)
+        vectors = self.artefact.pooled(feature, bags.values().numpy(), offsets, self._weights(feature, bags))
+        return torch.from_numpy(vectors)
 
     def _sequence(self, feature: str, bags: JaggedTensor) -> JaggedTensor:
-        """Vectors of a history, one by one."""
-        found = self.artefact.vectors(feature, bags.values().numpy())
+        """Return the vectors of a history, one for each of its ids."""
+        vectors = self.artefact.vectors(feature, bags.values().numpy())
         if (weights := self._weights(feature, bags)) is not None:
-            found = found * weights[:, None]
-        return JaggedTensor(torch.from_numpy(found), lengths=bags.lengths())
+            vectors = vectors * weights[:, None]
+        return JaggedTensor(torch.from_numpy(vectors), lengths=bags.lengths())
 
     def _weights(self, feature: str, bags: JaggedTensor) -> np.ndarray | None:
         return bags.weights().float().numpy() if self.artefact.field(feature).weighted else None
 
 
-def check(run: Run, folder: Path) -> dict[str, Any]:
-    """Metrics of the run's test rows, scored through an artefact; those of the run itself are in its metrics."""
+def check(run: Run, folder: str | Path) -> dict[str, Any]:
+    """Measure the run's test rows, scored through an artefact; the metrics of the run itself are in its folder."""
     rows = run.rows("test")
     return evaluate(rows.label, ArtefactScorer(folder).score(rows), groups=rows.user)
 
 
-def file_bytes(folder: Path) -> int:
-    """Size on disk of everything in a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def file_bytes(folder: str | Path) -> int:
+    """Count the bytes on disk of everything in a folder."""
+    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())

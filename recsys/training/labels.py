@@ -12,7 +12,7 @@ POSITIVES = (
 
 
 class OneClass(ValueError):
-    """All rows of a part have the same label, and what was asked for needs both."""
+    """All rows of a part have the same label, and what is to be done needs both."""
 
 
 def one_class(rows: int, positives: int) -> str | None:

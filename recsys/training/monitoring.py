@@ -22,13 +22,12 @@ TRACED = schedule(wait=UNTRACED - 2, warmup=2, active=5, repeat=1)
 
 @contextmanager
 def recorded(out: Path, config: ExperimentConfig, watch: Watch) -> Iterator[Watch]:
-    """`watch`, which also writes every evaluation to TensorBoard files in `out`, and to MLflow."""
+    """Yield a watch that also writes every evaluation to TensorBoard files in `out`, and to MLflow."""
     with SummaryWriter(str(out)) as board, _mlflow(config) as track:
 
         def report(entry: dict[str, Any]) -> None:
-            numbers = {
-                name: value for name, value in entry.items() if value is not None
-            }  # GAUC without users
+            # GAUC is None without users
+            numbers = {name: value for name, value in entry.items() if value is not None}
             for name, value in numbers.items():
                 board.add_scalar(name, value, entry["rows"])
             track(numbers)
@@ -58,7 +57,7 @@ def _mlflow(config: ExperimentConfig) -> Iterator[Any]:
 
 @contextmanager
 def profiled(file: Path, watch: Watch) -> Iterator[Watch]:
-    """`watch`, which also traces a few steps into `file` (.json.gz), for chrome://tracing or Perfetto."""
+    """Yield a watch that also traces a few steps into `file` (.json.gz), for chrome://tracing or Perfetto."""
     plain = file.with_suffix("")
 
     def write(profiler: Any) -> None:

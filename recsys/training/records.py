@@ -12,7 +12,7 @@ Number = int | float | None  # of a metric; None where it could not be measured
 
 
 class RunRecord(Manifest):
-    """What metrics.json holds: metrics, checked where they are read again, others as they are, and checksums.
+    """What metrics.json holds: metrics, of which those that are read again are checked, and checksums.
 
     prepared: the folder trained on. files: of what lies beside it, by name; None in a run of an earlier version.
     """
