@@ -1,4 +1,4 @@
-"""A check of an installation: torch, torchrec and fbgemm come in matched sets, and a wrong one fails obscurely."""
+"""An installation is checked, for torch, torchrec and fbgemm come in matched sets, and a wrong one fails obscurely."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The tables of an experiment: its declared scheme planned for its fitted features, and what the plan means."""
+"""The tables of an experiment are planned for its fitted features, and the plan is reported."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""From a learner's result to compact tables: the space of genomes of an experiment, and a genome as a configuration."""
+"""A learner's result becomes a space of genomes, and a genome the configuration of compact tables."""
 
 import json
 import shutil

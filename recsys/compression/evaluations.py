@@ -1,4 +1,4 @@
-"""Qualities of genomes on disk: a search that was interrupted goes on from there."""
+"""Qualities of genomes are written to disk, from where a search that was interrupted goes on."""
 
 import json
 from collections import UserDict

@@ -1,4 +1,4 @@
-"""Evolution over genomes: which widths and rows are best under a byte budget, or at every number of bytes.
+"""Genomes evolve: which widths and rows are best under a byte budget, or at every number of bytes.
 
 A generation is evaluated at once, so that whoever evaluates may do it in parallel; a genome is evaluated only once.
 Genomes are values: a parent never changes, and what is returned is what was scored.
@@ -53,7 +53,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search evaluated, in its order; at least one genome."""
+    """The genomes that a search evaluated, in its order; there is at least one."""
 
     evaluated: tuple[Scored, ...]
 

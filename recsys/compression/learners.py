@@ -1,4 +1,4 @@
-"""What a finished run of a learner's tables says of rows and widths, which is where the search begins."""
+"""A finished run of a learner's tables says which rows and widths matter, which is where the search begins."""
 
 from typing import Any
 

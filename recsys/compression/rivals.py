@@ -1,4 +1,4 @@
-"""What an evolution must beat with as many evaluations: genomes drawn at random, and all fields shrunk alike."""
+"""An evolution must beat its rivals, which have as many evaluations: random genomes, and all fields shrunk alike."""
 
 from collections.abc import MutableMapping
 

@@ -1,4 +1,4 @@
-"""How much each row of a table matters: how the training loss would rise without it, to second order."""
+"""The saliency of a row says how the training loss would rise without it, to second order."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,9 +27,9 @@ def saliency(
     """Compute ½ Σ (g · (e - e₀))² of each row e, by feature with a table of its own: float64 [V].
 
     e₀ is the field's default, g the gradient of an impression's log loss by the id's vector, and the sum is over the
-    impressions of `rows` that hold the id: LeCun et al. 1990 (optimal brain damage) with the empirical Fisher information of
-    whole rows in place of the diagonal Hessian. Twice this is Wald's statistic against the default. So it grows with the
-    impressions of an id that matters, stays small for an id that noise has moved, and is comparable over fields.
+    impressions of `rows` that hold the id: LeCun et al. 1990 (optimal brain damage) with the empirical Fisher information
+    of whole rows in place of the diagonal Hessian. Twice this is Wald's statistic against the default. So it grows with
+    the impressions of an id that matters, stays small for an id that noise has moved, and is comparable over fields.
 
     `model` has full tables that hold `learned.weights`, and is in evaluation mode.
     """

@@ -1,4 +1,4 @@
-"""From an experiment to small tables: a learner, a search on validation rows, compact tables, seeds, an artefact.
+"""An experiment gets small tables by a learner, a search on validation rows, compact tables, seeds and an artefact.
 
 <runs>/<name>-search-<digest>/
   evaluations.jsonl    qualities of genomes, as they come

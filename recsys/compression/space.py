@@ -1,4 +1,4 @@
-"""The compact models a search chooses among: for every field a width, and how many of its ids keep a row.
+"""A search chooses among compact models, which have a width for every field and rows for some of its ids.
 
 A genome is one of them. Its bytes are those that the plan of its compact model will count, all resident ones: a search
 that does not pay for vocabularies and remaps keeps ids that cost more than they are worth.
@@ -66,7 +66,7 @@ class Genome:
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """What a learner leaves, by feature.
+    """The weights, scores and widths that a learner leaves, by feature.
 
     weights: float32 [V, D], effective values: masks that belong to the learner are applied.
     score: float64 [V], importance; above 0 where the learner keeps the row, and comparable over features.

@@ -1,4 +1,4 @@
-"""The stages of a compression: what is checked, the learner, its ranked rows, and the searches on validation rows."""
+"""The stages of a compression, each of which has plain inputs and outputs; `search` runs them in their order."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence

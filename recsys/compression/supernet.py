@@ -1,4 +1,4 @@
-"""How good a compact model would be by a learner's own weights: masks on its tables, and no training."""
+"""A supernet tells how good a compact model would be by masks on a learner's tables, and no training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Genomes evaluated on Ray: every worker holds the supernet, and takes the next genome when it is done with one."""
+"""Genomes are evaluated on Ray: every worker holds the supernet, and takes the next genome when it is done with one."""
 
 import sys
 from collections.abc import Iterator, Sequence

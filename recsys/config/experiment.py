@@ -1,4 +1,4 @@
-"""One experiment as one YAML file: strict models, no torch, errors that say where and what to write."""
+"""An experiment is one YAML file, read into strict models whose errors say where and what to write."""
 
 import json
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ Start = Annotated[Path | StartRun, BeforeValidator(_validated_start)]
 
 
 class TrainingConfig(Strict):
-    """One training run: what the weights depend on. Where and how it runs is `JobConfig`.
+    """The settings that the weights of a run depend on. Where and how it runs is `JobConfig`.
 
     Tables are trained by a fused optimiser in every backward pass, everything else by `dense_optimizer` after
     every `accumulate` batches.
@@ -86,7 +86,7 @@ class TrainingConfig(Strict):
 
 
 class CheckpointConfig(Strict):
-    """When a run is saved while it trains, and where: after each evaluation, and every `every_steps` batches."""
+    """When and where a run is saved while it trains, which it is after each evaluation and every `every_steps` batches."""
 
     every_steps: int | None = Field(None, ge=1)
     keep: int = Field(2, ge=1)  # newest ones; the best evaluation's is kept besides

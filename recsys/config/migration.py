@@ -1,4 +1,4 @@
-"""Experiment files of earlier versions: the names that their sections have now."""
+"""Experiment files of earlier versions are rewritten: their sections get the names that they have now."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Mistakes in experiment files, told in a line each."""
+"""Mistakes in experiment files are explained, each in a line."""
 
 import difflib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Experiment files as plain mappings: `extends`, `set` and dotted keys, before anything is validated."""
+"""Experiment files are read as plain mappings, with `extends`, `set` and dotted keys, before anything is validated."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""AutoInt."""
+"""AutoInt lets fields attend to each other."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The whole of what is trained: an embedding engine below a network."""
+"""A click model is the whole of what is trained: an embedding engine below a network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""DCN-V2."""
+"""DCN-V2 crosses its inputs, layer by layer, beside an MLP."""
 
 from collections.abc import Sequence
 

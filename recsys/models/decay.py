@@ -1,4 +1,4 @@
-"""What `training.table_decay` shrinks: two regularisers of the vectors a batch looks up.
+"""What `training.table_decay` shrinks is told by one of two regularisers of the vectors that a batch looks up.
 
 Both answer with a number for each sample, whose mean over the batch is the term; its gradient reaches the tables'
 fused optimiser through the looked-up vectors, so rows that the batch does not touch stay as they are.

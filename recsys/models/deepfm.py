@@ -1,4 +1,4 @@
-"""DeepFM."""
+"""DeepFM adds an MLP to a factorisation machine."""
 
 from collections.abc import Sequence
 

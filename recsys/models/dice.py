@@ -1,4 +1,4 @@
-"""Dice, the data-adaptive activation."""
+"""Dice is an activation that adapts to the data."""
 
 import torch
 from torch import Tensor, nn

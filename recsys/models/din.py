@@ -1,4 +1,4 @@
-"""Deep Interest Network."""
+"""The Deep Interest Network (DIN) sums a user's history by attention to the item that is shown."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""DLRM."""
+"""DLRM reads the dot products of all pairs of fields."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""FinalMLP."""
+"""FinalMLP fuses two MLPs, each of which looks at some of the inputs."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Factorisation machine."""
+"""A factorisation machine sums the dot products of all pairs of fields."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""FNN."""
+"""FNN is an MLP over the fields' vectors."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""IPNN, the inner-product network."""
+"""IPNN, the inner-product network, is an MLP over vectors and the inner products of their pairs."""
 
 from collections.abc import Sequence
 

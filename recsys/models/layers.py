@@ -1,4 +1,4 @@
-"""Parts that several models share."""
+"""Several models share these parts."""
 
 import itertools
 from collections.abc import Callable, Sequence

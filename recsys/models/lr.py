@@ -1,4 +1,4 @@
-"""Logistic regression."""
+"""Logistic regression adds up a weight of each id and number."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""xDeepFM."""
+"""xDeepFM adds a compressed interaction network to an MLP and a linear term."""
 
 import itertools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A finished run as an artefact to serve from, and scoring through one: its tables without torch, its network with.
+"""A finished run is exported as an artefact, and scored through: its tables without torch, its network with.
 
 <out>/manifest.json, tables/, projections/, remaps/     see `recsys_tables.serving.artefact`
 <out>/features/            the run's fitted features

@@ -1,4 +1,4 @@
-"""Scoring rows of a file with a finished run: its own features, its checkpoint, bounded memory."""
+"""A finished run scores the rows of a file by its own features and checkpoint, in bounded memory."""
 
 from collections import Counter
 from collections.abc import Iterator

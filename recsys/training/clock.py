@@ -1,4 +1,4 @@
-"""Where the time of steps goes, and which rank is slow."""
+"""A clock tells where the time of steps goes, and which rank is slow."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,9 @@ Item = TypeVar("Item")
 
 
 class StepClock:
-    """Seconds of this rank since the last `read`, by what they were spent on. True for a CPU, which works in order.
+    """A clock that counts this rank's seconds since the last `read` by what they were spent on.
+
+    It is right for a CPU, which works in order.
 
     tables: looking up, gradients and fused optimiser; of several ranks, with what they send each other.
     dense: the network, forward and backward, and its optimiser.

@@ -1,4 +1,4 @@
-"""One process group and one sharded model, whether alone or among many.
+"""There is one process group and one sharded model, whether a process is alone or among many.
 
 Local training is the distributed path with one rank: a gloo group on an in-process store, no port.
 """

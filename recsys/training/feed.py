@@ -1,4 +1,4 @@
-"""A rank's batches as the model takes them: made in the loader's thread, and agreed on by the ranks."""
+"""A rank's batches are made as the model takes them in the loader's thread, and agreed on by the ranks."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +15,7 @@ from recsys_tables.engine.engine import EmbeddingEngine
 
 
 class Feed:
-    """The batches of every epoch of `rows` [of the positions `subset`] for this rank of the process group.
+    """A feed of the batches of every epoch of `rows`, or of their positions `subset`, for this rank of the process group.
 
     Where its lanes have come to their end, a rank's batch is smaller than others', or holds no row at all.
     Raises ValueError when the number of ranks does not divide the lanes of an epoch, or no row is left.
@@ -66,7 +66,7 @@ def agreed(batches: Iterator[ClickBatch], engine: EmbeddingEngine) -> Iterator[C
 
 
 class _WithoutPadding:
-    """Rows as a batch. A single-valued feature has no empty bags, so padding is left out, and not fed to networks."""
+    """Rows that become a batch without padding: a single-valued feature has no empty bags, which networks would read."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows

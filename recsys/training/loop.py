@@ -1,4 +1,4 @@
-"""The training loop: one for a notebook, a machine and a cluster. It ends with the model of its best evaluation."""
+"""There is one training loop for a notebook, a machine and a cluster. It ends with the model of its best evaluation."""
 
 import random
 import sys

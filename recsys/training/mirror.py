@@ -1,4 +1,4 @@
-"""Checkpoints copied to a URL: what is left when the machine that trained is lost."""
+"""Checkpoints are copied to a URL, where they are left when the machine that trained is lost."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager

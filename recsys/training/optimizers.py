@@ -1,4 +1,4 @@
-"""What a step updates: the tables' fused optimiser and the optimiser of everything else, on one schedule."""
+"""A step updates by two optimisers on one schedule: the tables' fused one, and that of everything else."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""One step of training: TorchRec's pipeline around the loss, its decay, and losses that are no number."""
+"""A step of training is TorchRec's pipeline around the loss, its decay, and losses that are no number."""
 
 import math
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""Predictions of many rows, shared among the ranks."""
+"""Ranks share the work of predicting many rows."""
 
 import numpy as np
 import torch

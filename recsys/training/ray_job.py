@@ -1,4 +1,4 @@
-"""Training on Ray: `train.train` on every worker of Ray Train, started again from our own checkpoints when one is lost.
+"""Training on Ray runs `train.train` on every worker, and starts it again from its checkpoints when one is lost.
 
 Every node must see the prepared set and the runs' folder under the same paths (a shared file system). Ray keeps no
 checkpoint and no position of data: both are `train`'s own. A lost worker ends the whole group, for the others wait for

@@ -1,4 +1,4 @@
-"""What metrics.json of a finished run holds, and how it is read again."""
+"""The record of a finished run is metrics.json: what it holds is written once, and read again with checks."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class RunRecord(Manifest):
 
 
 class RunMetrics(dict[str, Any]):
-    """Metrics of a run; a key that they lack raises ConfigError naming the file `source` and the key."""
+    """Metrics of a run, by name; a key that they lack raises ConfigError naming the file `source` and the key."""
 
     def __init__(self, metrics: dict[str, Any], source: Path) -> None:
         super().__init__(metrics)

@@ -1,4 +1,4 @@
-"""What a finished training is measured by: metrics on test, and rank, rows and collisions of every field's vectors."""
+"""A finished training is measured on test, and by the rank, the rows and the collisions of every field's vectors."""
 
 from pathlib import Path
 from typing import Any

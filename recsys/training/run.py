@@ -1,4 +1,4 @@
-"""A run: one configuration, one seed, one folder, which answers for what lies in it.
+"""A run is one configuration, one seed and one folder, and answers for what lies in it.
 
 <runs>/<name>-<digest>/seed-<k>/
     config.yaml                 the settings as they were used

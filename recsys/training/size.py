@@ -1,4 +1,4 @@
-"""What a run records of its bytes: those of its tables, which budgets are of, and the network's beside them."""
+"""A run records the bytes of its tables, which budgets are of, and those of the network beside them."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Where a training is: what, with the tensors of a checkpoint, makes a run go on as if it had not stopped.
+"""The state of a training, with the tensors of a checkpoint, makes a run go on as if it had not stopped.
 
 Random numbers need no state: every step seeds them from (seed, epoch, step, rank).
 """
@@ -12,7 +12,7 @@ from recsys.config import TrainingConfig
 
 @dataclass
 class TrainingState:
-    """Position, sums since the last evaluation, evaluations so far, and the best of them."""
+    """A position, sums since the last evaluation, evaluations so far, and the best of them."""
 
     epoch: int = 0
     step: int = 0  # batches done of this epoch

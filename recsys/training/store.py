@@ -1,4 +1,4 @@
-"""The checkpoints of a run that trains: saved beside training, a few kept, the newest whole one read back.
+"""Checkpoints of a run that trains are saved beside training; a few stay, and the newest whole one is read back.
 
 <run>/checkpoints/steps-<n>/   after n batches, as `recsys_tables.distributed.checkpoint` writes it; `about` holds the
                                configuration's and the prepared set's digests and the `TrainingState`

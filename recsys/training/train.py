@@ -1,4 +1,4 @@
-"""Training one run from prepared rows to a finished folder, on every rank of a process group, or alone."""
+"""A run is trained from prepared rows to a finished folder, on every rank of a process group, or alone."""
 
 import errno
 import shutil

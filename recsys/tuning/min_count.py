@@ -1,4 +1,4 @@
-"""The smallest minimum count with which full tables fit their budget, which is what `fit` means in a space of settings.
+"""The value `fit` of a minimum count is computed: the smallest with which full tables fit their budget.
 
 The size of a full table follows from its width and its vocabularies alone. Under a budget a list of minimum counts leaves
 hardly one that fits; computed, the plainest rival of every scheme gets as many ids as its bytes can hold, at every width.

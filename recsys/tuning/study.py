@@ -1,4 +1,4 @@
-"""Hyper-parameter tuning: which trials are drawn, how each ended, and what came out. `on_ray` runs the trials.
+"""A study of hyper-parameters records which trials are drawn and how each ended. `on_ray` runs the trials.
 
 A trial is a function of its settings, and recorded in the store of `trials`. The same command goes on from there, and
 from what the study itself records: the order of its draws, and where ASHA stopped a trial.
@@ -56,7 +56,7 @@ class StudyRecord(Manifest):
 
 @dataclass(frozen=True)
 class TuningResult:
-    """A finished tuning: its trials, the best first."""
+    """A finished tuning, with its trials, the best first."""
 
     config: ExperimentConfig
     how: How
@@ -143,12 +143,12 @@ class Study:
 
     @property
     def is_done(self) -> bool:
-        """Whether every trial was run."""
+        """Tell whether every trial was run."""
         return len(self.trials) == self.most and all(trial.is_done for trial in self.trials)
 
     @property
     def has_ended(self) -> bool:
-        """Whether every trial was run, or could not be."""
+        """Tell whether every trial was run, or could not be."""
         return (
             not self._waiting
             and len(self.trials) == self.most
@@ -247,7 +247,7 @@ class Study:
             self._optuna.tell(drawn, trial.score(self.config))
 
     def _is_over(self, trial: Trial) -> bool:
-        """Whether training ended by itself: all epochs, or no better metric for as long as it had patience."""
+        """Tell whether training ended by itself: all epochs, or no better metric for as long as it had patience."""
         training = self.candidates[trial.digest].config.training
         scores = [training.score(metrics_of(entry)) for entry in trial.history]
         worse = len(scores) - 1 - scores.index(max(scores))

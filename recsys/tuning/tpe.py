@@ -1,4 +1,4 @@
-"""Optuna's tree-structured Parzen estimator over a search space."""
+"""Optuna's tree-structured Parzen estimator proposes settings of a search space."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Trials of settings on validation rows: how they are drawn, where they are kept, and how one is run.
+"""Trials of settings on validation rows are drawn, recorded and run here.
 
 `recsys tune` and `recsys compare` both use them, so that what one has trained the other does not train again:
 
@@ -62,7 +62,7 @@ class Trial:
 
     @property
     def is_done(self) -> bool:
-        """Whether it need not be run again."""
+        """Tell whether it need not be run again."""
         return self.end is not None and self.end != "failed"
 
     @property
@@ -187,7 +187,7 @@ def random_draws(space: Mapping[str, Choices], seed: int) -> Iterator[dict[str, 
 
 
 class TrialRecord(Manifest):
-    """What is kept of a trial, a function of its configuration; `end` is None while it has not ended by itself."""
+    """What is recorded of a trial, a function of its configuration; `end` is None while it has not ended by itself."""
 
     history: list[dict[str, Any]]
     end: Literal["finished", "diverged"] | None
@@ -195,7 +195,7 @@ class TrialRecord(Manifest):
 
 
 class TrialStore:
-    """Records of trials below `runs`, by digest."""
+    """A store of the records of trials below `runs`, by digest."""
 
     def __init__(self, runs: str | Path) -> None:
         self.folder = Path(runs) / "trials"

@@ -30,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def strange(root: Path) -> str:
-    """A column called like a path."""
+    """Name a column like a path."""
     return str(root / "outside" / "of the search")
 
 

@@ -84,7 +84,7 @@ def learner(
 
 
 def engine_with(run: Run, folder: Prepared) -> EmbeddingEngine:
-    """The engine of the run's model, in evaluation."""
+    """Restore the engine of the run's model, in evaluation."""
     with process_group():
         features = Rows.load(folder.path, "test").features
         model = shard_model(make_model(run.config, features), run.config, default_device())

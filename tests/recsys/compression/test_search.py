@@ -149,7 +149,8 @@ def test_the_same_command_evaluates_and_trains_nothing_again(
 
     monkeypatch.setattr(Supernet, "quality", never)
     ready = prepare(config.data, config.features, roots[1])
-    again = run_compression(config, "40%", ready, roots, evaluator, seeds=1, jobs=1)
+    named = str(roots[0]), str(roots[1])  # by text as by paths
+    again = run_compression(config, "40%", ready, named, evaluator, seeds=1, jobs=1)
     assert again.to_dict() == found.to_dict()
     json.dumps(again.to_dict())
 

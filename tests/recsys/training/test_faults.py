@@ -205,7 +205,7 @@ def results(
 
 
 def answers(results: Path, name: str) -> list[Any]:
-    """What the ranks said, in their order; a rank that died said nothing."""
+    """Return what the ranks said, in their order; a rank that died said nothing."""
     files = [results / f"{name}-{rank}.json" for rank in range(4)]
     return [json.loads(file.read_text())[0] for file in files if file.exists()]
 

@@ -10,10 +10,15 @@ import yaml
 from typer.testing import CliRunner
 
 from recsys.cli import app
+from recsys.compression.evaluations import EvaluationLog
+from recsys.compression.space import Genome
+from recsys.config import load
 from recsys.serving.export import check, export
 from recsys.training.run import Run, is_finished, run_folder
+from recsys.training.store import listed
 from recsys.training.train import train
-from recsys.tuning.trials import Candidate, run_trial
+from recsys.tuning.min_count import smallest_min_count
+from recsys.tuning.trials import Candidate, TrialStore, run_trial
 from recsys_pipelines.features import features as features_module
 from recsys_pipelines.preparation import prepared as prepared_module
 from recsys_pipelines.preparation.prepared import Prepared
@@ -103,6 +108,14 @@ def test_paths_are_named_by_text_too(
     assert Prepared.open(str(prepared.path)) == prepared == again.prepared()
     assert again.rows("test").table.equals(prepared.table("test"))
     assert again.checkpoint().names == run.checkpoint().names
+    assert listed(str(run.path)) == listed(run.path)
+    assert smallest_min_count(config, str(prepared.path)) == 1
+    assert TrialStore(str(tmp_path)).folder == tmp_path / "trials"
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
+    assert load(str(file), on=str(prepared.path)) == load(file)
+    EvaluationLog(str(tmp_path / "log.jsonl"))[Genome((4,), (1,))] = 0.5
+    assert EvaluationLog(tmp_path / "log.jsonl") == {Genome((4,), (1,)): 0.5}
 
 
 def test_a_run_is_read_when_what_it_started_from_is_gone(

@@ -152,7 +152,7 @@ def interrupted(
     deaths: list[tuple[int, int]],
     changes: dict[str, Any] | None = None,
 ) -> None:
-    """The run `<name>-whole`, and `<name>-killed`, one of whose ranks died as often as `deaths` says."""
+    """Open the run `<name>-whole`, and `<name>-killed`, one of whose ranks died as often as `deaths` says."""
     in_ranks(ranks, work, folder, f"{name}-whole", settings)
     bases = []
     for dies in deaths:

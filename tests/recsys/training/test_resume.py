@@ -25,7 +25,7 @@ class Interrupted(Exception):
 
 
 def after(steps: int) -> Watch:
-    """A watcher that fails after so many batches."""
+    """Return a watcher that fails after so many batches."""
     done = 0
 
     def step() -> None:

@@ -43,7 +43,7 @@ def saved_of(run: Run) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def yesterday(run: Run) -> dict[str, Any]:
-    """Settings that go on from the session's run."""
+    """Return settings that go on from the session's run."""
     return {"training.start": {"run": str(run.path)}, "training.epochs": 1}
 
 
@@ -86,7 +86,7 @@ def test_to_go_on_from_a_run_is_to_continue_it(
 
 @pytest.fixture(scope="module")
 def grown(log: Path, configure: Configure, prepared: Prepared, tmp_path_factory: Any) -> Prepared:
-    """The session's set with a day appended: users and items that are new, and tags that are not."""
+    """Append a day to the session's set: users and items that are new, and tags that are not."""
     folder = tmp_path_factory.mktemp("grown")
     rows = pq.read_table(log).slice(0, 400)
     users = pa.array([f"u{i % 80}" for i in range(400)])

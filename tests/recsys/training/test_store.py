@@ -58,7 +58,7 @@ def config(configure: Configure) -> ExperimentConfig:
 
 @pytest.fixture(scope="module")
 def begun(config: ExperimentConfig, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of which one was interrupted; not to be written to."""
+    """Train a run that is interrupted; it is not to be written to."""
     runs = tmp_path_factory.mktemp("begun")
     with pytest.raises(Interrupted):
         train(config, prepared, runs, after(9))
@@ -79,7 +79,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def copies_of(config: ExperimentConfig, prepared: Prepared, url: Path) -> Path:
-    """The run's own folder below a URL."""
+    """Return the run's own folder below a URL."""
     return run_folder(config, prepared, url)
 
 

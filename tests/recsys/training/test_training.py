@@ -162,7 +162,7 @@ def test_table_decay_shrinks_the_rows_it_touches(configure: Configure, rows: dic
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_a_step_of_the_tables_is_rowwise_adagrad(configure: Configure, decay: float) -> None:
-    """g = dL/dw summed over the batch; a += mean(g²); w -= lr·g / (√a + eps), row by row."""
+    """Compare with g = dL/dw summed over the batch; a += mean(g²); w -= lr·g / (√a + eps), row by row."""
     engine = EmbeddingEngine([Field(Full("user", 5, 4))], torch.device("meta"))
     network = LR(LRConfig(name="lr"), 0, ["user"], 4)
     config = configure({"training.table_lr": 0.1})
