@@ -130,9 +130,9 @@ def run_compression(
         ValueError: As `train`, `learned_of` and `run_comparison` do.
     """
     runs, prepared_root = map(Path, roots)
-    compact_is_tested = seeds > 0
-    result, folder = _search(config, budget, prepared, runs, evaluator, compact_is_tested, watch, progress)
-    if not compact_is_tested:
+    compares = seeds > 0
+    result, folder = _search(config, budget, prepared, runs, evaluator, compares, watch, progress)
+    if not compares:
         return result
     arms = [config, *map(load, result.compact.values())]
     compared = run_comparison(
@@ -147,7 +147,7 @@ def _search(
     prepared: Prepared,
     runs: Path,
     evaluator: Evaluator,
-    tests: bool,
+    compares: bool,
     watch: Watch | None,
     progress: Progress,
 ) -> tuple[CompressionResult, Path]:
@@ -155,7 +155,7 @@ def _search(
     learner_config = learner_of(config)
     full_bytes = plan_of(config, prepared.features()).full_bytes
     limit = budget_bytes(check_budget(budget), full_bytes)
-    rows = rows_to_judge_on(config, learner_config, prepared, limit, tests)
+    rows = rows_to_judge_on(config, learner_config, prepared, limit, compares)
     learner = train(learner_config, prepared, runs, watch)
     learned = rank_rows(learner, prepared, config.compression.min_count, progress)
     space = space_of(config, prepared.features(), learned)

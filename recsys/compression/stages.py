@@ -60,7 +60,7 @@ def learner_of(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def rows_to_judge_on(
-    config: ExperimentConfig, learner: ExperimentConfig, prepared: Prepared, limit: int, tests: bool
+    config: ExperimentConfig, learner: ExperimentConfig, prepared: Prepared, limit: int, compares: bool
 ) -> Rows:
     """Say before training what would fail after it, and return the validation rows that genomes are judged on.
 
@@ -69,7 +69,7 @@ def rows_to_judge_on(
         learner: The learner's.
         prepared: The rows of both.
         limit: Bytes that the smallest tables must fit.
-        tests: Whether a comparison on test rows follows.
+        compares: Whether a comparison on test rows follows.
 
     Raises:
         ConfigError: The learner's tables learn no masks.
@@ -80,7 +80,7 @@ def rows_to_judge_on(
     compression = config.compression
     rows = validation_rows(prepared, compression.validation_rows, compression.seed)
     check_measured("validation", len(rows), int(np.count_nonzero(rows.label)), "the search for small tables")
-    if tests:
+    if compares:
         test = prepared.manifest.splits["test"]
         check_measured("test", test.rows, test.positives, "a comparison")
     return rows
