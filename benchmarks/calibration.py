@@ -113,7 +113,7 @@ class Pool:
     @classmethod
     def trained(cls, config: ExperimentConfig, runs: int, folder: Path) -> "Pool":
         """Train what is missing in the folder."""
-        from recsys.training.run import train
+        from recsys.training.train import train
         from recsys_pipelines.preparation.prepare import prepare
 
         prepared = prepare(config.data, config.features, folder / "prepared")

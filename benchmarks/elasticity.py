@@ -75,7 +75,7 @@ def rank_main(work: Path, runs: str, rank: int, ranks: int, dies: int | None, ba
 
     from recsys.training.loop import Watch
     from recsys.training.pipeline import Pipeline
-    from recsys.training.run import train
+    from recsys.training.train import train
     from recsys_pipelines.preparation.prepare import prepare
 
     store = dist.FileStore(str(work / f"{runs}-{ranks}-{dies}.store"), ranks)

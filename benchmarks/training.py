@@ -207,7 +207,7 @@ def ours(config: Any, prepared: Path) -> float:
     """`recsys train`'s loop, up to the evaluation; its progress goes to standard error."""
     from recsys.console import bars
     from recsys.training.loop import Watch
-    from recsys.training.run import train
+    from recsys.training.train import train
     from recsys_pipelines.preparation.prepared import Prepared
 
     class Enough(Exception):

@@ -10,7 +10,8 @@ from .evaluation.online.interleaving import analyse_interleaving, team_draft
 from .planning import report_tables
 from .serving.export import export
 from .serving.scoring import predict_file
-from .training.run import Run, train
+from .training.run import Run
+from .training.train import train
 
 __all__ = [
     "ConfigError",

@@ -1,4 +1,4 @@
-"""Checks an installation: torch, torchrec and fbgemm come in matched sets, and a wrong one fails obscurely."""
+"""An installation is checked, for torch, torchrec and fbgemm come in matched sets, and a wrong one fails obscurely."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ class Diagnosis:
     problems: list[str]
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values."""
+        """Return plain values, ready for JSON."""
         return asdict(self)
 
 
@@ -40,22 +40,22 @@ def diagnose(*, imports: bool = True) -> Diagnosis:
 
 
 def find_problems(versions: dict[str, str | None]) -> list[str]:
-    """Every wrong or missing version among torch, torchrec and fbgemm, with the command that mends it."""
+    """Return every wrong or missing version among torch, torchrec and fbgemm, with the command that mends it."""
     torch = versions.get("torch")
     if torch is None:
         return [
             "torch is not installed: run `make install` (`make install DEVICE=gpu` on a machine with a GPU)"
         ]
-    wanted = PAIRS.get(_minor(torch))
-    if wanted is None:
+    matching = PAIRS.get(_minor(torch))
+    if matching is None:
         return [f"torch {torch} has no known torchrec and fbgemm; known: {', '.join(PAIRS)}"]
     problems = []
     fbgemm = "fbgemm-gpu-cpu" if versions.get("fbgemm-gpu-cpu") else "fbgemm-gpu"
     for name in ("torchrec", fbgemm):
-        found = versions.get(name)
-        if found is None or _minor(found) != wanted:
+        installed = versions.get(name)
+        if installed is None or _minor(installed) != matching:
             problems.append(
-                f"torch {torch} needs {name} {wanted}, found {found}: pip install '{name}=={wanted}.*'"
+                f"torch {torch} needs {name} {matching}, found {installed}: pip install '{name}=={matching}.*'"
             )
     if versions.get("fbgemm-gpu") is None and fbgemm == "fbgemm-gpu-cpu":
         problems.append(

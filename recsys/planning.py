@@ -1,4 +1,4 @@
-"""The tables of an experiment: its declared scheme planned for its fitted features, and what the plan means."""
+"""The tables of an experiment are planned for its fitted features, and the plan is reported."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def plan_of(
     config: ExperimentConfig, features: Features, optimizer: OptimizerName | None = None
 ) -> TablePlan:
-    """Schemes, bytes with the state of `optimizer` (the config's), and the full table's bytes.
+    """Plan schemes, bytes with the state of `optimizer` (the config's unless named), and the full table's bytes.
 
     Raises BudgetError when they do not fit.
     """
@@ -41,7 +41,7 @@ def plan_of(
 
 
 def sizes_of(config: ExperimentConfig, features: Features) -> list[FeatureSize]:
-    """What the ids of each categorical feature need."""
+    """Return what the ids of each categorical feature need."""
     return [
         FeatureSize(
             feature.name,
@@ -62,9 +62,9 @@ def statistics_bytes(features: Features) -> int:
 
 
 def fields_of(plan: TablePlan, features: Features, unpooled: Collection[str] = ()) -> list[Field]:
-    """The engine's fields: each feature's planned scheme, its declared pooling, and whether its bags have weights.
+    """Return the engine's fields: each feature's planned scheme, its pooling, and whether its bags have weights.
 
-    unpooled: features that the model reads as sequences, whatever their declared pooling.
+    `unpooled` are features that the model reads as sequences, whatever their declared pooling.
     """
     return [
         Field(
@@ -79,7 +79,7 @@ def fields_of(plan: TablePlan, features: Features, unpooled: Collection[str] = (
 
 @dataclass(frozen=True)
 class Collisions:
-    """Shares of a feature's impressions, expected and as they are; None where a rate has no meaning.
+    """Shares of a feature's impressions, either expected or observed; None where a rate has no meaning.
 
     all_rows: the id has all of its rows, and its path or its slots of them, in common with one other id of the
     feature, so that their vectors are one; any_row: one or more rows with any.
@@ -146,7 +146,7 @@ class TableReport:
     ranks: list[RankReport]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; every `bytes` by kind, with totals."""
+        """Return plain values, ready for JSON; every `bytes` by kind, with totals."""
         plain = asdict(self) | {"bytes": self.bytes.to_dict()}
         for key in ("features", "shared"):
             for entry, part in zip(plain[key], getattr(self, key), strict=True):
@@ -174,7 +174,7 @@ def report_tables(
     features = []
     for scheme, fitted in zip(plan.schemes, train.features.categorical, strict=True):
         name, tables = scheme.feature, scheme.tables()
-        own = table_bytes([table for table in tables if len(readers[table.name]) == 1], optimizer)
+        unshared = table_bytes([table for table in tables if len(readers[table.name]) == 1], optimizer)
         features.append(
             FeatureReport(
                 feature=name,
@@ -184,22 +184,11 @@ def report_tables(
                 rows=sum(table.num_embeddings for table in tables),
                 width=scheme.embedding_dim,
                 tables=[table.name for table in tables],
-                bytes=own + combine_bytes(scheme) + ResidentBytes(vocabulary=fitted.vocabulary_bytes),
+                bytes=unshared + combine_bytes(scheme) + ResidentBytes(vocabulary=fitted.vocabulary_bytes),
                 expected=_expected(scheme, *counted[name], expected.get(name)),
                 observed=_observed(scheme, *counted[name], observed.get(name)),
             )
         )
-    shared = [
-        SharedTable(
-            table.name,
-            readers[table.name],
-            table.num_embeddings,
-            table.embedding_dim,
-            table_bytes([table], optimizer),
-        )
-        for table in unique_tables(plan.schemes)
-        if len(readers[table.name]) > 1
-    ]
     return TableReport(
         name=config.name,
         scheme=config.tables.scheme,
@@ -208,20 +197,36 @@ def report_tables(
         bytes=plan.bytes,
         full_bytes=plan.full_bytes,
         features=features,
-        shared=shared,
+        shared=_shared_tables(plan.schemes, readers, optimizer),
         statistics={statistic.name: statistic.nbytes for statistic in train.features.statistics},
         sharding=sharding,
         ranks=_ranks(plan, config, train, ranks, sharding, optimizer, device),
     )
 
 
+def _shared_tables(
+    schemes: Sequence[Scheme], readers: Mapping[str, list[str]], optimizer: OptimizerName
+) -> list[SharedTable]:
+    return [
+        SharedTable(
+            table.name,
+            readers[table.name],
+            table.num_embeddings,
+            table.embedding_dim,
+            table_bytes([table], optimizer),
+        )
+        for table in unique_tables(schemes)
+        if len(readers[table.name]) > 1
+    ]
+
+
 def _readers(schemes: Sequence[Scheme]) -> dict[str, list[str]]:
-    """Features that read each table."""
-    found: dict[str, list[str]] = {}
+    """Return the features that read each table, by its name."""
+    readers: dict[str, list[str]] = {}
     for scheme in schemes:
         for table in scheme.tables():
-            found.setdefault(table.name, []).append(scheme.feature)
-    return found
+            readers.setdefault(table.name, []).append(scheme.feature)
+    return readers
 
 
 def _expected(scheme: Scheme, ids: np.ndarray, impressions: np.ndarray, others: float | None) -> Collisions:
@@ -239,7 +244,10 @@ def _observed(scheme: Scheme, ids: np.ndarray, impressions: np.ndarray, others: 
 def _across_features(
     schemes: Sequence[Scheme], counted: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, float]:
-    """For each feature that reads a shared table: of its looked-up rows, those another's id uses too, by impressions."""
+    """Return, by feature that reads a shared table, the share of its looked-up rows that another's id uses too.
+
+    Rows count by impressions.
+    """
     lookups = {scheme.feature: scheme.rows(counted[scheme.feature][0]) for scheme in schemes}
     readers = _readers(schemes)
     users = {  # of each row: how many features' ids
@@ -247,19 +255,20 @@ def _across_features(
         for table in unique_tables(schemes)
         if len(readers[table.name]) > 1
     }
-    for own in lookups.values():
-        for table in {item.table for item in own} & users.keys():
-            users[table][np.unique([item.rows for item in own if item.table == table])] += 1
-    found = {}
-    for feature, own in lookups.items():
+    for items in lookups.values():
+        for table in {item.table for item in items} & users.keys():
+            users[table][np.unique([item.rows for item in items if item.table == table])] += 1
+    shares = {}
+    for feature, items in lookups.items():
         ids, impressions = counted[feature]
-        if len(ids) and any(item.table in users for item in own):
+        if len(ids) and any(item.table in users for item in items):
             hits = [
                 users[item.table][item.rows] > 1 if item.table in users else np.zeros(item.rows.shape, bool)
-                for item in own
+                for item in items
             ]
-            found[feature] = float(np.average(np.concatenate(hits, axis=1).mean(axis=1), weights=impressions))
-    return found
+            by_id = np.concatenate(hits, axis=1).mean(axis=1)
+            shares[feature] = float(np.average(by_id, weights=impressions))
+    return shares
 
 
 def _ranks(
@@ -289,12 +298,12 @@ def _ranks(
     return [
         RankReport(
             rank,
-            parameters=sum(shard.parameter_bytes for shard in own),
+            parameters=sum(shard.parameter_bytes for shard in on_rank),
             optimizer=dense.optimizer
-            + sum(shard.rows * optimizer_row_bytes(shard.columns, optimizer) for shard in own),
+            + sum(shard.rows * optimizer_row_bytes(shard.columns, optimizer) for shard in on_rank),
             dense=dense.dense,
-            shards=own,
+            shards=on_rank,
         )
         for rank in range(ranks)
-        for own in [[shard for shard in shards if shard.rank == rank]]
+        for on_rank in [[shard for shard in shards if shard.rank == rank]]
     ]

@@ -198,7 +198,6 @@ def _compare_configs(experiments: Sequence[Any], how: _ConfigComparison) -> None
     """Train what is missing, compare, and show the result."""
     from recsys.comparison.budgets import with_budgets
     from recsys.comparison.experiments import run_comparison
-    from recsys_pipelines.preparation.prepared import Prepared
 
     budgets = [budget.strip() for budget in how.budgets.split(",") if budget.strip()]
     with bars() as show:
@@ -214,8 +213,8 @@ def _compare_configs(experiments: Sequence[Any], how: _ConfigComparison) -> None
             slices=how.slices,
             baseline=how.baseline,
         )
-    for folder in dict.fromkeys(Path(arm.runs[0].metrics["prepared"]) for arm in result.arms):
-        with_doubts(Prepared.open(folder))
+    for prepared_set in {arm.runs[0].prepared_path: arm.runs[0].prepared() for arm in result.arms}.values():
+        with_doubts(prepared_set)
     _show_experiments(result, how.report, how.as_json)
 
 

@@ -62,7 +62,7 @@ def train(
     """Train one run and evaluate it on the test rows; a finished run is shown as it is."""
     from recsys.config import load
     from recsys.training.distributed import require_one_process
-    from recsys.training.run import train as run_train
+    from recsys.training.train import train as run_train
 
     require_one_process()  # before data are prepared
     experiment = load(config, data, on)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.config import ExperimentConfig
-from recsys.training.run import train
+from recsys.training.train import train
 from recsys_cython_ext.progress import Progress
 from recsys_pipelines.preparation.prepared import Prepared
 

@@ -167,12 +167,10 @@ def read_predictions(path: Path | str, columns: Columns, extra: Sequence[str] = 
 def _predictions_of(path: Path) -> list[tuple[str, Predictions]]:
     """Return the predictions that a path stands for, each with the name of its arm."""
     if path.is_dir():
-        from recsys.training.run import Run
+        from recsys.training.run import Run, is_finished
 
         seeds = sorted(path.glob("seed-*"), key=lambda seed: (len(seed.name), seed.name))
-        runs = [
-            Run.open(folder) for folder in ([path] if (path / "metrics.json").exists() else seeds or [path])
-        ]
+        runs = [Run.open(folder) for folder in ([path] if is_finished(path) else seeds or [path])]
         return [(run.config.name, Predictions.of(run)) for run in runs]
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder")
@@ -187,9 +185,7 @@ def _check_seeds(name: str, seeds: Sequence[Predictions]) -> None:
     if len({predictions.path.resolve() for predictions in seeds}) < len(seeds):
         raise ValueError(f"{name}: the same predictions stand twice: give each seed once")
     runs = [predictions.run for predictions in seeds if predictions.run is not None]
-    settings = {
-        run.config.replace({"training.seed": 0}).digest(Path(run.metrics["prepared"])) for run in runs
-    }
+    settings = {run.config.replace({"training.seed": 0}).digest(run.prepared_path) for run in runs}
     if len(settings) > 1 or len({run.config.training.seed for run in runs}) < len(runs):
         raise ValueError(
             f"{name}: these runs differ in more than their seed, or share one: name them apart, NAME=PATH"

@@ -8,7 +8,6 @@ time                days, or ten equal spans
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -25,11 +24,10 @@ from recsys.comparison.slicing import (
 from recsys.evaluation.arms.slices import Slicing
 from recsys.training.run import Run
 from recsys_cython_ext import MISSING_ID, string_ids
-from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.config import CategoricalConfig
 from recsys_pipelines.features import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, Buckets, Categorical
 from recsys_pipelines.features.plain import one_array, text_or_plain
-from recsys_pipelines.preparation.prepared import ManifestError, Prepared
+from recsys_pipelines.preparation.prepared import ManifestError
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import open_source
 from recsys_pipelines.sources.base import SourceError
@@ -47,8 +45,8 @@ class TestRows:
 
     def __init__(self, run: Run, row_ids: pa.Array) -> None:
         self.run = run
-        self.prepared = Prepared.open(Path(run.metrics["prepared"]))
-        self.rows = Rows.load(self.prepared.path, "test")
+        self.prepared = run.prepared()
+        self.rows = run.rows("test")
         paired, ids = row_ids.to_numpy(zero_copy_only=False), self.rows.row_id
         self._take: np.ndarray | None = None
         if not np.array_equal(ids, paired):

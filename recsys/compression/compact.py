@@ -1,4 +1,4 @@
-"""From what a learner found to compact tables: the space of genomes of an experiment, and a genome as a configuration."""
+"""A learner's result becomes a space of genomes, and a genome the configuration of compact tables."""
 
 import json
 import shutil
@@ -19,7 +19,6 @@ from recsys.planning import statistics_bytes
 from recsys.training.run import Run
 from recsys_cython_ext.files import (
     digest,
-    file_digest,
     is_sealed,
     lock_of,
     locked,
@@ -38,7 +37,6 @@ from recsys_pipelines.config import (
 from recsys_pipelines.features import Features, kept_ids, write_kept_ids
 from recsys_pipelines.features.categorical import Categorical
 from recsys_pipelines.sources import SourceError
-from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.schemes.compact import compact_from
 from recsys_tables.schemes.full import Full
 
@@ -48,7 +46,7 @@ INIT = "tables.init_bound"  # of a search over settings that is of compact table
 
 
 def space_of(config: ExperimentConfig, features: Features, learned: Learned) -> GenomeSpace:
-    """The compact models of an experiment of full tables, given what a learner left of them.
+    """Return the space of compact models of an experiment of full tables, given what a learner left of them.
 
     Parts of dates, buckets, and ids of fixed vocabularies and of sequences stay; only widths of such fields are searched.
     Raises ConfigError for a sequence with tables of its own that is `like` another feature, whose vocabulary it follows.
@@ -62,15 +60,15 @@ def space_of(config: ExperimentConfig, features: Features, learned: Learned) -> 
                 f"{config.name}: feature {lone[0]!r} is like {like!r}, but has a table of its own: a search cannot keep "
                 "other ids for it. Declare it without `like`, or take a model that reads the same table"
             )
-    own = [feature for feature in features.categorical if feature.name not in readers]
+    searched = [feature for feature in features.categorical if feature.name not in readers]
     return GenomeSpace(
-        features=tuple(feature.name for feature in own),
-        num_codes={feature.name: len(learned.score[feature.name]) for feature in own},
+        features=tuple(feature.name for feature in searched),
+        num_codes={feature.name: len(learned.score[feature.name]) for feature in searched},
         scores=learned.score,
         embedding_dim=config.tables.embedding_dim,
         widths=learned.widths,
         optimizer=config.training.table_optimizer,
-        whole={f.name: f.vocabulary_bytes for f in own if f.name not in prunable},
+        whole={f.name: f.vocabulary_bytes for f in searched if f.name not in prunable},
         statistics=statistics_bytes(features),
     )
 
@@ -82,7 +80,7 @@ def write_compact(
     learned: Learned,
     space: GenomeSpace,
     genome: Genome,
-    folder: Path,
+    folder: str | Path,
 ) -> Path:
     """Write a genome as an experiment called `name`, and return its file, which `recsys train` takes.
 
@@ -96,13 +94,13 @@ def write_compact(
     """
     raw = _raw_of(config, name, space, genome)
     keep = space.keep(genome)
-    kept = {feature: digest(mask.tobytes()) for feature, mask in keep.items()}
-    contents = [FORMAT_VERSION, raw, kept, learner_digest(run)]
-    out = folder / f"{name}-{text_digest(json.dumps(contents, sort_keys=True))}"
-    folder.mkdir(parents=True, exist_ok=True)
+    masks = {feature: digest(mask.tobytes()) for feature, mask in keep.items()}
+    contents = [FORMAT_VERSION, raw, masks, run.checkpoint_digest]
+    out = Path(folder) / f"{name}-{text_digest(json.dumps(contents, sort_keys=True))}"
+    out.parent.mkdir(parents=True, exist_ok=True)
     ids = {
         feature.name: feature.ids[keep[feature.name][FIRST_CODE:]]
-        for feature in Features.load(run.path / "features").categorical
+        for feature in run.features().categorical
         if isinstance(feature, Categorical) and feature.name in _prunable(config) & keep.keys()
     }
     with locked(lock_of(out)):
@@ -120,7 +118,7 @@ def write_compact(
 
 
 def _is_whole(out: Path, ids: Mapping[str, np.ndarray]) -> bool:
-    """Whether nothing is missing or damaged. Raises ConfigError where the experiment is another one by now."""
+    """Tell whether nothing is missing or damaged. Raises ConfigError where the experiment is another one by now."""
     file = out / EXPERIMENT
     if file.exists() and not is_sealed(file):
         raise ConfigError(
@@ -128,19 +126,16 @@ def _is_whole(out: Path, ids: Mapping[str, np.ndarray]) -> bool:
             "it, and the same command writes it again"
         )
     try:
-        kept = all(np.array_equal(kept_ids(out / IDS, feature), values) for feature, values in ids.items())
+        same_ids = all(
+            np.array_equal(kept_ids(out / IDS, feature), values) for feature, values in ids.items()
+        )
     except SourceError:
         return False
-    return kept and is_sealed(file) and is_sealed(out / START)
-
-
-def learner_digest(run: Run) -> str:
-    """Of the tensors of a learner's run."""
-    return file_digest(run.path / "checkpoint" / "manifest.json")
+    return same_ids and is_sealed(file) and is_sealed(out / START)
 
 
 def _raw_of(config: ExperimentConfig, name: str, space: GenomeSpace, genome: Genome) -> dict[str, Any]:
-    """The experiment of a genome; its files are beside it."""
+    """Return the experiment of a genome as plain values; its files are beside it."""
     raw = config.model_dump(mode="json", exclude_unset=True)
     prunable = _prunable(config)
     for declared, feature in zip(raw["features"], config.features, strict=True):
@@ -166,24 +161,24 @@ def _raw_of(config: ExperimentConfig, name: str, space: GenomeSpace, genome: Gen
 
 
 def _save_start(path: Path, run: Run, learned: Learned, space: GenomeSpace, genome: Genome) -> None:
-    """Tables under the genome's masks, and the learner's network."""
+    """Write the tables under the genome's masks, and the learner's network."""
     schemes = [Full(name, space.num_codes[name], space.embedding_dim) for name in space.features]
     keep, widths = space.keep(genome), dict(zip(space.features, genome.widths, strict=True))
     weights = {f"{name}/full": learned.masked(name, keep[name], widths[name]) for name in space.features}
     _, tables = compact_from(schemes, weights, keep, widths)
-    saved = Checkpoint(run.path / "checkpoint")
+    saved = run.checkpoint()
     tensors = {name: saved.read(name) for name in saved.names if name.startswith(NETWORK)}
     tensors |= {f"table/{name}": torch.from_numpy(np.ascontiguousarray(t)) for name, t in tables.items()}
     save_file(tensors, path)
 
 
 def _prunable(config: ExperimentConfig) -> set[str]:
-    """Features whose ids can leave the vocabulary."""
+    """Return the features whose ids can leave the vocabulary."""
     return {name for declared in config.features if _can_keep(declared) for name in declared.names}
 
 
 def _can_keep(declared: FeatureConfig) -> bool:
-    """Whether its declaration takes `keep`."""
+    """Tell whether a feature's declaration takes `keep`."""
     if isinstance(declared, CategoricalConfig) and declared.vocabulary is not None:
         return False
     return isinstance(declared, CategoricalConfig | CrossConfig | TokensConfig | PrefixesConfig) and (

@@ -1,4 +1,4 @@
-"""Qualities of genomes on disk: a search that was interrupted goes on from there."""
+"""Qualities of genomes are written to disk, from where a search that was interrupted goes on."""
 
 import json
 from collections import UserDict
@@ -19,30 +19,30 @@ class Evaluation(Manifest):
 
     @property
     def checksum(self) -> str:
-        """What `xxh64` must be."""
+        """Return what `xxh64` must be."""
         return text_digest(json.dumps([self.widths, self.rows, self.quality]))
 
 
 class EvaluationLog(UserDict[Genome, float]):
-    """Genome -> quality, a line of JSON each, written when it is set; `known` of a search.
+    """A mapping of genomes to qualities, a line of JSON each, written when it is set; `known` of a search.
 
     A last line that was cut off by an interruption is removed. A log belongs to one space and one evaluation, so name
     its file by what they depend on, and to one process at a time, so hold a lock on it. Raises ValueError naming file
     and line where another line cannot be read, or its checksum is wrong.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
         super().__init__()
-        self._path = path
+        self._path = path = Path(path)
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), 1):
             source = f"{path}, line {number}"
             try:
-                found = parse_json(line, Evaluation, source)
-                if found.xxh64 != found.checksum:
+                evaluation = parse_json(line, Evaluation, source)
+                if evaluation.xxh64 != evaluation.checksum:
                     raise DamagedFile(f"{source}: damaged: its checksum is wrong")
-                self.data[Genome.from_dict(found.model_dump())] = found.quality
+                self.data[Genome.from_dict(evaluation.model_dump())] = evaluation.quality
             except DamagedFile as error:
                 raise ValueError(f"{error}; remove the line") from None
             except ValueError as error:

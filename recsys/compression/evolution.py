@@ -1,4 +1,4 @@
-"""Evolution over genomes: which widths and rows are best under a byte budget, or at every number of bytes.
+"""Genomes evolve: which widths and rows are best under a byte budget, or at every number of bytes.
 
 A generation is evaluated at once, so that whoever evaluates may do it in parallel; a genome is evaluated only once.
 Genomes are values: a parent never changes, and what is returned is what was scored.
@@ -44,7 +44,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Scored:
-    """A genome, the quality it was found to have, and its bytes."""
+    """A genome, its quality on validation rows, and its bytes."""
 
     genome: Genome
     quality: float
@@ -53,39 +53,39 @@ class Scored:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search evaluated, in its order; at least one genome."""
+    """The genomes that a search evaluated, in its order; there is at least one."""
 
     evaluated: tuple[Scored, ...]
 
     @property
     def best(self) -> Scored:
-        """Of the best quality; of equals the one of fewest bytes, then the earliest."""
+        """Return the genome of the best quality; of equals the one of fewest bytes, then the earliest."""
         return by_quality(self.evaluated)[0]
 
     @property
     def evaluations(self) -> int:
-        """How many genomes were evaluated, each once; those known beforehand count too."""
+        """Count the genomes that were evaluated, each once; those known beforehand count too."""
         return len(self.evaluated)
 
     @property
     def history(self) -> list[tuple[int, float, int]]:
-        """Evaluations so far, and quality and bytes of the best so far, whenever that changes."""
-        found: list[tuple[int, float, int]] = []
+        """Return evaluations so far, and quality and bytes of the best so far, whenever that changes."""
+        steps: list[tuple[int, float, int]] = []
         for i, new in enumerate(self.evaluated, 1):
-            if not found or (new.quality, -new.bytes) > (found[-1][1], -found[-1][2]):
-                found.append((i, new.quality, new.bytes))
-        return found
+            if not steps or (new.quality, -new.bytes) > (steps[-1][1], -steps[-1][2]):
+                steps.append((i, new.quality, new.bytes))
+        return steps
 
     @property
     def front(self) -> list[Scored]:
-        """Genomes that no other beats in quality without more bytes, by rising bytes."""
+        """Return the genomes that no other beats in quality without more bytes, by rising bytes."""
         ranks = front_ranks(*_objectives(self.evaluated))
         best = [scored for scored, rank in zip(self.evaluated, ranks, strict=True) if rank == 0]
         return sorted(best, key=lambda scored: scored.bytes)
 
 
 class Evaluations:
-    """Evaluates genomes of a space, each once; `known` are qualities found earlier, and takes new ones as they come."""
+    """The evaluations of a search, each genome once; `known` holds earlier qualities, and takes new ones as they come."""
 
     def __init__(
         self, space: GenomeSpace, evaluate: Evaluate, known: MutableMapping[Genome, float] | None = None
@@ -115,7 +115,7 @@ class Evaluations:
         return [self.scored[genome] for genome in new]
 
     def outcome(self) -> Outcome:
-        """Everything so far."""
+        """Return everything that was evaluated so far."""
         return Outcome(tuple(self.scored.values()))
 
 
@@ -162,7 +162,7 @@ def pareto_front(
 
 
 def mutated(space: GenomeSpace, genome: Genome, rate: float, random: np.random.Generator) -> Genome:
-    """A new genome: every gene is drawn from its choices with probability `rate`, else that of `genome`.
+    """Return a mutant, each of whose genes is drawn from its choices with probability `rate`, else that of `genome`.
 
     A field that had been given up and gets a width draws its rows too. A mutant without any field is `genome`.
     """
@@ -170,18 +170,18 @@ def mutated(space: GenomeSpace, genome: Genome, rate: float, random: np.random.G
     changes = random.random((2, len(widths))) < rate
     for i in range(len(widths)):
         if changes[0, i]:
-            widths[i] = _drawn(space.width_choices[i], random)
+            widths[i] = _random_choice(space.width_choices[i], random)
         if changes[1, i] or (widths[i] and not genome.widths[i]):
-            rows[i] = _drawn(space.row_choices[i], random)
+            rows[i] = _random_choice(space.row_choices[i], random)
         if not widths[i]:
             rows[i] = 0
     return Genome(tuple(widths), tuple(rows)) if any(widths) else genome
 
 
 def crossed(left: Genome, right: Genome, random: np.random.Generator) -> Genome:
-    """The first fields of one parent and the last of the other, one or more of each: a field's genes travel together.
+    """Return a child of the first fields of one parent and the last of the other, one or more of each.
 
-    A child without any field is `left`, and so is a child of a single field.
+    A field's genes travel together. A child without any field is `left`, and so is a child of a single field.
     """
     point = int(random.integers(1, max(len(left.widths), 2)))
     widths = left.widths[:point] + right.widths[point:]
@@ -189,7 +189,7 @@ def crossed(left: Genome, right: Genome, random: np.random.Generator) -> Genome:
 
 
 def without_each_field(space: GenomeSpace, genome: Genome) -> list[Genome]:
-    """`genome` once for each field it has, with that field given up; none where it has one field only."""
+    """Return `genome` once for each field it has, with that field given up; nothing where it has one field only."""
     fields = [i for i, width in enumerate(genome.widths) if width and sum(map(bool, genome.widths)) > 1]
 
     def without(i: int) -> Genome:
@@ -199,24 +199,24 @@ def without_each_field(space: GenomeSpace, genome: Genome) -> list[Genome]:
     return [without(i) for i in fields]
 
 
-def distinct(make: Callable[[], Genome], number: int, seen: Container[Genome]) -> list[Genome]:
-    """So many different genomes of `make` that are not `seen`; fewer where it makes no more."""
-    found: dict[Genome, None] = {}
+def distinct(make: Callable[[], Genome], number: int, known: Container[Genome]) -> list[Genome]:
+    """Return `number` different genomes of `make` that are not `known`; fewer where it makes no more."""
+    genomes: dict[Genome, None] = {}
     for _ in range(DRAWS * number):
-        if len(found) == number:
+        if len(genomes) == number:
             break
-        if (genome := make()) not in seen:
-            found[genome] = None
-    return list(found)
+        if (genome := make()) not in known:
+            genomes[genome] = None
+    return list(genomes)
 
 
 def by_quality(scored: Sequence[Scored]) -> list[Scored]:
-    """The best quality first; of equals the fewest bytes."""
+    """Order genomes by falling quality; of equals the one of fewest bytes comes first."""
     return sorted(scored, key=lambda one: (-one.quality, one.bytes))
 
 
 def by_fronts(scored: Sequence[Scored]) -> list[Scored]:
-    """The best front first; within a front the loneliest first (Deb et al. 2002, crowded comparison)."""
+    """Order genomes by fronts, the best first; within a front the loneliest first (Deb et al. 2002, crowded comparison)."""
     quality, log_bytes = _objectives(scored)
     ranks = front_ranks(quality, log_bytes)
     crowding = np.empty(len(scored))
@@ -227,9 +227,10 @@ def by_fronts(scored: Sequence[Scored]) -> list[Scored]:
 
 
 def front_ranks(quality: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """Non-dominated sorting of points [n], int64 [n]: 0 where no other is as good for less, or better for as much.
+    """Sort points [n] into non-dominated fronts: 0 where no other is as good for less, or better for as much.
 
-    Rank 1 is 0 once rank 0 is gone, and so on. In O(n log n), for two objectives (Jensen 2003).
+    Rank 1 is 0 once rank 0 is gone, and so on; int64 [n]. In O(n log n), for two objectives (Jensen 2003). Written here,
+    for pymoo's public `NonDominatedSorting` comes with 34 MB of packages, and Optuna's function is private.
     """
     points, inverse = np.unique(np.column_stack([cost, -quality]), axis=0, return_inverse=True)
     ranks = np.empty(len(points), np.int64)
@@ -242,7 +243,7 @@ def front_ranks(quality: np.ndarray, cost: np.ndarray) -> np.ndarray:
 
 
 def crowding_distance(*objectives: np.ndarray) -> np.ndarray:
-    """How far each point [n] of a front is from its neighbours, inf at the ends (Deb et al. 2002, §III-B)."""
+    """Measure how far each point [n] of a front is from its neighbours: inf at the ends (Deb et al. 2002, §III-B)."""
     distance = np.zeros(len(objectives[0]))
     for values in objectives:
         order = np.argsort(values, kind="stable")
@@ -277,21 +278,21 @@ def _search(
     for _ in range(settings.generations):
         parents = [scored.genome for scored in population]
         new = distinct(partial(mutant, parents), settings.mutations, evaluations.scored)
-        seen = evaluations.scored.keys() | new
-        new += distinct(partial(child, parents), settings.crossovers, seen)
+        known = evaluations.scored.keys() | new
+        new += distinct(partial(child, parents), settings.crossovers, known)
         population = order(population + evaluations(new))[: settings.population]
     return evaluations.outcome()
 
 
 def _winner(parents: Sequence[Genome], random: np.random.Generator) -> Genome:
-    """The better of two drawn parents, which stand best first."""
+    """Draw two parents, which stand best first, and return the better one."""
     return parents[int(random.integers(len(parents), size=2).min())]
 
 
-def _drawn(choices: Sequence[int], random: np.random.Generator) -> int:
+def _random_choice(choices: Sequence[int], random: np.random.Generator) -> int:
     return choices[int(random.integers(len(choices)))]
 
 
 def _objectives(scored: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray]:
-    """Quality and log(bytes) [n]: half the bytes are as far away at every size."""
+    """Return quality and log(bytes) [n], so that half the bytes are as far away at every size."""
     return np.array([one.quality for one in scored]), np.log([one.bytes for one in scored])

@@ -1,4 +1,4 @@
-"""What an evolution must beat with as many evaluations: genomes drawn at random, and all fields shrunk alike."""
+"""An evolution must beat its rivals, which have as many evaluations: random genomes, and all fields shrunk alike."""
 
 from collections.abc import MutableMapping
 
@@ -18,7 +18,7 @@ def random_search(
     seed: int = 0,
     known: MutableMapping[Genome, float] | None = None,
 ) -> Outcome:
-    """Genomes with every gene drawn at random, repaired to fit the budget. Raises as `evolution.evolve` does."""
+    """Evaluate genomes whose genes are all drawn at random, repaired to fit the budget. Raises as `evolution.evolve`."""
     random = np.random.default_rng(seed)
     everything = space.everything()
 
@@ -35,8 +35,10 @@ def uniform_shrink(
     evaluations: int,
     known: MutableMapping[Genome, float] | None = None,
 ) -> Outcome:
-    """One width and one share of ids for all fields: at every width the largest share that fits, then those over √2,
-    over 2, …, for as many genomes as there are `evaluations`. Raises as `evolution.evolve` does.
+    """Evaluate genomes of one width and one share of ids for all fields.
+
+    They are, at every width, the largest share that fits, then those over √2, over 2, …, for as many genomes as there are
+    `evaluations`. Raises as `evolution.evolve` does.
     """
     widths = space.widths_for_all
     shares = {width: space.uniform_share(width, budget_bytes) for width in widths}

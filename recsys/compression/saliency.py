@@ -1,4 +1,4 @@
-"""How much each row matters: the loss of training rows that would be lost with it, to second order."""
+"""The saliency of a row says how the training loss would rise without it, to second order."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,17 +23,17 @@ from recsys_tables.field import Field
 def saliency(
     model: ClickModel, learned: Learned, rows: Rows, batch_size: int, progress: Progress = no_progress
 ) -> dict[str, np.ndarray]:
-    """½ Σ (g · (e - e₀))² of each row e, by feature with a table of its own: float64 [V]. e₀ is the field's default.
+    """Compute ½ Σ (g · (e - e₀))² of each row e, by feature with a table of its own: float64 [V].
 
-    The sum is over the impressions of `rows` that hold the id, and g the gradient of the impression's log loss by the
-    id's vector: LeCun et al. 1990 (optimal brain damage) with the empirical Fisher information of whole rows in place of
-    the diagonal Hessian. Twice this is Wald's statistic against the default. So it grows with the impressions of an id
-    that matters, stays small for an id that noise has moved, and is comparable over fields.
+    e₀ is the field's default, g the gradient of an impression's log loss by the id's vector, and the sum is over the
+    impressions of `rows` that hold the id: LeCun et al. 1990 (optimal brain damage) with the empirical Fisher information
+    of whole rows in place of the diagonal Hessian. Twice this is Wald's statistic against the default. So it grows with
+    the impressions of an id that matters, stays small for an id that noise has moved, and is comparable over fields.
 
-    model: full tables that hold `learned.weights`, in evaluation mode.
+    `model` has full tables that hold `learned.weights`, and is in evaluation mode.
     """
-    found = {name: np.zeros(len(weights)) for name, weights in learned.weights.items()}
-    parts = {
+    sums = {name: np.zeros(len(weights)) for name, weights in learned.weights.items()}
+    changes = {
         name: torch.from_numpy(values - learned.default[name]) for name, values in learned.weights.items()
     }
     for first in range(0, len(rows), batch_size):
@@ -41,19 +41,19 @@ def saliency(
         batch = click_batch(model.engine, rows.batch(part))
         for field, bag, gradient in _gradients(model, batch):
             table = _owner(field)
-            change = (gradient * parts[table][bag.ids]).sum(dim=1).double().square()
-            found[table] += np.bincount(bag.ids.numpy(), change.numpy(), minlength=len(found[table]))
+            squared = (gradient * changes[table][bag.ids]).sum(dim=1).double().square()
+            sums[table] += np.bincount(bag.ids.numpy(), squared.numpy(), minlength=len(sums[table]))
         progress("rank rows", first + len(part), len(rows))
-    return {name: values / 2 for name, values in found.items()}
+    return {name: values / 2 for name, values in sums.items()}
 
 
 def with_defaults(learned: Learned, rows: Rows, min_count: int) -> Learned:
-    """What a learner leaves, without ids that occur fewer than `min_count` times in the training `rows`.
+    """Leave out the ids that occur fewer than `min_count` times in the training `rows`, and add defaults.
 
-    An id that was seen once or twice and happened to be clicked looks important. To choose ids so would tell the labels
-    of training to the tables that are trained next. default: the row of unknown ids where training has some, else the mean
-    vector of the field's impressions, which is what such a row learns first; a history that reads the field's rows does
-    not count.
+    An id that occurs once or twice and happened to be clicked looks important. To choose ids so would tell the labels
+    of training to the tables that are trained next. The default is the row of unknown ids where training has some, else the
+    mean vector of the field's impressions, which is what such a row learns first; a history that reads the field's rows
+    does not count.
     """
     default, score = {}, {}
     for name, weights in learned.weights.items():
@@ -64,18 +64,18 @@ def with_defaults(learned: Learned, rows: Rows, min_count: int) -> Learned:
     return replace(learned, default=default, score=score)
 
 
-def ranked_by_saliency(learned: Learned, found: dict[str, np.ndarray]) -> Learned:
-    """What the learner keeps, with `saliency` as its scores."""
-    score = {name: np.where(learned.score[name] > 0, found[name], 0.0) for name in learned.score}
+def ranked_by_saliency(learned: Learned, by_feature: dict[str, np.ndarray]) -> Learned:
+    """Return what the learner keeps, with the `saliency` of each feature's rows as scores."""
+    score = {name: np.where(learned.score[name] > 0, by_feature[name], 0.0) for name in learned.score}
     return replace(learned, score=score)
 
 
 def _gradients(model: ClickModel, batch: ClickBatch) -> Iterator[tuple[Field, Bag, Tensor]]:
-    """Of each field: its bags, and the gradient of each sample's own loss by the vector of each of its ids, [L, D]."""
+    """Yield each field, its bags, and the gradient of each sample's own loss by the vector of each of its ids, [L, D]."""
     with torch.no_grad():
         looked_up = model.engine.look_up(batch.rows)
     pooled = looked_up.concatenated.requires_grad_()
-    unpooled = {name: own.values().requires_grad_() for name, own in looked_up.sequences.items()}
+    unpooled = {name: vectors.values().requires_grad_() for name, vectors in looked_up.sequences.items()}
     sequences = {
         name: JaggedTensor(values, lengths=looked_up.sequences[name].lengths())
         for name, values in unpooled.items()
@@ -98,5 +98,5 @@ def _gradients(model: ClickModel, batch: ClickBatch) -> Iterator[tuple[Field, Ba
 
 
 def _owner(field: Field) -> str:
-    """The feature whose table the field reads."""
+    """Return the feature whose table the field reads."""
     return field.scheme.owner.feature

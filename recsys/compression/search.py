@@ -1,4 +1,4 @@
-"""From an experiment to small tables: a learner, a search on validation rows, compact tables, seeds, an artefact.
+"""An experiment gets small tables by a learner, a search on validation rows, compact tables, seeds and an artefact.
 
 <runs>/<name>-search-<digest>/
   evaluations.jsonl    qualities of genomes, as they come
@@ -7,50 +7,40 @@
 The learner's run, the trained arms and the evaluations are kept, so the same command goes on where it was.
 """
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from recsys.comparison.experiments import Result, run_comparison
-from recsys.compression.compact import learner_digest, space_of, write_compact
-from recsys.compression.evaluations import EvaluationLog
-from recsys.compression.evolution import Evaluate, Outcome, Settings, evolve, pareto_front
-from recsys.compression.learners import learned_of
-from recsys.compression.rivals import random_search, uniform_shrink
-from recsys.compression.saliency import ranked_by_saliency, saliency, with_defaults
-from recsys.compression.space import Genome, GenomeSpace, Learned
-from recsys.compression.supernet import Supernet, full_model, validation_rows
-from recsys.config import ConfigError, ExperimentConfig, load
+from recsys.compression.compact import space_of, write_compact
+from recsys.compression.evolution import Outcome
+from recsys.compression.space import Genome, GenomeSpace
+from recsys.compression.stages import (
+    Evaluator,
+    learner_of,
+    rank_rows,
+    rows_to_judge_on,
+    search_digest,
+    search_genomes,
+)
+from recsys.compression.supernet import Supernet
+from recsys.config import ExperimentConfig, load
 from recsys.planning import plan_of
 from recsys.serving.export import export
-from recsys.training.labels import check_measured
 from recsys.training.loop import Watch
-from recsys.training.run import Run, train
-from recsys_cython_ext.files import is_sealed, lock_of, locked, seal, text_digest
+from recsys.training.run import Run
+from recsys.training.train import train
 from recsys_cython_ext.progress import Progress, no_progress
-from recsys_pipelines.batches.loader import Rows
-from recsys_pipelines.features import Features
 from recsys_pipelines.preparation.prepared import Prepared
-from recsys_pipelines.shards import read_arrays, write_arrays
 from recsys_tables.schemes.declared import budget_bytes, check_budget
 from recsys_tables.serving.quantise import Dtype
-
-VERSION = 3  # of how rows are ranked and genomes judged, and of the files that keep it
-
-Evaluator = Callable[[Supernet], AbstractContextManager[Evaluate]]
 
 
 @dataclass(frozen=True)
 class CompressionResult:
     """What a search found: genomes, and what became of those that were trained.
 
-    learner: its finished run. full: the genome of all rows and columns that it keeps, on validation.
-    outcomes: by search, `evolution` first, then its rivals. front: quality by bytes up to the full table's.
+    learner: its finished run. full, outcomes, front: as of `stages.Searches`.
     compared: the full table and the best genome of each search, trained; None where nothing was.
     """
 
@@ -70,22 +60,11 @@ class CompressionResult:
 
     @property
     def best(self) -> Genome:
-        """The evolution's."""
+        """Return the evolution's best genome."""
         return self.outcomes["evolution"].best.genome
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-
-        def scored(outcome: Outcome) -> dict[str, Any]:
-            best = outcome.best
-            return {
-                "genome": best.genome.to_dict(),
-                "quality": best.quality,
-                "bytes": best.bytes,
-                "evaluations": outcome.evaluations,
-                "history": outcome.history,
-            }
-
+        """Return plain values, ready for JSON."""
         return {
             "budget": self.budget,
             "budget_bytes": self.budget_bytes,
@@ -94,7 +73,7 @@ class CompressionResult:
             "learner": str(self.learner.path),
             "quality_of_all_kept": self.full,
             "bytes_of_all_kept": self.space.bytes(self.space.everything()),
-            "searches": {name: scored(outcome) for name, outcome in self.outcomes.items()},
+            "searches": {name: _plain(outcome) for name, outcome in self.outcomes.items()},
             "front": [
                 {**s.genome.to_dict(), "quality": s.quality, "bytes": s.bytes} for s in self.front.front
             ],
@@ -104,11 +83,22 @@ class CompressionResult:
         }
 
 
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    best = outcome.best
+    return {
+        "genome": best.genome.to_dict(),
+        "quality": best.quality,
+        "bytes": best.bytes,
+        "evaluations": outcome.evaluations,
+        "history": outcome.history,
+    }
+
+
 def run_compression(
     config: ExperimentConfig,
     budget: str,
     prepared: Prepared,
-    roots: tuple[Path, Path],
+    roots: tuple[str | Path, str | Path],
     evaluator: Evaluator,
     seeds: int = 5,
     jobs: int | None = None,
@@ -119,151 +109,85 @@ def run_compression(
 ) -> CompressionResult:
     """Find the best compact model of `config`, of full tables, whose resident bytes are at most `budget`.
 
-    roots: the folders of runs and of prepared data. `evaluator` says where genomes are evaluated. seeds: of the final
-    comparison with the full table; 0 stops before it. effect, jobs: as of `run_comparison`.
+    Only validation rows choose.
 
-    Only validation rows choose. Raises ConfigError where the tables are not `full`, BudgetError where the smallest
-    tables that keep every field do not fit, and as `train`, `learned_of` and `run_comparison` do.
+    Args:
+        config: An experiment of full tables; its section `compression` says how.
+        budget: Bytes, such as 64MB, or a share of the full table's, such as 10%.
+        prepared: The rows of the experiment.
+        roots: The folders of runs and of prepared data.
+        evaluator: Where genomes are evaluated.
+        seeds: Of the final comparison with the full table; 0 stops before it.
+        jobs: As of `run_comparison`.
+        effect: As of `run_comparison`.
+        dtype: Of the artefact's tables.
+        watch: Is told how the learner trains.
+        progress: Is told how all else goes.
+
+    Raises:
+        ConfigError: The tables are not `full`.
+        BudgetError: The smallest tables that keep every field do not fit.
+        ValueError: As `train`, `learned_of` and `run_comparison` do.
     """
-    if config.tables.scheme != "full":
-        raise ConfigError(
-            f"{config.name}: tables.scheme is {config.tables.scheme!r}; a search starts from full tables, so set it "
-            "to 'full', and the learner's in compression.learner"
-        )
-    runs, prepared_root = roots
-    learner_config = config.replace(
-        {**config.compression.learner, "name": f"{config.name}-learner"},
-        where=f"{config.name}: compression.learner",
-    )
-    features = prepared.features()
-    full_bytes = plan_of(config, features).full_bytes
-    limit = budget_bytes(check_budget(budget), full_bytes)
-    _check(config, learner_config, features, limit)
-    compression = config.compression
-    rows = validation_rows(prepared.path, compression.validation_rows, compression.seed)
-    check_measured("validation", len(rows), int(np.count_nonzero(rows.label)), "the search for small tables")
-    if seeds > 0:
-        test = prepared.manifest.splits["test"]
-        check_measured("test", test.rows, test.positives, "a comparison")
-    learner = train(learner_config, prepared, runs, watch)
-    learned = _ranked(learner, prepared, config.compression.min_count, progress)
-    space = space_of(config, features, learned)
-    folder = runs / f"{config.name}-search-{_digest(config, learner)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "evaluations.jsonl"
-    settings = Settings(
-        compression.population,
-        compression.mutations,
-        compression.crossovers,
-        compression.generations,
-        compression.mutation_rate,
-        compression.seed,
-    )
-    supernet = Supernet(learner, learned, space, rows)
-    everything = space.everything()
-    with locked(lock_of(log)), evaluator(supernet) as evaluate:  # one process writes to the log
-        known = EvaluationLog(log)
-        of = settings.population + settings.generations * (settings.mutations + settings.crossovers)
-
-        def shown(what: str) -> Evaluate:
-            return _shown(evaluate, what, of, progress)
-
-        evolution = evolve(space, shown("evolution"), limit, settings, known)
-        tried = evolution.evaluations
-        outcomes = {
-            "evolution": evolution,
-            "random": random_search(space, shown("random search"), limit, tried, compression.seed, known),
-            "uniform": uniform_shrink(space, shown("uniform shrink"), limit, tried, known),
-        }
-        front = pareto_front(space, shown("Pareto front"), space.bytes(everything), settings, known)
-        if everything not in known:
-            (known[everything],) = evaluate([everything])
-    place = folder / budget.replace(" ", "").replace("%", "pct")
-    compact = {
-        search: write_compact(
-            config, f"{config.name}-{search}", learner, learned, space, outcome.best.genome, place
-        )
-        for search, outcome in outcomes.items()
-    }
-    found = CompressionResult(
-        config,
-        budget,
-        limit,
-        full_bytes,
-        space,
-        learner,
-        known[everything],
-        outcomes,
-        front,
-        compact,
-        None,
-        None,
-        prepared.path,
-    )
-    if seeds == 0:
-        return found
-    arms = [config, *map(load, compact.values())]
+    runs, prepared_root = map(Path, roots)
+    compares = seeds > 0
+    result, folder = _search(config, budget, prepared, runs, evaluator, compares, watch, progress)
+    if not compares:
+        return result
+    arms = [config, *map(load, result.compact.values())]
     compared = run_comparison(
         arms, seeds, runs, prepared_root, jobs, progress, effect=effect, baseline=config.name
     )
-    first = compared.arms[1].runs[0]
-    out = place / f"artefact-{dtype}-{first.path.parent.name.rpartition('-')[2]}"
-    export(first, out, dtype)
-    return replace(found, compared=compared, artefact=out)
+    return replace(result, compared=compared, artefact=_export_first_seed(compared, folder, dtype))
 
 
-def _check(config: ExperimentConfig, learner: ExperimentConfig, features: Features, limit: int) -> None:
-    """Say before training what would fail after it."""
-    own = [s for s in plan_of(learner, features).schemes if s.owner is s]
-    if not all(hasattr(scheme, "learned") for scheme in own):
-        raise ConfigError(
-            f"{config.name}: compression.learner: tables of scheme {learner.tables.scheme!r} learn no masks; take one that "
-            "does, such as opt_embed"
-        )
-    ones = {scheme.feature: np.ones(scheme.num_ids or 0) for scheme in own}
-    learned = Learned({}, ones, dict.fromkeys(ones, config.tables.embedding_dim))
-    space = space_of(config, features, learned)
-    space.fit(space.everything(), limit)
+def _search(
+    config: ExperimentConfig,
+    budget: str,
+    prepared: Prepared,
+    runs: Path,
+    evaluator: Evaluator,
+    compares: bool,
+    watch: Watch | None,
+    progress: Progress,
+) -> tuple[CompressionResult, Path]:
+    """Return what validation rows choose, before it is compared, and the folder of the compact experiments."""
+    learner_config = learner_of(config)
+    full_bytes = plan_of(config, prepared.features()).full_bytes
+    limit = budget_bytes(check_budget(budget), full_bytes)
+    rows = rows_to_judge_on(config, learner_config, prepared, limit, compares)
+    learner = train(learner_config, prepared, runs, watch)
+    learned = rank_rows(learner, prepared, config.compression.min_count, progress)
+    space = space_of(config, prepared.features(), learned)
+    supernet = Supernet(learner, learned, space, rows)
+    folder = runs / f"{config.name}-search-{search_digest(config, learner)}"
+    searches = search_genomes(supernet, space, limit, config.compression, evaluator, folder, progress)
+    place = folder / budget.replace(" ", "").replace("%", "pct")
+    compact = {}
+    for search, outcome in searches.outcomes.items():
+        name, best = f"{config.name}-{search}", outcome.best.genome
+        compact[search] = write_compact(config, name, learner, learned, space, best, place)
+    result = CompressionResult(
+        config=config,
+        budget=budget,
+        budget_bytes=limit,
+        full_bytes=full_bytes,
+        space=space,
+        learner=learner,
+        full=searches.full,
+        outcomes=searches.outcomes,
+        front=searches.front,
+        compact=compact,
+        compared=None,
+        artefact=None,
+        prepared=prepared.path,
+    )
+    return result, place
 
 
-def _ranked(learner: Run, prepared: Prepared, min_count: int, progress: Progress) -> Learned:
-    """What the learner leaves, ranked by what training would lose with each row; kept with the run."""
-    rows = Rows.load(prepared.path, "train")
-    learned = with_defaults(learned_of(learner), rows, min_count)
-    file = learner.path / f"saliency-{VERSION}.npz"
-    with locked(lock_of(file)):
-        if not is_sealed(file):
-            size = learner.config.evaluation.batch_size
-            found = saliency(full_model(learner, learned), learned, rows, size, progress)
-            write_arrays(((str(n), found[name]) for n, name in enumerate(learned.weights)), file)
-            seal(file)
-        scores = read_arrays(file)
-    return ranked_by_saliency(learned, {name: scores[str(n)] for n, name in enumerate(learned.weights)})
-
-
-def _shown(evaluate: Evaluate, what: str, of: int, progress: Progress) -> Evaluate:
-    """Evaluate, and tell how many are done."""
-    done = 0
-
-    def told(genomes: Sequence[Genome]) -> Iterator[float]:
-        nonlocal done
-        qualities: Iterable[float] = evaluate(genomes)
-        for quality in qualities:
-            done += 1
-            progress(what, done, max(of, done))  # a first population may be larger
-            yield quality
-
-    return told
-
-
-def _digest(config: ExperimentConfig, learner: Run) -> str:
-    """Of all that an evaluation of a genome depends on."""
-    told = [
-        VERSION,
-        learner_digest(learner),
-        Path(learner.metrics["prepared"]).name,
-        config.compression.min_count,
-        config.compression.validation_rows,
-        config.compression.seed,
-    ]
-    return text_digest(json.dumps(told))
+def _export_first_seed(compared: Result, folder: Path, dtype: Dtype) -> Path:
+    """Export the first run of the evolution's arm below `folder`, and return the artefact's folder."""
+    run = compared.arms[1].runs[0]
+    out = folder / f"artefact-{dtype}-{run.path.parent.name.rpartition('-')[2]}"
+    export(run, out, dtype)
+    return out

@@ -1,4 +1,4 @@
-"""The compact models a search chooses among: for every field a width, and how many of its ids keep a row.
+"""A search chooses among compact models, which have a width for every field and rows for some of its ids.
 
 A genome is one of them. Its bytes are those that the plan of its compact model will count, all resident ones: a search
 that does not pay for vocabularies and remaps keeps ids that cost more than they are worth.
@@ -46,12 +46,12 @@ class Genome:
                 )
 
     def to_dict(self) -> dict[str, list[int]]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return {"widths": list(self.widths), "rows": list(self.rows)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Genome":
-        """What `to_dict` wrote. Raises ValueError where it is of another form."""
+        """Read what `to_dict` wrote. Raises ValueError where it is of another form."""
         try:
             widths, rows = values["widths"], values["rows"]
             if any(type(value) is not int for value in [*widths, *rows]):
@@ -65,7 +65,7 @@ class Genome:
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """What a learner leaves, by feature.
+    """The weights, scores and widths that a learner leaves, by feature.
 
     weights: float32 [V, D], effective values: masks that belong to the learner are applied.
     score: float64 [V], importance; above 0 where the learner keeps the row, and comparable over features.
@@ -79,13 +79,15 @@ class Learned:
     default: dict[str, np.ndarray] = field(default_factory=dict)
 
     def masked(self, feature: str, keep: np.ndarray, width: int) -> np.ndarray:
-        """Weights [V, D] of a feature under a mask of rows, bool [V], and of columns; the row of unknown ids too is
-        the default."""
+        """Return the weights [V, D] of a feature under a mask of rows, bool [V], and of columns.
+
+        The row of unknown ids is the default too.
+        """
         default = self.default.get(feature, np.zeros(self.weights[feature].shape[1], np.float32))
-        found = np.where(keep[:, None], self.weights[feature], default)
-        found[UNKNOWN_CODE] = default
-        found[:, width:] = 0
-        return found
+        weights = np.where(keep[:, None], self.weights[feature], default)
+        weights[UNKNOWN_CODE] = default
+        weights[:, width:] = 0
+        return weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,24 +136,24 @@ class GenomeSpace:
 
     @cached_property
     def width_choices(self) -> tuple[tuple[int, ...], ...]:
-        """0, 4, … up to the widest useful width, for each field."""
+        """Return 0, 4, … up to the widest useful width, for each field."""
         return tuple(tuple(range(0, self._widest(name) + 1, 4)) for name in self.features)
 
     @property
     def widths_for_all(self) -> tuple[int, ...]:
-        """Widths above 0 that one could give to all fields: 4, 8, … up to the widest of any."""
+        """Return the widths above 0 that one could give to all fields: 4, 8, … up to the widest of any."""
         return max(self.width_choices, key=len)[1:]
 
     @cached_property
     def row_choices(self) -> tuple[tuple[int, ...], ...]:
-        """Falling numbers of rows for each field: its ids, those over √2, over 2, … down to a handful, and 0."""
+        """Return falling numbers of rows for each field: its ids, those over √2, over 2, … down to a handful, and 0."""
         return tuple(
             (most,) if name in self.whole else _grid(most)
             for name, most in zip(self.features, self._most_rows, strict=True)
         )
 
     def bytes(self, genome: Genome) -> int:
-        """All resident bytes of the compact model in training, as its plan counts them. Raises as `check` does."""
+        """Count all resident bytes of the compact model in training, as its plan does. Raises as `check` does."""
         self.check(genome)
         return self._bytes(genome)
 
@@ -162,15 +164,15 @@ class GenomeSpace:
         return compact_bytes(codes, width, self.optimizer) + self.whole.get(name, table_bytes(rows))
 
     def keep(self, genome: Genome) -> dict[str, np.ndarray]:
-        """Which codes keep a row, bool [V] by feature: the reserved ones and the best ids. Raises as `check` does."""
+        """Tell which codes keep a row, bool [V] by feature: the reserved ones and the best ids. Raises as `check` does."""
         self.check(genome)
-        found = {}
+        masks = {}
         for i, name in enumerate(self.features):
             keep = np.zeros(self.num_codes[name], np.bool_)
             keep[:FIRST_CODE] = genome.widths[i] > 0
             keep[self._ranked[i][: genome.rows[i]]] = True
-            found[name] = keep
-        return found
+            masks[name] = keep
+        return masks
 
     def check(self, genome: Genome) -> None:
         """Raise ValueError naming the field where `genome` is none of this space, or gives up every field."""
@@ -190,20 +192,20 @@ class GenomeSpace:
             raise ValueError("a genome that gives up every field: give at least one of them a width")
 
     def everything(self) -> Genome:
-        """The largest: all that the learner keeps."""
+        """Return the largest genome: all that the learner keeps."""
         return self.uniform(self.embedding_dim, 1.0)
 
     def uniform(self, width: int, share: float) -> Genome:
-        """One width, or each field's widest where that is less, and the same share of the ids of every field."""
+        """Return one width, or each field's widest where that is less, and the same share of the ids of every field."""
         return self._with_rows(width, [round(share * most) for most in self._most_rows])
 
     def uniform_share(self, width: int, budget_bytes: int) -> float:
-        """The largest share of ids with which `uniform` fits the budget, 0 where none does."""
+        """Return the largest share of ids with which `uniform` fits the budget, 0 where none does."""
         most = _largest(SHARES, lambda n: self._bytes(self.uniform(width, n / SHARES)) <= budget_bytes)
         return most / SHARES
 
     def by_score(self, width: int, budget_bytes: int) -> Genome:
-        """One width, or each field's widest where that is less, and the best ids of all fields together that fit.
+        """Return one width, or each field's widest where that is less, and the best ids of all fields together that fit.
 
         Of equal scores, the more frequent id of its field comes first. Raises BudgetError as `fit` does.
         """
@@ -216,7 +218,7 @@ class GenomeSpace:
         return self.fit(genome(most), budget_bytes)
 
     def fit(self, genome: Genome, budget_bytes: int) -> Genome:
-        """Repair: take rows, and when there are none left columns, from the field with most bytes until it fits.
+        """Take rows, and when there are none left columns, from the field with most bytes until the genome fits.
 
         A step is one of the grid, and the last only as long as it must be. A genome that fits is returned as it is.
         Raises BudgetError where not even the row of unknown ids of every field fits, and as `check` does.
@@ -242,18 +244,18 @@ class GenomeSpace:
 
     @cached_property
     def least_bytes(self) -> int:
-        """Of the smallest genome that gives up no field it may have: `fit` can reach every larger budget."""
+        """Return the bytes of the smallest genome that gives up no field it may have; `fit` reaches every larger budget."""
         return self._bytes(self._with_rows(4, [0] * len(self.features)))
 
     def _check_names(self) -> None:
-        """Every feature has codes, scores and a width; `whole` is of some."""
-        every = {"num_codes": self.num_codes, "scores": self.scores}
-        every |= {} if self.widths is None else {"widths": self.widths}
-        for what, given in (every | {"whole": self.whole}).items():
-            missing = what in every and not set(self.features) <= set(given)
-            if missing or not set(given) <= set(self.features):
+        """Raise ValueError unless every feature has codes, scores and a width, and nothing else has; `whole` is of some."""
+        complete = {"num_codes": self.num_codes, "scores": self.scores}
+        complete |= {} if self.widths is None else {"widths": self.widths}
+        for role, names in (complete | {"whole": self.whole}).items():
+            missing = role in complete and not set(self.features) <= set(names)
+            if missing or not set(names) <= set(self.features):
                 raise ValueError(
-                    f"{what} of {', '.join(given)}, but the features are {', '.join(self.features)}"
+                    f"{role} of {', '.join(names)}, but the features are {', '.join(self.features)}"
                 )
 
     def _widest(self, name: str) -> int:
@@ -262,32 +264,32 @@ class GenomeSpace:
     def _with_rows(self, width: int, rows: list[int]) -> Genome:
         widths = [min(width, choices[-1]) for choices in self.width_choices]
         whole = [name in self.whole for name in self.features]
-        wanted = [most if all_ else n for most, all_, n in zip(self._most_rows, whole, rows, strict=True)]
-        return Genome(tuple(widths), tuple(n if w else 0 for w, n in zip(widths, wanted, strict=True)))
+        numbers = [most if all_ else n for most, all_, n in zip(self._most_rows, whole, rows, strict=True)]
+        return Genome(tuple(widths), tuple(n if w else 0 for w, n in zip(widths, numbers, strict=True)))
 
     def _bytes(self, genome: Genome) -> int:
         fields = map(self.field_bytes, range(len(self.features)), genome.widths, genome.rows)
         return self.statistics + sum(fields)
 
-    def _fewer_rows(self, i: int, width: int, rows: int, wanted_bytes: int) -> int:
-        """The next number of the grid, or what of the way there is enough for the field's bytes to be `wanted`."""
+    def _fewer_rows(self, i: int, width: int, rows: int, limit: int) -> int:
+        """Return the next number of the grid, or the largest above it with which the field's bytes are within `limit`."""
         following = next(n for n in self.row_choices[i] if n < rows)
         more = _largest(
             rows - 1 - following,
-            lambda n: self.field_bytes(i, width, following + n) <= wanted_bytes,
+            lambda n: self.field_bytes(i, width, following + n) <= limit,
         )
         return following + more
 
     @cached_property
     def _ranked(self) -> tuple[np.ndarray, ...]:
-        """Codes of the ids that can be kept, best first, of equals the more frequent, for each field."""
-        found = []
+        """Return the codes of the ids that can be kept, best first, of equals the more frequent, for each field."""
+        by_field = []
         for name in self.features:
             score = self.scores[name][FIRST_CODE:]
             best = np.argsort(-score, kind="stable")
             num_kept = len(score) if name in self.whole else np.count_nonzero(score > 0)
-            found.append(best[:num_kept] + FIRST_CODE)
-        return tuple(found)
+            by_field.append(best[:num_kept] + FIRST_CODE)
+        return tuple(by_field)
 
     @cached_property
     def _most_rows(self) -> tuple[int, ...]:
@@ -295,7 +297,7 @@ class GenomeSpace:
 
     @cached_property
     def _places(self) -> tuple[np.ndarray, ...]:
-        """Rising places of each field's ranked ids in one ranking over all fields."""
+        """Return rising places of each field's ranked ids in one ranking over all fields."""
         scores = np.concatenate([self.scores[f][r] for f, r in zip(self.features, self._ranked, strict=True)])
         ends = np.cumsum([len(ranked) for ranked in self._ranked])
         place = np.empty(len(scores), np.int64)
@@ -310,5 +312,5 @@ def _grid(most: int) -> tuple[int, ...]:
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int:
-    """The largest of 0..most that fits, when smaller ones do; 0 where none does."""
+    """Return the largest of 0..most that fits, when smaller ones do; 0 where none does."""
     return max(bisect_left(range(most + 1), True, key=lambda n: not fits(n)) - 1, 0)

@@ -1,7 +1,8 @@
-"""How good a compact model would be, told by a learner's own weights: masks on its tables, and no training."""
+"""A supernet tells how good a compact model would be by masks on a learner's tables, and no training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,7 @@ from recsys.training.feed import click_batch
 from recsys.training.loop import make_model
 from recsys.training.run import Run
 from recsys_pipelines.batches.loader import Rows
-from recsys_pipelines.features import Features
-from recsys_tables.distributed.checkpoint import Checkpoint
+from recsys_pipelines.preparation.prepared import Prepared
 
 NETWORK = "dense/network."  # of a checkpoint's tensors
 
@@ -29,7 +29,8 @@ class Supernet:
     """
 
     def __init__(self, run: Run, learned: Learned, space: GenomeSpace, rows: Rows) -> None:
-        self.recipe = run, learned, space, rows  # what another process makes the same of
+        # what another process makes the same of; a new Run, without features that were loaded here
+        self.recipe = replace(run), learned, space, rows
         self._space, self._learned = space, learned
         torch.set_num_threads(run.config.training.num_threads)
         self._model = full_model(run, learned)
@@ -41,7 +42,7 @@ class Supernet:
 
     @torch.no_grad()
     def quality(self, genome: Genome) -> float:
-        """AUC of a genome. A pruned id reads the field's default.
+        """Return the AUC of a genome. A pruned id reads the field's default.
 
         Not the log loss: widths were drawn in training, so the logits of wider genomes are too far from 0 until they are
         trained as they are.
@@ -54,11 +55,10 @@ class Supernet:
 
 
 def full_model(run: Run, learned: Learned) -> ClickModel:
-    """A learner's run as a model of full tables on the CPU, in evaluation mode."""
+    """Restore a learner's run as a model of full tables on the CPU, in evaluation mode."""
     tables = {"scheme": "full", "embedding_dim": run.config.tables.embedding_dim}
-    features = Features.load(run.path / "features")
-    model = make_model(run.config.replace({"tables": tables}), features, device="cpu")
-    saved = Checkpoint(run.path / "checkpoint")
+    model = make_model(run.config.replace({"tables": tables}), run.features(), device="cpu")
+    saved = run.checkpoint()
     names = [name for name in saved.names if name.startswith(NETWORK)]
     model.network.load_state_dict({name.removeprefix(NETWORK): saved.read(name) for name in names})
     for feature, weights in learned.weights.items():
@@ -66,8 +66,8 @@ def full_model(run: Run, learned: Learned) -> ClickModel:
     return model.eval()
 
 
-def validation_rows(prepared: Path, most: int, seed: int) -> Rows:
-    """Validation rows of a prepared folder, or so many of them drawn at random, in their order."""
+def validation_rows(prepared: Prepared | str | Path, most: int, seed: int) -> Rows:
+    """Return the validation rows of a prepared set, or `most` of them drawn at random, in their order."""
     rows = Rows.load(prepared, "validation")
     if len(rows) <= most:
         return rows
@@ -77,11 +77,11 @@ def validation_rows(prepared: Path, most: int, seed: int) -> Rows:
 
 @contextmanager
 def evaluator(supernet: Supernet) -> Iterator[Evaluate]:
-    """Qualities of genomes, one after the other, in this process."""
+    """Evaluate genomes one after the other, in this process."""
     yield lambda genomes: (supernet.quality(genome) for genome in genomes)
 
 
 def _table(model: ClickModel, feature: str) -> Tensor:
     name = f".{feature}/full.weight"
-    (found,) = (p.data for key, p in model.engine.named_parameters() if key.endswith(name))
-    return found
+    (table,) = (p.data for key, p in model.engine.named_parameters() if key.endswith(name))
+    return table

@@ -1,4 +1,4 @@
-"""Genomes evaluated on Ray: every worker holds the supernet, and takes the next genome when it is done with one."""
+"""Genomes are evaluated on Ray: every worker holds the supernet, and takes the next genome when it is done with one."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from recsys_pipelines.preparation.session import ray_session
 
 @contextmanager
 def ray_evaluator(supernet: Supernet, workers: int, address: str | None = None) -> Iterator[Evaluate]:
-    """Qualities of genomes in their order, `workers` at once, on this machine or the cluster at `address`.
+    """Evaluate genomes in their order, `workers` at once, on this machine or the cluster at `address`.
 
     A cluster must see the folders of runs and of prepared data. Raises ValueError as `ray_session` does.
     """
@@ -25,15 +25,15 @@ def ray_evaluator(supernet: Supernet, workers: int, address: str | None = None) 
         shared = ray.put(supernet.recipe)
         worker = ray.remote(num_cpus=1, max_restarts=2, max_task_retries=2)(_Worker)
         pool = ActorPool([worker.remote(shared) for _ in range(workers)])
-        yield partial(_mapped, pool)
+        yield partial(_evaluate, pool)
 
 
-def _mapped(pool: ActorPool, genomes: Sequence[Genome]) -> Iterator[float]:
+def _evaluate(pool: ActorPool, genomes: Sequence[Genome]) -> Iterator[float]:
     return pool.map(lambda actor, genome: actor.quality.remote(genome), list(genomes))
 
 
 class _Worker:
-    """A supernet of a process of its own."""
+    """A supernet in a process of its own."""
 
     def __init__(self, recipe: tuple[Any, ...]) -> None:
         self._supernet = Supernet(*recipe)

@@ -1,4 +1,4 @@
-"""Experiments as YAML files; nothing here imports torch."""
+"""This package reads experiments, which are YAML files; nothing here imports torch."""
 
 from recsys.config.compression import CompressionConfig
 from recsys.config.experiment import (

@@ -1,4 +1,4 @@
-"""The section `compression`: how `recsys compress` makes the tables of an experiment small."""
+"""The section `compression` says how `recsys compress` makes the tables of an experiment small."""
 
 from typing import Any, Literal
 

@@ -1,4 +1,4 @@
-"""One experiment as one YAML file: strict models, no torch, errors that say where and what to write."""
+"""An experiment is one YAML file, read into strict models whose errors say where and what to write."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class StartRun(Strict):
     run: Path
 
 
-def _start(value: Any) -> Any:
+def _validated_start(value: Any) -> Any:
     if isinstance(value, StartRun):
         return value
     try:
@@ -34,11 +34,11 @@ def _start(value: Any) -> Any:
         raise ValueError("must be a file of weights, or {run: FOLDER} with the folder of a run") from None
 
 
-Start = Annotated[Path | StartRun, BeforeValidator(_start)]
+Start = Annotated[Path | StartRun, BeforeValidator(_validated_start)]
 
 
 class TrainingConfig(Strict):
-    """One training run: what the weights depend on. Where and how it runs is `JobConfig`.
+    """The settings that the weights of a run depend on. Where and how it runs is `JobConfig`.
 
     Tables are trained by a fused optimiser in every backward pass, everything else by `dense_optimizer` after
     every `accumulate` batches.
@@ -86,7 +86,7 @@ class TrainingConfig(Strict):
 
 
 class CheckpointConfig(Strict):
-    """When a run is saved while it trains, and where: after each evaluation, and every `every_steps` batches."""
+    """When and where a run is saved while it trains, which it is after each evaluation and every `every_steps` batches."""
 
     every_steps: int | None = Field(None, ge=1)
     keep: int = Field(2, ge=1)  # newest ones; the best evaluation's is kept besides
@@ -125,7 +125,7 @@ class EvaluationConfig(Strict):
 
 
 class ExperimentConfig(Strict):
-    """One arm of a comparison: data, features, tables, model, training, evaluation, and its search."""
+    """One arm of a comparison: data, features, tables, model, training, evaluation, tuning and compression."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._@%-]+$")
     data: DataConfig
@@ -153,13 +153,13 @@ class ExperimentConfig(Strict):
         self.tables.check([n for feature in categorical for n in feature.names if n not in readers])
         return self
 
-    def digest(self, prepared: Path) -> str:
-        """Sixteen hexadecimal digits of all that a run on a prepared folder depends on.
+    def digest(self, prepared: str | Path) -> str:
+        """Return sixteen hexadecimal digits of all that a run on a prepared folder depends on.
 
         Of a file or a run to start from, and of ids to keep (by the folder's name), it is the content that counts.
         Raises ConfigError where `training.start` cannot be read.
         """
-        kept = self.model_dump(
+        settings = self.model_dump(
             mode="json",
             exclude={
                 **dict.fromkeys(("name", "job", "evaluation", "tuning", "compression"), True),
@@ -167,11 +167,10 @@ class ExperimentConfig(Strict):
                 "features": {"__all__": {"keep"}},
             },
         )
-        told = [kept, prepared.name]
+        dependencies: list[Any] = [settings, Path(prepared).name]
         if self.training.start is not None:
-            told.append(_content(self.training.start))
-        text = json.dumps(told, sort_keys=True)
-        return text_digest(text)
+            dependencies.append(_digest_of_start(self.training.start))
+        return text_digest(json.dumps(dependencies, sort_keys=True))
 
     def require_full_tables(self, where: str) -> None:
         """Raise ConfigError unless it is the minimum count that decides whether the tables fit a budget."""
@@ -193,23 +192,31 @@ class ExperimentConfig(Strict):
         return parse(raw, where)
 
 
-def load(path: Path, data: Place | None = None, on: Path | None = None) -> ExperimentConfig:
-    """Read one experiment. `extends: other.yaml` starts from another file, and keys here replace its keys;
-    `set` then replaces dotted keys, as `ExperimentConfig.replace` does.
+def load(path: str | Path, data: Place | str | None = None, on: str | Path | None = None) -> ExperimentConfig:
+    """Read one experiment.
 
-    A relative path (`data.path`, `training.start` or its `run`, `vocabulary` and `keep` of a feature) is relative to the
-    file that names it; `data` replaces `data.path`, which must exist unless a prepared set is named that the experiment
-    is run `on`. Raises ConfigError.
+    `extends: other.yaml` starts from another file, and keys here replace its keys; `set` then replaces dotted keys, as
+    `ExperimentConfig.replace` does. A relative path (`data.path`, `training.start` or its `run`, `vocabulary` and `keep`
+    of a feature) is relative to the file that names it.
+
+    Args:
+        path: The YAML file.
+        data: Replaces `data.path`, which must exist.
+        on: A prepared set that the experiment is run on, for which `data.path` may be gone.
+
+    Raises:
+        ConfigError: A file, a key or a value is wrong; the message names each.
     """
+    path = Path(path)
     raw = read_yaml(path)
     section = raw.get("data")
     if data is not None and isinstance(section, dict):
         section["path"] = str(located(data).resolve())
     config = parse(raw, str(path))
-    named = config.data.path
-    if on is None and isinstance(named, Path) and not named.exists():  # readers look for a URL
+    log = config.data.path
+    if on is None and isinstance(log, Path) and not log.exists():  # readers look for a URL
         raise ConfigError(
-            f"{path}: data.path: {named} does not exist{near_file(named)}; "
+            f"{path}: data.path: {log} does not exist{near_file(log)}; "
             "correct it, or name the file with --data"
         )
     if config.training.start is not None:
@@ -248,8 +255,8 @@ def _check_start(path: Path, start: Path | StartRun) -> None:
         raise ConfigError(f"{path}: training.start: {start} is no file{near_file(start)}")
 
 
-def _content(start: Path | StartRun) -> str:
-    """Return the digest of what training starts from: of a run, its checkpoint's manifest has all checksums."""
+def _digest_of_start(start: Path | StartRun) -> str:
+    """Return a digest of what training starts from: of a run, its checkpoint's manifest has all checksums."""
     file = start.run / "checkpoint" / "manifest.json" if isinstance(start, StartRun) else start
     try:
         return file_digest(file)

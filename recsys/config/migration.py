@@ -1,4 +1,4 @@
-"""Experiment files of earlier versions: the names that their sections have now."""
+"""Experiment files of earlier versions are rewritten: their sections get the names that they have now."""
 
 import re
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ def renamed(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return the sections of an experiment under their present names, those of dotted keys under `set` too."""
     sections = {RENAMED.get(key, key): value for key, value in raw.items()}
     if isinstance(dotted := sections.get("set"), dict):
-        sections["set"] = {_dotted(str(key)): value for key, value in dotted.items()}
+        sections["set"] = {_renamed_key(str(key)): value for key, value in dotted.items()}
     return sections
 
 
-def migrated(text: str, path: Path) -> str:
+def migrated(text: str, path: str | Path) -> str:
     """Return the text of an experiment file with its sections renamed, comments and layout as they were.
 
     Raises ConfigError where it is no mapping, has a section under both names, or is laid out in a way that lines alone
@@ -34,12 +34,12 @@ def migrated(text: str, path: Path) -> str:
             raise ConfigError(
                 f"{path}: has both {old!r} and {new!r}, which is its name now: leave one of them"
             )
-    wanted = renamed(before)
+    after = renamed(before)
     new_text = text
     for old, new in RENAMED.items():
         new_text = re.sub(rf"(?m)^{old}(?=\s*:)", new, new_text)
         new_text = re.sub(rf"(?m)(^\s+|[{{,]\s*)(['\"]?){old}\.(?=[\w.]+\2\s*:)", rf"\1\2{new}.", new_text)
-    if not _reads_as(new_text, wanted):
+    if not _reads_as(new_text, after):
         names = ", ".join(f"{old} is {new}" for old, new in RENAMED.items())
         raise ConfigError(
             f"{path}: laid out in a way that cannot be rewritten line by line: rename by hand ({names})"
@@ -47,13 +47,13 @@ def migrated(text: str, path: Path) -> str:
     return new_text
 
 
-def _reads_as(text: str, wanted: Mapping[str, Any]) -> bool:
+def _reads_as(text: str, value: Mapping[str, Any]) -> bool:
     try:
-        return bool(parse_yaml(text) == wanted)
+        return bool(parse_yaml(text) == value)
     except YamlError:
         return False
 
 
-def _dotted(key: str) -> str:
+def _renamed_key(key: str) -> str:
     section, dot, rest = key.partition(".")
     return RENAMED.get(section, section) + dot + rest

@@ -1,4 +1,4 @@
-"""Mistakes in experiment files, told in a line each."""
+"""Mistakes in experiment files are explained, each in a line."""
 
 import difflib
 from collections.abc import Sequence
@@ -36,21 +36,21 @@ def explain(root: type[BaseModel], where: str, error: Any) -> str:
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         valid = [str(_tag_of(model)) for model in models]
         key, tag = error["ctx"]["discriminator"].strip("'"), error["ctx"].get("tag")
-        found = "required, but not given" if tag is None else f"{tag!r} is not known"
+        fault = "required, but not given" if tag is None else f"{tag!r} is not known"
         near = [] if tag is None else difflib.get_close_matches(str(tag), valid, 1, 0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"{where}: {path}.{key}: {found}; {hint}valid: {', '.join(valid)}"
+        return f"{where}: {path}.{key}: {fault}; {hint}valid: {', '.join(valid)}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "literal_error":
         valid = [part.strip("'") for part in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
         near = difflib.get_close_matches(str(error["input"]), valid, 1, 0.4)
         message += f"; did you mean {near[0]!r}?" if near else ""
-    shown = repr(error["input"])
-    return f"{where}: {path or 'the file'}: {message} (value {shown if len(shown) <= 80 else shown[:77] + '...'})"
+    value = repr(error["input"])
+    return f"{where}: {path or 'the file'}: {message} (value {value if len(value) <= 80 else value[:77] + '...'})"
 
 
 def _walk(root: type[BaseModel], location: Sequence[Any]) -> tuple[list[str], list[type[BaseModel]]]:
-    """The file's keys along a place that pydantic names, and the models that may stand at its end.
+    """Return the file's keys along a place that pydantic names, and the models that may stand at its end.
 
     Pydantic also puts the chosen sibling ("full", "categorical") into a place; the file has no such key.
     """
@@ -68,14 +68,14 @@ def _walk(root: type[BaseModel], location: Sequence[Any]) -> tuple[list[str], li
 
 
 def _members(annotation: Any) -> list[type[BaseModel]]:
-    """Every pydantic model inside an annotation such as tuple[A | B, ...] or Optional[A]."""
+    """Return every pydantic model inside an annotation such as tuple[A | B, ...] or Optional[A]."""
     if isinstance(annotation, type) and get_origin(annotation) is None:
         return [annotation] if issubclass(annotation, BaseModel) else []
     return [member for argument in get_args(annotation) for member in _members(argument)]
 
 
 def _tag_of(model: type[BaseModel]) -> str | None:
-    """The value of the key that chooses `model` among its siblings."""
+    """Return the value of the key that chooses `model` among its siblings."""
     for key in ("kind", "scheme", "name"):
         if key in model.model_fields and get_origin(model.model_fields[key].annotation) is Literal:
             return str(get_args(model.model_fields[key].annotation)[0])

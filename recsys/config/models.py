@@ -1,4 +1,4 @@
-"""Declared networks: one class for each model of `recsys.models`."""
+"""The section `model` declares a network: there is one class for each model of `recsys.models`."""
 
 import difflib
 from collections.abc import Sequence
@@ -17,58 +17,64 @@ class _Network(Strict):
 
 
 class LRConfig(Strict):
-    """Logistic regression: an id's weight is the mean of its vector."""
+    """Logistic regression, in which an id's weight is the mean of its vector."""
 
     name: Literal["lr"]
 
 
 class FMConfig(Strict):
-    """Factorisation machine."""
+    """A factorisation machine, which sums all pairs of fields and a linear term."""
 
     name: Literal["fm"]
 
 
 class DeepFMConfig(_Network):
-    """FM beside an MLP."""
+    """DeepFM, which adds an MLP to a factorisation machine."""
 
     name: Literal["deepfm"]
 
 
 class DCNv2Config(_Network):
-    """Cross network of full rank beside an MLP."""
+    """DCN-V2, which has a cross network of full rank beside an MLP."""
 
     name: Literal["dcn_v2"]
     cross_layers: int = Field(3, ge=1, le=100)
 
 
 class DLRMConfig(_Network):
-    """Pairwise dot products; `hidden` is the top MLP, `bottom` the one over dense features."""
+    """DLRM, which reads pairwise dot products; `hidden` is the top MLP, `bottom` the one over dense features."""
 
     name: Literal["dlrm"]
     bottom: tuple[Width, ...] = (64,)
 
 
 class FNNConfig(_Network):
-    """An MLP over the vectors."""
+    """FNN, which is an MLP over the vectors."""
 
     name: Literal["fnn"]
 
 
 class IPNNConfig(_Network):
-    """An MLP over the vectors and the inner products of their pairs."""
+    """IPNN, which is an MLP over the vectors and the inner products of their pairs."""
 
     name: Literal["ipnn"]
 
 
 class XDeepFMConfig(_Network):
-    """Compressed interaction network beside an MLP and a linear term; `cin` is the number of maps of each layer."""
+    """xDeepFM, which adds up a compressed interaction network, an MLP and a linear term.
+
+    `cin` is the number of maps of each layer of the interaction network.
+    """
 
     name: Literal["xdeepfm"]
     cin: tuple[Width, ...] = Field((100, 100), min_length=1)
 
 
 class AutoIntConfig(Strict):
-    """Self-attention of the fields; with `hidden`, beside an MLP (AutoInt+). `dropout` is of attention and MLP."""
+    """AutoInt, whose fields attend to each other; with `hidden` it has an MLP beside them (AutoInt+).
+
+    `dropout` is of attention and MLP.
+    """
 
     name: Literal["autoint"]
     layers: int = Field(3, ge=1, le=100)
@@ -80,7 +86,10 @@ class AutoIntConfig(Strict):
 
 
 class FinalMLPConfig(_Network):
-    """Two MLPs, `hidden` and `second_hidden`, behind gates that read the named features, or a trained constant."""
+    """FinalMLP, whose two MLPs, `hidden` and `second_hidden`, stand behind gates.
+
+    A gate reads the named features, or a trained constant where none is named.
+    """
 
     name: Literal["final_mlp"]
     second_hidden: tuple[Width, ...] = Field((400, 400), min_length=1)
@@ -107,7 +116,7 @@ class InterestConfig(Strict):
 
 
 class DINConfig(_Network):
-    """Attention to histories, whose tables are their targets', then an MLP with Dice."""
+    """DIN, which attends to histories, whose tables are their targets', and has an MLP with Dice."""
 
     name: Literal["din"]
     interests: tuple[InterestConfig, ...] = Field(min_length=1)
@@ -129,8 +138,8 @@ class DINConfig(_Network):
         declared = {name: feature for feature in features if feature.categorical for name in feature.names}
         for interest in self.interests:
             target, history = declared.get(interest.target), declared.get(interest.history)
-            for name, found in ((interest.target, target), (interest.history, history)):
-                if found is None:
+            for name, feature in ((interest.target, target), (interest.history, history)):
+                if feature is None:
                     near = difflib.get_close_matches(name, declared, 1, 0.4)
                     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(declared)}"
                     raise ValueError(f"model.interests: {name!r} is no declared feature of ids; {hint}")
@@ -163,5 +172,5 @@ ModelConfig = Annotated[
 
 
 def targets_of(model: ModelConfig) -> dict[str, str]:
-    """The target of every history that `model` reads unpooled, by the history's name, in the model's order."""
+    """Return the target of every history that `model` reads unpooled, by the history's name, in the model's order."""
     return {i.history: i.target for i in model.interests} if isinstance(model, DINConfig) else {}

@@ -1,4 +1,4 @@
-"""Experiment files as plain mappings: `extends`, `set` and dotted keys, before anything is validated."""
+"""Experiment files are read as plain mappings, with `extends`, `set` and dotted keys, before anything is validated."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from recsys.config.mistakes import ConfigError, near_file
 from recsys.config.yaml_text import YamlError, parse_yaml
 
 
-def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_yaml(path: str | Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read an experiment file and those it extends into one mapping, whose paths are absolute.
 
     `chain` holds the files that extend this one. Raises ConfigError.
@@ -49,16 +49,16 @@ def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     return raw
 
 
-def _absolute(named: str, file: Path, key: str) -> Path:
+def _absolute(name: str, file: Path, key: str) -> Path:
     """Return a path that an experiment file names, which is relative to the file's folder. Raises ConfigError."""
     try:
-        return (file.parent / Path(named).expanduser()).resolve()
+        return (file.parent / Path(name).expanduser()).resolve()
     except (
         RuntimeError,
         OSError,
         ValueError,
     ) as error:  # of ~nobody, of a circle of links, of a name with a NUL
-        raise ConfigError(f"{file}: {key}: {named!r} cannot be a path ({error}): write another") from None
+        raise ConfigError(f"{file}: {key}: {name!r} cannot be a path ({error}): write another") from None
 
 
 def _mapping(section: Any, key: str) -> Any:
@@ -88,7 +88,7 @@ def set_dotted(raw: dict[str, Any], key: str, value: Any, where: str) -> None:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key; anything else, a section of another kind and a search space are replaced."""
+    """Merge mappings key by key; anything else, a section of another kind and a search space are replaced."""
     out = dict(base)
     for key, value in over.items():
         old = out.get(key)

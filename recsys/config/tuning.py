@@ -1,4 +1,4 @@
-"""The section `tuning`: which settings of an experiment `recsys tune` and `recsys compare` try on validation."""
+"""The section `tuning` says which settings of an experiment `recsys tune` and `recsys compare` try on validation."""
 
 import math
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ MIN_COUNT, FIT = "features.min_count", "fit"  # the value of a setting that is n
 
 
 class Range(Strict):
-    """Numbers from `low` to `high`, drawn evenly, or evenly in their logarithm."""
+    """A range of numbers from `low` to `high`, which are drawn evenly, or evenly in their logarithm."""
 
     low: float
     high: float
@@ -25,7 +25,7 @@ class Range(Strict):
 
     @property
     def examples(self) -> tuple[float, ...]:
-        """The ends, and a number between them that is not whole."""
+        """Return the ends, and a number between them that is not whole."""
         return self.low, self.low + (self.high - self.low) / math.e, self.high
 
 
@@ -47,7 +47,9 @@ Choices = Annotated[Range | tuple[Any, ...], BeforeValidator(_choices)]
 
 
 class TuningConfig(Strict):
-    """Validation trials before the seeds: `trials` settings drawn from `space`, dotted keys -> values or a range.
+    """How settings are tried on validation before the seeds are trained.
+
+    `trials` settings are drawn from `space`, which maps dotted keys to values or a range.
 
     The file's own settings are always the first trial. Settings whose tables do not fit the budget are
     not drawn. The setting that does best on validation by `training.monitor` goes on to the seeds.

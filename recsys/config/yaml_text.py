@@ -1,8 +1,9 @@
-"""YAML as experiments need it: plain values of a limited size, and no key twice."""
+"""YAML is read as experiments need it: plain values of a limited size, and no key twice."""
 
 from typing import Any
 
 import yaml
+from typing_extensions import override
 
 MOST_CHARACTERS = 2_000_000
 MOST_VALUES = 100_000  # with those that aliases repeat
@@ -30,7 +31,10 @@ def parse_yaml(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Counts values while they are composed: an alias counts as often as it is used, before anything is built of it."""
+    """A loader that counts values while they are composed, before anything is built of them.
+
+    An alias counts as often as it is used.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -38,6 +42,7 @@ class _Loader(yaml.SafeLoader):
         self._values = 0
         self._values_of: dict[int, int] = {}  # by the identity of the anchor's node, once it is whole
 
+    @override
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose a value and those within it. Raises YamlError where they are too many, or too deep."""
         before = self._values
@@ -60,6 +65,7 @@ class _Loader(yaml.SafeLoader):
             )
         return node
 
+    @override
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Compose a mapping. Raises YamlError for a key that stands there twice, of which YAML would keep the last."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
@@ -73,6 +79,7 @@ class _Loader(yaml.SafeLoader):
                 keys.add((key.tag, key.value))
         return node
 
+    @override
     def fetch_flow_collection_start(self, token: Any) -> None:
         """Read a bracket. Raises YamlError where too many are open, before the scanner looks for their ends."""
         super().fetch_flow_collection_start(token)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Click models behind one interface: (dense [B, n], vectors [B, F, D]) -> logit [B].
+"""All click models have one interface: (dense [B, n], vectors [B, F, D]) -> logit [B].
 
 A class is built from (config, num_dense, fields, embedding_dim), `fields` the names of the F vectors in their order;
 `build` finds it by the config's type. DIN also takes the sequences of its histories.

@@ -1,4 +1,4 @@
-"""AutoInt."""
+"""AutoInt lets fields attend to each other."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ class InteractingLayer(nn.Module):
         self.residual = nn.Linear(inputs, width, bias=False) if config.residual else None
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """See the class."""
+        """Map vectors [B, F, D] to [B, F, heads · head_dim]."""
         query, key, value = (
             project(vectors).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, heads, F, head_dim]
             for project in (self.query, self.key, self.value)
@@ -36,8 +36,11 @@ class InteractingLayer(nn.Module):
 
 
 class AutoInt(nn.Module):
-    """logit = w · (the fields after the interacting layers) + b, and + MLP(x, e) where `hidden` is given, AutoInt+
-    (Song et al., CIKM 2019, eq. 4-9). A number x is a field x · v with a trained vector v (eq. 4)."""
+    """logit = w · (the fields after the interacting layers) + b (Song et al., CIKM 2019, eq. 4-9).
+
+    Where `hidden` is given, MLP(x, e) is added, which is AutoInt+. A number x is a field x · v with a trained vector v
+    (eq. 4).
+    """
 
     def __init__(
         self, config: AutoIntConfig, num_dense: int, fields: Sequence[str], embedding_dim: int
@@ -54,7 +57,7 @@ class AutoInt(nn.Module):
         self.output = nn.Linear(attended + (config.hidden[-1] if config.hidden else 0), 1)
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
-        """[B, n], [B, F, D] -> logit [B]."""
+        """Map [B, n] and [B, F, D] to logits [B]."""
         out = self.layers(torch.cat([dense[:, :, None] * self.dense, vectors], dim=1)).flatten(1)
         if self.mlp is not None:
             out = torch.cat([out, self.mlp(concatenated(dense, vectors))], dim=1)

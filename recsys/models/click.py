@@ -1,4 +1,4 @@
-"""The whole of what is trained: an embedding engine below a network."""
+"""A click model is the whole of what is trained: an embedding engine below a network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torchrec.streamable import Pipelineable
+from typing_extensions import override
 
 from recsys_tables.engine.batch_rows import BatchRows
 from recsys_tables.engine.engine import EmbeddingEngine
@@ -21,8 +22,8 @@ class ClickBatch(Pipelineable):
     weight: Tensor
     size: int
 
+    @override
     def to(self, device: torch.device, non_blocking: bool = False) -> "ClickBatch":
-        """Move every tensor; nothing to do where they are."""
         if self.dense.device == device:
             return self
         return replace(
@@ -33,8 +34,8 @@ class ClickBatch(Pipelineable):
             weight=self.weight.to(device, non_blocking=non_blocking),
         )
 
+    @override
     def record_stream(self, stream: torch.Stream) -> None:
-        """Keep the memory of every tensor until `stream` has done with it."""
         for part in (self.dense, self.rows, self.label, self.weight):
             part.record_stream(stream)
 
@@ -66,7 +67,7 @@ class ClickModel(nn.Module):
         self.decay = decay
 
     def forward(self, batch: ClickBatch) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """Return logits [B], and what the decay shrinks [B]."""
         embeddings = self.engine.look_up(batch.rows)
         sequences = [embeddings.sequences[name] for name in self.histories]
         logit = self.network(batch.dense, embeddings.stacked(), *sequences)
@@ -83,6 +84,6 @@ class InBfloat16(nn.Module):
         self.network = network
 
     def forward(self, dense: Tensor, *inputs: Tensor) -> Tensor:
-        """As the network's."""
+        """Map what the network takes to its logits [B], float32."""
         with torch.autocast(dense.device.type, torch.bfloat16):
             return self.network(dense, *inputs).float()

@@ -1,4 +1,4 @@
-"""DCN-V2."""
+"""DCN-V2 crosses its inputs, layer by layer, beside an MLP."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ class DCNv2(nn.Module):
         self.output = nn.Linear(inputs + config.hidden[-1], 1)
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
-        """[B, n], [B, F, D] -> logit [B]."""
+        """Map [B, n] and [B, F, D] to logits [B]."""
         start = crossed = concatenated(dense, vectors)
         for cross in self.crosses:
             crossed = start * cross(crossed) + crossed

@@ -1,4 +1,4 @@
-"""What `training.table_decay` shrinks: two regularisers of the vectors a batch looks up.
+"""What `training.table_decay` shrinks is told by one of two regularisers of the vectors that a batch looks up.
 
 Both answer with a number for each sample, whose mean over the batch is the term; its gradient reaches the tables'
 fused optimiser through the looked-up vectors, so rows that the batch does not touch stay as they are.
@@ -19,11 +19,13 @@ from recsys_tables.field import Field
 
 
 class PerImpression(nn.Module):
-    """Squared norm of each sample's vectors, pooled ones and those of its histories: a row is shrunk as often as it
-    is looked up, in proportion to the gradient of its loss."""
+    """Squared norm of each sample's vectors, pooled ones and those of its histories.
+
+    A row is shrunk as often as it is looked up, in proportion to the gradient of its loss.
+    """
 
     def forward(self, embeddings: Embeddings, rows: BatchRows) -> Tensor:
-        """The vectors of a batch, and what they were looked up by -> [B]."""
+        """Map the vectors of a batch, and the rows that they were looked up by, to [B]."""
         norms = embeddings.values().square().sum(dim=1)
         for history in embeddings.sequences.values():
             norms = norms + sum_bags(history.values().square().sum(dim=1), history.lengths())
@@ -57,7 +59,7 @@ class OncePerId(nn.Module):
             self.register_buffer(f"counts_{place}", occurrences, persistent=False)
 
     def forward(self, embeddings: Embeddings, rows: BatchRows) -> Tensor:
-        """The vectors of a batch, and what they were looked up by -> [B]."""
+        """Map the vectors of a batch, and the rows that they were looked up by, to [B]."""
         ids = {name: bag.ids for name, bag in zip(self.features, rows.bags, strict=True)}
         total = embeddings.values().new_zeros(())
         for place, group in enumerate(self.groups):

@@ -1,4 +1,4 @@
-"""DeepFM."""
+"""DeepFM adds an MLP to a factorisation machine."""
 
 from collections.abc import Sequence
 
@@ -21,6 +21,6 @@ class DeepFM(nn.Module):
         self.output = nn.Linear(config.hidden[-1], 1, bias=False)
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
-        """[B, n], [B, F, D] -> logit [B]."""
+        """Map [B, n] and [B, F, D] to logits [B]."""
         x = concatenated(dense, vectors)
         return (self.linear(x) + self.output(self.mlp(x))).squeeze(1) + pairwise_sum(vectors)

@@ -1,4 +1,4 @@
-"""Dice, the data-adaptive activation."""
+"""Dice is an activation that adapts to the data."""
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class Dice(nn.Module):
         self.register_buffer("variance", torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, width] -> [B, width]; the moments are not computed in less than float32."""
+        """Map [B, width] to [B, width]; the moments are not computed in less than float32."""
         normal = nn.functional.batch_norm(
             x.to(self.mean.dtype),
             self.mean,

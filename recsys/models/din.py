@@ -1,4 +1,4 @@
-"""Deep Interest Network."""
+"""The Deep Interest Network (DIN) sums a user's history by attention to the item that is shown."""
 
 from collections.abc import Sequence
 
@@ -25,10 +25,12 @@ class ActivationUnit(nn.Module):
         self.output = nn.Linear(hidden[-1], 1)
 
     def forward(self, target: Tensor, history: JaggedTensor) -> Tensor:
-        """[B, D] and values [L, D] with lengths [B] -> [B, D]."""
+        """Map targets [B, D], and histories of values [L, D] and lengths [B], to [B, D]."""
         values, lengths = history.values(), history.lengths()
-        own = target.repeat_interleave(lengths, dim=0, output_size=len(values))
-        x = torch.cat([values, own, values - own, values * own], dim=1)
+        targets = target.repeat_interleave(
+            lengths, dim=0, output_size=len(values)
+        )  # one for each of its history
+        x = torch.cat([values, targets, values - targets, values * targets], dim=1)
         return sum_bags(self.output(self.mlp(x)) * values, lengths)
 
 
@@ -47,7 +49,7 @@ class DIN(nn.Module):
         self.output = nn.Linear(config.hidden[-1], 1)
 
     def forward(self, dense: Tensor, vectors: Tensor, *histories: JaggedTensor) -> Tensor:
-        """[B, n], [B, F, D] and a sequence for each interest -> logit [B]. Raises ValueError when widths differ."""
+        """Map [B, n], [B, F, D] and a sequence for each interest to logits [B]. Raises ValueError when widths differ."""
         for interest, history in zip(self.interests, histories, strict=True):
             if history.values().shape[1] != vectors.shape[2]:
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""DLRM."""
+"""DLRM reads the dot products of all pairs of fields."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ class DLRM(nn.Module):
         self.output = nn.Linear(config.hidden[-1], 1)
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
-        """[B, n], [B, F, D] -> logit [B]."""
+        """Map [B, n] and [B, F, D] to logits [B]."""
         first = [] if self.bottom is None else [self.bottom(dense)]
         stacked = torch.cat([*(x[:, None] for x in first), vectors], dim=1)
         return self.output(self.top(torch.cat([*first, self.products(stacked)], dim=1))).squeeze(1)

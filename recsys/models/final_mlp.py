@@ -1,4 +1,4 @@
-"""FinalMLP."""
+"""FinalMLP fuses two MLPs, each of which looks at some of the inputs."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ class FeatureGate(nn.Module):
         self.gate = nn.Linear(hidden[-1], inputs)
 
     def forward(self, x: Tensor, vectors: Tensor) -> Tensor:
-        """[B, n + F·D], [B, F, D] -> [B, n + F·D]."""
+        """Map [B, n + F·D] and vectors [B, F, D] to [B, n + F·D]."""
         context = vectors[:, self.features].flatten(1) if self.constant is None else self.constant
         return 2 * torch.sigmoid(self.gate(self.mlp(context))) * x
 
@@ -41,7 +41,7 @@ class BilinearFusion(nn.Module):
         nn.init.xavier_normal_(self.bilinear)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """[B, first], [B, second] -> [B]."""
+        """Map [B, first] and [B, second] to [B]."""
         heads = len(self.bilinear)
         a, b = (x.unflatten(1, (heads, -1)).transpose(0, 1) for x in (first, second))  # [heads, B, part]
         products = (torch.bmm(a, self.bilinear) * b).sum(dim=(0, 2))
@@ -65,6 +65,6 @@ class FinalMLP(nn.Module):
         self.fusion = BilinearFusion(config.hidden[-1], config.second_hidden[-1], config.heads)
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
-        """[B, n], [B, F, D] -> logit [B]."""
+        """Map [B, n] and [B, F, D] to logits [B]."""
         x = concatenated(dense, vectors)
         return self.fusion(self.first(self.first_gate(x, vectors)), self.second(self.second_gate(x, vectors)))

@@ -1,4 +1,4 @@
-"""Factorisation machine."""
+"""A factorisation machine sums the dot products of all pairs of fields."""
 
 from collections.abc import Sequence
 
@@ -20,5 +20,5 @@ class FM(nn.Module):
         self.linear = nn.Linear(num_dense + len(fields) * embedding_dim, 1)
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
-        """[B, n], [B, F, D] -> logit [B]."""
+        """Map [B, n] and [B, F, D] to logits [B]."""
         return self.linear(concatenated(dense, vectors)).squeeze(1) + pairwise_sum(vectors)

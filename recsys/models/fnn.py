@@ -1,4 +1,4 @@
-"""FNN."""
+"""FNN is an MLP over the fields' vectors."""
 
 from collections.abc import Sequence
 
@@ -20,5 +20,5 @@ class FNN(nn.Module):
         self.output = nn.Linear(config.hidden[-1], 1)
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
-        """[B, n], [B, F, D] -> logit [B]."""
+        """Map [B, n] and [B, F, D] to logits [B]."""
         return self.output(self.mlp(concatenated(dense, vectors))).squeeze(1)

@@ -1,4 +1,4 @@
-"""IPNN, the inner-product network."""
+"""IPNN, the inner-product network, is an MLP over vectors and the inner products of their pairs."""
 
 from collections.abc import Sequence
 
@@ -26,6 +26,6 @@ class IPNN(nn.Module):
         self.output = nn.Linear(config.hidden[-1], 1)
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
-        """[B, n], [B, F, D] -> logit [B]."""
+        """Map [B, n] and [B, F, D] to logits [B]."""
         x = torch.cat([concatenated(dense, vectors), self.products(vectors)], dim=1)
         return self.output(self.mlp(x)).squeeze(1)

@@ -1,4 +1,4 @@
-"""Parts that several models share."""
+"""Several models share these parts."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def relu(width: int) -> nn.Module:
-    """The activation of an MLP that declares no other; a ReLU is the same for every width."""
+    """Return the activation of an MLP that declares no other; a ReLU is the same for every width."""
     return nn.ReLU()
 
 
@@ -18,7 +18,7 @@ def mlp(
     dropout: float = 0.0,
     activation: Callable[[int], nn.Module] = relu,
 ) -> nn.Sequential:
-    """Linear, activation and dropout for each width of `hidden`. [B, inputs] -> [B, hidden[-1]]."""
+    """Stack linear, activation and dropout for each width of `hidden`. [B, inputs] -> [B, hidden[-1]]."""
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise([inputs, *hidden]):
         layers += [nn.Linear(before, after), activation(after), *([nn.Dropout(dropout)] if dropout else [])]
@@ -26,12 +26,12 @@ def mlp(
 
 
 def concatenated(dense: Tensor, vectors: Tensor) -> Tensor:
-    """[B, n], [B, F, D] -> [B, n + F·D], the input of an MLP or a cross network."""
+    """Join [B, n] and [B, F, D] to [B, n + F·D], the input of an MLP or a cross network."""
     return torch.cat([dense, vectors.flatten(1)], dim=1)
 
 
 def pairwise_sum(vectors: Tensor) -> Tensor:
-    """Σ_{f<g} <e_f, e_g> = ½ Σ_d ((Σ_f e_f)² - Σ_f e_f²) (Rendle, ICDM 2010, lemma 3.1). [B, F, D] -> [B]."""
+    """Compute Σ_{f<g} <e_f, e_g> = ½ Σ_d ((Σ_f e_f)² - Σ_f e_f²) (Rendle, ICDM 2010, lemma 3.1). [B, F, D] -> [B]."""
     return 0.5 * (vectors.sum(dim=1).square() - vectors.square().sum(dim=1)).sum(dim=1)
 
 
@@ -44,13 +44,13 @@ class PairwiseProducts(nn.Module):
         self.register_buffer("pairs", torch.tril_indices(count, count, offset=-1), persistent=False)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """See the class."""
+        """Map vectors [B, F, D] to [B, F(F-1)/2]."""
         return torch.bmm(vectors, vectors.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]
 
 
-def positions(fields: Sequence[str], wanted: Sequence[str], where: str) -> list[int]:
-    """Where the `wanted` features stand among `fields`. Raises ValueError, naming `where`, for one that is none of them."""
-    for name in wanted:
+def positions(fields: Sequence[str], names: Sequence[str], where: str) -> list[int]:
+    """Return where the features `names` stand among `fields`. Raises ValueError, naming `where`, for one that is none."""
+    for name in names:
         if name not in fields:
             raise ValueError(f"{where}: {name!r} is none of the features of ids: {', '.join(fields)}")
-    return [fields.index(name) for name in wanted]
+    return [fields.index(name) for name in names]

@@ -1,4 +1,4 @@
-"""Logistic regression."""
+"""Logistic regression adds up a weight of each id and number."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,11 @@ from recsys.config.models import LRConfig
 
 
 class LR(nn.Module):
-    """logit = b + Σ_f mean_d e_f,d + w·x: the weight of an id is the mean of its vector, so that a step of
-    the tables' optimiser moves it by the learning rate, whatever the width."""
+    """logit = b + Σ_f mean_d e_f,d + w·x.
+
+    The weight of an id is the mean of its vector, so that a step of the tables' optimiser moves it by the learning rate,
+    whatever the width.
+    """
 
     def __init__(self, config: LRConfig, num_dense: int, fields: Sequence[str], embedding_dim: int) -> None:
         super().__init__()
@@ -18,5 +21,5 @@ class LR(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
-        """[B, n], [B, F, D] -> logit [B]."""
+        """Map [B, n] and [B, F, D] to logits [B]."""
         return self.bias + vectors.mean(dim=2).sum(dim=1) + dense @ self.dense

@@ -1,4 +1,4 @@
-"""xDeepFM."""
+"""xDeepFM adds a compressed interaction network to an MLP and a linear term."""
 
 import itertools
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class CIN(nn.Module):
         )
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """See the class."""
+        """Map vectors [B, F, D] to [B, Σ_k H_k]."""
         first = x = vectors.transpose(1, 2)  # [B, D, F]: all pairs of a coordinate pass one matrix product
         pooled = []
         for layer in self.layers:
@@ -48,7 +48,7 @@ class XDeepFM(nn.Module):
         self.output = nn.Linear(sum(config.cin) + config.hidden[-1], 1, bias=False)
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
-        """[B, n], [B, F, D] -> logit [B]."""
+        """Map [B, n] and [B, F, D] to logits [B]."""
         x = concatenated(dense, vectors)
         deep = torch.cat([self.cin(vectors), self.mlp(x)], dim=1)
         return (self.linear(x) + self.output(deep)).squeeze(1)

@@ -21,7 +21,8 @@ from recsys.evaluation.off_policy.target import Target, probabilities
 from recsys.policies.contexts import Contexts, predict_actions, read_contexts
 from recsys.policies.log import read_table
 from recsys.training.loop import Watch
-from recsys.training.run import Run, train
+from recsys.training.run import Run
+from recsys.training.train import train
 from recsys_cython_ext.files import digest, file_digest, is_sealed, locked, new_path, seal, text_digest
 from recsys_cython_ext.progress import Progress, no_progress
 from recsys_pipelines.preparation.prepare import prepare

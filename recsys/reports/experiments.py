@@ -24,7 +24,6 @@ from recsys.reports.comparison import (
 )
 from recsys.reports.comparison_pictures import comparison_pictures
 from recsys.reports.page import Picture, png, write_html
-from recsys_pipelines.preparation.prepared import Prepared
 
 matplotlib.use("Agg")
 
@@ -42,7 +41,7 @@ def write_report(result: Result, path: Path | str) -> None:
         summary=summary(result),
         verdict=verdict(result),
         data=arm.config.data.model_dump(mode="json", exclude_none=True),
-        splits=Prepared.open(Path(arm.runs[0].metrics["prepared"])).manifest,
+        splits=arm.runs[0].prepared().manifest,
         rows=table_rows(result),
         by_budget=result.by_budget,
         sheets=[*bytes_sheets({arm.name: arm.bytes for arm in result.arms}), *main_sheets(result.judged)],

@@ -1,4 +1,4 @@
-"""A finished run as an artefact to serve from, and scoring through one: its tables without torch, its network with.
+"""A finished run is exported as an artefact, and scored through: its tables without torch, its network with.
 
 <out>/manifest.json, tables/, projections/, remaps/     see `recsys_tables.serving.artefact`
 <out>/features/            the run's fitted features
@@ -23,12 +23,11 @@ from recsys.config.yaml_text import YamlError, parse_yaml
 from recsys.evaluation.metrics import evaluate, recalibrate
 from recsys.models import InBfloat16, build
 from recsys.planning import fields_of, plan_of
-from recsys.training.run import Run
-from recsys_cython_ext.files import file_digest, lock_of, locked
+from recsys.training.run import FEATURES, SETTINGS, Run
+from recsys_cython_ext.files import lock_of, locked
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features
 from recsys_tables.distributed.checkpoint import Checkpoint
-from recsys_tables.distributed.manifest import CheckpointError
 from recsys_tables.serving import artefact
 from recsys_tables.serving.artefact import Artefact, ArtefactError
 from recsys_tables.serving.quantise import Dtype
@@ -43,12 +42,10 @@ def export(run: Run, out: str | Path, dtype: Dtype, width: int | None = None) ->
     The same export again is opened as it is. Raises ArtefactError where `out` holds something else, and as
     `recsys_tables.serving.write.write` does; CheckpointError where the run's checkpoint is damaged or not its own.
     """
-    saved = Checkpoint(run.path / "checkpoint")
-    if saved.about["config"] != run.config.digest(Path(run.metrics["prepared"])):
-        raise CheckpointError(f"{saved.folder}: belongs to another configuration than config.yaml beside it")
+    saved = run.checkpoint()
     about = {
         "name": run.config.name,
-        "checkpoint": file_digest(saved.folder / "manifest.json"),
+        "checkpoint": run.checkpoint_digest,
         "dtype": dtype,
         "pca_width": width,
     }
@@ -61,12 +58,12 @@ def export(run: Run, out: str | Path, dtype: Dtype, width: int | None = None) ->
 def _write(
     run: Run, saved: Checkpoint, out: Path, dtype: Dtype, width: int | None, about: Mapping[str, Any]
 ) -> Artefact:
-    features = Features.load(run.path / "features")
+    features = run.features()
     plan = plan_of(run.config, features)
 
     def add(partial: Path) -> None:
-        shutil.copytree(run.path / "features", partial / "features")
-        shutil.copyfile(run.path / "config.yaml", partial / "config.yaml")
+        shutil.copytree(run.path / FEATURES, partial / FEATURES)
+        shutil.copyfile(run.path / SETTINGS, partial / SETTINGS)
         names = [name for name in saved.names if name.startswith(_NETWORK)]
         tensors = {name.removeprefix(_NETWORK): saved.read(name) for name in names}
         save_file(tensors, partial / "network.safetensors")
@@ -85,23 +82,24 @@ def _write(
 
 
 def _same(out: Path, about: dict[str, Any]) -> Artefact:
-    found = artefact.open(out)
+    """Return the artefact that stands there. Raises ArtefactError where it is another export."""
+    exported = artefact.open(out)
     for name, value in about.items():
-        if (was := found.about.get(name)) != value:
+        if (other := exported.about.get(name)) != value:
             raise ArtefactError(
-                f"{out}: exists already and is another export: its {name} is {was!r}, and {value!r} was asked for; "
+                f"{out}: exists already and is another export: its {name} is {other!r}, and {value!r} was asked for; "
                 "export under another name"
             )
-    return found
+    return exported
 
 
 class ArtefactScorer:
-    """Click probabilities from a folder that `export` wrote. Raises ArtefactError as `artefact.open` does."""
+    """A model restored from a folder that `export` wrote. Raises ArtefactError as `artefact.open` does."""
 
     def __init__(self, folder: str | Path) -> None:
         self.artefact = artefact.open(folder)
-        self.features = Features.load(self.artefact.file("features/features.json").parent)
-        file = self.artefact.file("config.yaml")
+        self.features = Features.load(self.artefact.file(f"{FEATURES}/features.json").parent)
+        file = self.artefact.file(SETTINGS)
         try:
             self.config = parse(parse_yaml(file.read_text(encoding="utf-8")), str(file))
         except YamlError as error:
@@ -122,7 +120,7 @@ class ArtefactScorer:
 
     @torch.no_grad()
     def score(self, rows: Rows) -> np.ndarray:
-        """float64 [n], in order, recalibrated for negative down-sampling."""
+        """Return click probabilities, float64 [n], in order, recalibrated for negative down-sampling."""
         out = np.zeros(len(rows))
         size = self.config.evaluation.batch_size
         for first in range(0, len(rows), size):
@@ -135,28 +133,28 @@ class ArtefactScorer:
         return recalibrate(out, self.config.training.negative_rate)
 
     def _vector(self, feature: str, bags: JaggedTensor) -> Tensor:
-        """[B, D] of a pooled feature."""
+        """Return the vectors of a pooled feature, [B, D]."""
         offsets = bags.offsets().to(torch.int64).numpy()
-        found = self.artefact.pooled(feature, bags.values().numpy(), offsets, self._weights(feature, bags))
-        return torch.from_numpy(found)
+        vectors = self.artefact.pooled(feature, bags.values().numpy(), offsets, self._weights(feature, bags))
+        return torch.from_numpy(vectors)
 
     def _sequence(self, feature: str, bags: JaggedTensor) -> JaggedTensor:
-        """Vectors of a history, one by one."""
-        found = self.artefact.vectors(feature, bags.values().numpy())
+        """Return the vectors of a history, one for each of its ids."""
+        vectors = self.artefact.vectors(feature, bags.values().numpy())
         if (weights := self._weights(feature, bags)) is not None:
-            found = found * weights[:, None]
-        return JaggedTensor(torch.from_numpy(found), lengths=bags.lengths())
+            vectors = vectors * weights[:, None]
+        return JaggedTensor(torch.from_numpy(vectors), lengths=bags.lengths())
 
     def _weights(self, feature: str, bags: JaggedTensor) -> np.ndarray | None:
         return bags.weights().float().numpy() if self.artefact.field(feature).weighted else None
 
 
-def check(run: Run, folder: Path) -> dict[str, Any]:
-    """Metrics of the run's test rows, scored through an artefact; those of the run itself are in its metrics."""
-    rows = Rows.load(run.metrics["prepared"], "test")
+def check(run: Run, folder: str | Path) -> dict[str, Any]:
+    """Measure the run's test rows, scored through an artefact; the metrics of the run itself are in its folder."""
+    rows = run.rows("test")
     return evaluate(rows.label, ArtefactScorer(folder).score(rows), groups=rows.user)
 
 
-def file_bytes(folder: Path) -> int:
-    """Size on disk of everything in a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def file_bytes(folder: str | Path) -> int:
+    """Count the bytes on disk of everything in a folder."""
+    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())

@@ -1,4 +1,4 @@
-"""Scoring rows of a file with a finished run: its own features, its checkpoint, bounded memory."""
+"""A finished run scores the rows of a file by its own features and checkpoint, in bounded memory."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,38 +15,32 @@ from recsys.training.prediction import predict
 from recsys.training.run import Run
 from recsys_cython_ext.files import lock_of, locked, new_file
 from recsys_pipelines.batches.loader import Rows
-from recsys_pipelines.features import Features, sequences_of, serving_specs_of
+from recsys_pipelines.features import sequences_of, serving_specs_of
 from recsys_pipelines.features.convert import columns_of, text_ids, typed
 from recsys_pipelines.preparation.roles import column_specs, with_lone_users
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import open_source
 from recsys_pipelines.sources.location import Place, located
-from recsys_tables.distributed.checkpoint import Checkpoint
-from recsys_tables.distributed.manifest import CheckpointError
 
 
 class Scorer:
-    """A restored model and the features it was trained with."""
+    """A restored model and the features it was trained with. Raises CheckpointError as `Run.checkpoint` does."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.features = Features.load(run.path / "features")
-        saved = Checkpoint(run.path / "checkpoint")
-        if saved.about["config"] != run.config.digest(Path(run.metrics["prepared"])):
-            raise CheckpointError(
-                f"{saved.folder}: belongs to another configuration than config.yaml beside it"
-            )
+        self.features = run.features()
+        saved = run.checkpoint()
         seed_everything(run.config)
         self._model = shard_model(make_model(run.config, self.features), run.config, default_device())
         saved.load_into(self._model)
 
     def score(self, rows: Rows) -> np.ndarray:
-        """Click probabilities float64 [n]."""
+        """Return click probabilities, float64 [n]."""
         return predict(self._model, rows, self.run.config)
 
 
 def unknown_ids(rows: Rows) -> dict[str, int]:
-    """How many ids of each vocabulary feature are outside its vocabulary."""
+    """Count the ids of each vocabulary feature that are outside its vocabulary."""
     return {
         feature.name: int(feature.is_unknown(rows.ids_of(feature.name)).sum())
         for feature in rows.features.categorical
@@ -55,8 +49,8 @@ def unknown_ids(rows: Rows) -> dict[str, int]:
 
 
 def score_split(run: Run, split: str) -> tuple[Rows, np.ndarray]:
-    """Score a split of the data the run was prepared from. Raises ManifestError where these are damaged."""
-    rows = Rows.load(run.metrics["prepared"], split)
+    """Score a split of the data that the run was trained on. Raises ManifestError where these are damaged."""
+    rows = run.rows(split)
     with process_group():
         return rows, Scorer(run).score(rows)
 

@@ -1,4 +1,4 @@
-"""Where the time of steps goes, and which rank is slow."""
+"""A clock tells where the time of steps goes, and which rank is slow."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,9 @@ Item = TypeVar("Item")
 
 
 class StepClock:
-    """Seconds of this rank since the last `read`, by what they were spent on. True for a CPU, which works in order.
+    """A clock that counts this rank's seconds since the last `read` by what they were spent on.
+
+    It is right for a CPU, which works in order.
 
     tables: looking up, gradients and fused optimiser; of several ranks, with what they send each other.
     dense: the network, forward and backward, and its optimiser.
@@ -30,7 +32,7 @@ class StepClock:
         self._hook = model.engine.combiner.register_forward_hook(lambda *args: self._looked_up(args[2]))
 
     def loaded(self, batches: Iterator[Item]) -> Iterator[Item]:
-        """Items of `batches`, counting the time that each is waited for."""
+        """Yield the items of `batches`, counting the time that each is waited for."""
         while True:
             began = time.perf_counter()
             item = next(batches, None)
@@ -59,8 +61,8 @@ class StepClock:
 
     def read(self) -> dict[str, float]:
         """Return the seconds, and begin anew."""
-        found, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
-        return found
+        seconds, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
+        return seconds
 
     def remove(self) -> None:
         """Take the hook off the model."""
@@ -77,18 +79,18 @@ class StepClock:
     def _gradient_arrived(self, _: Tensor) -> None:
         self._lap("dense")
 
-    def _lap(self, what: str) -> float:
+    def _lap(self, activity: str) -> float:
         now = time.perf_counter()
         spent, self._mark = now - self._mark, now
-        self._seconds[what] += spent
+        self._seconds[activity] += spent
         return spent
 
 
 def stragglers(busy: Sequence[float], ratio: float) -> dict[int, float]:
-    """Ranks that were busy for more than `ratio` times the median of all ranks, for the same work -> how many times.
+    """Return the ranks that were busy for more than `ratio` times the median of all, and how many times, by rank.
 
-    Of an even number of ranks the lower of the middle two counts, so that of two ranks one can be slow. Less than a
-    second more says nothing.
+    All ranks had the same work. Of an even number of ranks the lower of the middle two counts, so that of two ranks one
+    can be slow. Less than a second more says nothing.
     """
     median = float(np.quantile(busy, 0.5, method="lower"))
     return {

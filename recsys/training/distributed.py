@@ -1,4 +1,4 @@
-"""One process group and one sharded model, whether alone or among many.
+"""There is one process group and one sharded model, whether a process is alone or among many.
 
 Local training is the distributed path with one rank: a gloo group on an in-process store, no port.
 """
@@ -16,6 +16,7 @@ from torch import Tensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.model_parallel import DataParallelWrapper
 from torchrec.distributed.types import ShardingEnv
+from typing_extensions import override
 
 from recsys.config import ExperimentConfig
 from recsys.models.click import ClickModel
@@ -34,7 +35,7 @@ _LOST = (
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """The process group that exists, or a group of one rank for as long as the block runs.
+    """Use the process group that exists, or make a group of one rank for as long as the block runs.
 
     Raises ValueError as `require_one_process` does.
     """
@@ -63,7 +64,7 @@ def require_one_process() -> None:
 
 
 def default_device() -> torch.device:
-    """The first CUDA device if there is one, else the CPU."""
+    """Return the current CUDA device if there is one, else the CPU."""
     return (
         torch.device("cuda", torch.cuda.current_device())
         if torch.cuda.is_available()
@@ -79,8 +80,8 @@ def shard_model(
 ) -> DistributedModelParallel:
     """Shard a model whose engine was built on the meta device, as `job.sharding` asks.
 
-    `bag_lengths`: mean ids per sample of features, 1 unless given.
-    Raises ValueError as `recsys_tables.distributed.sharding.shard` does, and when a rank would hold no part of any table.
+    `bag_lengths` are mean ids per sample of features, 1 where a feature is not named. Raises ValueError as
+    `recsys_tables.distributed.sharding.shard` does, and when a rank would hold no part of any table.
     """
     job, training = config.job.sharding, config.training
     sharded = shard(
@@ -104,21 +105,21 @@ def shard_model(
 
 
 class _Alike(DataParallelWrapper):
-    """The dense part begins alike on all ranks, and `average` keeps it so, not DistributedDataParallel.
+    """A dense part that begins alike on all ranks, and that `average` keeps so, not DistributedDataParallel.
 
     That one lays its messages out anew after its first step, and with more than two ranks the order of a sum depends on
     where a number lies in its message: a run that goes on would be another. Nor could a first batch be left out.
     """
 
+    @override
     def wrap(self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device) -> None:
-        """Move the model to its device, with rank 0's values of what is no table."""
-        dmp.module = dmp.module.to(device)
+        dmp.module = dmp.module.to(device)  # with rank 0's values of what is no table
         for values in dense_tensors(dmp).values():
             dist.broadcast(values, src=0)
 
 
 def dense_tensors(model: DistributedModelParallel) -> dict[str, Tensor]:
-    """Parameters and buffers of a model that all ranks hold; the tensors are the live ones."""
+    """Return the parameters and buffers of a model that all ranks hold; the tensors are the live ones."""
     return {name: value.detach() for name, value in model.state_dict().items() if table_of(name) is None}
 
 
@@ -134,8 +135,8 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 
 @contextmanager
-def losses_told() -> Iterator[None]:
-    """Raises ConnectionError, in plain words, where the block finds that another rank has ended."""
+def lost_ranks_named() -> Iterator[None]:
+    """Raise ConnectionError, in plain words, where the block finds that another rank has ended."""
     try:
         yield
     except RuntimeError as error:
@@ -148,23 +149,22 @@ def losses_told() -> Iterator[None]:
 
 
 def gathered(value: Any) -> list[Any]:
-    """What every rank has, by rank."""
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
-    return found
+    """Return the value of every rank, by rank."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def on_rank_0(work: Callable[[], Result]) -> Result:
-    """What rank 0 makes of `work`, on every rank; where it cannot, all of them fail."""
-    found = agree(lambda: work() if dist.get_rank() == 0 else None)
-    answer: list[Any] = [found]
+    """Do `work` on rank 0 and return its result on every rank; where it fails, all of them fail."""
+    result: list[Any] = [agree(lambda: work() if dist.get_rank() == 0 else None)]
     if dist.get_world_size() > 1:
-        dist.broadcast_object_list(answer, src=0)
-    return answer[0]
+        dist.broadcast_object_list(result, src=0)
+    return result[0]
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the process on a CPU, of what PyTorch allocated on a GPU."""
+    """Return the largest number of bytes so far: of the process on a CPU, of what PyTorch allocated on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

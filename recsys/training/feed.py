@@ -1,4 +1,4 @@
-"""A rank's batches as the model takes them: made in the loader's thread, and agreed on by the ranks."""
+"""A rank's batches are made as the model takes them in the loader's thread, and agreed on by the ranks."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +15,7 @@ from recsys_tables.engine.engine import EmbeddingEngine
 
 
 class Feed:
-    """The batches of every epoch of `rows` [of the positions `subset`] for this rank of the process group.
+    """A feed of the batches of every epoch of `rows`, or of their positions `subset`, for this rank of the process group.
 
     Where its lanes have come to their end, a rank's batch is smaller than others', or holds no row at all.
     Raises ValueError when the number of ranks does not divide the lanes of an epoch, or no row is left.
@@ -40,24 +40,24 @@ class Feed:
     def epoch(
         self, epoch: int, start: int = 0, timed: Callable[[Iterator[ClickBatch]], Iterator[ClickBatch]] = iter
     ) -> Iterator[ClickBatch]:
-        """Batches of an epoch from number `start` on; every rank must take as many as the others.
+        """Yield the batches of an epoch from number `start` on; every rank must take as many as the others.
 
-        `timed`: what is done with this rank's own batches, before it waits for the other ranks.
+        `timed` is what is done with this rank's own batches, before it waits for the other ranks.
         """
         return agreed(timed(self._loader.epoch(epoch, start)), self._engine)
 
     def positions(self, epoch: int, number: int) -> np.ndarray:
-        """Which rows a batch holds for this rank."""
+        """Return the positions of the rows that a batch holds for this rank."""
         return self._loader.positions(epoch, number)
 
 
 def click_batch(engine: EmbeddingEngine, batch: Batch) -> ClickBatch:
-    """Everything that can be done with a batch before the tables are read."""
+    """Do everything that can be done with a batch before the tables are read."""
     return ClickBatch(batch.dense, engine.rows(batch.ids), batch.label, batch.weight, batch.rows)
 
 
 def agreed(batches: Iterator[ClickBatch], engine: EmbeddingEngine) -> Iterator[ClickBatch]:
-    """Batches whose weights make a loss a mean over all ranks' rows; the tables can be asked for them.
+    """Yield batches whose weights make a loss a mean over all ranks' rows, and whose rows can be looked up.
 
     Every rank must take as many as the others. A rank whose batch cannot be made raises, and the others
     OtherRankFailed.
@@ -66,24 +66,24 @@ def agreed(batches: Iterator[ClickBatch], engine: EmbeddingEngine) -> Iterator[C
 
 
 class _WithoutPadding:
-    """Rows as a batch. A single-valued feature has no empty bags, so padding is left out, and not fed to networks."""
+    """Rows that become a batch without padding: a single-valued feature has no empty bags, which networks would read."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
 
     def batch(self, index: np.ndarray, epoch: int) -> Batch:
-        """The rows of `index` but PADDING."""
+        """Return the rows of `index` but PADDING."""
         return self._rows.batch(index[index != PADDING])
 
 
 def _scaled(batches: Iterator[ClickBatch]) -> Iterator[ClickBatch]:
-    """With weights that sum to 1: a loss is a mean over the batch."""
+    """Yield batches with weights that sum to 1, so that a loss is a mean over the batch."""
     for batch in batches:
         yield _with_share(batch, float(batch.weight.sum()))
 
 
 def _shared(batches: Iterator[ClickBatch], width: int) -> Iterator[ClickBatch]:
-    """With weights that average to 1 / ranks over the whole batch, and equally many bags on every rank.
+    """Yield batches with weights that average to 1 / ranks over the whole batch, and equally many bags on every rank.
 
     One exchange a batch, of `width` numbers: an error, a weight, and bags by collection.
     """
@@ -93,28 +93,28 @@ def _shared(batches: Iterator[ClickBatch], width: int) -> Iterator[ClickBatch]:
         except Exception:
             _exchange([1.0], width)
             raise
-        told = [0.0] if batch is None else [0.0, float(batch.weight.sum()), *batch.rows.num_bags.values()]
-        everyone = _exchange(told, width)
-        failed = [rank for rank, said in enumerate(everyone) if said[0]]
+        numbers = [0.0] if batch is None else [0.0, float(batch.weight.sum()), *batch.rows.num_bags.values()]
+        by_rank = _exchange(numbers, width)
+        failed = [rank for rank, (error, *_) in enumerate(by_rank) if error]
         if failed:
             raise OtherRankFailed(f"rank {failed[0]} could not make its batch; its own error says why")
         if batch is None:
             return
-        total = sum(said[1] for said in everyone) / len(everyone)
-        yield _with_share(_with_bags(batch, [said[2:] for said in everyone]), total)
+        total = sum(weight for _, weight, *_ in by_rank) / len(by_rank)
+        yield _with_share(_with_bags(batch, [bags for _, _, *bags in by_rank]), total)
 
 
-def _exchange(told: list[float], width: int) -> list[list[float]]:
-    """What each rank told, filled up with zeros."""
+def _exchange(numbers: list[float], width: int) -> list[list[float]]:
+    """Return the numbers of each rank, filled up with zeros to `width`."""
     mine = torch.zeros(width, dtype=torch.float64)
-    mine[: len(told)] = torch.tensor(told, dtype=torch.float64)
-    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(everyone, mine)
-    return [values.tolist() for values in everyone]
+    mine[: len(numbers)] = torch.tensor(numbers, dtype=torch.float64)
+    by_rank = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(by_rank, mine)
+    return [values.tolist() for values in by_rank]
 
 
-def _with_bags(batch: ClickBatch, everyone: list[list[float]]) -> ClickBatch:
-    return replace(batch, rows=batch.rows.padded([int(max(bags)) for bags in zip(*everyone, strict=True)]))
+def _with_bags(batch: ClickBatch, by_rank: list[list[float]]) -> ClickBatch:
+    return replace(batch, rows=batch.rows.padded([int(max(bags)) for bags in zip(*by_rank, strict=True)]))
 
 
 def _with_share(batch: ClickBatch, total: float) -> ClickBatch:

@@ -1,4 +1,4 @@
-"""What labels a part of the data must have, said before anything is trained."""
+"""The labels that a part of the data must have are checked before anything is trained."""
 
 NEGATIVES = (
     "A log of positives only needs negatives to learn from: add rows with label 0 (shown and not taken, or items drawn "
@@ -12,7 +12,7 @@ POSITIVES = (
 
 
 class OneClass(ValueError):
-    """All rows of a part have the same label, and what was asked for needs both."""
+    """All rows of a part have the same label, and what is to be done needs both."""
 
 
 def one_class(rows: int, positives: int) -> str | None:

@@ -1,4 +1,4 @@
-"""The training loop: one for a notebook, a machine and a cluster. It ends with the model of its best evaluation."""
+"""There is one training loop for a notebook, a machine and a cluster. It ends with the model of its best evaluation."""
 
 import random
 import sys
@@ -37,19 +37,17 @@ from recsys_pipelines.batches.loader import PADDING, Rows
 from recsys_pipelines.features import Features
 from recsys_tables.engine.engine import EmbeddingEngine
 
-SWITCH_SECONDS = (
-    3e-4  # after which the loader's thread hands the interpreter back, of Python's 5 ms: 2 % of a step
-)
+# after which the loader's thread hands the interpreter back, of Python's 5 ms: 2 % of a step
+SWITCH_SECONDS = 3e-4
 
-Report = Callable[
-    [dict[str, Any]], None
-]  # one evaluation, on every rank: epoch, rows, losses, metrics, rates
+# of one evaluation, on every rank: epoch, rows, losses, metrics, rates
+Report = Callable[[dict[str, Any]], None]
 Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told what while a model trains; nobody is, unless given. On rank 0 only, but for `report`."""
+    """Callbacks of a training, which do nothing unless given; they are called on rank 0 only, but for `report`."""
 
     report: Report = lambda _: None
     progress: Progress = no_progress
@@ -68,7 +66,7 @@ class Fitted:
 
     @property
     def best(self) -> dict[str, Any]:
-        """Validation metrics of the best evaluation."""
+        """Return the validation metrics of the best evaluation."""
         return self.state.best
 
 
@@ -143,8 +141,8 @@ class _Training:
                 "model.decay_by: id counts the ids of a whole batch, of which a worker sees a part: take one worker, or "
                 "decay_by: impression"
             )
-        kept = train.keep_negatives(settings.negative_rate, settings.seed)
-        if len(kept) == 0:
+        trained_rows = train.keep_negatives(settings.negative_rate, settings.seed)
+        if len(trained_rows) == 0:
             raise ValueError(
                 f"training.negative_rate {settings.negative_rate} leaves no row to train on, for none is positive"
             )
@@ -152,8 +150,8 @@ class _Training:
         if settings.monitor == "auc":
             positives = int(np.count_nonzero(validation.label))
             check_measured("validation", len(validation), positives, "training.monitor: auc")
-        self._rows = len(kept)
-        subset = None if len(kept) == len(train) else kept
+        self._rows = len(trained_rows)
+        subset = None if len(trained_rows) == len(train) else trained_rows
         self._feed = Feed(train, click_model.engine, settings.batch_size, settings.seed, subset)
         self._optimizer = Optimizer(self._model, settings, settings.epochs * self._feed.num_batches)
         self._clock = StepClock(click_model)
@@ -233,25 +231,25 @@ class _Training:
             state.epoch, state.step = state.epoch + 1, 0
 
     def _measured(self) -> dict[str, float]:
-        """Shares of the time of the steps since the last evaluation, memory, and who was slow."""
+        """Return shares of the time of the steps since the last evaluation, and memory; warn of slow ranks."""
         seconds = self._clock.read()
-        everyone = gathered(seconds | {"memory": peak_memory(self._device)})
-        slow = stragglers([rank["busy"] for rank in everyone], self._config.job.straggler_ratio)
+        by_rank = gathered(seconds | {"memory": peak_memory(self._device)})
+        slow = stragglers([numbers["busy"] for numbers in by_rank], self._config.job.straggler_ratio)
         for rank, times in slow.items():
             self._watch.warn(
-                f"rank {rank} is slow: {everyone[rank]['busy']:.1f} s of its own work since the last evaluation, "
+                f"rank {rank} is slow: {by_rank[rank]['busy']:.1f} s of its own work since the last evaluation, "
                 f"{times:.1f} times the median of all ranks, which wait for it"
             )
         total = seconds["tables"] + seconds["dense"] + seconds["loading"]
-        shares = {f"share_{what}": seconds[what] / total for what in ("tables", "dense", "loading")}
-        return shares | {f"memory_rank_{rank}": told["memory"] for rank, told in enumerate(everyone)}
+        shares = {f"share_{part}": seconds[part] / total for part in ("tables", "dense", "loading")}
+        return shares | {f"memory_rank_{rank}": numbers["memory"] for rank, numbers in enumerate(by_rank)}
 
     def _save(self) -> None:
         if self._store is not None:
             self._store.save(self._model, self._optimizer, self._state)
 
     def _rows_of(self, step: int) -> int:
-        """Rows of a batch, over all ranks."""
+        """Count the rows of a batch, over all ranks."""
         return min(self._settings.batch_size, self._rows - step * self._settings.batch_size)
 
     def _nonfinite(self, loss: float) -> None:
@@ -274,7 +272,7 @@ class _Training:
 
 
 def _step_seed(seed: int, epoch: int, step: int) -> int:
-    """Of the random numbers of a step, on this rank; so they need not be saved."""
+    """Return the seed of the random numbers of a step, on this rank, so that they need not be saved."""
     return int(
         np.random.SeedSequence((seed, epoch, step, dist.get_rank())).generate_state(1, np.uint64)[0] >> 1
     )

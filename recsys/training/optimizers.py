@@ -1,4 +1,4 @@
-"""What a step updates: the tables' fused optimiser and the optimiser of everything else, on one schedule."""
+"""A step updates by two optimisers on one schedule: the tables' fused one, and that of everything else."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ class Optimizer:
     """
 
     def __init__(self, model: DistributedModelParallel, settings: TrainingConfig, num_steps: int) -> None:
-        """`num_steps`: batches of the whole training, where the schedule ends."""
+        """Take the settings; the schedule ends after `num_steps` batches, those of the whole training."""
         self._settings, self.num_steps = settings, num_steps
         self._tables = model.fused_optimizer
         self._parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
@@ -41,8 +41,8 @@ class Optimizer:
         self._rates = [rate for rate, _, _ in by_rate]
         self._dense = _DENSE[settings.dense_optimizer](
             [
-                {"params": own, "lr": rate, "weight_decay": settings.dense_decay if decays else 0.0}
-                for rate, own, decays in by_rate
+                {"params": parameters, "lr": rate, "weight_decay": settings.dense_decay if decays else 0.0}
+                for rate, parameters, decays in by_rate
             ],
             **({"fused": True} if self._fused else {}),
         )
@@ -76,9 +76,8 @@ class Optimizer:
         for group, rate in zip(self._dense.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         self._tables.zero_grad()  # hands the rate to FBGEMM
-        for (
-            lookup
-        ) in self._lookups:  # whose Adam counts forward passes, evaluations too, and forgets the count
+        # their Adam counts forward passes, evaluations too, and forgets the count
+        for lookup in self._lookups:
             lookup.iter.fill_(self._inherited + self.steps)
             lookup.iter_cpu.fill_(self._inherited + self.steps)
         if self.steps % self._settings.accumulate == 0:
@@ -128,35 +127,35 @@ class Optimizer:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """State of the dense optimiser, and gradients that have accumulated, by `<parameter>/<kind>`.
+        """Return the dense optimiser's state, and gradients that have accumulated, by `<parameter>/<kind>`.
 
         Of a training that began with the states of others, the number of their batches too.
         """
-        found = {_INHERITED: torch.tensor(self._inherited)} if self._inherited else {}
+        state = {_INHERITED: torch.tensor(self._inherited)} if self._inherited else {}
         for name, parameter in self._parameters.items():
             for kind, value in self._dense.state.get(parameter, {}).items():
-                found[f"{name}/{kind}"] = torch.as_tensor(value)
+                state[f"{name}/{kind}"] = torch.as_tensor(value)
             if self.steps % self._settings.accumulate and parameter.grad is not None:
-                found[f"{name}/{_GRADIENT}"] = parameter.grad
-        return found
+                state[f"{name}/{_GRADIENT}"] = parameter.grad
+        return state
 
     def load(self, state: Mapping[str, Tensor], steps: int) -> None:
         """Go on from the `state` of an optimiser with these settings after `steps` batches."""
         self.steps = steps
         self._inherited = int(state.get(_INHERITED, 0))
         for name, parameter in self._parameters.items():
-            own = {
+            by_kind = {
                 key.rpartition("/")[2]: value
                 for key, value in state.items()
                 if key.rpartition("/")[0] == name
             }
-            gradient = own.pop(_GRADIENT, None)
+            gradient = by_kind.pop(_GRADIENT, None)
             if gradient is not None:
                 parameter.grad = gradient.to(parameter.device)
-            if own:
+            if by_kind:
                 self._dense.state[parameter] = {
                     kind: value if kind == "step" and not self._fused else value.to(parameter.device)
-                    for kind, value in own.items()
+                    for kind, value in by_kind.items()
                 }
 
     def inherit(self, state: Mapping[str, Tensor], steps: int) -> None:
@@ -174,20 +173,20 @@ _GRADIENT, _INHERITED = "accumulated", "inherited_batches"
 def _by_rate(
     model: DistributedModelParallel, parameters: Sequence[Tensor], rate: float
 ) -> list[tuple[float, list[Tensor], bool]]:
-    """(learning rate, its parameters, are they decayed), of all: first those of the ordinary `rate`."""
-    own = {
-        id(module.get_parameter(name)): rate if of_its_own is None else of_its_own
+    """Return (learning rate, its parameters, whether they are decayed), first those of the ordinary `rate`."""
+    special_rates = {
+        id(module.get_parameter(name)): rate if special is None else special
         for module in engine_of(model).combiner.combines
-        for name, of_its_own in getattr(module, "learning_rates", {}).items()
+        for name, special in getattr(module, "learning_rates", {}).items()
     }
-    found = [(rate, [p for p in parameters if id(p) not in own], True)]
-    for of_its_own in sorted(set(own.values())):
-        found.append((of_its_own, [p for p in parameters if own.get(id(p)) == of_its_own], False))
-    return [entry for entry in found if entry[1]]
+    groups = [(rate, [p for p in parameters if id(p) not in special_rates], True)]
+    for special in sorted(set(special_rates.values())):
+        groups.append((special, [p for p in parameters if special_rates.get(id(p)) == special], False))
+    return [group for group in groups if group[1]]
 
 
 def rate_factor(settings: TrainingConfig, step: int, num_steps: int) -> float:
-    """What learning rates are multiplied by for batch `step` (from 0) of `num_steps`: warm-up, then the schedule."""
+    """Return the factor of learning rates for batch `step` (from 0) of `num_steps`: warm-up, then the schedule."""
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps
     if settings.schedule == "constant":

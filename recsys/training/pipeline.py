@@ -1,4 +1,4 @@
-"""One step of training: TorchRec's pipeline around the loss, its decay, and losses that are no number."""
+"""A step of training is TorchRec's pipeline around the loss, its decay, and losses that are no number."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from typing_extensions import override
 
 from recsys.models.click import ClickBatch
 from recsys.training.clock import StepClock
@@ -17,10 +18,10 @@ from recsys_tables.engine.engine import engine_of
 
 
 class Pipeline(TrainPipelineSparseDist[ClickBatch, None]):
-    """Overlaps the copying and the exchange of ids of the next batches with the computing of this one.
+    """A pipeline that overlaps the copying and the exchange of ids of the next batches with the computing of this one.
 
-    `loss`: of the whole batch, over all ranks, after `progress`. Before a batch whose loss is not finite would change
-    anything, `on_nonfinite` is called on every rank: it raises, or the batch is left out.
+    `loss` is that of the whole batch, over all ranks, after `progress`. Before a batch whose loss is not finite would
+    change anything, `on_nonfinite` is called on every rank: it raises, or the batch is left out.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Pipeline(TrainPipelineSparseDist[ClickBatch, None]):
             loss = loss + penalty()  # on every rank: ranks average
         return loss[None], None
 
+    @override
     def _backward(self, losses: Tensor) -> None:
         self._clock.begin()
         if math.isfinite(self.loss):
@@ -67,6 +69,7 @@ class Pipeline(TrainPipelineSparseDist[ClickBatch, None]):
             self._updates.leave_out()
         self._clock.tables_done()
 
+    @override
     def _optimizer_step(self) -> None:
         super()._optimizer_step()
         self._clock.dense_done()

@@ -1,4 +1,4 @@
-"""Predictions of many rows, shared among the ranks."""
+"""Ranks share the work of predicting many rows."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from recsys_tables.engine.engine import engine_of
 
 @torch.no_grad()
 def predict(model: nn.Module, rows: Rows, config: ExperimentConfig) -> np.ndarray:
-    """Click probabilities float64 [n] of `rows`, in order, recalibrated for negative down-sampling.
+    """Return click probabilities of `rows`, float64 [n], in order, recalibrated for negative down-sampling.
 
     Every rank calls it, scores its share of each batch of `evaluation.batch_size` rows, and gets all of them.
     """

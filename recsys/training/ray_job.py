@@ -1,4 +1,4 @@
-"""Training on Ray: `run.train` on every worker of Ray Train, started again from our own checkpoints when one is lost.
+"""Training on Ray runs `train.train` on every worker, and starts it again from its checkpoints when one is lost.
 
 Every node must see the prepared set and the runs' folder under the same paths (a shared file system). Ray keeps no
 checkpoint and no position of data: both are `train`'s own. A lost worker ends the whole group, for the others wait for
@@ -32,7 +32,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from recsys.config import ExperimentConfig
 from recsys.training.loop import Watch
-from recsys.training.run import Run, ray_folder, run_folder, train
+from recsys.training.run import Run, is_finished, run_folder
+from recsys.training.train import ray_folder, train
 from recsys_pipelines.batches.order import check_ranks
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_pipelines.preparation.session import (
@@ -69,7 +70,7 @@ class Workers:
     count: int
     cpus: float = 0.5
     address: str | None = None
-    wheel: Path | None = None
+    wheel: str | Path | None = None
     max_failures: int = 3
 
     def __post_init__(self) -> None:
@@ -81,14 +82,14 @@ class Workers:
 
     @property
     def resources(self) -> dict[str, float]:
-        """What one worker needs; a GPU, where the cluster has one for each. Needs `session`."""
+        """Return what one worker needs; a GPU, where the cluster has one for each. Needs `session`."""
         gpus = ray.cluster_resources().get("GPU", 0) >= self.count
         return {"CPU": self.cpus} | ({"GPU": 1} if gpus else {})
 
 
 @contextmanager
 def session(workers: Workers) -> Iterator[None]:
-    """Ray as it is, or started for as long as the block runs, with room for the workers.
+    """Use Ray as it is, or start it for as long as the block runs, with room for the workers.
 
     Raises ValueError when no cluster answers at the address, when this node of it is lost, and as `require_room`.
     """
@@ -143,20 +144,23 @@ def _missing(workers: Workers) -> str:
 def train_on_ray(
     config: ExperimentConfig,
     prepared: Prepared,
-    runs: Path,
+    runs: str | Path,
     workers: Workers,
     watch: Watch | None = None,
     profile: bool = False,
 ) -> Run:
-    """As `run.train`, on every worker. Needs `session`; the same call goes on with a job whose driver was lost.
+    """Train as `train.train` does, on every worker. Needs `session`.
 
-    Raises what `run.train` raises on a worker, ValueError when a worker does not see the folders or not all workers
-    can be placed (again), WorkersLost after `max_failures` new starts.
+    The same call goes on with a job whose driver was lost. Raises what `train.train` raises on a worker, ValueError when
+    a worker does not see the folders or not all workers can be placed (again), WorkersLost after `max_failures` new starts.
     """
     watch = watch or Watch()
-    runs, prepared = runs.resolve(), Prepared(prepared.path.resolve(), prepared.manifest)
+    runs = Path(runs).resolve()
+    prepared = Prepared(
+        prepared.path.resolve(), prepared.manifest
+    )  # for workers: without features loaded here
     folder = run_folder(config, prepared, runs)
-    if (folder / "metrics.json").exists():
+    if is_finished(folder):
         return train(config, prepared, runs, watch, profile)  # which clears what else a lost driver left
     work = {"config": config, "prepared": prepared, "runs": runs, "profile": profile, "program": program()}
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -165,9 +169,8 @@ def train_on_ray(
         queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         try:
             with _ray_folder(folder) as shared:
-                lost = _run(
-                    _trainer(work | {"queue": queue, "shared": shared}, workers, shared), queue, watch
-                )
+                trainer = _trainer(work | {"queue": queue, "shared": shared}, workers, shared)
+                lost = _run(trainer, queue, watch)
         finally:
             queue.shutdown()
         if lost is None:
@@ -203,7 +206,7 @@ def _trainer(work: dict[str, Any], workers: Workers, shared: Path) -> TorchTrain
 
 
 def _run(trainer: TorchTrainer, queue: Queue, watch: Watch) -> str | None:
-    """Train to the end and pass on what rank 0 tells; returns how workers were lost, None when they were not."""
+    """Train to the end, pass on rank 0's messages, and return how workers were lost, None when they were not."""
     error: list[BaseException] = []
 
     def fit() -> None:
@@ -218,11 +221,11 @@ def _run(trainer: TorchTrainer, queue: Queue, watch: Watch) -> str | None:
     failures: list[Exception] = []
     while True:
         ended = not thread.is_alive()
-        for kind, told in _messages(queue):
+        for kind, content in _messages(queue):
             if kind == "failure":
-                failures.append(told)
+                failures.append(content)
             else:
-                getattr(watch, kind)(*told)
+                getattr(watch, kind)(*content)
         if ended:
             break
     if not error:
@@ -236,7 +239,7 @@ def _run(trainer: TorchTrainer, queue: Queue, watch: Watch) -> str | None:
 
 
 def _messages(queue: Queue) -> Iterator[Message]:
-    """What was told, waiting a little for the first."""
+    """Yield the messages that have come, waiting a little for the first."""
     try:
         yield queue.get(timeout=PROGRESS_SECONDS)
         while True:
@@ -246,11 +249,11 @@ def _messages(queue: Queue) -> Iterator[Message]:
 
 
 def _train_on_worker(work: dict[str, Any]) -> None:
-    """On every worker, in the process group that Ray has made."""
+    """Train on one of the workers, in the process group that Ray has made."""
     queue: Queue = work["queue"]
     try:
         agree(lambda: _require_alike(work["program"], work["shared"], work["prepared"].path))
-        train(work["config"], work["prepared"], work["runs"], _telling(queue), work["profile"])
+        train(work["config"], work["prepared"], work["runs"], _watch_of_driver(queue), work["profile"])
     except Exception as error:
         # where another worker is gone, PyTorch raises one of these, or Ray has ended the process group meanwhile
         lost = isinstance(error, (RuntimeError, ConnectionError)) and not isinstance(
@@ -273,21 +276,21 @@ def _require_alike(driver: Program, *folders: Path) -> None:
             )
 
 
-def _telling(queue: Queue) -> Watch:
-    """A watch that tells the driver what rank 0 sees, and Ray what every rank reports."""
+def _watch_of_driver(queue: Queue) -> Watch:
+    """Return a watch that passes rank 0's messages to the driver, and every rank's reports to Ray."""
     if ray.train.get_context().get_world_rank() > 0:
         return Watch(report=ray.train.report)
-    last, told = time.monotonic(), ("", 0, 0, "")
+    last_sent, latest = time.monotonic(), ("", 0, 0, "")
 
     def progress(*now: Any) -> None:
-        nonlocal last, told
-        told = now
-        if time.monotonic() - last > PROGRESS_SECONDS:
-            last = time.monotonic()
+        nonlocal last_sent, latest
+        latest = now
+        if time.monotonic() - last_sent > PROGRESS_SECONDS:
+            last_sent = time.monotonic()
             queue.put(("progress", now))
 
     def report(entry: dict[str, Any]) -> None:
-        queue.put(("progress", told))
+        queue.put(("progress", latest))
         queue.put(("report", (entry,)))
         ray.train.report(entry)
 
@@ -296,7 +299,7 @@ def _telling(queue: Queue) -> Watch:
 
 @contextmanager
 def _ray_folder(folder: Path) -> Iterator[Path]:
-    """A folder for Ray beside the run's, of a name that no other start had; there is nothing in it to be kept."""
+    """Make a folder for Ray beside the run's, of a name that no other start had; nothing in it outlives the block."""
     shared = ray_folder(folder) / uuid.uuid4().hex
     try:
         shared.mkdir(parents=True)
@@ -306,8 +309,8 @@ def _ray_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _unpacked(wheel: Path | None) -> Iterator[list[Path]]:
-    """The packages of a wheel, in a folder for as long as the block runs."""
+def _unpacked(wheel: str | Path | None) -> Iterator[list[Path]]:
+    """Unpack the packages of a wheel into a folder for as long as the block runs."""
     with tempfile.TemporaryDirectory() as folder:
         if wheel is not None:
             zipfile.ZipFile(wheel).extractall(folder)

@@ -1,4 +1,4 @@
-"""What a run records of its bytes: those of its tables, which budgets are of, and the network's beside them."""
+"""A run records the bytes of its tables, which budgets are of, and those of the network beside them."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,8 @@ from recsys.models import build
 from recsys.planning import plan_of
 from recsys_pipelines.features import Features
 
-STATES = {
-    "adam": 2,
-    "adamw": 2,
-    "adagrad": 1,
-    "sgd": 0,
-}  # fp32 numbers that an optimiser keeps of each parameter
+# fp32 numbers that an optimiser keeps of each parameter
+STATES = {"adam": 2, "adamw": 2, "adagrad": 1, "sgd": 0}
 
 
 @dataclass(frozen=True)
@@ -31,14 +27,14 @@ def network_bytes(config: ExperimentConfig, features: Features) -> NetworkBytes:
 
     Raises BudgetError where the tables do not fit theirs.
     """
-    read_apart = targets_of(config.model)
-    pooled = [feature.name for feature in features.categorical if feature.name not in read_apart]
+    histories = targets_of(config.model)
+    pooled = [feature.name for feature in features.categorical if feature.name not in histories]
     width = plan_of(config, features).schemes[0].embedding_dim
     with torch.device("meta"):
         network = build(config.model, len(features.numeric_columns), pooled, width)
     trained = sum(parameter.numel() for parameter in network.parameters())
-    held = sum(value.nbytes for value in [*network.parameters(), *network.buffers()])
-    return NetworkBytes(held, 4 * STATES[config.training.dense_optimizer] * trained)
+    resident = sum(value.nbytes for value in [*network.parameters(), *network.buffers()])
+    return NetworkBytes(resident, 4 * STATES[config.training.dense_optimizer] * trained)
 
 
 def bytes_of(config: ExperimentConfig, features: Features) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Where a training is: what, with the tensors of a checkpoint, makes a run go on as if it had not stopped.
+"""The state of a training, with the tensors of a checkpoint, makes a run go on as if it had not stopped.
 
 Random numbers need no state: every step seeds them from (seed, epoch, step, rank).
 """
@@ -12,7 +12,7 @@ from recsys.config import TrainingConfig
 
 @dataclass
 class TrainingState:
-    """Position, sums since the last evaluation, evaluations so far, and the best of them."""
+    """A position, sums since the last evaluation, evaluations so far, and the best of them."""
 
     epoch: int = 0
     step: int = 0  # batches done of this epoch
@@ -27,13 +27,13 @@ class TrainingState:
     worse: int = 0  # evaluations since
 
     def count(self, loss: float, rows: int) -> None:
-        """One more batch of `rows` rows; one that was left out has no loss."""
+        """Count one more batch of `rows` rows; one that was left out has no loss."""
         self.step, self.steps, self.rows = self.step + 1, self.steps + 1, self.rows + rows
         if math.isfinite(loss):
             self.loss_sum, self.loss_rows = self.loss_sum + loss * rows, self.loss_rows + rows
 
     def evaluated(self, metrics: dict[str, Any], settings: TrainingConfig, num_steps: int) -> bool:
-        """Note an evaluation after `step` of `num_steps` batches of the epoch; is it the best so far?"""
+        """Note an evaluation after `step` of `num_steps` batches of the epoch, and tell whether it is the best so far."""
         self.history.append(
             {
                 "epoch": self.epoch + self.step / num_steps,
@@ -51,10 +51,10 @@ class TrainingState:
         return better
 
     def at_best(self) -> dict[str, Any]:
-        """Batches, epochs and rows trained on up to the best evaluation, whose model the run keeps."""
+        """Return batches, epochs and rows trained on up to the best evaluation, whose model the run keeps."""
         best = self.history[-1 - self.worse]
         return {"steps": self.best_steps, "epoch": best["epoch"], "rows": best["rows"]}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; JSON keeps their floats to the bit."""
+        """Return plain values; JSON keeps their floats to the bit."""
         return asdict(self)

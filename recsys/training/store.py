@@ -1,4 +1,4 @@
-"""The checkpoints of a run that trains: saved beside training, a few kept, the newest whole one read back.
+"""Checkpoints of a run that trains are saved beside training; a few stay, and the newest whole one is read back.
 
 <run>/checkpoints/steps-<n>/   after n batches, as `recsys_tables.distributed.checkpoint` writes it; `about` holds the
                                configuration's and the prepared set's digests and the `TrainingState`
@@ -20,6 +20,7 @@ from recsys.config import CheckpointConfig
 from recsys.training.distributed import on_rank_0
 from recsys.training.mirror import Mirror
 from recsys.training.optimizers import Optimizer
+from recsys.training.run import CHECKPOINT, CHECKPOINTS
 from recsys.training.state import TrainingState
 from recsys_tables.distributed.agreement import agree
 from recsys_tables.distributed.changes import Baseline
@@ -32,8 +33,11 @@ from recsys_tables.distributed.saving import save
 class Store:
     """Checkpoints under `root`, a folder that all ranks see. All ranks call every method; use it as a context.
 
-    `about`: what a checkpoint must say of itself to be gone on from, by name, such as the configuration's digest.
-    `warn`: is told of checkpoints that are damaged.
+    Args:
+        root: The folder.
+        config: When checkpoints are written, and which stay.
+        about: What a checkpoint must say of itself to be gone on from, by name, such as the configuration's digest.
+        warn: Is told of checkpoints that are damaged.
     """
 
     def __init__(
@@ -121,28 +125,28 @@ class Store:
     def _retain(self, newest: Path, best_steps: int) -> None:
         """Keep the newest few, the best, and the full ones that these are changes of; here and in the mirror."""
         names = names_in(self.root)
-        kept = {*names[-self._config.keep :], name_of(best_steps)}
+        needed = {*names[-self._config.keep :], name_of(best_steps)}
         full = None if self._since is None else self._since.name  # what the next one may be changes of
         bases = {full}
         damaged: set[str] = set()
-        for name in sorted(kept & set(names) - {full}):
+        for name in sorted(needed & set(names) - {full}):
             try:
                 bases.add(base_of(self.root / name))
             except CheckpointError as error:
                 self._warn(f"{error}: going on without it")
                 damaged.add(name)
-        kept |= {base for base in bases if base is not None}
+        needed |= {base for base in bases if base is not None}
         for path in sorted(self.root.iterdir(), reverse=True):  # changes before what they are changes of
-            if path.name not in kept - damaged:
+            if path.name not in needed - damaged:
                 _remove(path)
         if self._mirror is not None:
-            lacking = kept & set(names) - damaged - set(self._mirror.names())
+            lacking = needed & set(names) - damaged - set(self._mirror.names())
             for name in sorted(lacking | {newest.name}):  # what they are changes of before changes
                 self._mirror.upload(self.root / name)
-            self._mirror.keep(kept)  # its copy of one that is damaged here may be whole
+            self._mirror.keep(needed)  # its copy of one that is damaged here may be whole
 
     def _state_of(self, checkpoint: Checkpoint) -> TrainingState:
-        """Where training was. Raises OtherVersion when it does not say so as this program does."""
+        """Return where training was. Raises OtherVersion when it does not say so as this program does."""
         state = checkpoint.about.get("state", {})
         if other := sorted(state.keys() ^ TrainingState().to_dict().keys()):  # a default would be another run
             raise OtherVersion(
@@ -152,7 +156,7 @@ class Store:
         return TrainingState(**state)
 
     def _newest(self) -> str | None:
-        """Name of the newest checkpoint that is whole, and whose best evaluation's is.
+        """Return the name of the newest checkpoint that is whole, and whose best evaluation's is.
 
         Those after it, which are not, make room: training will write them anew. Raises CheckpointError when it is of
         something else than is trained here.
@@ -168,8 +172,8 @@ class Store:
         newest: str | None = None
         for name in reversed(names_in(self.root)):
             try:
-                found = Checkpoint(self.root / name)
-                state = self._state_of(found)
+                checkpoint = Checkpoint(self.root / name)
+                state = self._state_of(checkpoint)
                 best = name_of(state.best_steps)
                 if state.best and best != name:
                     Checkpoint(self.root / best)
@@ -179,12 +183,7 @@ class Store:
                 self._warn(f"{error}: going on from an older checkpoint")
                 damaged.append(self.root / name)
                 continue
-            for key, wanted in self._about.items():
-                if found.about.get(key) != wanted:
-                    raise CheckpointError(
-                        f"{found.folder}: its {key} is {found.about.get(key)}, and {wanted} here; restore what it was "
-                        f"trained with, or delete {self._places} to train from the beginning"
-                    )
+            self._require_same(checkpoint)
             newest = name
             break
         for path in damaged:
@@ -192,6 +191,15 @@ class Store:
         if damaged and newest is None:
             self._warn(f"{self.root}: no whole checkpoint is left; training begins anew")
         return newest
+
+    def _require_same(self, checkpoint: Checkpoint) -> None:
+        """Raise CheckpointError where it is of something else than is trained here."""
+        for key, value in self._about.items():
+            if (saved := checkpoint.about.get(key)) != value:
+                raise CheckpointError(
+                    f"{checkpoint.folder}: its {key} is {saved}, and {value} here; restore what it was trained with, or "
+                    f"delete {self._places} to train from the beginning"
+                )
 
 
 def _remove(path: Path) -> None:
@@ -212,7 +220,7 @@ def discard(root: Path, config: CheckpointConfig) -> None:
 
 
 def _mirror_of(root: Path, config: CheckpointConfig) -> Mirror | None:
-    """Copies of a run's checkpoints; runs that share a URL have folders below it as they have below `runs`."""
+    """Return the copies of a run's checkpoints; runs that share a URL have folders below it as they have below `runs`."""
     if config.url is None:
         return None
     run = root.parent
@@ -220,18 +228,18 @@ def _mirror_of(root: Path, config: CheckpointConfig) -> Mirror | None:
 
 
 def name_of(steps: int) -> str:
-    """Folder of the checkpoint after so many batches; names sort as numbers do."""
+    """Return the folder's name of the checkpoint after so many batches; names sort as numbers do."""
     return f"steps-{steps:010d}"
 
 
 def names_in(root: Path) -> list[str]:
-    """Finished checkpoints of a folder, oldest first, whole or damaged."""
+    """Return the names of a folder's finished checkpoints, oldest first, whole or damaged."""
     return sorted(path.name for path in root.glob("steps-*") if path.suffix != ".tmp")
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One checkpoint of a run, and what is wrong with it."""
+    """A line of a listing: one checkpoint of a run, and what is wrong with it."""
 
     name: str
     bytes: int
@@ -243,17 +251,17 @@ class Listed:
     damage: str | None = None
 
 
-def listed(run: Path) -> list[Listed]:
+def listed(run: str | Path) -> list[Listed]:
     """Verify every checkpoint of a run folder, oldest first; the finished model's, if there is one, is the last.
 
     Best is what the newest whole one says is best so far. The run may be training: what it removes meanwhile is left out.
     """
-    found = []
+    listing = []
     best: str | None = None
-    root = run / "checkpoints"
+    root, finished = Path(run) / CHECKPOINTS, Path(run) / CHECKPOINT
     folders = [root / name for name in names_in(root)]
-    if (run / "checkpoint").exists():
-        folders.append(run / "checkpoint")
+    if finished.exists():
+        folders.append(finished)
     for folder in folders:
         size = 0
         try:
@@ -261,15 +269,15 @@ def listed(run: Path) -> list[Listed]:
             saved = Checkpoint(folder)
         except (CheckpointError, FileNotFoundError) as error:
             if folder.exists():
-                found.append(Listed(folder.name, size, damage=str(error)))
+                listing.append(Listed(folder.name, size, damage=str(error)))
             continue
         state = saved.about.get("state", {})
         base = None if saved.base is None else saved.base.folder.name
-        found.append(
+        listing.append(
             Listed(folder.name, size, state.get("steps"), state.get("epoch"), state.get("rows"), base)
         )
-        if folder.name == "checkpoint":
+        if folder == finished:
             best = folder.name
         elif best_steps := state.get("best_steps"):
             best = name_of(best_steps)
-    return [replace(item, best=item.name == best) for item in found]
+    return [replace(item, best=item.name == best) for item in listing]

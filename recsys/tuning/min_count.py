@@ -1,4 +1,4 @@
-"""The smallest minimum count with which full tables fit their budget: what `fit` is in a space of settings.
+"""The value `fit` of a minimum count is computed: the smallest with which full tables fit their budget.
 
 The size of a full table follows from its width and its vocabularies alone. Under a budget a list of minimum counts leaves
 hardly one that fits; computed, the plainest rival of every scheme gets as many ids as its bytes can hold, at every width.
@@ -23,18 +23,22 @@ from recsys_tables.planning.plan import BudgetError, plan_tables
 from recsys_tables.schemes.allocation import FeatureSize
 
 
-def smallest_min_count(config: ExperimentConfig, prepared: Path) -> int:
+def smallest_min_count(config: ExperimentConfig, prepared: str | Path) -> int:
     """Return the smallest `features.min_count` with which the full tables of `config` fit their budget.
 
-    prepared: a set of the same data and features, whatever its minimum counts: only what was counted is read.
+    Args:
+        config: An experiment of full tables.
+        prepared: A set of the same data and features, whatever its minimum counts: only what was counted is read.
 
-    Raises BudgetError where not even the most frequent ids fit, ConfigError for tables of another scheme.
+    Raises:
+        BudgetError: Not even the most frequent ids fit.
+        ConfigError: The tables are of another scheme.
     """
     config.require_full_tables(config.name)
-    features, counts = _counted(prepared)
+    features, frequencies = _frequencies(Path(prepared))
 
     def plan(min_count: int) -> None:
-        sizes = _sizes(config, features, counts, min_count)
+        sizes = _sizes(config, features, frequencies, min_count)
         plan_tables(config.tables, sizes, config.training.table_optimizer, statistics_bytes(features))
 
     def fits(min_count: int) -> bool:
@@ -44,33 +48,33 @@ def smallest_min_count(config: ExperimentConfig, prepared: Path) -> int:
             return False
         return True
 
-    most = max((int(seen[-1]) for seen in counts.values() if len(seen)), default=1)
-    found = bisect_left(range(1, most), True, key=fits) + 1
-    plan(found)  # raises where not even one id is left that fits
-    return found
+    most = max((int(counts[-1]) for counts in frequencies.values() if len(counts)), default=1)
+    smallest = bisect_left(range(1, most), True, key=fits) + 1
+    plan(smallest)  # raises where not even one id is left that fits
+    return smallest
 
 
 def _sizes(
-    config: ExperimentConfig, features: Features, counts: Mapping[str, np.ndarray], min_count: int
+    config: ExperimentConfig, features: Features, frequencies: Mapping[str, np.ndarray], min_count: int
 ) -> list[FeatureSize]:
-    """The sizes of features whose vocabularies, where they can, hold the ids seen at least so often."""
+    """Return the sizes of features whose vocabularies, where they can, hold the ids that occur `min_count` times."""
     sizes = []
     for size, feature in zip(sizes_of(config, features), features.categorical, strict=True):
         like = feature.like if isinstance(feature, Categorical) else None
-        seen = counts.get(like or feature.name)
-        if seen is not None:
-            known = len(seen) - int(np.searchsorted(seen, min_count))
-            own = 0 if like is not None else table_bytes(known)
-            size = replace(size, num_codes=FIRST_CODE + known, vocabulary_bytes=own)
+        counts = frequencies.get(like or feature.name)
+        if counts is not None:
+            known = len(counts) - int(np.searchsorted(counts, min_count))
+            vocabulary_bytes = 0 if like is not None else table_bytes(known)
+            size = replace(size, num_codes=FIRST_CODE + known, vocabulary_bytes=vocabulary_bytes)
         sizes.append(size)
     return sizes
 
 
 @lru_cache(maxsize=2)
-def _counted(prepared: Path) -> tuple[Features, dict[str, np.ndarray]]:
-    """The features of a prepared set, and how often each id was seen of those that `features.min_count` is of."""
-    whole = Prepared.open(prepared)
-    features, counts = whole.features(), whole.counts()
+def _frequencies(folder: Path) -> tuple[Features, dict[str, np.ndarray]]:
+    """Return a set's features, and rising numbers of impressions of the ids of those that `features.min_count` is of."""
+    prepared = Prepared.open(folder)
+    features, counts = prepared.features(), prepared.counts()
     names = [
         name
         for declared in features.configs

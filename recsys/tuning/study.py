@@ -1,7 +1,7 @@
-"""Hyper-parameter tuning: which trials are drawn, how each ended, and what came out. `on_ray` runs the trials.
+"""A study of hyper-parameters records which trials are drawn and how each ended. `on_ray` runs the trials.
 
-A trial is a function of its settings, and kept in the store of `trials`. The same command goes on from there, and from
-what the study itself keeps: the order of its draws, and where ASHA stopped a trial.
+A trial is a function of its settings, and recorded in the store of `trials`. The same command goes on from there, and
+from what the study itself records: the order of its draws, and where ASHA stopped a trial.
 
 <runs>/tune/<name>-<digest>/study.json
 """
@@ -37,7 +37,7 @@ How = Literal["random", "grid", "optuna"]
 SEARCHED = ("features.", "tables.", "model.", "training.")
 FIXED = ("training.seed", "training.monitor")
 STUDY = "study.json"
-ASKED = 100  # settings that Optuna is asked for before it is taken to have no new ones
+PROPOSALS = 100  # settings that Optuna proposes before it is taken to have no new ones
 
 
 class DrawnTrial(Manifest):
@@ -56,7 +56,7 @@ class StudyRecord(Manifest):
 
 @dataclass(frozen=True)
 class TuningResult:
-    """A finished tuning: its trials, the best first."""
+    """A finished tuning, with its trials, the best first."""
 
     config: ExperimentConfig
     how: How
@@ -65,11 +65,11 @@ class TuningResult:
 
     @property
     def best(self) -> Trial:
-        """The best trial."""
+        """Return the best trial."""
         return self.trials[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return {
             "name": self.config.name,
             "how": self.how,
@@ -84,25 +84,25 @@ class TuningResult:
 
 @contextmanager
 def opened(
-    config: ExperimentConfig, prepare: Prepare, runs: Path, how: How, most: int | None, asha: bool
+    config: ExperimentConfig, prepare: Prepare, runs: str | Path, how: How, most: int | None, asha: bool
 ) -> Iterator["Study"]:
-    """The study of a tuning under `runs`, for one process at a time. Raises ConfigError as `Study` does."""
+    """Open the study of a tuning under `runs`, for one process at a time. Raises ConfigError as `Study` does."""
     _check(config, most)
-    own = config.model_dump(mode="json", exclude={"job", "evaluation", "tuning"})
+    settings = config.model_dump(mode="json", exclude={"job", "evaluation", "tuning"})
     tuning = config.tuning.model_dump(mode="json", exclude={"trials"})
-    text = json.dumps([own, tuning, how, asha])  # what trials depend on, but for their number
-    folder = runs / "tune" / f"{config.name}-{text_digest(text)}"
+    text = json.dumps([settings, tuning, how, asha])  # what trials depend on, but for their number
+    folder = Path(runs) / "tune" / f"{config.name}-{text_digest(text)}"
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
         yield Study(config, prepare, folder, TrialStore(runs), how, most, asha)
 
 
 class Study:
-    """The trials of a tuning, drawn one after the other and kept on disk; what was kept is read back.
+    """The trials of a tuning, drawn one after the other and written to disk, from where they are read back.
 
     `most`: trials, None for all of a grid. The file's own settings are the first. Settings whose tables do not fit the
     budget are not drawn, and none is drawn twice. Trials of a grid and random ones are a function of
-    `tuning.seed`, and drawn, with their data prepared, before the first is run; Optuna's depend on what was found.
+    `tuning.seed`, and drawn, with their data prepared, before the first is run; Optuna's depend on earlier scores.
 
     Raises ConfigError when the space is empty, when its trials could not be compared or one is invalid, and NothingFits.
     """
@@ -122,15 +122,14 @@ class Study:
         self.trials: list[Trial] = []
         self.most = most
         self._store, self._draws = store, Draws(config, prepare)
-        self._asked: dict[
-            str, dict[str, Any]
-        ] = {}  # by digest: settings as they were drawn, of which some are computed
+        # by digest: settings as they were drawn, before some of them were computed
+        self._drawn: dict[str, dict[str, Any]] = {}
         self._optuna = _optuna(config, most) if how == "optuna" else None
         self._before = self._read()
         self._add_from(itertools.chain([{}], self._first_draws()))
         if self._optuna is None:
             self.most = len(self.trials)
-        # what is done is told to the scheduler again, where it told anything
+        # a trial that is done is reported to the scheduler again, where it has evaluations
         self._waiting = deque(trial for trial in self.trials if trial.history or not trial.is_done)
         if not self.trials and self._optuna is None:
             raise NothingFits(
@@ -139,17 +138,17 @@ class Study:
 
     @property
     def candidates(self) -> Mapping[str, Candidate]:
-        """What is trained, by the trial's digest."""
-        return self._draws.found
+        """Return what is trained, by the trial's digest."""
+        return self._draws.candidates
 
     @property
     def is_done(self) -> bool:
-        """Whether every trial was run."""
+        """Tell whether every trial was run."""
         return len(self.trials) == self.most and all(trial.is_done for trial in self.trials)
 
     @property
     def has_ended(self) -> bool:
-        """Whether every trial was run, or could not be."""
+        """Tell whether every trial was run, or could not be."""
         return (
             not self._waiting
             and len(self.trials) == self.most
@@ -157,41 +156,41 @@ class Study:
         )
 
     def next(self) -> Trial | None:
-        """Return the next trial to run, or, when it is done, to be told of again; None after the last."""
+        """Return the next trial to run, or, when it is done, to be reported again; None after the last."""
         if not self._waiting and self._optuna is not None and len(self.trials) != self.most:
-            asked = iter(self._optuna.ask, None)
-            self._waiting.extend(self._add_from(itertools.islice(asked, ASKED), 1))
+            proposals = iter(self._optuna.ask, None)
+            self._waiting.extend(self._add_from(itertools.islice(proposals, PROPOSALS), 1))
             if not self._waiting:
                 self.most = len(self.trials)  # nothing new is left in the space
         return self._waiting.popleft() if self._waiting else None
 
     def note(self, trial: Trial, evaluation: dict[str, Any]) -> None:
-        """Keep an evaluation; one that is known, of a trial that is told again, is not kept twice."""
+        """Record an evaluation; one that is known, of a trial that is reported again, is not recorded twice."""
         if trial.history and evaluation["rows"] <= trial.history[-1]["rows"]:
             return
         trial.history.append(evaluation)
         self._store.write(trial)
 
     def close(self, trial: Trial, end: End | None, why: str = "") -> None:
-        """Keep how a trial ended; `end` None: as its evaluations show."""
+        """Record how a trial ended; `end` None: as its evaluations show."""
         if trial.end is not None:
             return
         trial.end = end or ("finished" if self._is_over(trial) else "stopped")
         trial.why = why
         self._store.write(trial)
         self._write()
-        self._tell(self._asked[trial.digest], trial)
+        self._teach(self._drawn[trial.digest], trial)
 
     def result(self) -> TuningResult:
         """Return all trials, the best first. Raises ConfigError when none has a metric."""
-        found = sorted(self.trials, key=lambda trial: (-trial.score(self.config), trial.number))
-        if found[0].best(self.config) is None:
-            what = "diverged" if all(trial.end == "diverged" for trial in found) else "diverged or failed"
-            raise ConfigError(f"{self.config.name}: every trial {what}: {found[0].why}")
-        return TuningResult(self.config, self.how, self.asha, found)
+        ranked = sorted(self.trials, key=lambda trial: (-trial.score(self.config), trial.number))
+        if ranked[0].best(self.config) is None:
+            ends = "diverged" if all(trial.end == "diverged" for trial in ranked) else "diverged or failed"
+            raise ConfigError(f"{self.config.name}: every trial {ends}: {ranked[0].why}")
+        return TuningResult(self.config, self.how, self.asha, ranked)
 
     def _first_draws(self) -> Iterator[dict[str, Any]]:
-        """What can be drawn before any trial is run; of Optuna, what was tried before."""
+        """Return what can be drawn before any trial is run; of Optuna, what was tried before."""
         if self.how == "random":
             return random_draws(self.config.tuning.space, self.config.tuning.seed)
         if self.how == "grid":
@@ -220,17 +219,17 @@ class Study:
             return None
         if not is_new:
             twin = next(trial for trial in self.trials if trial.digest == candidate.digest)
-            self._tell(settings, twin)
+            self._teach(settings, twin)
             return None
-        self._asked[candidate.digest] = settings
-        trial = self._kept(candidate)
+        self._drawn[candidate.digest] = settings
+        trial = self._trial_of(candidate)
         if trial.is_done:
-            self._tell(settings, trial)
+            self._teach(settings, trial)
         self.trials.append(trial)
         return trial
 
-    def _kept(self, candidate: Candidate) -> Trial:
-        """Return a new trial with what is kept of it: to its end, or to where ASHA stopped it in this study."""
+    def _trial_of(self, candidate: Candidate) -> Trial:
+        """Return a new trial with what is recorded of it: to its end, or to where ASHA stopped it in this study."""
         trial = Trial(len(self.trials), candidate.digest, candidate.settings)
         record, before = self._store.read(candidate.digest), self._before.get(candidate.digest)
         if record is None:
@@ -242,12 +241,13 @@ class Study:
             trial.end = "stopped"
         return trial
 
-    def _tell(self, asked: dict[str, Any], trial: Trial) -> None:
+    def _teach(self, drawn: dict[str, Any], trial: Trial) -> None:
+        """Pass the score of drawn settings to Optuna, where it draws."""
         if self._optuna is not None:
-            self._optuna.tell(asked, trial.score(self.config))
+            self._optuna.tell(drawn, trial.score(self.config))
 
     def _is_over(self, trial: Trial) -> bool:
-        """Whether training ended by itself: all epochs, or no better metric for as long as it had patience."""
+        """Tell whether training ended by itself: all epochs, or no better metric for as long as it had patience."""
         training = self.candidates[trial.digest].config.training
         scores = [training.score(metrics_of(entry)) for entry in trial.history]
         worse = len(scores) - 1 - scores.index(max(scores))
@@ -256,31 +256,31 @@ class Study:
     def _read(self) -> dict[str, DrawnTrial]:
         """Return what was drawn before, by digest, in its order."""
         try:
-            drawn = read_manifest(
+            record = read_manifest(
                 self.folder / STUDY, StudyRecord, {}, "delete it, and the same command goes on"
-            ).trials
+            )
         except FileNotFoundError:
-            drawn = []
+            return {}
         except DamagedFile as error:
             raise ConfigError(str(error)) from None
-        return {trial.digest: trial for trial in drawn}
+        return {trial.digest: trial for trial in record.trials}
 
     def _write(self) -> None:
-        drawn = [
+        trials = [
             DrawnTrial(
                 digest=trial.digest,
-                settings=self._asked[trial.digest],
+                settings=self._drawn[trial.digest],
                 stopped_rows=trial.history[-1]["rows"] if trial.end == "stopped" and trial.history else None,
             )
             for trial in self.trials
         ]
-        known = {trial.digest for trial in drawn}
+        known = {trial.digest for trial in trials}
         later = [trial for trial in self._before.values() if trial.digest not in known]
-        write_manifest(StudyRecord(trials=[*drawn, *later]), self.folder / STUDY)
+        write_manifest(StudyRecord(trials=[*trials, *later]), self.folder / STUDY)
 
 
 def grid(config: ExperimentConfig) -> Iterator[dict[str, Any]]:
-    """All settings of a space, the last key fastest. Raises ConfigError when a range is among them."""
+    """Return all settings of a space, the last key fastest. Raises ConfigError when a range is among them."""
     space = config.tuning.space
     for key, choices in space.items():
         if isinstance(choices, Range):
@@ -289,7 +289,7 @@ def grid(config: ExperimentConfig) -> Iterator[dict[str, Any]]:
                 "or tune with --how random or optuna"
             )
     values = [choices for choices in space.values() if not isinstance(choices, Range)]
-    return (dict(zip(space, found, strict=True)) for found in itertools.product(*values))
+    return (dict(zip(space, combination, strict=True)) for combination in itertools.product(*values))
 
 
 def _check(config: ExperimentConfig, most: int | None) -> None:

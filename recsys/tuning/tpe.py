@@ -1,4 +1,4 @@
-"""Optuna's tree-structured Parzen estimator over a search space."""
+"""Optuna's tree-structured Parzen estimator proposes settings of a search space."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ STARTUP = 10  # Optuna's own number of random trials before the estimator guides
 
 
 class Optuna:
-    """Asks for settings and is told their score; settings that were tried in another process can be told too.
+    """A sampler that proposes settings and learns from their scores, also from those of another process.
 
     Trials that run at the same time are kept apart (`constant_liar`). At most a third of `trials` is drawn at random.
     Bergstra et al. 2011, Algorithms for hyper-parameter optimization; Akiba et al. 2019, Optuna.
@@ -34,25 +34,28 @@ class Optuna:
             else CategoricalDistribution(range(len(choices)))
             for key, choices in space.items()
         }
-        self._asked: dict[str, optuna.trial.Trial] = {}
+        self._proposed: dict[str, optuna.trial.Trial] = {}
 
     def ask(self) -> dict[str, Any]:
-        """The next settings; they may have been asked before."""
+        """Return the next settings; they may have been proposed before."""
         trial = self._study.ask(self._distributions)
         settings = {
             key: trial.params[key] if isinstance(choices, Range) else choices[trial.params[key]]
             for key, choices in self._space.items()
         }
-        self._asked[json.dumps(settings)] = trial
+        self._proposed[json.dumps(settings)] = trial
         return settings
 
     def tell(self, settings: Mapping[str, Any], score: float | None) -> None:
-        """What became of settings, higher is better; None or -inf: nothing good. Those outside the space are let be."""
+        """Take the score of settings, higher is better; None and -inf are failures.
+
+        Settings outside the space are ignored.
+        """
         good = score is not None and score > float("-inf")
         state = TrialState.COMPLETE if good else TrialState.PRUNED  # without a value: worse than all others
-        asked = self._asked.pop(json.dumps(settings), None)
-        if asked is not None:
-            self._study.tell(asked, score if good else None, state)
+        proposed = self._proposed.pop(json.dumps(settings), None)
+        if proposed is not None:
+            self._study.tell(proposed, score if good else None, state)
         elif settings.keys() == self._space.keys():
             params = {
                 key: settings[key] if isinstance(choices, Range) else choices.index(settings[key])

@@ -1,4 +1,4 @@
-"""Trials of settings on validation rows: how they are drawn, where they are kept, and how one is run.
+"""Trials of settings on validation rows are drawn, recorded and run here.
 
 `recsys tune` and `recsys compare` both use them, so that what one has trained the other does not train again:
 
@@ -62,12 +62,12 @@ class Trial:
 
     @property
     def is_done(self) -> bool:
-        """Whether it need not be run again."""
+        """Tell whether it need not be run again."""
         return self.end is not None and self.end != "failed"
 
     @property
     def epochs(self) -> float:
-        """How long it trained."""
+        """Return how many epochs it trained."""
         return self.history[-1]["epoch"] if self.history else 0.0
 
     def best(self, config: ExperimentConfig) -> dict[str, Any] | None:
@@ -92,16 +92,16 @@ def metrics_of(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Draws:
-    """Candidates of an arm, each new and within its budget, whose prepared data hold the same rows."""
+    """The candidates of an arm, each within its budget, whose prepared data hold the same rows."""
 
     def __init__(self, config: ExperimentConfig, prepare: Prepare) -> None:
-        self.found: dict[str, Candidate] = {}  # by digest
+        self.candidates: dict[str, Candidate] = {}  # by digest
         self.smallest_excess: BudgetError | None = None
         self._config, self._prepare = config, prepare
         self._splits: dict[Path, dict[str, dict[str, int]]] = {}
 
     def add(self, settings: Mapping[str, Any]) -> tuple[Candidate, bool]:
-        """Draw settings: the candidate, and whether it is new. Of a minimum count of `fit` its settings have the number.
+        """Return the candidate of drawn settings, and whether it is new; where a minimum count is `fit`, it has the number.
 
         Raises BudgetError when its tables do not fit, ConfigError when other rows are left than in those before.
         """
@@ -117,14 +117,14 @@ class Draws:
             raise
         self._check_rows(prepared, settings)
         candidate = Candidate(config, dict(settings), prepared, config.digest(prepared))
-        is_new = candidate.digest not in self.found
-        return self.found.setdefault(candidate.digest, candidate), is_new
+        is_new = candidate.digest not in self.candidates
+        return self.candidates.setdefault(candidate.digest, candidate), is_new
 
     def until(self, draws: Iterable[dict[str, Any]], most: int | None) -> Iterator[Candidate]:
-        """Draw new candidates, at most so many; gives up after `MISSES` draws in a row that bring none."""
+        """Yield new candidates, until there are `most`, or `MISSES` draws in a row have brought none."""
         missed = 0
         for settings in draws:
-            if missed == MISSES or len(self.found) == most:
+            if missed == MISSES or len(self.candidates) == most:
                 return
             missed += 1
             try:
@@ -136,7 +136,10 @@ class Draws:
                 yield candidate
 
     def _computed(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Settings with the smallest minimum count that fits instead of `fit`, counted with the file's own features."""
+        """Return settings with the smallest minimum count that fits in the place of `fit`.
+
+        It is computed from what was counted for the file's own features.
+        """
         if settings.get(MIN_COUNT) != FIT:
             return settings
         others = {key: value for key, value in settings.items() if key != MIN_COUNT}
@@ -147,9 +150,9 @@ class Draws:
         """Check a prepared set once, and that all have the same rows."""
         if prepared in self._splits:
             return
-        whole = Prepared.open(prepared)
-        whole.verify()
-        splits = whole.manifest.row_counts_by_split
+        opened = Prepared.open(prepared)
+        opened.verify()
+        splits = opened.manifest.row_counts_by_split
         first = next(iter(self._splits.values()), splits)
         if splits != first:
             raise ConfigError(
@@ -166,25 +169,25 @@ def candidates(config: ExperimentConfig, prepare: Prepare) -> list[Candidate]:
     """
     draws = Draws(config, prepare)
     settings = itertools.chain([{}], random_draws(config.tuning.space, config.tuning.seed))
-    found = list(draws.until(settings, config.tuning.trials))
-    if not found:
+    fitting = list(draws.until(settings, config.tuning.trials))
+    if not fitting:
         raise NothingFits(f"{config.name}: none of its settings fits the budget: {draws.smallest_excess}")
-    return found
+    return fitting
 
 
 def random_draws(space: Mapping[str, Choices], seed: int) -> Iterator[dict[str, Any]]:
-    """Settings of a space in a random order: without replacement where all values are listed, else for ever."""
+    """Yield settings of a space in a random order: without replacement where all values are listed, else for ever."""
     random = np.random.default_rng(seed)
     if any(isinstance(choices, Range) for choices in space.values()):
         while True:
-            yield {key: _drawn(choices, random) for key, choices in space.items()}
+            yield {key: _random_value(choices, random) for key, choices in space.items()}
     grid = list(itertools.product(*space.values()))
     for position in random.permutation(len(grid)):
         yield dict(zip(space, grid[position], strict=True))
 
 
 class TrialRecord(Manifest):
-    """What is kept of a trial, a function of its configuration; `end` is None while it has not ended by itself."""
+    """What is recorded of a trial, a function of its configuration; `end` is None while it has not ended by itself."""
 
     history: list[dict[str, Any]]
     end: Literal["finished", "diverged"] | None
@@ -192,10 +195,10 @@ class TrialRecord(Manifest):
 
 
 class TrialStore:
-    """Records of trials below `runs`, by digest."""
+    """A store of the records of trials below `runs`, by digest."""
 
-    def __init__(self, runs: Path) -> None:
-        self.folder = runs / "trials"
+    def __init__(self, runs: str | Path) -> None:
+        self.folder = Path(runs) / "trials"
 
     def read(self, digest: str) -> TrialRecord | None:
         """Return a record, if there is one. Raises ConfigError where it is damaged."""
@@ -208,10 +211,10 @@ class TrialStore:
             raise ConfigError(str(error)) from None
 
     def write(self, trial: Trial) -> None:
-        """Keep what a trial has come to, unless more is kept already."""
+        """Write what a trial has come to, unless more is written already."""
         end = trial.end if trial.end in ("finished", "diverged") else None
-        kept = self.read(trial.digest)
-        if kept is None or kept.end is None:
+        earlier = self.read(trial.digest)
+        if earlier is None or earlier.end is None:
             record = TrialRecord(history=trial.history, end=end, why=trial.why if end else "")
             write_manifest(record, self._file(trial.digest))
 
@@ -224,21 +227,22 @@ class TrialStore:
         return self.folder / f"{digest}.json"
 
 
-def run_trial(candidate: Candidate, runs: Path) -> Trial:
-    """Train once, or read back what is kept; a trial whose loss is no longer a number has diverged."""
+def run_trial(candidate: Candidate, runs: str | Path) -> Trial:
+    """Train once, or read back what is recorded; a trial whose loss is no longer a number has diverged."""
     store, trial = TrialStore(runs), Trial(0, candidate.digest, candidate.settings)
     with store.locked(candidate.digest):  # two arms may draw one trial
         record = store.read(candidate.digest)
         if record is not None and record.end is not None:
             trial.history, trial.end, trial.why = record.history, record.end, record.why
             return trial
-        Prepared.open(candidate.prepared).verify()
-        trial.end, trial.why = train_trial(candidate.config, candidate.prepared, trial.history.append)
+        prepared = Prepared.open(candidate.prepared)
+        prepared.verify()
+        trial.end, trial.why = train_trial(candidate.config, prepared, trial.history.append)
         store.write(trial)
     return trial
 
 
-def train_trial(config: ExperimentConfig, prepared: Path, report: Report) -> tuple[End, str]:
+def train_trial(config: ExperimentConfig, prepared: Prepared | str | Path, report: Report) -> tuple[End, str]:
     """Train once, and report every evaluation; return how it ended, and why where its loss is no number.
 
     Raises ValueError as `fit` does.
@@ -250,7 +254,8 @@ def train_trial(config: ExperimentConfig, prepared: Path, report: Report) -> tup
     def evaluated(entry: dict[str, Any]) -> None:
         report({k: v for k, v in entry.items() if not k.startswith(("share_", "memory_"))})
 
-    train, validation = (Rows.load(prepared, part) for part in ("train", "validation"))
+    prepared = prepared if isinstance(prepared, Prepared) else Prepared.open(prepared)
+    train, validation = (Rows.load(prepared, split) for split in ("train", "validation"))
     try:
         with process_group():
             fit(config, train, validation, watch=Watch(evaluated))
@@ -259,7 +264,7 @@ def train_trial(config: ExperimentConfig, prepared: Path, report: Report) -> tup
     return "finished", ""
 
 
-def best(config: ExperimentConfig, found: list[Candidate], trials: list[Trial]) -> Candidate:
+def best(config: ExperimentConfig, tried: list[Candidate], trials: list[Trial]) -> Candidate:
     """Return the candidate that did best on validation by `training.monitor`; the earlier one of equals.
 
     Raises ConfigError when every trial diverged.
@@ -267,10 +272,10 @@ def best(config: ExperimentConfig, found: list[Candidate], trials: list[Trial]) 
     scores = [trial.score(config) for trial in trials]
     if np.isneginf(max(scores)):
         raise ConfigError(f"{config.name}: every trial diverged: {trials[0].why}")
-    return found[int(np.argmax(scores))]
+    return tried[int(np.argmax(scores))]
 
 
-def _drawn(choices: Choices, random: np.random.Generator) -> Any:
+def _random_value(choices: Choices, random: np.random.Generator) -> Any:
     if not isinstance(choices, Range):
         return choices[random.integers(len(choices))]
     if choices.log:
@@ -280,4 +285,4 @@ def _drawn(choices: Choices, random: np.random.Generator) -> Any:
 
 @lru_cache(maxsize=64)
 def _features(prepared: Path) -> Features:
-    return Features.load(prepared / "features")
+    return Prepared.open(prepared).features()

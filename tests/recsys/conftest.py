@@ -90,6 +90,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run(configure: Configure, prepared: Prepared, runs: Path) -> Any:
     """A finished run, not to be written to."""
-    from recsys.training.run import train
+    from recsys.training.train import train
 
     return train(configure(), prepared, runs)

@@ -207,7 +207,7 @@ VERBS: dict[str, Callable[[Path, Path], None]] = {
 def all_rounds(verb: str, folder: Path, in_ranks: object) -> None:
     """Do the rounds of a verb; in a process of its own, which has imported what its children need."""
     import recsys.cli
-    import recsys.training.run  # noqa: F401
+    import recsys.training.train  # noqa: F401
 
     lay_out(folder)
     for number in range(ROUNDS):

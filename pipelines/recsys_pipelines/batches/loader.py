@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ from recsys_pipelines.batches.order import WINDOW, epoch_order, num_batches
 from recsys_pipelines.batches.prefetch import prefetched
 from recsys_pipelines.features import Features
 from recsys_pipelines.preparation.prepared import Prepared
-from recsys_pipelines.shards import PUBLISHED_USER, read_shard, uniform, without_published_users
+from recsys_pipelines.shards import PUBLISHED_USER, uniform
 
 PADDING = -1  # the position of no row
 
@@ -59,25 +58,15 @@ class Rows:
         return self.table.num_rows
 
     @classmethod
-    def load(cls, prepared: str | os.PathLike[str], split: str, *, verify: bool = True) -> "Rows":
-        """Map all shards of `split` of a prepared folder, in the order of their names.
+    def load(cls, prepared: Prepared | str | os.PathLike[str], split: str, *, verify: bool = True) -> "Rows":
+        """Map all shards of a split of a prepared set, or of its folder, in the order of their names.
 
         With `verify` each file is read once, and its checksum compared: leave it out only where that was just done.
         Raises ManifestError as `Prepared.open` and `Prepared.verify` do.
         """
-        whole = Prepared.open(Path(prepared))
-        if verify:
-            whole.verify(split)
-        shards = whole.manifest.shards
-        tables = [
-            read_shard(whole.path / name)
-            for name in sorted(name for name, shard in shards.items() if shard.split == split)
-        ]
-        if not all(
-            PUBLISHED_USER in table.column_names for table in tables
-        ):  # of a set appended to an older one
-            tables = [without_published_users(table) for table in tables]
-        return cls.from_table(whole.features(), pa.concat_tables(tables))
+        whole = prepared if isinstance(prepared, Prepared) else Prepared.open(prepared)
+        table = whole.table(split, verify=verify)  # before features are read, which it verifies too
+        return cls.from_table(whole.features(), table)
 
     @classmethod
     def from_table(cls, features: Features, table: pa.Table) -> "Rows":

@@ -12,8 +12,9 @@ from typer.testing import CliRunner, Result
 from recsys.cli import app
 from recsys.config import ExperimentConfig
 from recsys.training.loop import Watch
-from recsys.training.run import Run, run_folder, train
+from recsys.training.run import Run, run_folder
 from recsys.training.store import listed, names_in
+from recsys.training.train import train
 from recsys_cython_ext.manifest import write_manifest
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_tables.distributed.checkpoint import Checkpoint

@@ -15,7 +15,7 @@ from recsys.compression.search import CompressionResult, run_compression
 from recsys.compression.supernet import evaluator
 from recsys.config import ConfigError, load, parse
 from recsys.planning import plan_of
-from recsys.training.run import train
+from recsys.training.train import train
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import kept_ids
 from recsys_pipelines.preparation.prepare import prepare
@@ -30,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def strange(root: Path) -> str:
-    """A column called like a path."""
+    """Name a column like a path."""
     return str(root / "outside" / "of the search")
 
 

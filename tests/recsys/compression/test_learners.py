@@ -11,7 +11,8 @@ from recsys.compression.learners import learned_of
 from recsys.config import ConfigError, ExperimentConfig
 from recsys.training.distributed import default_device, process_group, shard_model
 from recsys.training.loop import Watch, make_model
-from recsys.training.run import Run, run_folder, train
+from recsys.training.run import Run, run_folder
+from recsys.training.train import train
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
@@ -79,7 +80,7 @@ def by_id(config: ExperimentConfig, folder: Prepared, tmp_path_factory: pytest.T
 
 
 def engine_with(run: Run, folder: Prepared) -> EmbeddingEngine:
-    """The engine of the run's model, in evaluation."""
+    """Restore the engine of the run's model, in evaluation."""
     with process_group():
         features = Rows.load(folder.path, "test").features
         model = shard_model(make_model(run.config, features), run.config, default_device())

@@ -23,7 +23,7 @@ from ..conftest import Configure
 
 
 def learned_from(run: Run, names: list[str]) -> Learned:
-    """A full table's run as that of a learner that keeps all."""
+    """Read a full table's run as that of a learner that keeps all."""
     saved = Checkpoint(run.path / "checkpoint")
     weights = {name: saved.read(f"table/{name}/full").numpy() for name in names}
     score = {name: np.ones(len(table)) for name, table in weights.items()}
@@ -32,7 +32,7 @@ def learned_from(run: Run, names: list[str]) -> Learned:
 
 
 def by_sample(run: Run, learned: Learned, rows: Rows) -> dict[str, np.ndarray]:
-    """The oracle: a sample's gradient by a whole table is not 0 in the rows that it looks up."""
+    """Return the oracle: a sample's gradient by a whole table is not 0 in the rows that it looks up."""
     model = full_model(run, learned)
     found = {name: np.zeros(len(table)) for name, table in learned.weights.items()}
     tables = {key.split("embedding_bags.")[1]: p for key, p in model.engine.named_parameters()}
@@ -51,7 +51,7 @@ def by_sample(run: Run, learned: Learned, rows: Rows) -> dict[str, np.ndarray]:
 def test_it_is_the_squared_change_of_every_samples_loss(
     pooling: str, configure: Configure, tmp_path: Path
 ) -> None:
-    from recsys.training.run import train
+    from recsys.training.train import train
 
     features = [
         {"kind": "numeric", "names": ["x"]},
@@ -107,7 +107,7 @@ def test_what_the_learner_prunes_has_no_rank(run: Run, prepared: Prepared) -> No
 
 def test_it_tells_useful_ids_from_useless_ones(configure: Configure, tmp_path: Path) -> None:
     """On a log whose truth is known, and better than norms do."""
-    from recsys.training.run import train
+    from recsys.training.train import train
 
     generator = {
         "rows": 20_000,

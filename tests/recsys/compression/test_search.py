@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from recsys import cli
-from recsys.compression import search as size_search
+from recsys.compression import stages
 from recsys.compression.compact import write_compact
 from recsys.compression.learners import learned_of
 from recsys.compression.saliency import with_defaults
@@ -149,7 +149,8 @@ def test_the_same_command_evaluates_and_trains_nothing_again(
 
     monkeypatch.setattr(Supernet, "quality", never)
     ready = prepare(config.data, config.features, roots[1])
-    again = run_compression(config, "40%", ready, roots, evaluator, seeds=1, jobs=1)
+    named = str(roots[0]), str(roots[1])  # by text as by paths
+    again = run_compression(config, "40%", ready, named, evaluator, seeds=1, jobs=1)
     assert again.to_dict() == found.to_dict()
     json.dumps(again.to_dict())
 
@@ -242,13 +243,13 @@ def test_a_compact_experiment_is_never_written_over(
 def test_another_learner_is_judged_anew(found: CompressionResult, config: ExperimentConfig) -> None:
     """The same path with other weights has no known qualities."""
     manifest = found.learner.path / "checkpoint" / "manifest.json"
-    before = size_search._digest(config, found.learner)
+    before = stages.search_digest(config, found.learner)
     content = manifest.read_bytes()
     manifest.write_bytes(content + b" ")
     try:
-        assert size_search._digest(config, found.learner) != before
+        assert stages.search_digest(config, found.learner) != before
     finally:
         manifest.write_bytes(content)
     for key in ("validation_rows", "min_count", "seed"):
-        assert size_search._digest(config.replace({f"compression.{key}": 7}), found.learner) != before
-    assert (found.learner.path / f"saliency-{size_search.VERSION}.npz").exists(), "goes with the run"
+        assert stages.search_digest(config.replace({f"compression.{key}": 7}), found.learner) != before
+    assert (found.learner.path / f"saliency-{stages.VERSION}.npz").exists(), "goes with the run"

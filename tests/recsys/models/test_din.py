@@ -27,7 +27,8 @@ from recsys.serving.scoring import Scorer
 from recsys.training.distributed import process_group
 from recsys.training.loop import fit, make_model
 from recsys.training.prediction import predict
-from recsys.training.run import Run, train
+from recsys.training.run import Run
+from recsys.training.train import train
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
@@ -210,7 +211,7 @@ def test_dice_in_training_reads_the_moments_of_the_batch_and_keeps_their_running
 
 
 def click_model(decay: nn.Module | None) -> ClickModel:
-    """An engine of plain tables, whose gradients are dense: user, item, and the items seen before."""
+    """Make an engine of plain tables, whose gradients are dense: user, item, and the items seen before."""
     item = Full("item", 9, D)
     fields = [
         Field(Full("user", 5, D)),
@@ -241,7 +242,7 @@ def batch(model: ClickModel) -> ClickBatch:
 
 
 def table_gradients(model: ClickModel, shrunk: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """The weights of each table, and their gradient of λ/2 · weighted mean of `shrunk` for λ = 1."""
+    """Return the weights of each table, and their gradient of λ/2 · weighted mean of `shrunk` for λ = 1."""
     weight = torch.tensor([0.2, 0.5, 0.3])
     (shrunk * weight / 2).sum().backward()
     return {
@@ -308,7 +309,7 @@ def test_a_shared_scheme_is_served_without_torch() -> None:
 
 
 def interest_log(rows: int = 5000) -> pa.Table:
-    """A user clicks what is of the kind of their clicks before: the item or the user alone says nothing."""
+    """Write a log whose users click what is of the kind of their clicks before; item or user alone say nothing."""
     random = np.random.default_rng(3)
     user, item = random.integers(0, 80, rows), random.integers(0, 30, rows)
     favourite = random.integers(0, 3, 80)[user]

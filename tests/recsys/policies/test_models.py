@@ -27,7 +27,8 @@ from recsys.policies.contexts import predict_actions, read_contexts
 from recsys.policies.log import read_log
 from recsys.policies.models import cross_fitted, held_out_rows, policy_of, trained_on
 from recsys.serving.scoring import score_file
-from recsys.training.run import Run, train
+from recsys.training.run import Run
+from recsys.training.train import train
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.quarantine import Quarantine
 

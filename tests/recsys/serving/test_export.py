@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from recsys import cli
 from recsys.config import ExperimentConfig, parse
 from recsys.serving.export import ArtefactScorer, check, export, file_bytes
-from recsys.training.run import Run, train
+from recsys.training.run import Run
+from recsys.training.train import train
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared

@@ -14,7 +14,8 @@ import pytest
 
 from recsys.config import ExperimentConfig
 from recsys.serving.scoring import predict_file, score_file, score_split
-from recsys.training.run import Run, train
+from recsys.training.run import Run
+from recsys.training.train import train
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_pipelines.quarantine import Quarantine, TooManyBadRows
@@ -24,7 +25,7 @@ Configure = Callable[..., ExperimentConfig]
 
 
 def as_text(table: pa.Table) -> pa.Table:
-    """What a CSV can hold: lists joined by '|'."""
+    """Return what a CSV can hold: lists joined by '|'."""
     place = table.column_names.index("tags")
     tags = ["|".join(map(str, bag)) for bag in table["tags"].to_pylist()]
     return table.set_column(place, "tags", pa.array(tags))
@@ -32,7 +33,7 @@ def as_text(table: pa.Table) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def csv_run(log: Path, configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run trained from CSV, that bears a tenth of bad rows."""
+    """Train a run from CSV that bears a tenth of bad rows."""
     folder = tmp_path_factory.mktemp("csv")
     pa.csv.write_csv(as_text(pq.read_table(log)).slice(0, 2000), folder / "log.csv")
     config = configure(

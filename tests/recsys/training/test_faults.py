@@ -25,8 +25,9 @@ from recsys.models.deepfm import DeepFM
 from recsys.training import feed, loop, run
 from recsys.training.loop import Watch
 from recsys.training.pipeline import Pipeline
-from recsys.training.run import Run, run_folder, train
+from recsys.training.run import Run, run_folder
 from recsys.training.store import listed
+from recsys.training.train import train
 from recsys_cython_ext.files import locked
 from recsys_pipelines.batches.loader import PADDING, Rows
 from recsys_pipelines.batches.order import epoch_order
@@ -204,7 +205,7 @@ def results(
 
 
 def answers(results: Path, name: str) -> list[Any]:
-    """What the ranks said, in their order; a rank that died said nothing."""
+    """Return what the ranks said, in their order; a rank that died said nothing."""
     files = [results / f"{name}-{rank}.json" for rank in range(4)]
     return [json.loads(file.read_text())[0] for file in files if file.exists()]
 

@@ -27,8 +27,9 @@ from recsys.training.distributed import shard_model
 from recsys.training.loop import Watch
 from recsys.training.pipeline import Pipeline
 from recsys.training.prediction import predict
-from recsys.training.run import Run, train
+from recsys.training.run import Run
 from recsys.training.store import listed
+from recsys.training.train import train
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
@@ -151,7 +152,7 @@ def interrupted(
     deaths: list[tuple[int, int]],
     changes: dict[str, Any] | None = None,
 ) -> None:
-    """The run `<name>-whole`, and `<name>-killed`, one of whose ranks died as often as `deaths` says."""
+    """Open the run `<name>-whole`, and `<name>-killed`, one of whose ranks died as often as `deaths` says."""
     in_ranks(ranks, work, folder, f"{name}-whole", settings)
     bases = []
     for dies in deaths:

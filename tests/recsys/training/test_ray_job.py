@@ -65,7 +65,7 @@ def two() -> Iterator[Workers]:
 
 @pytest.fixture(scope="module")
 def whole(config: ExperimentConfig, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """An undisturbed run of two workers."""
+    """Train an undisturbed run of two workers."""
     workers = Workers(2)
     with session(workers):
         return train_on_ray(config, prepared, tmp_path_factory.mktemp("whole"), workers)
@@ -363,7 +363,7 @@ print(json.dumps([found, str(run.path)]))
 
 
 def written(folder: Path, log: Path) -> Path:
-    """A short experiment as a file."""
+    """Write a short experiment as a file."""
     raw = {
         "name": "short",
         "data": {"source": "table", "path": str(log)},

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 
 from recsys.config import ExperimentConfig
 from recsys.training.loop import Watch
-from recsys.training.run import Run, run_folder, train
+from recsys.training.run import Run, run_folder
 from recsys.training.store import listed, names_in
+from recsys.training.train import train
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.distributed.manifest import CheckpointError
@@ -24,7 +25,7 @@ class Interrupted(Exception):
 
 
 def after(steps: int) -> Watch:
-    """A watcher that fails after so many batches."""
+    """Return a watcher that fails after so many batches."""
     done = 0
 
     def step() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,18 @@ from pydantic import ConfigDict
 from typer.testing import CliRunner
 
 from recsys.cli import app
+from recsys.compression.learners import learned_of
+from recsys.compression.space import Learned
+from recsys.compression.supernet import full_model
 from recsys.config import ConfigError
 from recsys.serving.export import ArtefactScorer, export
-from recsys.serving.scoring import predict_file, score_split
-from recsys.training.run import Run, train
+from recsys.serving.scoring import Scorer, predict_file, score_split
+from recsys.training.run import Run
+from recsys.training.train import train
 from recsys_cython_ext.manifest import Manifest, write_manifest
 from recsys_pipelines.preparation.prepared import ManifestError, Prepared
 from recsys_tables.distributed.checkpoint import Checkpoint
+from recsys_tables.distributed.manifest import CheckpointError
 from recsys_tables.serving import artefact
 
 from ..conftest import Configure, forget_checksums
@@ -53,6 +59,15 @@ def test_a_run_is_named_by_text_too(run: Run, tmp_path: Path, log: Path) -> None
     assert (
         train(run.config, Prepared.open(run.metrics["prepared"]), str(run.path.parents[1])).path == run.path
     )
+
+
+@pytest.mark.parametrize(
+    "read", [Run.checkpoint, Scorer, learned_of, lambda run: full_model(run, Learned({}, {}, {}))]
+)
+def test_no_reader_takes_a_checkpoint_of_another_configuration(run: Run, read: Callable[[Run], Any]) -> None:
+    other = Run(run.path, run.config.replace({"training.epochs": 7}), run.metrics)
+    with pytest.raises(CheckpointError, match=r"belongs to another configuration than config\.yaml"):
+        read(other)
 
 
 @pytest.mark.parametrize("name", ["predictions.parquet", "config.yaml", "metrics.json"])

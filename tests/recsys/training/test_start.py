@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from recsys.config import ExperimentConfig, parse
 from recsys.planning import plan_of
 from recsys.serving.export import check, export
-from recsys.training.run import Run, train
+from recsys.training.run import Run
+from recsys.training.train import train
 from recsys_cython_ext.vocabulary import table_bytes
 from recsys_pipelines.features import Features
 from recsys_pipelines.preparation.prepare import prepare
@@ -40,7 +41,7 @@ def tables(**keys: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def kept(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the ids that stay."""
+    """Write a folder of the ids that stay."""
     folder = tmp_path_factory.mktemp("kept")
     for feature in prepared.features().categorical:
         np.save(folder / f"{feature.name}.npy", np.sort(feature.ids[: KEPT[feature.name]]))
@@ -64,7 +65,7 @@ def trained(compact: ExperimentConfig, small: Prepared, tmp_path_factory: pytest
 
 @pytest.fixture(scope="module")
 def inherited(small: Prepared, compact: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of tables whose values nothing else would begin with."""
+    """Write a file of tables whose values nothing else would begin with."""
     file = tmp_path_factory.mktemp("start") / "inherited.safetensors"
     every = [table for scheme in plan_of(compact, small.features()).schemes for table in scheme.tables()]
     save_file(

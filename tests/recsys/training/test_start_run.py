@@ -16,9 +16,10 @@ import yaml
 from recsys.config import ConfigError, ExperimentConfig, load, parse
 from recsys.training.distributed import process_group
 from recsys.training.loop import Watch, _Training
-from recsys.training.run import Run, run_folder, train
+from recsys.training.run import Run, run_folder
 from recsys.training.start import begin
 from recsys.training.store import names_in
+from recsys.training.train import train
 from recsys_cython_ext.manifest import write_manifest
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare
@@ -42,7 +43,7 @@ def saved_of(run: Run) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def yesterday(run: Run) -> dict[str, Any]:
-    """Settings that go on from the session's run."""
+    """Return settings that go on from the session's run."""
     return {"training.start": {"run": str(run.path)}, "training.epochs": 1}
 
 
@@ -85,7 +86,7 @@ def test_to_go_on_from_a_run_is_to_continue_it(
 
 @pytest.fixture(scope="module")
 def grown(log: Path, configure: Configure, prepared: Prepared, tmp_path_factory: Any) -> Prepared:
-    """The session's set with a day appended: users and items that are new, and tags that are not."""
+    """Append a day to the session's set: users and items that are new, and tags that are not."""
     folder = tmp_path_factory.mktemp("grown")
     rows = pq.read_table(log).slice(0, 400)
     users = pa.array([f"u{i % 80}" for i in range(400)])

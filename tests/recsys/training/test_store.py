@@ -12,11 +12,12 @@ from pydantic import ValidationError
 
 from recsys.config import ExperimentConfig
 from recsys.config.experiment import CheckpointConfig
-from recsys.training import run as run_module
+from recsys.training import train as train_module
 from recsys.training.loop import Watch
 from recsys.training.mirror import Mirror
-from recsys.training.run import run_folder, train
+from recsys.training.run import run_folder
 from recsys.training.store import listed, names_in
+from recsys.training.train import train
 from recsys_cython_ext.files import locked
 from recsys_cython_ext.manifest import write_manifest
 from recsys_pipelines.preparation.prepare import prepare
@@ -57,7 +58,7 @@ def config(configure: Configure) -> ExperimentConfig:
 
 @pytest.fixture(scope="module")
 def begun(config: ExperimentConfig, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of which one was interrupted; not to be written to."""
+    """Train a run that is interrupted; it is not to be written to."""
     runs = tmp_path_factory.mktemp("begun")
     with pytest.raises(Interrupted):
         train(config, prepared, runs, after(9))
@@ -78,7 +79,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def copies_of(config: ExperimentConfig, prepared: Prepared, url: Path) -> Path:
-    """The run's own folder below a URL."""
+    """Return the run's own folder below a URL."""
     return run_folder(config, prepared, url)
 
 
@@ -159,7 +160,7 @@ def test_a_run_that_another_job_is_at_work_on_is_refused(
     config: ExperimentConfig, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What `run_folder` has beside it is held by another job, as another process would."""
-    monkeypatch.setattr(run_module, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(train_module, "LOCK_SECONDS", 0.2)
     folder = run_folder(config, prepared, tmp_path)
     folder.parent.mkdir(parents=True)
     with (

@@ -30,8 +30,9 @@ from recsys.training.distributed import process_group, shard_model
 from recsys.training.loop import Fitted, NonFiniteLoss, Watch, fit
 from recsys.training.optimizers import Optimizer
 from recsys.training.prediction import predict
-from recsys.training.run import Run, run_folder, train
+from recsys.training.run import Run, run_folder
 from recsys.training.store import Store
+from recsys.training.train import train
 from recsys_pipelines.batches.loader import Rows, epoch_order
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
@@ -161,7 +162,7 @@ def test_table_decay_shrinks_the_rows_it_touches(configure: Configure, rows: dic
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_a_step_of_the_tables_is_rowwise_adagrad(configure: Configure, decay: float) -> None:
-    """g = dL/dw summed over the batch; a += mean(g²); w -= lr·g / (√a + eps), row by row."""
+    """Compare with g = dL/dw summed over the batch; a += mean(g²); w -= lr·g / (√a + eps), row by row."""
     engine = EmbeddingEngine([Field(Full("user", 5, 4))], torch.device("meta"))
     network = LR(LRConfig(name="lr"), 0, ["user"], 4)
     config = configure({"training.table_lr": 0.1})

@@ -43,7 +43,7 @@ RANGE = {"low": 0.01, "high": 1.0, "log": True}
 
 @pytest.fixture
 def study(configure: Configure, tmp_path: Path) -> Iterator[Open]:
-    """Opens studies whose runs and prepared data are kept in the test's folder."""
+    """Open studies whose runs and prepared data are kept in the test's folder."""
     with ExitStack() as stack:
 
         def make(
@@ -536,7 +536,7 @@ def test_a_search_whose_last_node_is_lost_ends(configure: Configure, tmp_path: P
 
 
 def workers_of(driver: int, name: str = "ray::ImplicitFunc") -> list[int]:
-    """Processes of trials, at least one, or others of that name; not Ray's agents, without which a node ends."""
+    """Find processes of trials, at least one, or others of that name; not Ray's agents, without which a node ends."""
     parents, names = {}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -454,7 +454,7 @@ def test_unseen_and_rare_ids_are_told_apart_where_an_arm_can(
     import pyarrow.parquet as pq
 
     from recsys.comparison.slices_of_runs import run_slicings
-    from recsys.training.run import train
+    from recsys.training.train import train
     from recsys_pipelines.preparation.prepare import prepare
 
     n = 2000
