@@ -1,28 +1,57 @@
-"""Embedding tables: schemes, their bytes, and (in `recsys_tables.engine.engine`) the module over TorchRec.
+"""Embedding tables: schemes, their bytes, plans for a budget, the engine over TorchRec, and exported artefacts.
 
-Importing this package imports no torch. Every scheme of `recsys_tables.schemes` can be imported from here too.
+Importing this package imports no torch: `EmbeddingEngine` and `DeepHashEmbedding`, which need it, are imported when they
+are first used. Every scheme of `recsys_tables.schemes` can be imported from here too.
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+from recsys_cython_ext.version import __version__
 from recsys_tables import schemes
 from recsys_tables.bytes import ResidentBytes, resident_bytes
+from recsys_tables.field import Field
 from recsys_tables.planning.plan import BudgetError, TablePlan, plan_tables
 from recsys_tables.scheme import Lookup, Scheme, Table
 from recsys_tables.schemes.allocation import FeatureSize
+from recsys_tables.serving import artefact
+from recsys_tables.serving.artefact import Artefact, ArtefactError
+
+if TYPE_CHECKING:
+    from recsys_tables.engine.deep_hash import DeepHashEmbedding
+    from recsys_tables.engine.engine import EmbeddingEngine
+
+_WITH_TORCH = {
+    "DeepHashEmbedding": "recsys_tables.engine.deep_hash",
+    "EmbeddingEngine": "recsys_tables.engine.engine",
+}
 
 __all__ = [
+    "Artefact",
+    "ArtefactError",
     "BudgetError",
+    "DeepHashEmbedding",
+    "EmbeddingEngine",
     "FeatureSize",
+    "Field",
     "Lookup",
     "ResidentBytes",
     "Scheme",
     "Table",
     "TablePlan",
+    "__version__",
+    "artefact",
     "plan_tables",
     "resident_bytes",
 ]
+__all__ += schemes.scheme_classes()
 
 
 def __getattr__(name: str) -> Any:
+    if name in _WITH_TORCH:
+        return getattr(import_module(_WITH_TORCH[name]), name)
     return getattr(schemes, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
