@@ -102,13 +102,11 @@ class DataConfig(Strict):
     ]
     path: Location | None = None
     label: LabelConfig = LabelConfig()
-    weight: str | None = (
-        None  # column of sample weights of the training loss; evaluation counts every row once
-    )
+    # column of sample weights of the training loss; evaluation counts every row once
+    weight: str | None = None
     user: str | None = None  # clusters of tests and groups of GAUC; a row without a user is a user of its own
-    time: str | TimeConfig | None = (
-        None  # column that orders rows: whole numbers, times, dates, or ISO 8601 as text
-    )
+    # column that orders rows: whole numbers, times, dates, or ISO 8601 as text
+    time: str | TimeConfig | None = None
     truth: str | None = None  # column with the true click probability, where a generator knows it
     split: SplitConfig = SplitConfig()
     quarantine_limit: float = Field(0.01, ge=0, le=1)  # share of unreadable rows that stops the run

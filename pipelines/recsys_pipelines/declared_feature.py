@@ -18,7 +18,7 @@ NO_KEEP = (
 class DeclaredFeature(Strict):
     """Keys of every kind: `name` or `names`, and `column` or `columns` for what is read, by default what is named."""
 
-    made: ClassVar[str] = ""  # what follows a column in the name of a feature that has none of its own
+    suffix: ClassVar[str] = ""  # what follows a column in the name of a feature that has none of its own
     implied: ClassVar[str] = "names"  # of `names` and `columns` the one a dump leaves out where it follows
 
     @model_validator(mode="before")
@@ -27,16 +27,16 @@ class DeclaredFeature(Strict):
         if not isinstance(raw, dict):
             return raw
         declared = cls._spelled_out(dict(raw))
-        for one, many in (("name", "names"), ("column", "columns")):
-            if one in declared and many in declared:
-                raise ValueError(f"give `{one}` or `{many}`, not both")
-            if one in declared and one not in cls.model_fields:
-                declared[many] = (declared.pop(one),)
+        for single, many in (("name", "names"), ("column", "columns")):
+            if single in declared and many in declared:
+                raise ValueError(f"give `{single}` or `{many}`, not both")
+            if single in declared and single not in cls.model_fields:
+                declared[many] = (declared.pop(single),)
             elif many in declared and many not in cls.model_fields:
                 values = declared.pop(many)
                 if not isinstance(values, list | tuple) or len(values) != 1:
-                    raise ValueError(f"`{many}`: this kind takes one {one} (value {values!r})")
-                declared[one] = values[0]
+                    raise ValueError(f"`{many}`: this kind takes one {single} (value {values!r})")
+                declared[single] = values[0]
         return cls._completed(declared)
 
     @classmethod
@@ -53,7 +53,7 @@ class DeclaredFeature(Strict):
         if isinstance(names, list | tuple) and columns is None:
             raw["columns"] = tuple(names)
         elif isinstance(columns, list | tuple) and names is None:
-            raw["names"] = tuple(f"{column}{cls.made}" for column in columns)
+            raw["names"] = tuple(f"{column}{cls.suffix}" for column in columns)
         elif (
             isinstance(names, list | tuple)
             and isinstance(columns, list | tuple)

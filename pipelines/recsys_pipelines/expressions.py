@@ -29,7 +29,7 @@ ARROW_TYPES = (
 
 
 def id_expr(column: pl.Expr | str) -> pl.Expr:
-    """64-bit ids of a column: Int64, never null; a null becomes `recsys_cython_ext.MISSING_ID`.
+    """Return 64-bit ids of a column: Int64, never null; a null becomes `recsys_cython_ext.MISSING_ID`.
 
     column: strings, categoricals (by their text), binary, integers (unsigned ones by their bits), whole decimals or
     booleans. Elementwise, so it streams; Polars' buffers are read in place.
@@ -38,7 +38,7 @@ def id_expr(column: pl.Expr | str) -> pl.Expr:
 
 
 def row_expr(column: pl.Expr | str, feature: str, lookup: int, num_embeddings: int) -> pl.Expr:
-    """Row numbers in [0, num_embeddings) for one lookup of a feature: Int64, never null.
+    """Return row numbers in [0, num_embeddings) for one lookup of a feature: Int64, never null.
 
     column: what `id_expr` takes, not what it makes. Raises ValueError as `lookup_salt` and `hash_rows` do.
     """
@@ -74,7 +74,7 @@ def register_arrow_functions() -> None:
 
 
 def arrow_id_expr(column: str, kind: pa.DataType) -> pc.Expression:
-    """`id_expr` for projections of `pyarrow.dataset`.
+    """Return what `id_expr` does, for projections of `pyarrow.dataset`.
 
     kind: the column's type, one of `ARROW_TYPES`; TypeError for another.
     """
@@ -84,7 +84,7 @@ def arrow_id_expr(column: str, kind: pa.DataType) -> pc.Expression:
 def arrow_row_expr(
     column: str, kind: pa.DataType, feature: str, lookup: int, num_embeddings: int
 ) -> pc.Expression:
-    """`row_expr` for projections of `pyarrow.dataset`; kind as in `arrow_id_expr`."""
+    """Return what `row_expr` does, for projections of `pyarrow.dataset`; `kind` is that of `arrow_id_expr`."""
     key, num_embeddings = check_hash_arguments(lookup_salt(feature, lookup), num_embeddings)
     return _call("recsys_rows", column, kind, pa.scalar(key), pa.scalar(num_embeddings))
 

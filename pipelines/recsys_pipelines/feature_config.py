@@ -80,7 +80,7 @@ class TokensConfig(KeptFeature):
     `ngrams: 2` adds pairs of neighbouring words, 3 also triples. `max_tokens` cuts the list.
     """
 
-    made: ClassVar[str] = "_tokens"
+    suffix: ClassVar[str] = "_tokens"
 
     kind: Literal["tokens"]
     names: tuple[FeatureName, ...] = Field(min_length=1)
@@ -98,7 +98,7 @@ class PrefixesConfig(KeptFeature):
     codes; addresses) share what they begin with.
     """
 
-    made: ClassVar[str] = "_prefixes"
+    suffix: ClassVar[str] = "_prefixes"
 
     kind: Literal["prefixes"]
     names: tuple[FeatureName, ...] = Field(min_length=1)
@@ -154,7 +154,7 @@ class BucketsConfig(DeclaredFeature):
 
     categorical: ClassVar[bool] = True
 
-    made: ClassVar[str] = "_bucket"
+    suffix: ClassVar[str] = "_bucket"
 
     kind: Literal["buckets"]
     names: tuple[FeatureName, ...] = Field(min_length=1)
@@ -252,7 +252,7 @@ class StatisticConfig(DeclaredFeature):
 
     categorical: ClassVar[bool] = False
 
-    made: ClassVar[str] = ":statistic"
+    suffix: ClassVar[str] = ":statistic"
 
     kind: Literal["statistic"]
     names: tuple[Annotated[str, AfterValidator(_statistic_name)], ...] = Field(min_length=1)

@@ -14,9 +14,9 @@ Result = TypeVar("Result")
 def ordered(
     work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None
 ) -> Iterator[Result]:
-    """Results of `work` over `items`, in their order, with at most `threads` + 1 of them in memory.
+    """Yield the results of `work` over `items`, in their order, with at most `threads` + 1 of them in memory.
 
-    threads: one for each available core unless given. For work that releases the GIL, as Arrow, Polars and our
+    threads: one for each available core unless given. It is for work that releases the GIL, as Arrow, Polars and our
     kernels do. What `work` or `items` raises comes out in its place; work that was not begun is then dropped.
     """
     threads = threads or available_cores()

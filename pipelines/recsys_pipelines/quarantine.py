@@ -1,6 +1,7 @@
 """Rows that could not be used: counted, explained and shown, never silently dropped."""
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 
 from recsys_cython_ext.files import new_path
 
-KEEP = 10_000  # examples held; counts go on beyond it
-SHOWN = 100  # characters of a value that are kept
+MOST_EXAMPLES = 10_000  # of a quarantine; counts go on beyond it
+MOST_CHARACTERS = 100  # of a value in an example
 
 
 class TooManyBadRows(ValueError):
@@ -36,22 +37,26 @@ class BadRow(NamedTuple):
 
 
 class Quarantine:
-    """Counts bad rows by (field, reason) and keeps the first as examples.
+    """Rows that cannot be used: counted by (field, reason), with the first ones as examples.
 
-    keep_all: hold every row as an example. Parts of a file can each fill their own, to be merged in order.
-    `count` is the number of rows added; each row is added once, under the first thing wrong with it.
+    Parts of a file can each fill a quarantine, to be merged in order. `count` is the number of rows added; each row is
+    added once, under the first thing wrong with it.
+
+    Args:
+        limit: The share of rows that may be here.
+        keep_all: Hold every row as an example.
     """
 
     def __init__(self, limit: float = 1.0, *, keep_all: bool = False) -> None:
         self.limit = limit
-        self._most = None if keep_all else KEEP
+        self._most = None if keep_all else MOST_EXAMPLES
         self.count = 0
         self.reasons: Counter[tuple[str | None, str]] = Counter()
         self.examples: list[BadRow] = []
         self._first: dict[tuple[str | None, str], BadRow] = {}
 
     def add(self, file: str, row: int, line: int | None, field: str | None, value: Any, reason: str) -> None:
-        """Add one row; `field` is None when the whole line is at fault, `value` is cut to `SHOWN`."""
+        """Add one row; `field` is None when the whole line is at fault, `value` is cut to `MOST_CHARACTERS`."""
         self.add_many(file, [row], None if line is None else [line], field, [value], reason)
 
     def add_many(
@@ -63,7 +68,7 @@ class Quarantine:
         values: Sequence[Any] | pa.Array,
         reason: str,
     ) -> None:
-        """Add rows [B] that share file, field and reason. rows, lines, values: [B]; lines may be None."""
+        """Add rows [B] that share file, field and reason; `lines` may be None."""
         if len(rows) == 0:
             return
         self.count += len(rows)
@@ -71,19 +76,19 @@ class Quarantine:
         take = len(rows)
         if self._most is not None:
             take = max(self._most - len(self.examples), 0 if (field, reason) in self._first else 1)
-        shown = _python(values[:take]) if isinstance(values, pa.Array) else values[:take]
-        numbers = [None] * len(shown) if lines is None else [int(line) for line in lines[:take]]
+        first_values = _python(values[:take]) if isinstance(values, pa.Array) else values[:take]
+        numbers = [None] * len(first_values) if lines is None else [int(line) for line in lines[:take]]
         examples = [
             BadRow(file, int(row), line, field, _text(value), reason)
-            for row, line, value in zip(rows, numbers, shown, strict=False)
+            for row, line, value in zip(rows, numbers, first_values, strict=False)
         ]
-        self._keep(examples)
+        self._add_examples(examples)
 
     def merge(self, other: "Quarantine") -> None:
         """Add everything `other` holds; its examples come after this one's. `limit` stays."""
         self.count += other.count
         self.reasons.update(other.reasons)
-        self._keep(other.examples)
+        self._add_examples(other.examples)
         self._first = {**other._first, **self._first}
 
     def check(self, rows_read: int) -> None:
@@ -101,36 +106,36 @@ class Quarantine:
             f"{self.limit:.2%}. Commonest: {commonest}. Correct the data, or raise the limit."
         )
 
-    def write(self, folder: str | Path) -> Path:
-        """Write the examples, as `write_bad_rows` does."""
+    def write(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the examples as `write_bad_rows` does."""
         return write_bad_rows(self.examples, folder)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: counts and examples, of which the last may be the first of their reason."""
-        shown = set(self.examples)
+        """Return counts and examples, of which the last may be the first of their reason, ready for JSON."""
+        examples = set(self.examples)
         return {
             "count": self.count,
             "reasons": [[field, reason, rows] for (field, reason), rows in self.reasons.items()],
-            "examples": [*self.examples, *(e for e in self._first.values() if e not in shown)],
+            "examples": [*self.examples, *(e for e in self._first.values() if e not in examples)],
         }
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> "Quarantine":
-        """What `to_dict` described."""
-        made = cls(keep_all=True)
-        made.count = found["count"]
-        made.reasons.update({(field, reason): rows for field, reason, rows in found["reasons"]})
-        made._keep([BadRow(*example) for example in found["examples"]])
-        return made
+    def from_dict(cls, described: dict[str, Any]) -> "Quarantine":
+        """Return the quarantine that `to_dict` described."""
+        quarantine = cls(keep_all=True)
+        quarantine.count = described["count"]
+        quarantine.reasons.update({(field, reason): rows for field, reason, rows in described["reasons"]})
+        quarantine._add_examples([BadRow(*example) for example in described["examples"]])
+        return quarantine
 
-    def _keep(self, examples: list[BadRow]) -> None:
+    def _add_examples(self, examples: list[BadRow]) -> None:
         for example in examples:
             self._first.setdefault((example.field, example.reason), example)
         room = len(examples) if self._most is None else max(self._most - len(self.examples), 0)
         self.examples.extend(examples[:room])
 
 
-def write_bad_rows(rows: Iterable[BadRow], folder: str | Path) -> Path:
+def write_bad_rows(rows: Iterable[BadRow], folder: str | os.PathLike[str]) -> Path:
     """Write rows to `folder`/quarantine.csv, which appears only when complete."""
     path = Path(folder) / "quarantine.csv"
     with (
@@ -146,10 +151,10 @@ def write_bad_rows(rows: Iterable[BadRow], folder: str | Path) -> Path:
 def _python(values: pa.Array) -> list[Any]:
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         values = values.cast(pa.large_binary())  # for what is called a string and is no UTF-8
-    return [_one(scalar) for scalar in values]
+    return [_value(scalar) for scalar in values]
 
 
-def _one(scalar: pa.Scalar) -> Any:
+def _value(scalar: pa.Scalar) -> Any:
     try:
         return scalar.as_py()
     except ValueError:  # text that is no UTF-8 inside a list, times that Python cannot hold
@@ -157,12 +162,14 @@ def _one(scalar: pa.Scalar) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A value on one line, cut to `SHOWN` characters; bytes that are no UTF-8 appear as \\xff."""
+    r"""Write a value on one line, cut to `MOST_CHARACTERS`; bytes that are no UTF-8 appear as \xff."""
     if value is None:
         return ""
     if isinstance(value, bytes):
-        value = value[: 4 * SHOWN].decode("utf-8", errors="backslashreplace")
+        value = value[: 4 * MOST_CHARACTERS].decode("utf-8", errors="backslashreplace")
     text = str(value)
     # Escaped, so that one row of quarantine.csv is one line in any viewer.
-    cut = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:SHOWN])
-    return cut + "…" if len(text) > SHOWN else cut
+    cut = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:MOST_CHARACTERS]
+    )
+    return cut + "…" if len(text) > MOST_CHARACTERS else cut

@@ -14,7 +14,7 @@ PUBLISHED_USER = "@published_user"  # column of test rows: the user as the log h
 
 
 def uniform(ids: np.ndarray, seed: int, purpose: str) -> np.ndarray:
-    """A number in [0, 1) for each id, a pure function of (purpose, seed, id).
+    """Draw a number in [0, 1) for each id, a pure function of (purpose, seed, id).
 
     Draws for two purposes are independent: a split and a sample of its rows may use one seed.
     """
@@ -23,7 +23,7 @@ def uniform(ids: np.ndarray, seed: int, purpose: str) -> np.ndarray:
 
 
 def line_of(table: pa.Table) -> np.ndarray:
-    """What rows [B] are drawn by: their number, or that of the line that several of them are made of."""
+    """Return what rows [B] are drawn by: their number, or that of the line that several of them are made of."""
     return table["@line" if "@line" in table.column_names else "row_id"].to_numpy()
 
 
@@ -46,7 +46,7 @@ def write_shard(table: pa.Table, path: Path) -> None:
 
 
 def read_metadata(path: Path) -> str:
-    """What stands under `recsys` in the metadata of an Arrow IPC file."""
+    """Return what stands under `recsys` in the metadata of an Arrow IPC file."""
     with pa.memory_map(str(path)) as source:
         return pa.ipc.open_file(source).schema.metadata[b"recsys"].decode()
 

@@ -27,6 +27,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy's generator and TPE's take
 
 
 class Strict(BaseModel):
-    """An unknown key is an error, and nothing changes after loading."""
+    """A declaration: an unknown key is an error, and nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

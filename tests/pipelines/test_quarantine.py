@@ -16,7 +16,7 @@ def rows_of(path):
 
 
 def test_counts_all_and_keeps_some(monkeypatch):
-    monkeypatch.setattr(module, "KEEP", 5)
+    monkeypatch.setattr(module, "MOST_EXAMPLES", 5)
     bad = Quarantine()
     bad.add_many("a.csv", np.arange(100), np.arange(100) + 1, "i1", pa.array(["x"] * 100), "not a number")
     bad.add("a.csv", 7, None, None, None, "blank line")
@@ -33,7 +33,7 @@ def test_within_the_limit_nothing_is_raised():
 
 
 def test_message_names_share_limit_and_three_commonest_reasons(monkeypatch):
-    monkeypatch.setattr(module, "KEEP", 1)
+    monkeypatch.setattr(module, "MOST_EXAMPLES", 1)
     bad = Quarantine(limit=0.01)
     for number, (reason, count) in enumerate([("rare", 1), ("often", 4), ("common", 3), ("some", 2)]):
         for row in range(count):
@@ -58,7 +58,7 @@ def test_limit_zero_lets_no_row_pass():
 
 
 def test_merge_is_the_same_as_one_quarantine(monkeypatch):
-    monkeypatch.setattr(module, "KEEP", 3)
+    monkeypatch.setattr(module, "MOST_EXAMPLES", 3)
     one, parts = Quarantine(0), [Quarantine(0), Quarantine(0)]
     for number, part in enumerate(parts):
         for row in range(4):

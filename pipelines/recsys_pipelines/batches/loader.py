@@ -1,5 +1,6 @@
 """Batches as a pure function of (prepared data, seed, epoch, number), gathered straight from mapped shards."""
 
+import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,10 +24,15 @@ PADDING = -1  # the position of no row
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows: dense [B, n] float32, ids with one key per categorical feature, label and weight [B] float32.
+    """B rows as tensors. Those that are padding have empty bags, weight 0, label 0 and numbers 0.
 
-    Those that are padding have empty bags, weight 0, label 0 and numbers 0; `rows` are none. ids have weights where
-    a feature is weighted. log_q: float32 [B], log of the probability that the item of a row is sampled.
+    Attributes:
+        dense: The numbers, float32 [B, n].
+        ids: One key per categorical feature, with weights where a feature is weighted.
+        label: float32 [B].
+        weight: float32 [B].
+        rows: How many of the B rows are not padding.
+        log_q: Log of the probability that the item of a row is sampled, float32 [B].
     """
 
     dense: torch.Tensor
@@ -53,13 +59,13 @@ class Rows:
         return self.table.num_rows
 
     @classmethod
-    def load(cls, prepared: str | Path, split: str, *, verify: bool = True) -> "Rows":
+    def load(cls, prepared: str | os.PathLike[str], split: str, *, verify: bool = True) -> "Rows":
         """Map all shards of `split` of a prepared folder, in the order of their names.
 
         With `verify` each file is read once, and its checksum compared: leave it out only where that was just done.
         Raises ManifestError as `Prepared.open` and `Prepared.verify` do.
         """
-        whole = Prepared.open(prepared)
+        whole = Prepared.open(Path(prepared))
         if verify:
             whole.verify(split)
         shards = whole.manifest.shards
@@ -75,7 +81,7 @@ class Rows:
 
     @classmethod
     def from_table(cls, features: Features, table: pa.Table) -> "Rows":
-        """Rows of one table of transformed columns; without labels all are 0, without weights all are 1."""
+        """Return the rows of a table of transformed columns; without labels all are 0, without weights all are 1."""
 
         def floats(name: str, default: float) -> np.ndarray:
             if name not in table.column_names:
@@ -97,8 +103,8 @@ class Rows:
     @cached_property
     def published_user(self) -> pa.ChunkedArray | None:
         """User of each row as it stands in the log, where known; one without a user has a number of its own."""
-        own = next((name for name in (PUBLISHED_USER, "@user") if name in self.table.column_names), None)
-        return None if own is None else self.table[own]
+        column = next((name for name in (PUBLISHED_USER, "@user") if name in self.table.column_names), None)
+        return None if column is None else self.table[column]
 
     @cached_property
     def truth(self) -> np.ndarray | None:
@@ -120,33 +126,33 @@ class Rows:
             if feature.name in donated
             for column in feature.columns
         }
-        chosen = index[real]
-        got = self._gather(chosen, None if donors is None else np.asarray(donors)[real], columns)
-        lengths = _spread(got.lengths.T, real).T  # [F, B]
+        positions = index[real]
+        gathered = self._gather(positions, None if donors is None else np.asarray(donors)[real], columns)
+        lengths = _spread(gathered.lengths.T, real).T  # [F, B]
         ids = KeyedJaggedTensor(  # with all that `sync` would compute
             keys=[feature.name for feature in self.features.categorical],
-            values=torch.from_numpy(got.values),
-            weights=None if got.weights is None else torch.from_numpy(got.weights),
+            values=torch.from_numpy(gathered.values),
+            weights=None if gathered.weights is None else torch.from_numpy(gathered.weights),
             lengths=torch.from_numpy(lengths.reshape(-1)),
             stride=len(index),
-            length_per_key=got.totals.tolist(),
-            offset_per_key=np.cumsum([0, *got.totals]).tolist(),
+            length_per_key=gathered.totals.tolist(),
+            offset_per_key=np.cumsum([0, *gathered.totals]).tolist(),
         )
         return Batch(
-            dense=torch.from_numpy(_spread(got.numbers, real)),
+            dense=torch.from_numpy(_spread(gathered.numbers, real)),
             ids=ids,
-            label=torch.from_numpy(_spread(self.label[chosen], real)),
-            weight=torch.from_numpy(_spread(self.weight[chosen], real)),
-            rows=len(chosen),
+            label=torch.from_numpy(_spread(self.label[positions], real)),
+            weight=torch.from_numpy(_spread(self.weight[positions], real)),
+            rows=len(positions),
         )
 
     def ids_of(self, feature: str) -> np.ndarray:
-        """Every id of a categorical feature, int64, bags one after the other."""
+        """Return every id of a categorical feature, int64, bags one after the other."""
         chunks = [c.flatten() if pa.types.is_list(c.type) else c for c in self.table[feature].chunks]
         return np.concatenate([np.empty(0, np.int64), *(chunk.to_numpy() for chunk in chunks)])
 
     def keep_negatives(self, rate: float, seed: int) -> np.ndarray:
-        """Row numbers [m] of all positives and of a share `rate` of negatives, chosen by (seed, row id)."""
+        """Return row numbers [m] of all positives and of a share `rate` of negatives, chosen by (seed, row id)."""
         if rate >= 1:
             return np.arange(len(self))
         return np.flatnonzero((self.label > 0) | (uniform(self.row_id, seed, "negatives") < rate))
@@ -176,10 +182,19 @@ class Negatives(Protocol):
 class Loader:
     """The batches of a rank, each made while the one before is used: `epoch_order` of `rows`.
 
-    subset: positions [m] of the rows to load, all unless given; batches, lanes and windows then count these.
-    negatives: makes the batch of the chosen rows, which is `Rows.batch` unless given.
-    then: what becomes of each batch, in the loader's thread too.
-    Raises ValueError as `epoch_order` does.
+    Args:
+        rows: The rows of a split.
+        batch_size: Rows of a batch, over all ranks.
+        seed: What the order is drawn by.
+        window: Rows that the batches of a while come from.
+        rank: The number of this rank.
+        ranks: How many there are.
+        subset: Positions [m] of the rows to load, all unless given; batches, lanes and windows then count these.
+        negatives: Makes the batch of the chosen rows, which is `Rows.batch` unless given.
+        then: What becomes of each batch, in the loader's thread too.
+
+    Raises:
+        ValueError: An argument is one that `epoch_order` refuses.
     """
 
     def __init__(
@@ -202,11 +217,11 @@ class Loader:
         self.num_batches = num_batches(n, batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Batches of an epoch from number `start` on, or what `then` made of them, as `prefetched` makes them."""
+        """Yield the batches of an epoch from number `start` on, or what `then` made of them, as `prefetched` does."""
         return prefetched(self._then(self._batch(index, epoch)) for index in self._positions(epoch, start))
 
     def positions(self, epoch: int, number: int) -> np.ndarray:
-        """Rows [B] of batch `number` of an epoch, PADDING where it has none."""
+        """Return the rows [B] of batch `number` of an epoch, PADDING where it has none."""
         return next(self._positions(epoch, number))
 
     def _positions(self, epoch: int, start: int) -> Iterator[np.ndarray]:
@@ -224,6 +239,6 @@ def _spread(values: np.ndarray, real: np.ndarray) -> np.ndarray:
     """Put values [m, ...] where `real` [B] is true, m times; zeros elsewhere."""
     if len(values) == len(real):
         return values
-    out = np.zeros((len(real), *values.shape[1:]), values.dtype)
-    out[real] = values
-    return out
+    spread = np.zeros((len(real), *values.shape[1:]), values.dtype)
+    spread[real] = values
+    return spread

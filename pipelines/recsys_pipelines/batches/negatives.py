@@ -21,7 +21,12 @@ TRIES = 4  # draws of one negative, before it becomes the item after its row's o
 class Items:
     """The I items of rows, values of the single-valued feature `feature`.
 
-    ids [I], rising; counts [I] of their rows; donor [I], the first row of each; of_row int32 [n], each row's item.
+    Attributes:
+        ids: Of the items, [I], rising.
+        counts: How many rows each has, [I].
+        donor: The first row of each, [I].
+        of_row: The item of each row, int32 [n].
+
     Raises ValueError unless `feature` is a single-valued categorical feature.
     """
 
@@ -36,7 +41,7 @@ class Items:
 
 
 def in_batch_log_q(items: Items, index: np.ndarray) -> np.ndarray:
-    """Log of the share of impressions of each row's item: float32 [B], 0 for padding.
+    """Return the log of the share of impressions of each row's item: float32 [B], 0 for padding.
 
     A softmax over the items of a batch meets item i as often as it is shown; subtracting log q_i from its logit
     undoes that (Yi et al., "Sampling-bias-corrected neural modeling for large corpus item recommendations",
@@ -70,7 +75,7 @@ class Expanded:
 
 
 class NegativeSampler:
-    """Adds `num_negatives` rows of label 0 for each row of a batch, whatever its label: leave others out by a subset.
+    """Batches with `num_negatives` rows of label 0 for each row, whatever its label: leave others out by a subset.
 
     item_features: what describes the item, first the feature whose value it is. Item i is drawn with probability
     q_i = 1 / I (`uniform`) or proportional to counts_i ** alpha (`popularity`; 0.75 as in Mikolov et al., "Distributed
@@ -108,18 +113,18 @@ class NegativeSampler:
         self._ends = np.cumsum(self.q)
 
     def expand(self, index: np.ndarray, epoch: int) -> Expanded:
-        """Rows `index` [B], then the negatives of the first of them, of the second, and so on; padding stays so."""
-        drawn = self._drawn(index, epoch).reshape(-1)
+        """Return rows `index` [B], then the negatives of the first, of the second, and so on; padding stays so."""
+        items = self._draw_items(index, epoch).reshape(-1)
         repeated = np.repeat(index, self.num_negatives)
-        out = np.concatenate([index, repeated])
-        real = out != PADDING
-        weight = np.where(real, self._rows.weight[np.where(real, out, 0)], 0).astype(np.float32)
-        label = np.zeros(len(out), np.float32)
+        rows = np.concatenate([index, repeated])
+        real = rows != PADDING
+        weight = np.where(real, self._rows.weight[np.where(real, rows, 0)], 0).astype(np.float32)
+        label = np.zeros(len(rows), np.float32)
         label[: len(index)] = np.where(real[: len(index)], self._rows.label[index], 0)
-        negative_log_q = np.where(repeated == PADDING, 0, np.log(self.q[drawn])).astype(np.float32)
+        negative_log_q = np.where(repeated == PADDING, 0, np.log(self.q[items])).astype(np.float32)
         return Expanded(
-            index=out,
-            donors=np.concatenate([index, self.items.donor[drawn]]),
+            index=rows,
+            donors=np.concatenate([index, self.items.donor[items]]),
             label=label,
             weight=weight,
             log_q=np.concatenate([_log_of(self.q, self.items, index), negative_log_q]),
@@ -127,26 +132,26 @@ class NegativeSampler:
 
     def batch(self, index: np.ndarray, epoch: int) -> Batch:
         """Return `expand` as a batch of B * (1 + num_negatives) rows."""
-        made = self.expand(index, epoch)
+        expanded = self.expand(index, epoch)
         return replace(
-            self._rows.batch(made.index, made.donors, self.item_features),
-            label=torch.from_numpy(made.label),
-            weight=torch.from_numpy(made.weight),
-            log_q=torch.from_numpy(made.log_q),
+            self._rows.batch(expanded.index, expanded.donors, self.item_features),
+            label=torch.from_numpy(expanded.label),
+            weight=torch.from_numpy(expanded.weight),
+            log_q=torch.from_numpy(expanded.log_q),
         )
 
-    def _drawn(self, index: np.ndarray, epoch: int) -> np.ndarray:
-        """Items [B, num_negatives], never the row's own."""
-        own, row_id = self.items.of_row[index], self._rows.row_id[index]
-        out = np.empty((len(index), self.num_negatives), np.int64)
+    def _draw_items(self, index: np.ndarray, epoch: int) -> np.ndarray:
+        """Draw items [B, num_negatives], never that of the row itself."""
+        positive, row_id = self.items.of_row[index], self._rows.row_id[index]
+        items = np.empty((len(index), self.num_negatives), np.int64)
         for j in range(self.num_negatives):
-            drawn = out[:, j]
+            drawn = items[:, j]
             again = np.arange(len(index))
             for attempt in range(TRIES):
                 drawn[again] = self._draw(row_id[again], epoch, j * TRIES + attempt)
-                again = again[drawn[again] == own[again]]
+                again = again[drawn[again] == positive[again]]
             drawn[again] = (drawn[again] + 1) % len(self.q)
-        return out
+        return items
 
     def _draw(self, row_id: np.ndarray, epoch: int, number: int) -> np.ndarray:
         key = mix64(np.array([epoch], np.int64) ^ lookup_salt("negative items", number))
@@ -155,5 +160,5 @@ class NegativeSampler:
 
 
 def _log_of(q: np.ndarray, items: Items, index: np.ndarray) -> np.ndarray:
-    """Log of the q [I] of each row's item: float32 [B], 0 for padding."""
+    """Return the log of the q [I] of each row's item: float32 [B], 0 for padding."""
     return np.where(index == PADDING, 0, np.log(q[items.of_row[index]])).astype(np.float32)

@@ -25,7 +25,7 @@ def epoch_order(
     rank: int = 0,
     ranks: int = 1,
 ) -> Iterator[np.ndarray]:
-    """Positions of each batch of an epoch, from batch `start` on; over all ranks every position comes exactly once.
+    """Yield the positions of each batch of an epoch, from batch `start` on; over all ranks each comes exactly once.
 
     A single rank gets [B], less at the end; of several, each gets [B / ranks], -1 where its lanes have come to their
     end. A batch draws from a window of about `window` rows, which is all of them if there are no more.
@@ -53,7 +53,7 @@ def epoch_order(
 
 
 def num_batches(rows: int, batch_size: int) -> int:
-    """How many batches an epoch has."""
+    """Return how many batches an epoch has."""
     return -(-rows // batch_size)
 
 
@@ -73,10 +73,10 @@ def _batches(lanes: list["_Lane"], share: int, numbers: range, padded: bool) -> 
     for number in numbers:
         parts = [lane.rows(number * share, (number + 1) * share) for lane in lanes]
         if padded:
-            out = np.full((len(parts), share), -1, np.int64)
-            for line, part in zip(out, parts, strict=True):
+            batch = np.full((len(parts), share), -1, np.int64)
+            for line, part in zip(batch, parts, strict=True):
                 line[: len(part)] = part
-            yield out.ravel()
+            yield batch.ravel()
         else:
             yield np.concatenate(parts)
 
@@ -86,7 +86,7 @@ class _Lane:
 
     def __init__(self, first: int, last: int, key: tuple[int, ...], group: int) -> None:
         self._first, self._last, self._key = first, last, key
-        self._held: tuple[int, np.ndarray] | None = None
+        self._group_rows: tuple[int, np.ndarray] | None = None  # the number of a group, and its rows
         self._whole = last - first <= group
         if self._whole:
             return
@@ -98,7 +98,7 @@ class _Lane:
         self._short = int(self._runs.argmax()) * self._run // self._group
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Positions number [start, stop) of the lane's order, less at its end."""
+        """Return positions number [start, stop) of the lane's order, less at its end."""
         stop = min(stop, self._last - self._first)
         parts = [np.empty(0, np.int64)]
         while start < stop:
@@ -108,7 +108,7 @@ class _Lane:
         return np.concatenate(parts) if len(parts) != 2 else parts[1]
 
     def _place(self, start: int) -> tuple[int, int]:
-        """The group that holds number `start`, and where in it."""
+        """Return the group that holds number `start`, and where in it."""
         if self._whole:
             return 0, start
         number = start // self._group
@@ -117,10 +117,10 @@ class _Lane:
         return number, start - number * self._group + (self._missing if number > self._short else 0)
 
     def _rows_of(self, number: int) -> np.ndarray:
-        if self._held is None or self._held[0] != number:
-            self._held = None  # so that there are never two
-            self._held = number, self._shuffled(number)
-        return self._held[1]
+        if self._group_rows is None or self._group_rows[0] != number:
+            self._group_rows = None  # so that there are never two
+            self._group_rows = number, self._shuffled(number)
+        return self._group_rows[1]
 
     def _shuffled(self, number: int) -> np.ndarray:
         if self._whole:

@@ -12,13 +12,13 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Feature(Protocol):
-    """A fitted feature named `name` that makes the columns `columns` of a prepared shard."""
+    """A fitted feature, which makes columns of a prepared shard."""
 
     name: str
 
     @property
     def columns(self) -> dict[str, pa.DataType]:
-        """Names and types of what `encode` makes."""
+        """Names and types of the columns that `encode` makes."""
         ...
 
     def encode(self, table: pa.Table) -> dict[str, pa.Array]:
@@ -26,17 +26,19 @@ class Feature(Protocol):
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able description: everything but `arrays`."""
+        """Describe the feature, but for its arrays, as values ready for JSON."""
         ...
 
     def arrays(self) -> Arrays:
-        """What is saved as arrays."""
+        """Return the state that is saved as arrays."""
         ...
 
 
 class Fit(Protocol):
-    """What a feature keeps of the training rows: exact counts and sums, so that neither the order of the rows nor
-    the parts they came in leave a trace, on one machine or many.
+    """The state of a feature while it is fitted.
+
+    It holds exact counts and sums, so that neither the order of the training rows nor the parts they came in leave a
+    trace, on one machine or many.
     """
 
     def add(self, table: pa.Table) -> None:
@@ -44,7 +46,7 @@ class Fit(Protocol):
         ...
 
     def arrays(self) -> Arrays:
-        """All that was counted; another fit can take it by `merge`."""
+        """Return all that was counted; another fit can take it by `merge`."""
         ...
 
     def merge(self, arrays: Arrays) -> None:
@@ -52,10 +54,10 @@ class Fit(Protocol):
         ...
 
     def fitted(self, text: Mapping[str, TextIds]) -> Feature:
-        """The feature. text: of each source column of ids, whether it is text."""
+        """Return the fitted feature. text: of each source column of ids, whether it is text."""
         ...
 
 
 def floats(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """float64 [B], NaN where missing."""
+    """Return a column as float64 [B], NaN where it is missing."""
     return one_array(column).to_numpy(zero_copy_only=False).astype(np.float64, copy=False)

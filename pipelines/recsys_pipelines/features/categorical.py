@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import override
 
 from recsys_cython_ext import MISSING_ID, IdCounter, IdTable, mix64, string_ids
 from recsys_cython_ext.vocabulary import table_bytes
-from recsys_pipelines.features.base import Arrays
+from recsys_pipelines.features.base import Arrays, Feature, Fit
 from recsys_pipelines.features.kept import kept_ids
 from recsys_pipelines.features.plain import TextIds, one_array
 from recsys_pipelines.sources.location import Place, located
@@ -21,7 +22,7 @@ SIGN_BIT = np.int64(-(2**63))
 
 
 @dataclass
-class Categorical:
+class Categorical(Feature):
     """Ids of a feature: kept (`hash`), or numbered by falling count in training (`vocabulary`).
 
     `ids` holds the vocabulary in code order: ids[0] has code FIRST_CODE. Missing has code 0; an id that
@@ -44,11 +45,11 @@ class Categorical:
         self.ids = self._table.keys  # the table has its own copy
 
     def twin(self, name: str, pooling: str) -> "Categorical":
-        """A feature of lists of the same ids: it reads this vocabulary, and has no copy of it."""
-        found = copy(self)
-        found.name, found.like, found.pooling = name, self.name, pooling
-        found.multivalued, found.weighted = True, False
-        return found
+        """Return a feature of lists of the same ids, which reads this vocabulary and has no copy of it."""
+        twin = copy(self)
+        twin.name, twin.like, twin.pooling = name, self.name, pooling
+        twin.multivalued, twin.weighted = True, False
+        return twin
 
     @property
     def num_codes(self) -> int | None:
@@ -62,24 +63,24 @@ class Categorical:
 
     @property
     def full_vocabulary_bytes(self) -> int:
-        """The same for a vocabulary of every id of training."""
+        """Resident bytes of a vocabulary of every id of training."""
         return 0 if self.like is not None else table_bytes(self.full_codes - FIRST_CODE)
 
     @property
     def id_type(self) -> pa.DataType:
-        """Of encoded ids."""
+        """The type of encoded ids."""
         return pa.int32() if self.encoding == "vocabulary" and self.unknown == "code" else pa.int64()
 
     @property
+    @override
     def columns(self) -> dict[str, pa.DataType]:
-        """One integer column, or a list of them and perhaps its weights."""
         if not self.multivalued:
             return {self.name: self.id_type}
         lists = {self.name: pa.list_(self.id_type)}
         return lists | {f"{self.name}:weights": pa.list_(pa.float32())} if self.weighted else lists
 
+    @override
     def encode(self, table: pa.Table) -> dict[str, pa.Array]:
-        """64-bit ids (or lists of them) -> codes, or the ids themselves."""
         array = one_array(table[self.name])
         if not self.multivalued:
             return {self.name: pa.array(self._encode(array.to_numpy(zero_copy_only=False)))}
@@ -93,18 +94,18 @@ class Categorical:
         return lists
 
     def is_unknown(self, encoded: np.ndarray) -> np.ndarray:
-        """Which encoded ids are outside the vocabulary: bool, as `encoded`."""
+        """Return which encoded ids are outside the vocabulary: bool, of the shape of `encoded`."""
         return encoded < 0 if self.unknown == "hash" else encoded == UNKNOWN_CODE
 
     def extended(self, counts: "CategoricalFit") -> "Categorical":
-        """This vocabulary with the ids that `counts` now finds often enough after its own, whose codes stay."""
-        found = counts.vocabulary()
-        new = found[self._table.codes(found, -1) < 0] if self.encoding == "vocabulary" else found[:0]
+        """Return this vocabulary with the ids that `counts` now finds often enough behind its own, whose codes stay."""
+        frequent = counts.vocabulary()
+        new = frequent[self._table.codes(frequent, -1) < 0] if self.encoding == "vocabulary" else frequent[:0]
         full = max(self.full_codes, FIRST_CODE + counts.num_ids)
         return Categorical(**{**self.to_dict(), "full_codes": full}, ids=np.concatenate([self.ids, new]))
 
+    @override
     def to_dict(self) -> dict[str, Any]:
-        """As `Feature.to_dict`."""
         return {
             "name": self.name,
             "encoding": self.encoding,
@@ -116,8 +117,8 @@ class Categorical:
             "like": self.like,
         }
 
+    @override
     def arrays(self) -> Arrays:
-        """The vocabulary; none of a feature that reads another's."""
         return {} if self.like is not None else {"ids": self.ids}
 
     def _encode(self, ids: np.ndarray) -> np.ndarray:
@@ -133,10 +134,15 @@ class Categorical:
         return codes
 
 
-class CategoricalFit:
-    """Counts of a feature's ids. `settings` are those of `Categorical`; `fixed` is a vocabulary given beforehand:
-    integers, or the path of a text file (`config.CategoricalConfig`) whose values are those of the column `source`;
-    `keep` the folder of the ids that a vocabulary may hold.
+class CategoricalFit(Fit):
+    """The counts of a feature's ids.
+
+    Args:
+        settings: The fields of `Categorical` that are declared.
+        min_count: How often training must have an id that gets a code.
+        fixed: A vocabulary that is declared: integers, or the path of a text file (`config.CategoricalConfig`).
+        source: The column whose values that file holds.
+        keep: The folder of the ids that a vocabulary may hold.
     """
 
     def __init__(
@@ -153,38 +159,38 @@ class CategoricalFit:
         self._source = source
         self._keep = keep
         self._counter = IdCounter()
-        self._found: tuple[np.ndarray, np.ndarray] | None = None  # in the counter, sorted
+        self._sorted: tuple[np.ndarray, np.ndarray] | None = None  # ids and counts of the counter
 
+    @override
     def add(self, table: pa.Table) -> None:
-        """As `Fit.add`."""
-        self._found = None
+        self._sorted = None
         for chunk in table[self._settings["name"]].chunks:
             values = chunk.flatten() if self._settings["multivalued"] else chunk
             self._counter.add(values.to_numpy(zero_copy_only=False))
 
+    @override
     def arrays(self) -> Arrays:
-        """Ids and their counts, by rising id."""
         ids, counts = self._result()
         return {"ids": ids, "counts": counts}
 
+    @override
     def merge(self, arrays: Arrays) -> None:
-        """As `Fit.merge`."""
-        self._found = None
+        self._sorted = None
         self._counter.add_counts(arrays["ids"], arrays["counts"])
 
     @property
     def is_fixed(self) -> bool:
-        """Was the vocabulary given beforehand?"""
+        """Whether the vocabulary is declared."""
         return self._fixed is not None
 
     @property
     def num_ids(self) -> int:
-        """Distinct ids seen, without the missing one."""
+        """Number of distinct ids, without the missing one."""
         ids = self._result()[0]
         return len(ids) - int(MISSING_ID in ids[:1])  # the smallest integer comes first
 
     def vocabulary(self) -> np.ndarray:
-        """Ids [V] seen at least `min_count` times, and to be kept, by falling count, then by rising id.
+        """Return the ids [V] seen at least `min_count` times, and to be kept, by falling count, then by rising id.
 
         Raises SourceError for a file of ids to keep that cannot be used.
         """
@@ -194,14 +200,15 @@ class CategoricalFit:
         return ids[np.argsort(-counts, kind="stable")]
 
     def frequencies(self) -> np.ndarray:
-        """How often each id was seen that a vocabulary may hold, whatever its minimum count: int64 [n], rising.
+        """Return how often each id was seen that a vocabulary may hold, whatever its minimum count: int64 [n], rising.
 
         Raises SourceError as `vocabulary` does.
         """
         return np.sort(self._allowed()[1])
 
+    @override
     def fitted(self, text: Mapping[str, TextIds]) -> Categorical:
-        """As `Fit.fitted`. Raises ValueError for a vocabulary or a file of ids that cannot be used."""
+        """Return the fitted feature. Raises ValueError for a vocabulary or a file of ids that cannot be used."""
         full = FIRST_CODE + self.num_ids
         if self._fixed is not None:
             ids = self._fixed_ids(text)
@@ -213,17 +220,17 @@ class CategoricalFit:
         return Categorical(**self._settings, full_codes=full, ids=ids)
 
     def _allowed(self) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and counts without the missing one, and without those that are not to be kept."""
+        """Return ids and counts without the missing one, and without those that are not to be kept."""
         ids, counts = self._result()
-        kept = ids != MISSING_ID
+        allowed = ids != MISSING_ID
         if self._keep is not None:
-            kept &= np.isin(ids, kept_ids(self._keep, self._settings["name"]))
-        return ids[kept], counts[kept]
+            allowed &= np.isin(ids, kept_ids(self._keep, self._settings["name"]))
+        return ids[allowed], counts[allowed]
 
     def _result(self) -> tuple[np.ndarray, np.ndarray]:
-        if self._found is None:
-            self._found = self._counter.result()
-        return self._found
+        if self._sorted is None:
+            self._sorted = self._counter.result()
+        return self._sorted
 
     def _fixed_ids(self, text: Mapping[str, TextIds]) -> np.ndarray:
         if isinstance(self._fixed, range):

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from recsys_cython_ext import hashing
 from recsys_cython_ext.id_types import decimal_words, is_uuid
@@ -47,21 +48,38 @@ class Spec(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Source columns, as `convert` takes them."""
+        """The source columns, in the order in which `convert` takes them."""
         ...
 
     @property
     def id_columns(self) -> Mapping[str, str]:
-        """Those whose values become ids, which text and integers do differently, and what they are called in a log."""
+        """The columns whose values become ids, as text and integers do differently, and their names in a log."""
         ...
 
     def convert(self, columns: Sequence[pa.Array]) -> "Converted":
-        """The output [B] and what was wrong. Raises WrongType for a column that cannot be converted at all."""
+        """Return the output [B] and what was wrong. Raises WrongType for a column that cannot be converted at all."""
         ...
 
 
 @dataclass(frozen=True)
-class ColumnSpec:
+class OneColumn(Spec):
+    """A spec that reads one source column, of which it makes no ids unless it says so."""
+
+    column: str
+
+    @property
+    @override
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    @property
+    @override
+    def id_columns(self) -> Mapping[str, str]:
+        return {}
+
+
+@dataclass(frozen=True)
+class ColumnSpec(OneColumn):
     """How one output column is made from the source column `column`.
 
     kind             output           from
@@ -80,15 +98,9 @@ class ColumnSpec:
     some databases.
     """
 
-    column: str
     kind: Kind
     separator: str | None = None
     threshold: float | None = None
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """One."""
-        return (self.column,)
 
     @property
     def makes_ids(self) -> bool:
@@ -96,19 +108,19 @@ class ColumnSpec:
         return self.kind in ("id", "ids")
 
     @property
-    def id_columns(self) -> dict[str, str]:
-        """The column, where ids are made of it."""
+    @override
+    def id_columns(self) -> Mapping[str, str]:
         return {self.column: self.column} if self.makes_ids else {}
 
+    @override
     def convert(self, columns: Sequence[pa.Array]) -> "Converted":
-        """As `Spec.convert`."""
         plain, problems = text_or_plain(columns[0])
         output, more = CONVERTERS[self.kind](plain, self)
         return output, problems + more
 
 
 def typed(chunk: Chunk, specs: Mapping[str, Spec], quarantine: Quarantine) -> pa.Table:
-    """The columns of `specs` (output name -> spec) in their order, then `row_id` int64: the row's number.
+    """Make the columns of `specs` (output name -> spec) in their order, then `row_id` int64: the row's number.
 
     Rows in = rows out + rows added to `quarantine`; each goes there under its first unconvertible value.
 
@@ -140,22 +152,23 @@ def typed(chunk: Chunk, specs: Mapping[str, Spec], quarantine: Quarantine) -> pa
 
 
 def columns_of(specs: Mapping[str, Spec]) -> list[str]:
-    """The source columns of `specs`, each once, in the order of the alphabet."""
+    """Return the source columns of `specs`, each once, in the order of the alphabet."""
     return sorted({column for spec in specs.values() for column in spec.columns})
 
 
 def text_ids(chunk: Chunk, specs: Mapping[str, Spec]) -> dict[str, TextIds]:
-    """For each source column that ids are made of, whether it is text, and "uuid" where it is the text of UUIDs;
-    columns without a value are left out.
+    """Return for each source column that ids are made of whether it is text, and "uuid" where it is the text of UUIDs.
+
+    Columns without a value are left out.
     """
     columns = {column for spec in specs.values() for column in spec.id_columns}
-    found: dict[str, TextIds] = {}
+    text: dict[str, TextIds] = {}
     for column in sorted(columns):
         kind = chunk.table.schema.field(column).type
         value = getattr(kind, "value_type", kind)
         if not pt.is_null(value) and not has_no_value(one_array(chunk.table[column])):
-            found[column] = "uuid" if is_uuid(value) else is_text(kind)
-    return found
+            text[column] = "uuid" if is_uuid(value) else is_text(kind)
+    return text
 
 
 def unsigned_columns(chunk: Chunk, specs: Mapping[str, Spec]) -> list[str]:
@@ -179,7 +192,7 @@ def _id(column: pa.Array, spec: ColumnSpec) -> Converted:
 
 
 def _words(column: pa.Array) -> Converted:
-    """int64 [B] of whole numbers, those of [2^63, 2^64) by their bits; null where missing or not whole."""
+    """Return whole numbers as int64 [B], those of [2^63, 2^64) by their bits; null where missing or not whole."""
     if pt.is_uint64(column.type):
         return column.view(pa.int64()), []
     if pt.is_decimal(column.type):
@@ -208,7 +221,7 @@ def _squared_log(column: pa.Array, spec: ColumnSpec) -> Converted:
 
 
 def squared_log(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """floor(ln(x)^2) for x > 2, else x cut to a whole number; NaN stays (Criteo's winners of 2014)."""
+    """Return floor(ln(x)^2) for x > 2, else x cut to a whole number; NaN stays (Criteo's winners of 2014)."""
     return np.where(x > 2, np.floor(np.log(np.where(x > 2, x, 1)) ** 2), np.trunc(x))
 
 
@@ -228,15 +241,15 @@ def _number(column: pa.Array, spec: ColumnSpec) -> Converted:
 
 
 def _null_for_nan(x: NDArray[np.float64]) -> pa.Array:
-    there = x == x
-    if there.all():
+    present = x == x
+    if present.all():
         return pa.array(x)
-    valid = pa.py_buffer(np.packbits(there, bitorder="little"))
+    valid = pa.py_buffer(np.packbits(present, bitorder="little"))
     return pa.Array.from_buffers(pa.float64(), len(x), [valid, pa.py_buffer(x)])
 
 
 def _numbers_of_text(column: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """float64 [B], NaN where missing, and the mask [B] of texts that are no number."""
+    """Return float64 [B], NaN where missing, and the mask [B] of texts that are no number."""
     x, status = numbers(column)
     rest = status == UNUSUAL
     if rest.any():  # exponents, many digits, inf: a real parser's work
@@ -282,7 +295,7 @@ CONVERTERS: dict[Kind, Callable[[pa.Array, ColumnSpec], Converted]] = {
 
 
 def whole_numbers(column: pa.Array) -> Converted:
-    """int64 [B] of text, integers, booleans and whole floats, null where missing or not whole."""
+    """Return text, integers, booleans and whole floats as int64 [B], null where missing or not whole."""
     if pt.is_string(column.type):
         values = _parsed(column, pl.Int64)
         rest = _null_where(column, ~_lost(column, values))  # "881250949.0" is whole too
@@ -302,12 +315,12 @@ def whole_numbers(column: pa.Array) -> Converted:
 
 
 def _parsed(column: pa.Array, dtype: type[pl.DataType]) -> pa.Array:
-    """`column` as numbers, null where a value is none."""
+    """Parse a column as numbers, null where a value is none."""
     return one_array(pl.Series(pl.from_arrow(column)).cast(dtype, strict=False).to_arrow())
 
 
 def _lost(before: pa.Array, after: pa.Array) -> NDArray[np.bool_]:
-    """Mask [B] of values that became null."""
+    """Return the mask [B] of values that became null."""
     return np.asarray(pc.and_(before.is_valid(), after.is_null()))
 
 
@@ -316,7 +329,7 @@ def _null_where(column: pa.Array, mask: NDArray[np.bool_]) -> pa.Array:
 
 
 def _rows(bad: NDArray[np.bool_], row_of_element: NDArray[np.int64], rows: int) -> NDArray[np.bool_]:
-    """Mask [B] of the rows that hold a bad element."""
+    """Return the mask [B] of the rows that hold a bad element."""
     return np.bincount(row_of_element[bad], minlength=rows) > 0
 
 

@@ -26,23 +26,23 @@ Parts = tuple[dict[str, Spec], dict[str, Fit]]  # typed columns, and fits by the
 
 
 def specs_of(configs: Sequence[FeatureConfig]) -> dict[str, Spec]:
-    """The typed columns that the features read. Raises ValueError for a feature declared twice."""
+    """Return the typed columns that the features read. Raises ValueError for a feature declared twice."""
     return _all(configs)[0]
 
 
 def serving_specs_of(configs: Sequence[FeatureConfig]) -> dict[str, Spec]:
-    """The same of rows that are not part of a log: they bring their sequences, as lists under the feature's name."""
+    """Return the same for rows of no log, which bring their sequences as lists under the feature's name."""
     lists = {s.name: Events(s.name, s.column, s.length, s.separator) for s in sequences_of(configs)}
     return specs_of(configs) | lists
 
 
 def fits_of(configs: Sequence[FeatureConfig]) -> dict[str, Fit]:
-    """An empty fit of each feature, in the order of their declaration."""
+    """Return an empty fit of each feature, in the order of their declaration."""
     return _all(configs)[1]
 
 
 def sequences_of(configs: Sequence[FeatureConfig]) -> list[SequenceConfig]:
-    """The features that look at other rows of the same user."""
+    """Return the features that look at other rows of the same user."""
     return [config for config in configs if isinstance(config, SequenceConfig)]
 
 
@@ -50,12 +50,12 @@ def _all(configs: Sequence[FeatureConfig]) -> Parts:
     specs: dict[str, Spec] = {}
     fits: dict[str, Fit] = {}
     for config in configs:
-        own_specs, own_fits = KINDS[config.kind](config)
-        for name in own_specs:
+        more_specs, more_fits = KINDS[config.kind](config)
+        for name in more_specs:
             if name in specs:
                 raise ValueError(f"feature {name!r} is declared twice")
-        specs |= own_specs
-        fits |= own_fits
+        specs |= more_specs
+        fits |= more_fits
     return specs, fits
 
 
@@ -101,9 +101,9 @@ def _lists(config: TokensConfig | PrefixesConfig, spec: Callable[[str], Spec]) -
 
 def _date(config: DateConfig) -> Parts:
     named = list(zip(config.names, config.parts, strict=True))
-    kept = {"encoding": "vocabulary", "unknown": "code", "multivalued": False, "pooling": "sum"}
+    settings = {"encoding": "vocabulary", "unknown": "code", "multivalued": False, "pooling": "sum"}
     return {name: DatePart(config.column, part, config.format) for name, part in named}, {
-        name: CategoricalFit({"name": name, **kept}, 1, VALUES.get(part)) for name, part in named
+        name: CategoricalFit({"name": name, **settings}, 1, VALUES.get(part)) for name, part in named
     }
 
 
@@ -130,7 +130,7 @@ def _numeric(config: NumericConfig) -> Parts:
 def _statistic(config: StatisticConfig) -> Parts:
     named = list(zip(config.names, config.columns, strict=True))
     return {name: ColumnSpec(column, "id") for name, column in named}, {
-        name: StatisticFit(name, name.removesuffix(config.made), config.of, config.folds, config.smoothing)
+        name: StatisticFit(name, name.removesuffix(config.suffix), config.of, config.folds, config.smoothing)
         for name in config.names
     }
 

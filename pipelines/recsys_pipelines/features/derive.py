@@ -5,7 +5,7 @@ and `MISSING_ID` for a missing single value.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from recsys_cython_ext import MISSING_ID, mix64, string_ids
-from recsys_pipelines.features.convert import ColumnSpec
+from recsys_pipelines.features.convert import ColumnSpec, OneColumn, Spec
 from recsys_pipelines.features.plain import (
     Converted,
     Problem,
@@ -34,59 +35,57 @@ WORD = r"[\p{L}\p{N}]+"
 
 
 def combined(ids: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """One 64-bit id [B] of several ids [B] each, in their order; `MISSING_ID` where all are missing.
+    """Make one 64-bit id [B] of several ids [B] each, in their order; `MISSING_ID` where all are missing.
 
     h = mix64(first), then h = mix64(h · 0x9E3779B97F4A7C15 + next), modulo 2^64.
     """
-    out = mix64(ids[0])
+    hashed = mix64(ids[0])
     for values in ids[1:]:
-        out = mix64(out * GOLDEN + values)
-    out += out == MISSING_ID
-    out[np.all([values == MISSING_ID for values in ids], axis=0)] = MISSING_ID
-    return out
+        hashed = mix64(hashed * GOLDEN + values)
+    hashed += hashed == MISSING_ID
+    hashed[np.all([values == MISSING_ID for values in ids], axis=0)] = MISSING_ID
+    return hashed
 
 
 @dataclass(frozen=True)
-class Cross:
-    """int64 [B]: `combined` ids of several columns; a missing value is one of a column's values."""
+class Cross(Spec):
+    """The `combined` ids of several columns, int64 [B]; a missing value is one of a column's values."""
 
-    columns: tuple[str, ...]
+    crossed: tuple[str, ...]
 
     @property
-    def id_columns(self) -> dict[str, str]:
-        """All, under their own names."""
+    @override
+    def columns(self) -> tuple[str, ...]:
+        return self.crossed
+
+    @property
+    @override
+    def id_columns(self) -> Mapping[str, str]:
         return {column: column for column in self.columns}
 
+    @override
     def convert(self, columns: Sequence[pa.Array]) -> Converted:
-        """As `Spec.convert`."""
         ids, problems = [], []
         for place, (name, raw) in enumerate(zip(self.columns, columns, strict=True)):
             try:
-                values, found = ColumnSpec(name, "id").convert([raw])
+                values, problems_of_column = ColumnSpec(name, "id").convert([raw])
             except WrongType as error:
                 raise WrongType(str(error), place) from None
             ids.append(values.to_numpy())
-            problems += [Problem(problem.bad, problem.reason, place) for problem in found]
+            problems += [Problem(problem.bad, problem.reason, place) for problem in problems_of_column]
         return pa.array(combined(ids)), problems
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """list<int64> [B]: ids of the first `most` words of a text, then of its pairs of neighbours, triples, …"""
+class Tokens(OneColumn):
+    """Ids of the first `most` words of a text, then of its pairs of neighbours, triples and so on: list<int64> [B]."""
 
-    column: str
     lowercase: bool = True
     ngrams: int = 1
     most: int = 64
-    id_columns: Mapping[str, str] = field(default_factory=dict, init=False)  # words are text
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """One."""
-        return (self.column,)
-
+    @override
     def convert(self, columns: Sequence[pa.Array]) -> Converted:
-        """As `Spec.convert`."""
         text, problems = _text(columns[0])
         cased = text.str.to_lowercase() if self.lowercase else text
         words = cased.str.extract_all(WORD).list.head(self.most).to_arrow()
@@ -99,25 +98,18 @@ class Tokens:
             rows.append(of_row[starts])
         row = np.concatenate(rows)
         order = np.argsort(row, kind="stable")
-        found = np.bincount(row, minlength=len(lengths))
-        return list_array(found, pa.array(np.concatenate(grams)[order])), problems
+        grams_of_row = np.bincount(row, minlength=len(lengths))
+        return list_array(grams_of_row, pa.array(np.concatenate(grams)[order])), problems
 
 
 @dataclass(frozen=True)
-class Prefixes:
-    """list<int64> [B]: ids of the first n characters of a text for each n of `lengths` that it has."""
+class Prefixes(OneColumn):
+    """Ids of the first n characters of a text for each n of `lengths` that it has: list<int64> [B]."""
 
-    column: str
     lengths: tuple[int, ...]
-    id_columns: Mapping[str, str] = field(default_factory=dict, init=False)
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """One."""
-        return (self.column,)
-
+    @override
     def convert(self, columns: Sequence[pa.Array]) -> Converted:
-        """As `Spec.convert`."""
         text, problems = _text(columns[0])
         characters = text.str.len_chars().fill_null(0).to_numpy()
         has = np.stack([characters >= n for n in self.lengths], axis=1)  # [B, n]
@@ -148,31 +140,24 @@ VALUES = {
 
 
 @dataclass(frozen=True)
-class DatePart:
-    """int64 [B]: a part of a time (UTC); `format` as in `config.DateConfig`."""
+class DatePart(OneColumn):
+    """A part of a time (UTC), int64 [B]; `format` is that of `config.DateConfig`."""
 
-    column: str
     part: str
     format: str = "seconds"
-    id_columns: Mapping[str, str] = field(default_factory=dict, init=False)
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """One."""
-        return (self.column,)
-
+    @override
     def convert(self, columns: Sequence[pa.Array]) -> Converted:
-        """As `Spec.convert`."""
         time, problems = times(columns[0], self.format)
         part = pc.cast(PARTS[self.part](time), pa.int64())
         return pc.fill_null(part, MISSING_ID), problems
 
 
 @dataclass(frozen=True)
-class Events:
-    """list<int64> [B]: a sequence as a request brings it, a list in the column `name` of what `column` would hold.
+class Events(Spec):
+    """A sequence as a request brings it, list<int64> [B]: a list in the column `name` of what `column` would hold.
 
-    The last `length` of its events, oldest first; a missing one never is an event.
+    It is cut to the last `length` of its events, oldest first; a missing one never is an event.
     """
 
     name: str
@@ -181,43 +166,47 @@ class Events:
     separator: str | None = None
 
     @property
+    @override
     def columns(self) -> tuple[str, ...]:
-        """One."""
         return (self.name,)
 
     @property
-    def id_columns(self) -> dict[str, str]:
-        """What it holds is what the log has in `column`."""
+    @override
+    def id_columns(self) -> Mapping[str, str]:
         return {self.name: self.column}
 
+    @override
     def convert(self, columns: Sequence[pa.Array]) -> Converted:
-        """As `Spec.convert`."""
-        found, problems = ColumnSpec(self.name, "ids", self.separator).convert(columns)
-        ids = found.flatten().to_numpy()
-        row = np.repeat(np.arange(len(found)), list_lengths(found))
+        events, problems = ColumnSpec(self.name, "ids", self.separator).convert(columns)
+        ids = events.flatten().to_numpy()
+        row = np.repeat(np.arange(len(events)), list_lengths(events))
         ids, row = ids[ids != MISSING_ID], row[ids != MISSING_ID]
-        lengths = np.bincount(row, minlength=len(found))
+        lengths = np.bincount(row, minlength=len(events))
         from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(ids))
-        kept = from_end <= self.length
-        return list_array(np.minimum(lengths, self.length), pa.array(ids[kept])), problems
+        latest = from_end <= self.length
+        return list_array(np.minimum(lengths, self.length), pa.array(ids[latest])), problems
 
 
 @dataclass(frozen=True)
-class Weights:
-    """list<float32> [B]: the weights of the elements of `ids`, finite numbers; rows of another length are bad."""
+class Weights(Spec):
+    """The weights of the elements of `ids`, finite numbers, list<float32> [B]; rows of another length are bad."""
 
     ids: str
     column: str
     separator: str | None = None
-    id_columns: Mapping[str, str] = field(default_factory=dict, init=False)
 
     @property
+    @override
     def columns(self) -> tuple[str, ...]:
-        """The weights, then what they weigh."""
         return self.column, self.ids
 
+    @property
+    @override
+    def id_columns(self) -> Mapping[str, str]:
+        return {}
+
+    @override
     def convert(self, columns: Sequence[pa.Array]) -> Converted:
-        """As `Spec.convert`."""
         plain, not_text = text_or_plain(columns[0])
         weights, ids = lists(plain, self.separator), lists(text_or_plain(columns[1])[0], self.separator)
         lengths = list_lengths(weights)
@@ -225,12 +214,12 @@ class Weights:
         row = np.repeat(np.arange(len(lengths)), lengths)
         numbers = values.to_numpy(zero_copy_only=False).astype(np.float32)
         missing = Problem(np.isnan(numbers), "missing weight")
-        found = [
+        problems_of_rows = [
             Problem(np.bincount(row[p.bad], minlength=len(lengths)) > 0, p.reason)
             for p in (*problems, missing, Problem(np.isinf(numbers), "outside float32"))
         ]
         other = Problem(lengths != list_lengths(ids), f"not as many weights as {self.ids} has elements")
-        return list_array(lengths, pa.array(numbers)), [*not_text, *found, other]
+        return list_array(lengths, pa.array(numbers)), [*not_text, *problems_of_rows, other]
 
 
 def _text(raw: pa.Array) -> tuple[pl.Series, list[Problem]]:

@@ -4,6 +4,7 @@ Fitting sees the training part only. A fitted feature is small, saved beside the
 copied into every run, so that training and serving share one transform.
 """
 
+import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -37,14 +38,14 @@ KINDS: dict[str, type[Categorical | Buckets | Numeric | Statistic]] = {
     "statistic": Statistic,
 }
 NAMES = {kind: name for name, kind in KINDS.items()}
-BAD_VALUES_SHOWN = 3  # by the error of a request
+MOST_EXAMPLES = 3  # by the error of a request
 CONFIGS = TypeAdapter(tuple[FeatureConfig, ...])
 FORMAT_VERSION = 2
 FEATURES, ARRAYS = "features.json", "arrays.npz"
 
 
 class SavedFeatures(Manifest):
-    """What features.json says: declarations, and the fitted features but for their arrays."""
+    """The content of features.json: declarations, and the fitted features but for their arrays."""
 
     format_version: int
     hash_version: int
@@ -63,7 +64,7 @@ class SavedFeatures(Manifest):
 
 
 class FeatureFitter:
-    """Collects what the features need from the training rows, in any order and any number of parts.
+    """The state of all features while they are fitted on training rows, in any order and any number of parts.
 
     `text_ids` says of each source column of ids whether it holds text (`convert.text_ids`), and `unsigned` names those
     of unsigned integers (`convert.unsigned_columns`).
@@ -86,13 +87,13 @@ class FeatureFitter:
             pass
 
     def arrays(self) -> Iterable[tuple[str, np.ndarray]]:
-        """All that was counted, one array after another, as `merge` and `shards.write_arrays` take it."""
+        """Yield all that was counted, one array after another, as `merge` and `shards.write_arrays` take it."""
         for place, fit in enumerate(self._fits.values()):
             for key, array in fit.arrays().items():
                 yield f"{place}.{key}", array
 
     def arrays_of(self, feature: str) -> Arrays:
-        """What was counted for one feature: `ids` and `counts` of a categorical one; see its `Fit`."""
+        """Return what was counted for one feature: `ids` and `counts` of a categorical one; see its `Fit`."""
         return self._fits[feature].arrays()
 
     def frequencies_of(self, feature: str) -> np.ndarray:
@@ -107,8 +108,10 @@ class FeatureFitter:
             fit.merge(_of_place(arrays, place))
 
     def fit(self, base: "Features | None" = None) -> "Features":
-        """The fitted features, in the order of their declaration. With `base`, features of an earlier fit of the
-        same declarations, those of `base`, whose vocabularies grow by the ids that are now frequent enough.
+        """Return the fitted features, in the order of their declaration.
+
+        With `base`, features of an earlier fit of the same declarations, they are those of `base`, whose vocabularies grow
+        by the ids that are now frequent enough.
         """
         if base is None:
             fitted = ordered(lambda fit: fit.fitted(self._text_ids), self._fits.values())
@@ -180,42 +183,47 @@ class Features:
         logged = {
             column: name for spec in self.serving_specs().values() for column, name in spec.id_columns.items()
         }
-        for column, found in text_ids.items():
-            if bool(found) != bool(self.text.get(logged.get(column, column), found)):
-                had, has = ("text", "integers") if found is False else ("integers", "text")
+        for column, is_text in text_ids.items():
+            if bool(is_text) != bool(self.text.get(logged.get(column, column), is_text)):
+                had, has = ("text", "integers") if is_text is False else ("integers", "text")
                 raise ValueError(
                     f"{file}: column {column!r} holds {has}, but {had} in training; the two have different "
                     "ids, so bring the rows in the kind of file the model was trained on"
                 )
 
-    def out_of_fold(self, counts: Path) -> "Features":
-        """The features as the training rows that they were fitted on get them: no statistic tells a row of its own label.
+    def out_of_fold(self, counts: str | os.PathLike[str]) -> "Features":
+        """Return the features as the training rows that they were fitted on get them: no row sees its own label.
 
         counts: the file of what they were fitted from (`FeatureFitter.arrays`).
         """
         features: list[Feature] = list(self.features)
         for place, fit in enumerate(fits_of(self.configs).values()):
             if isinstance(fit, StatisticFit):
-                fit.merge(_of_place(read_arrays(counts, f"{place}."), place))
+                fit.merge(_of_place(read_arrays(Path(counts), f"{place}."), place))
                 features[place] = fit.out_of_fold()
         return Features(features, self.configs, self.text, self.unsigned)
 
     def encode(self, table: pa.Table) -> pa.Table:
-        """Typed columns (`convert.typed`) -> model columns; other columns of `table` (row_id, label, …) pass through."""
-        names = {spec for spec in specs_of(self.configs)} | {feature.name for feature in self.features}
+        """Turn typed columns (`convert.typed`) into model columns; others of `table` (row_id, label, …) pass through."""
+        names = {*specs_of(self.configs), *(feature.name for feature in self.features)}
         columns: dict[str, Any] = {name: table[name] for name in table.column_names if name not in names}
         for feature in self.features:
             columns.update(feature.encode(table))
         return pa.table(columns)
 
     def transform(self, rows: Any) -> Any:
-        """Rows as they come -> what the model reads, exactly as in training.
+        """Turn rows as they come into what the model reads, exactly as in training.
 
-        rows: a dict of values (one request), a list of such dicts, an Arrow table or record batch, or a Polars frame
-        (a lazy one stays lazy, and streams). Columns are the source's; a missing value is None. A sequence feature
-        reads the user's earlier events, oldest first, from a list in a column called like the feature.
-        Returns the same kind of table for a Polars frame, else an Arrow table.
-        Raises ValueError naming row, field and value for what cannot be read; nothing is quarantined here.
+        Args:
+            rows: A dict of values (one request), a list of such dicts, an Arrow table or record batch, or a Polars frame
+                (a lazy one stays lazy, and streams). Columns are the source's; a missing value is None. A sequence feature
+                reads the user's earlier events, oldest first, from a list in a column called like the feature.
+
+        Returns:
+            The same kind of table for a Polars frame, else an Arrow table.
+
+        Raises:
+            ValueError: Naming row, field and value for what cannot be read; nothing is quarantined here.
         """
         return applied(self._transformed, rows, columns_of(self.serving_specs()))
 
@@ -229,18 +237,18 @@ class Features:
         bad = Quarantine()
         converted = typed(chunk, specs, bad)
         if bad.count:
-            shown = "; ".join(
-                f"row {e.row}, {e.field}: {e.reason} ({e.value!r})" for e in bad.examples[:BAD_VALUES_SHOWN]
+            examples = "; ".join(
+                f"row {e.row}, {e.field}: {e.reason} ({e.value!r})" for e in bad.examples[:MOST_EXAMPLES]
             )
-            raise ValueError(f"{bad.count} of {table.num_rows} rows cannot be read: {shown}")
+            raise ValueError(f"{bad.count} of {table.num_rows} rows cannot be read: {examples}")
         self.check_text(text_ids(chunk, specs), "request")
         return self.encode(converted.drop_columns("row_id"))
 
     def serving_specs(self) -> dict[str, Spec]:
-        """The typed columns of a request."""
+        """Return the typed columns of a request."""
         return serving_specs_of(self.configs)
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | os.PathLike[str]) -> None:
         """Write arrays.npz, then features.json: where the second is, both are whole."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -264,7 +272,7 @@ class Features:
         write_manifest(saved, folder / FEATURES)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Features":
+    def load(cls, folder: str | os.PathLike[str]) -> "Features":
         """Read what `save` wrote. Raises ValueError on damage or another version."""
         folder = Path(folder)
         versions = {"format_version": FORMAT_VERSION, "hash_version": HASH_VERSION}
@@ -286,20 +294,20 @@ class Features:
 
 
 def _restored(entries: Sequence[Mapping[str, Any]], arrays: Arrays) -> list[Feature]:
-    """Return the features of what `to_dict` and `arrays` told; those that read another's vocabulary come last."""
-    found: dict[int, Any] = {}
+    """Restore features from their descriptions and arrays, first those that have a vocabulary others read."""
+    features: dict[int, Any] = {}
     owners: dict[str, Categorical] = {}
     for place, entry in enumerate(entries):
         if entry.get("like") is None:
             kind: Any = KINDS[entry["kind"]]
             settings = {key: value for key, value in entry.items() if key != "kind"}
-            found[place] = kind(**settings, **_of_place(arrays, place))
-            if isinstance(found[place], Categorical):
-                owners[found[place].name] = found[place]
+            features[place] = kind(**settings, **_of_place(arrays, place))
+            if isinstance(features[place], Categorical):
+                owners[features[place].name] = features[place]
     for place, entry in enumerate(entries):
         if entry.get("like") is not None:
-            found[place] = owners[entry["like"]].twin(entry["name"], entry["pooling"])
-    return [found[place] for place in range(len(entries))]
+            features[place] = owners[entry["like"]].twin(entry["name"], entry["pooling"])
+    return [features[place] for place in range(len(entries))]
 
 
 def _of_place(arrays: Mapping[str, np.ndarray], place: int) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@
 """
 
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from tokenize import TokenError
@@ -27,13 +28,8 @@ from recsys_pipelines.sources.location import Place, Url, located
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-NO_ARRAY = (
-    ValueError,
-    OverflowError,
-    MemoryError,
-    SyntaxError,
-    TokenError,
-)  # of NumPy, by a header that is none
+# what NumPy raises on a header that is none
+NO_ARRAY = (ValueError, OverflowError, MemoryError, SyntaxError, TokenError)
 NO_NAME = ("", ".", "..")
 
 
@@ -51,8 +47,9 @@ class KeptIds(Manifest):
     features: dict[str, KeptFile]
 
 
-def write_kept_ids(ids: Mapping[str, np.ndarray], folder: Path) -> None:
+def write_kept_ids(ids: Mapping[str, np.ndarray], folder: str | os.PathLike[str]) -> None:
     """Write the ids int64 [n] of each feature into `folder`, which is made where it is missing."""
+    folder = Path(folder)
     folder.mkdir(exist_ok=True)
     files = {}
     for number, (feature, values) in enumerate(ids.items()):
@@ -63,8 +60,8 @@ def write_kept_ids(ids: Mapping[str, np.ndarray], folder: Path) -> None:
 
 
 def kept_ids(folder: Place, feature: str) -> np.ndarray:
-    """The ids of a feature that `keep: folder` lists, int64 [n]. Raises SourceError naming file and feature."""
-    wanted = f"`keep` of feature {feature!r} takes 64-bit ids, int64 [n], as numpy.save writes them"
+    """Read the ids of a feature that `keep: folder` lists, int64 [n]. Raises SourceError naming file and feature."""
+    needed = f"`keep` of feature {feature!r} takes 64-bit ids, int64 [n], as numpy.save writes them"
     path = located(folder)
     try:
         path, xxh64 = _file(path, feature)
@@ -73,25 +70,25 @@ def kept_ids(folder: Place, feature: str) -> np.ndarray:
             raise DamagedFile(f"{path}: damaged: its checksum is wrong")
         ids = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror or error}); {wanted}") from None
+        raise SourceError(f"{path}: cannot be read ({error.strerror or error}); {needed}") from None
     except (DamagedFile, OtherVersion) as error:
-        raise SourceError(f"{error}; {wanted}") from None
+        raise SourceError(f"{error}; {needed}") from None
     except NO_ARRAY as error:
-        raise SourceError(f"{path}: no file of a NumPy array ({error}); {wanted}") from None
+        raise SourceError(f"{path}: no file of a NumPy array ({error}); {needed}") from None
     if ids.dtype != np.int64 or ids.ndim != 1:
-        raise SourceError(f"{path}: holds {ids.dtype} {list(ids.shape)}; {wanted}")
+        raise SourceError(f"{path}: holds {ids.dtype} {list(ids.shape)}; {needed}")
     return ids
 
 
 def _file(folder: Path | Url, feature: str) -> tuple[Path | Url, str | None]:
-    """The file of a feature, and its checksum where the folder has a manifest."""
+    """Return the file of a feature, and its checksum where the folder has a manifest."""
     manifest = folder / MANIFEST
     if not manifest.exists():
         if feature in NO_NAME or any(sign in feature for sign in "/\\\0"):
             raise DamagedFile(f"{folder}: has no {MANIFEST}, and {feature!r} is no name of a file")
         return folder / f"{feature}.npy", None
-    found = read_manifest(manifest, KeptIds, {"format_version": FORMAT_VERSION}, "write the ids again")
-    entry = found.features.get(feature)
+    listed = read_manifest(manifest, KeptIds, {"format_version": FORMAT_VERSION}, "write the ids again")
+    entry = listed.features.get(feature)
     if entry is None:
         raise DamagedFile(f"{manifest}: names no ids of this feature")
     return folder / entry.file, entry.xxh64

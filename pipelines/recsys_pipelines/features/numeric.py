@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from typing_extensions import override
 
 from recsys_cython_ext import ExactSum, IdCounter
-from recsys_pipelines.features.base import Arrays, floats
+from recsys_pipelines.features.base import Arrays, Feature, Fit, floats
 from recsys_pipelines.features.categorical import FIRST_CODE, MISSING_CODE
 from recsys_pipelines.features.convert import squared_log
 from recsys_pipelines.features.plain import TextIds
@@ -18,7 +19,7 @@ BIN_BITS = 40  # low bits of a float64 that a bin of the histogram leaves out: 1
 
 
 @dataclass
-class Numeric:
+class Numeric(Feature):
     """A number, clipped, transformed, standardised by training's moments; missing becomes the training mean."""
 
     name: str
@@ -31,13 +32,13 @@ class Numeric:
     indicator: bool  # a second column `<name>:missing`, where training has missing values
 
     @property
+    @override
     def columns(self) -> dict[str, pa.DataType]:
-        """float32 columns."""
         names = [self.name, f"{self.name}:missing"] if self.indicator else [self.name]
         return dict.fromkeys(names, pa.float32())
 
+    @override
     def encode(self, table: pa.Table) -> dict[str, pa.Array]:
-        """float64, null where missing -> float32 without nulls."""
         values = transformed(table[self.name], self.low, self.high, self.transform)
         missing = np.isnan(values)
         values = np.where(missing, self.fill, values) if missing.any() else values
@@ -47,21 +48,21 @@ class Numeric:
             numbers = values.astype(np.float32)
         if np.isinf(numbers).any():
             numbers = np.clip(numbers, -FLOAT32_MAX, FLOAT32_MAX, dtype=np.float32)
-        out = {self.name: pa.array(numbers)}
+        encoded = {self.name: pa.array(numbers)}
         if self.indicator:
-            out[f"{self.name}:missing"] = pa.array(missing.astype(np.float32))
-        return out
+            encoded[f"{self.name}:missing"] = pa.array(missing.astype(np.float32))
+        return encoded
 
+    @override
     def to_dict(self) -> dict[str, Any]:
-        """All of its fields."""
         return asdict(self)
 
+    @override
     def arrays(self) -> Arrays:
-        """None."""
         return {}
 
 
-class NumericFit:
+class NumericFit(Fit):
     """Exact sums of the present values and, where they are to be standardised, of their squares."""
 
     def __init__(
@@ -72,11 +73,12 @@ class NumericFit:
         self._rows = self._present = 0
         self._sum, self._squares = ExactSum(), ExactSum()
 
+    @override
     def add(self, table: pa.Table) -> None:
-        """As `Fit.add`. What is beyond float32 counts as its largest number: so it reaches the model."""
         values = transformed(table[self._name], self._low, self._high, self._transform)
-        there = values == values
-        present = values if there.all() else values[there]
+        is_present = values == values
+        present = values if is_present.all() else values[is_present]
+        # What is beyond float32 counts as its largest number: so it reaches the model.
         if max(present.max(initial=0), -present.min(initial=0)) > FLOAT32_MAX:
             present = np.clip(present, -FLOAT32_MAX, FLOAT32_MAX)
         self._rows += len(values)
@@ -85,27 +87,27 @@ class NumericFit:
         if self._standardise:
             self._squares.add_squares(present)
 
+    @override
     def arrays(self) -> Arrays:
-        """As `Fit.arrays`."""
         return {
             "rows": np.array([self._rows, self._present], np.int64),
             "sum": self._sum.state(),
             "squares": self._squares.state(),
         }
 
+    @override
     def merge(self, arrays: Arrays) -> None:
-        """As `Fit.merge`."""
         rows, present = arrays["rows"].tolist()
         self._rows, self._present = self._rows + rows, self._present + present
         self._sum.merge(ExactSum.from_state(arrays["sum"]))
         self._squares.merge(ExactSum.from_state(arrays["squares"]))
 
+    @override
     def fitted(self, text: Mapping[str, TextIds]) -> Numeric:
-        """As `Fit.fitted`. The deviation of a constant counts as 1."""
         present = max(self._present, 1)
         mean = self._sum.value() / present
         variance = float(self._squares.value() / present - mean * mean)
-        deviation = max(variance, 0.0) ** 0.5 or 1.0  # squares under 2^-970 are cut
+        deviation = max(variance, 0.0) ** 0.5 or 1.0  # that of a constant; squares under 2^-970 are cut
         scale = self._standardise
         return Numeric(
             self._name,
@@ -120,7 +122,7 @@ class NumericFit:
 
 
 @dataclass
-class Buckets:
+class Buckets(Feature):
     """A number as a category: code FIRST_CODE + i where boundaries[i - 1] <= x < boundaries[i]; missing has its own."""
 
     name: str
@@ -133,7 +135,7 @@ class Buckets:
 
     @property
     def num_codes(self) -> int:
-        """Missing, the unused code of unknown ids, and the buckets."""
+        """Number of codes: missing, the unused one of unknown ids, and the buckets."""
         return FIRST_CODE + len(self.boundaries) + 1
 
     full_codes = num_codes
@@ -146,33 +148,34 @@ class Buckets:
     full_vocabulary_bytes = vocabulary_bytes
 
     @property
+    @override
     def columns(self) -> dict[str, pa.DataType]:
-        """One int32 column."""
         return {self.name: pa.int32()}
 
+    @override
     def encode(self, table: pa.Table) -> dict[str, pa.Array]:
-        """float64, null where missing -> int32."""
         values = floats(table[self.name])
         codes = np.searchsorted(self.boundaries, values, side="right") + FIRST_CODE
         codes[np.isnan(values)] = MISSING_CODE
         return {self.name: pa.array(codes.astype(np.int32))}
 
     def is_unknown(self, encoded: np.ndarray) -> np.ndarray:
-        """None ever is: bool, as `encoded`."""
+        """Return which encoded values are unknown: none ever is; bool, of the shape of `encoded`."""
         return np.zeros(encoded.shape, bool)
 
+    @override
     def to_dict(self) -> dict[str, Any]:
-        """Its name; the rest never differs."""
-        return {"name": self.name}
+        return {"name": self.name}  # the rest never differs
 
+    @override
     def arrays(self) -> Arrays:
-        """The boundaries."""
         return {"boundaries": self.boundaries}
 
 
-class BucketsFit:
-    """A histogram of training over fixed bins, whose ends are floats with a mantissa of 12 bits: exact counts, and
-    quantiles off by at most 1 in 4,096 of their size. `boundaries`, where given, are taken as they are.
+class BucketsFit(Fit):
+    """A histogram of training over fixed bins, whose ends are floats with a mantissa of 12 bits.
+
+    Counts are exact, and quantiles off by at most 1 in 4,096 of their size. Declared `boundaries` are taken as they are.
     """
 
     def __init__(self, name: str, boundaries: tuple[float, ...] | None, quantiles: int | None) -> None:
@@ -181,36 +184,37 @@ class BucketsFit:
         self._quantiles = quantiles
         self._bins = IdCounter()
 
+    @override
     def add(self, table: pa.Table) -> None:
-        """As `Fit.add`."""
         if self._boundaries is None:
             values = floats(table[self._name])
             self._bins.add(bins_of(values[~np.isnan(values)]))
 
+    @override
     def arrays(self) -> Arrays:
-        """Bins and their counts, by rising bin."""
         bins, counts = self._bins.result()
         return {"bins": bins, "counts": counts}
 
+    @override
     def merge(self, arrays: Arrays) -> None:
-        """As `Fit.merge`."""
         self._bins.add_counts(arrays["bins"], arrays["counts"])
 
+    @override
     def fitted(self, text: Mapping[str, TextIds]) -> Buckets:
-        """As `Fit.fitted`. Quantiles that fall into one bin leave fewer buckets."""
         if self._boundaries is not None:
             return Buckets(self._name, np.array(self._boundaries, np.float64))
         bins, counts = self._bins.result()
         below = np.cumsum(counts) - counts  # values under the lower end of each bin
         assert self._quantiles is not None
-        wanted = counts.sum() * np.arange(1, self._quantiles)
-        first = np.unique(np.searchsorted(below * self._quantiles, wanted, side="left"))
+        ranks = counts.sum() * np.arange(1, self._quantiles)
+        # Quantiles that fall into one bin leave fewer buckets.
+        first = np.unique(np.searchsorted(below * self._quantiles, ranks, side="left"))
         first = first[(first > 0) & (first < len(bins))]
         return Buckets(self._name, lower_ends(bins[first]))
 
 
 def transformed(column: pa.ChunkedArray, low: float | None, high: float | None, transform: str) -> np.ndarray:
-    """float64 [n], NaN where missing."""
+    """Clip and transform a column: float64 [n], NaN where it is missing."""
     values = floats(column)
     if low is not None or high is not None:
         values = np.clip(values, low, high)
@@ -225,12 +229,12 @@ TRANSFORMS = {"none": lambda x: x, "log": _log, "squared_log": squared_log}
 
 
 def bins_of(values: np.ndarray) -> np.ndarray:
-    """Bins, ordered as the values are: their bits as integers, those of negative numbers turned round."""
+    """Return bins, ordered as the values are: their bits as integers, those of negative numbers turned round."""
     bits = (values + 0.0).view(np.int64)  # -0.0 becomes 0.0
     return (bits ^ ((bits >> 63) & np.int64(2**63 - 1))) >> BIN_BITS
 
 
 def lower_ends(bins: np.ndarray) -> np.ndarray:
-    """The smallest number of each bin."""
+    """Return the smallest number of each bin."""
     bits = bins << BIN_BITS
     return (bits ^ ((bits >> 63) & np.int64(2**63 - 1))).view(np.float64)

@@ -36,7 +36,7 @@ class WrongType(Exception):
 
 
 def text_or_plain(column: pa.Array) -> Converted:
-    """The column without dictionaries, views and extension types, bytes and UUIDs as text."""
+    """Return the column without dictionaries, views and extension types, bytes and UUIDs as text."""
     if isinstance(column, pa.ExtensionArray) and not is_uuid(column.type):
         column = column.storage
     column = without_views(column)
@@ -55,7 +55,7 @@ def text_or_plain(column: pa.Array) -> Converted:
 
 
 def without_views(column: pa.Array) -> pa.Array:
-    """The column with its strings and bytes one after the other: Arrow can neither filter views nor decode them."""
+    """Lay strings and bytes of a column one after the other: Arrow can neither filter views nor decode them."""
     kind = column.type
     if pt.is_string_view(kind):
         return column.cast(pa.large_binary()).view(pa.large_string())
@@ -84,14 +84,14 @@ def _is_valid(column: pa.Array) -> bool:
 
 
 def has_no_value(column: pa.Array) -> bool:
-    """Whether a column holds nothing, or floats that are all NaN: how a column without a value leaves pandas."""
+    """Tell whether a column holds nothing, or floats that are all NaN: how one without a value leaves pandas."""
     if not pt.is_floating(column.type):
         return pt.is_null(column.type)
     return bool(np.isnan(with_nan(pc.cast(column, pa.float64()))).all())
 
 
 def lists(column: pa.Array, separator: str | None) -> pa.Array:
-    """`column` [B] as lists, text cut at `separator`. Raises WrongType for what is neither."""
+    """Return a column [B] as lists, text cut at `separator`. Raises WrongType for what is neither."""
     if has_no_value(column):
         return pa.nulls(len(column), pa.list_(pa.int64()))
     if pt.is_string(column.type):
@@ -104,29 +104,29 @@ def lists(column: pa.Array, separator: str | None) -> pa.Array:
 
 
 def list_lengths(column: pa.Array) -> NDArray[np.int64]:
-    """Elements [B] of each list; a missing list has none."""
+    """Return the number of elements [B] of each list; a missing list has none."""
     lengths = pc.fill_null(pc.list_value_length(column), 0)
     return lengths.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def list_array(lengths: NDArray[np.int64], values: pa.Array, missing: pa.Array | None = None) -> pa.ListArray:
-    """Lists of these lengths [B] over `values`; those where `missing` [B] is true are null."""
+    """Make lists of these lengths [B] over `values`; those where `missing` [B] is true are null."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), values, mask=missing)
 
 
 def with_nan(numbers: pa.Array) -> NDArray[np.float64]:
-    """Give float64 [B] with NaN for null."""
+    """Return float64 [B] with NaN for null."""
     return numbers.to_numpy(zero_copy_only=False)
 
 
 def is_any(kind: pa.DataType, *tests: Callable[[pa.DataType], bool]) -> bool:
-    """Whether one of `tests` holds."""
+    """Tell whether one of `tests` holds."""
     return any(test(kind) for test in tests)
 
 
 def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """The column as one array."""
+    """Return the column as one array."""
     if not isinstance(column, pa.ChunkedArray):
         return column
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even one

@@ -13,7 +13,7 @@ from recsys_pipelines.features.plain import is_any, one_array, without_views
 
 
 def applied(work: Callable[[pa.Table], pa.Table], rows: Any, columns: Sequence[str]) -> Any:
-    """What `work` makes of `rows`: a Polars frame of a Polars frame, else an Arrow table.
+    """Return what `work` makes of `rows`: a Polars frame of a Polars frame, else an Arrow table.
 
     rows: as `Features.transform` takes them. columns: those that `work` reads; each dict must have them all.
     Raises TypeError for rows of another kind, ValueError for dicts without a column or with values of mixed types.
@@ -39,20 +39,20 @@ def applied(work: Callable[[pa.Table], pa.Table], rows: Any, columns: Sequence[s
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pa.Table:
-    found = {}
+    arrays = {}
     for name in columns:
         for number, row in enumerate(rows):
             if name not in row:
                 raise ValueError(f"row {number} has no {name!r}: give None where a value is missing")
         try:
-            found[name] = _column([_or_missing(row[name]) for row in rows])
+            arrays[name] = _column([_or_missing(row[name]) for row in rows])
         except (pa.ArrowException, OverflowError) as error:
             raise ValueError(f"{name}: the values do not fit one column ({error}): use one type") from None
-    return pa.table(found)
+    return pa.table(arrays)
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """Values of one type as an array; NaN among text, in lists too, is missing, as pandas means it."""
+    """Make an array of values of one type; NaN among text, in lists too, is missing, as pandas means it."""
     try:
         return pa.array(values, from_pandas=True)
     except OverflowError:  # integers of 2^63 and more, which Arrow does not guess
@@ -65,7 +65,7 @@ def _or_missing(value: Any) -> Any:
 
 
 def with_uuids(table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """`table` whose bytes in `columns` are UUIDs again: Polars, which has no such type, holds them as bytes.
+    """Turn the bytes in `columns` into UUIDs again: Polars, which has no such type, holds them as bytes.
 
     Raises ValueError naming the column where they are not 16.
     """

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from typing_extensions import override
 
 from recsys_cython_ext import IdCounter, IdTable
-from recsys_pipelines.features.base import Arrays
+from recsys_pipelines.features.base import Arrays, Feature, Fit
 from recsys_pipelines.features.plain import TextIds
 from recsys_pipelines.shards import line_of, uniform
 
@@ -16,13 +17,13 @@ UNIT = 2**16  # counts are of 65,536ths of a row: weights are rounded to them, a
 
 
 def fold_of(line: np.ndarray, folds: int) -> np.ndarray:
-    """Fold of each row [B], by a hash of its number, or of its line's."""
+    """Return the fold of each row [B], by a hash of its number, or of its line's."""
     return (uniform(line, 0, "statistic folds") * folds).astype(np.int64)
 
 
 @dataclass
-class Statistic:
-    """Columns `<column>:ctr` and `<column>:count` of an id; see `config.StatisticConfig`.
+class Statistic(Feature):
+    """What training says of an id, columns `<column>:ctr` and `<column>:count`; see `config.StatisticConfig`.
 
     ids: int64 [V]; rows and clicks: int64 [V + 1], the weight of an id's rows in training, and of those with a positive
     label, in units of 1 / UNIT; the last line, of ids that training has not, is 0.
@@ -39,7 +40,7 @@ class Statistic:
     def __post_init__(self) -> None:
         self._table = IdTable(self.ids)
         self.ids = self._table.keys  # the table has its own copy
-        self._seen, self._clicked = self.rows.sum(), self.clicks.sum()
+        self._total_rows, self._total_clicks = self.rows.sum(), self.clicks.sum()
 
     @property
     def nbytes(self) -> int:
@@ -47,37 +48,37 @@ class Statistic:
         return self._table.nbytes + self.rows.nbytes + self.clicks.nbytes
 
     @property
+    @override
     def columns(self) -> dict[str, pa.DataType]:
-        """float32 columns."""
-        return {f"{self.column}:{what}": pa.float32() for what in self.of}
+        return {f"{self.column}:{statistic}": pa.float32() for statistic in self.of}
 
+    @override
     def encode(self, table: pa.Table) -> dict[str, pa.Array]:
-        """Ids -> float32, the statistics of all rows of training."""
         places = self._table.codes(table[self.name].to_numpy(), len(self.ids))
-        return self.arrays_of(self.rows[places], self.clicks[places], self._seen, self._clicked)
+        return self.arrays_of(self.rows[places], self.clicks[places], self._total_rows, self._total_clicks)
 
     def arrays_of(
-        self, rows: np.ndarray, clicks: np.ndarray, seen: Any, clicked: Any, scale: Any = 1.0
+        self, rows: np.ndarray, clicks: np.ndarray, total_rows: Any, total_clicks: Any, scale: Any = 1.0
     ) -> dict[str, pa.Array]:
-        """The columns of `rows` and `clicks` [B] of ids among `seen` and `clicked` of all ids; counts times `scale`."""
-        prior = clicked / np.maximum(seen, 1)
-        made = {
+        """Make the columns of ids from their `rows` and `clicks` [B] and the totals of all ids; counts times `scale`."""
+        prior = total_clicks / np.maximum(total_rows, 1)
+        statistics = {
             "ctr": (clicks + UNIT * self.smoothing * prior) / (rows + UNIT * self.smoothing),
             "count": np.log1p(rows * scale / UNIT),
         }
-        return {f"{self.column}:{what}": pa.array(made[what].astype(np.float32)) for what in self.of}
+        return {f"{self.column}:{name}": pa.array(statistics[name].astype(np.float32)) for name in self.of}
 
+    @override
     def to_dict(self) -> dict[str, Any]:
-        """As `Feature.to_dict`."""
         return {"name": self.name, "column": self.column, "of": list(self.of), "smoothing": self.smoothing}
 
+    @override
     def arrays(self) -> Arrays:
-        """Ids and totals."""
         return {"ids": self.ids, "rows": self.rows, "clicks": self.clicks}
 
 
 @dataclass
-class OutOfFold:
+class OutOfFold(Feature):
     """A statistic as the rows that it was fitted on get it: of the other folds, scaled to all of training.
 
     Only preparation needs it. rows and clicks: int64 [V + 1, folds], as the statistic's totals, for each fold.
@@ -89,30 +90,35 @@ class OutOfFold:
 
     def __post_init__(self) -> None:
         self.name = self.statistic.name
-        self.columns = self.statistic.columns
         self._table = IdTable(self.statistic.ids)
-        self._seen, self._clicked = self.rows.sum(axis=0), self.clicks.sum(axis=0)  # in each fold
+        self._fold_rows, self._fold_clicks = self.rows.sum(axis=0), self.clicks.sum(axis=0)
 
+    @property
+    @override
+    def columns(self) -> dict[str, pa.DataType]:
+        return self.statistic.columns
+
+    @override
     def encode(self, table: pa.Table) -> dict[str, pa.Array]:
-        """Ids of training rows -> float32, without what the row's own fold tells."""
         places = self._table.codes(table[self.name].to_numpy(), len(self.statistic.ids))
         fold = fold_of(line_of(table), self.rows.shape[1])
         rows = self.statistic.rows[places] - self.rows[places, fold]
         clicks = self.statistic.clicks[places] - self.clicks[places, fold]
-        seen, clicked = self._seen.sum() - self._seen[fold], self._clicked.sum() - self._clicked[fold]
-        scale = self._seen.sum() / np.maximum(seen, 1)
-        return self.statistic.arrays_of(rows, clicks, seen, clicked, scale)
+        total_rows = self._fold_rows.sum() - self._fold_rows[fold]
+        total_clicks = self._fold_clicks.sum() - self._fold_clicks[fold]
+        scale = self._fold_rows.sum() / np.maximum(total_rows, 1)
+        return self.statistic.arrays_of(rows, clicks, total_rows, total_clicks, scale)
 
+    @override
     def to_dict(self) -> dict[str, Any]:
-        """As `Feature.to_dict`, of the statistic."""
         return self.statistic.to_dict()
 
+    @override
     def arrays(self) -> Arrays:
-        """The statistic's: counts of folds stand beside the prepared features, and are not saved with them."""
-        return self.statistic.arrays()
+        return self.statistic.arrays()  # counts of folds stand beside the prepared features
 
 
-class StatisticFit:
+class StatisticFit(Fit):
     """Weights of ids by fold, of all rows and of those with a positive label; without weights each row has 1."""
 
     def __init__(self, name: str, column: str, of: tuple[str, ...], folds: int, smoothing: float) -> None:
@@ -120,8 +126,8 @@ class StatisticFit:
         self._rows = [IdCounter() for _ in range(folds)]
         self._clicks = [IdCounter() for _ in range(folds)]
 
+    @override
     def add(self, table: pa.Table) -> None:
-        """As `Fit.add`."""
         ids, clicked = table[self._name].to_numpy(), table["@label"].to_numpy() > 0
         fold = fold_of(line_of(table), len(self._rows))
         weight = np.full(len(ids), UNIT, np.int64)
@@ -132,26 +138,26 @@ class StatisticFit:
                 chosen &= weight > 0
                 counter.add_counts(ids[chosen], weight[chosen])
 
+    @override
     def arrays(self) -> Arrays:
-        """Ids and counts of each fold."""
-        found = {}
+        arrays = {}
         for kind, counters in (("rows", self._rows), ("clicks", self._clicks)):
             for number, counter in enumerate(counters):
-                found[f"{kind}{number}:ids"], found[f"{kind}{number}:counts"] = counter.result()
-        return found
+                arrays[f"{kind}{number}:ids"], arrays[f"{kind}{number}:counts"] = counter.result()
+        return arrays
 
+    @override
     def merge(self, arrays: Arrays) -> None:
-        """As `Fit.merge`."""
         for kind, counters in (("rows", self._rows), ("clicks", self._clicks)):
             for number, counter in enumerate(counters):
                 counter.add_counts(arrays[f"{kind}{number}:ids"], arrays[f"{kind}{number}:counts"])
 
+    @override
     def fitted(self, text: Mapping[str, TextIds]) -> Statistic:
-        """As `Fit.fitted`."""
         return self.out_of_fold().statistic
 
     def out_of_fold(self) -> OutOfFold:
-        """The statistic as it encodes the rows that were counted here."""
+        """Return the statistic as it encodes the rows that were counted here."""
         ids = np.unique(np.concatenate([counter.result()[0] for counter in self._rows]))
         rows, clicks = _matrix(ids, self._rows), _matrix(ids, self._clicks)
         totals = {"ids": ids, "rows": rows.sum(axis=1), "clicks": clicks.sum(axis=1)}
@@ -160,9 +166,9 @@ class StatisticFit:
 
 
 def _matrix(ids: np.ndarray, counters: list[IdCounter]) -> np.ndarray:
-    """int64 [V + 1, folds]."""
-    out: np.ndarray = np.zeros((len(ids) + 1, len(counters)), np.int64)
+    """Return the counts of each id in each fold, int64 [V + 1, folds]; the last line is 0."""
+    matrix: np.ndarray = np.zeros((len(ids) + 1, len(counters)), np.int64)
     for number, counter in enumerate(counters):
-        found, counts = counter.result()
-        out[np.searchsorted(ids, found), number] = counts
-    return out
+        ids_of_fold, counts = counter.result()
+        matrix[np.searchsorted(ids, ids_of_fold), number] = counts
+    return matrix

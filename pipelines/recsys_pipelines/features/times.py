@@ -1,17 +1,19 @@
 """Times of any spelling: numbers since 1970, text of a pattern, ISO 8601, and columns of times and dates."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
+from typing_extensions import override
 
 from recsys_pipelines.features.convert import (
     ColumnSpec,
     Converted,
+    OneColumn,
     Problem,
     one_array,
     text_or_plain,
@@ -36,8 +38,8 @@ def times(raw: pa.Array, format: str) -> Converted:
         numbers, more = whole_numbers(plain)
         far = pc.or_(pc.greater(numbers, LATEST), pc.less(numbers, -LATEST))
         outside = np.asarray(pc.fill_null(far, False))
-        kept = pc.if_else(pa.array(outside), pa.scalar(None, pa.int64()), numbers)
-        time = pc.cast(kept, pa.timestamp(UNITS[format]))
+        inside = pc.if_else(pa.array(outside), pa.scalar(None, pa.int64()), numbers)
+        time = pc.cast(inside, pa.timestamp(UNITS[format]))
         return time, [*problems, *more, Problem(outside, f"not {format} since 1970")]
     text = plain
     if not pt.is_string(plain.type):
@@ -73,8 +75,8 @@ def iso_times(text: pa.Array) -> pa.Array:
     zone = pieces.field("zone").str.replace(r"(?i)^z$", "+00").str.replace_all(":", "").str.pad_end(5, "0")
     offset = (zone.str.slice(1, 2).cast(pl.Int64) * 60 + zone.str.slice(3, 2).cast(pl.Int64)).fill_null(0)
     sign = pl.Series(np.where(zone.str.starts_with("-").fill_null(False).to_numpy(), -1, 1))
-    found = moment.cast(pl.Int64) + micro.cast(pl.Int64) - sign * offset * 60_000_000
-    return pc.cast(one_array(found.to_arrow()), pa.timestamp("us"))
+    micros = moment.cast(pl.Int64) + micro.cast(pl.Int64) - sign * offset * 60_000_000
+    return pc.cast(one_array(micros.to_arrow()), pa.timestamp("us"))
 
 
 def _local(texts: pl.Series) -> pl.Series:
@@ -83,28 +85,21 @@ def _local(texts: pl.Series) -> pl.Series:
 
 
 @dataclass(frozen=True)
-class Time:
-    """int64 [B]: what orders rows. None may be missing.
+class Time(OneColumn):
+    """The time that orders rows, int64 [B]. None may be missing.
 
     Without a `format` numbers stay as they are, and times, dates and texts of ISO 8601 become microseconds since 1970:
     a column of both has no order, so there numbers are bad. With one all become microseconds.
     """
 
-    column: str
     format: str | None = None
-    id_columns: Mapping[str, str] = field(default_factory=dict, init=False)
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """One."""
-        return (self.column,)
-
+    @override
     def convert(self, columns: Sequence[pa.Array]) -> Converted:
-        """As `Spec.convert`."""
         plain, problems = text_or_plain(columns[0])
         if self.format is not None:
-            found, more = times(plain, self.format)
-            micros = _micros(found)
+            time, more = times(plain, self.format)
+            micros = _micros(time)
             return micros, [*problems, *more, Problem(np.asarray(micros.is_null()), "missing")]
         if not pt.is_string(plain.type):
             return ColumnSpec(self.column, "integer").convert(columns)
@@ -113,8 +108,10 @@ class Time:
             return numbers, [*problems, *more]
         moments = _micros(iso_times(plain))
         if moments.null_count == len(moments):
-            told = "neither a whole number nor a time such as 2017-11-07 09:30:38; give other times a format"
-            worded = [p if p.reason == "missing" else Problem(p.bad, told) for p in more]
+            reason = (
+                "neither a whole number nor a time such as 2017-11-07 09:30:38; give other times a format"
+            )
+            worded = [p if p.reason == "missing" else Problem(p.bad, reason) for p in more]
             return numbers, [*problems, *worded]
         bad = np.asarray(pc.and_(plain.is_valid(), moments.is_null()))
         missing = Problem(np.asarray(plain.is_null()), "missing")

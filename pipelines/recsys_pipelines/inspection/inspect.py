@@ -110,8 +110,8 @@ def _categorical_report(
 ) -> CategoricalReport:
     """Report on a feature of ids. training: what it was fitted from, as `FeatureFitter.arrays_of` returns it."""
     counts = {split: value_counts(table, feature.name) for split, table in rows.items()}
-    seen = counts["train"]["value"].to_numpy()
-    rates = {split: _rates(feature, values, seen) for split, values in counts.items()}
+    in_training = counts["train"]["value"].to_numpy()
+    rates = {split: _rates(feature, values, in_training) for split, values in counts.items()}
     known, unknown, missing = rates["train"]
     id_counts = _id_counts(feature, training, counts["train"])
     num_ids, singletons = len(id_counts), int(np.count_nonzero(id_counts == 1))
@@ -133,20 +133,22 @@ def _categorical_report(
 
 
 def _masks(
-    feature: Categorical | Buckets, values: np.ndarray, seen: np.ndarray
+    feature: Categorical | Buckets, values: np.ndarray, in_training: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which encoded values [K] are known, unknown and missing. seen: those of training."""
+    """Return which encoded values [K] are known, unknown and missing. in_training: those of training."""
     if feature.encoding == "hash":
-        missing, unknown = values == MISSING_ID, ~np.isin(values, seen)
+        missing, unknown = values == MISSING_ID, ~np.isin(values, in_training)
     else:
         missing, unknown = values == MISSING_CODE, feature.is_unknown(values)
     unknown &= ~missing
     return ~(missing | unknown), unknown, missing
 
 
-def _rates(feature: Categorical | Buckets, counts: pl.DataFrame, seen: np.ndarray) -> tuple[Rate, Rate, Rate]:
+def _rates(
+    feature: Categorical | Buckets, counts: pl.DataFrame, in_training: np.ndarray
+) -> tuple[Rate, Rate, Rate]:
     """Return the label rates of known, unknown and missing values."""
-    masks = _masks(feature, counts["value"].to_numpy(), seen)
+    masks = _masks(feature, counts["value"].to_numpy(), in_training)
     rows, positives = counts["rows"].to_numpy(), counts["positives"].to_numpy()
     known, unknown, missing = (Rate.of(int(rows[mask].sum()), int(positives[mask].sum())) for mask in masks)
     return known, unknown, missing
@@ -177,8 +179,8 @@ def _values_report(
 
 def _top_ids(feature: Categorical | Buckets, features: Features, counts: pl.DataFrame) -> list[TopId]:
     """Return the known ids that training saw most often, the lower code first among equals."""
-    seen = counts["value"].to_numpy()
-    known, _, _ = _masks(feature, seen, seen)
+    values = counts["value"].to_numpy()
+    known, _, _ = _masks(feature, values, values)
     top = counts.filter(known).sort("rows", descending=True, maintain_order=True).head(TOP_IDS)
     ids = top["value"].to_numpy()
     if isinstance(feature, Categorical):

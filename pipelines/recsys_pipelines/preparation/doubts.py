@@ -1,4 +1,4 @@
-"""What is likely not meant, though it can be prepared: said by `prepare`, and kept in its manifest."""
+"""What is likely not meant, though it can be prepared: `prepare` says it, and writes it into its manifest."""
 
 import re
 import unicodedata
@@ -39,19 +39,19 @@ CAUSES: tuple[tuple[str, Callable[[str], str]], ...] = (
 def split_doubts(split: SplitConfig, splits: Mapping[str, SplitCounts]) -> list[str]:
     """Name the parts that are far from the shares asked for, and those with one class."""
     total = sum(counts.rows for counts in splits.values())
-    asked = {name: getattr(split, name) for name in splits}
+    declared = {name: getattr(split, name) for name in splits}
     shares = {name: counts.rows / total for name, counts in splits.items()}
-    found = []
-    if any(not 1 / FAR_OFF <= shares[name] / asked[name] <= FAR_OFF for name in splits):
-        got = ", ".join(f"{name} {splits[name].rows:,} rows ({shares[name]:.0%})" for name in splits)
-        wanted = ", ".join(f"{share:.0%}" for share in asked.values())
+    doubts = []
+    if any(not 1 / FAR_OFF <= shares[name] / declared[name] <= FAR_OFF for name in splits):
+        actual = ", ".join(f"{name} {splits[name].rows:,} rows ({shares[name]:.0%})" for name in splits)
+        expected = ", ".join(f"{share:.0%}" for share in declared.values())
         cure = (
             "rows of one time stay together, so split by a finer time (data.time), by order, or at shares that the "
             "times allow"
             if split.by == "time"
             else "bring more rows, or other shares"
         )
-        found.append(f"data.split: by {split.by} gives {got} where {wanted} were asked for; {cure}")
+        doubts.append(f"data.split: by {split.by} gives {actual} where {expected} were asked for; {cure}")
     for name, counts in splits.items():
         if counts.positives in (0, counts.rows):
             same = (
@@ -63,18 +63,21 @@ def split_doubts(split: SplitConfig, splits: Mapping[str, SplitCounts]) -> list[
                 else "its AUC is missing, and its log loss prefers whatever model promises "
                 + ("most" if counts.positives else "least")
             )
-            found.append(f"{same}; {then}")
-    return found
+            doubts.append(f"{same}; {then}")
+    return doubts
 
 
 def vocabulary_doubts(data: DataConfig, features: Features, counts_file: Path) -> list[str]:
     """Name the features of which nearly all values in training are outside their vocabulary, and the likely cause.
 
-    data: of which an example is read. counts_file: what the features were fitted from.
+    Args:
+        data: The log, of which an example is read.
+        features: The fitted features.
+        counts_file: What they were fitted from.
     """
     places = {name: place for place, name in enumerate(fits_of(features.configs))}
     fitted = {feature.name: feature for feature in features.features}
-    found = []
+    doubts = []
     with np.load(counts_file, allow_pickle=False) as counted:
         for config in features.configs:
             if not config.categorical or getattr(config, "encoding", "hash") != "vocabulary":
@@ -84,69 +87,71 @@ def vocabulary_doubts(data: DataConfig, features: Features, counts_file: Path) -
                 if not isinstance(feature, Categorical) or f"{places[name]}.ids" not in counted:
                     continue
                 ids, counts = counted[f"{places[name]}.ids"], counted[f"{places[name]}.counts"]
-                doubt = _Unknown(feature, ids, counts)
-                if doubt.share >= NEARLY_ALL:
-                    found.append(_told(data, config, doubt, features.text))
-    return found
+                coverage = _Coverage(feature, ids, counts)
+                if coverage.unknown >= NEARLY_ALL:
+                    doubts.append(_doubt(data, config, coverage, features.text))
+    return doubts
 
 
-class _Unknown:
-    """The values of a feature in training, by whether its vocabulary has them."""
+class _Coverage:
+    """The values of a feature in training, and what share of them its vocabulary has."""
 
     def __init__(self, feature: Categorical, ids: np.ndarray, counts: np.ndarray) -> None:
-        there = ids != MISSING_ID
-        self.name, self.ids, self.counts = feature.name, ids[there], counts[there]
+        present = ids != MISSING_ID
+        self.name, self.ids, self.counts = feature.name, ids[present], counts[present]
         self.total = int(self.counts.sum())
         self.table = IdTable(feature.ids)
         self.size = len(feature.ids)
         self.known = self.share_known(feature.ids)
-        self.share = 1 - self.known if self.total else 0.0
+        self.unknown = 1 - self.known if self.total else 0.0
 
     def share_known(self, ids: np.ndarray) -> float:
-        """Share of the values that another vocabulary would have."""
+        """Return the share of the values that another vocabulary would have."""
         return float(self.counts[np.isin(self.ids, ids)].sum() / max(1, self.total))
 
-    def of_column(self, ids: np.ndarray) -> float:
-        """Share of other ids that the vocabulary has."""
+    def share_of(self, ids: np.ndarray) -> float:
+        """Return the share of other ids that the vocabulary has."""
         return float(np.mean(self.table.codes(ids, -1) >= 0)) if len(ids) else 0.0
 
 
-def _told(data: DataConfig, config: object, doubt: _Unknown, text: Mapping[str, TextIds]) -> str:
+def _doubt(data: DataConfig, config: object, coverage: _Coverage, text: Mapping[str, TextIds]) -> str:
+    """Name the feature, and the likely cause of its unknown values."""
     unknown = (
-        f"{round(doubt.share * doubt.total):,} of its {doubt.total:,} values in training ({doubt.share:.1%})"
+        f"{round(coverage.unknown * coverage.total):,} of its {coverage.total:,} values in training "
+        f"({coverage.unknown:.1%})"
     )
-    begins = f"feature {doubt.name!r}: {unknown} are unknown"
+    begins = f"feature {coverage.name!r}: {unknown} are unknown"
+    few = f"leaves {coverage.size:,} of {len(coverage.ids):,} ids"
     if not isinstance(config, CategoricalConfig) or (config.vocabulary, config.keep) == (None, None):
-        rare = f"min_count {getattr(config, 'min_count', 1)} leaves {doubt.size:,} of {len(doubt.ids):,} ids"
+        rare = f"min_count {getattr(config, 'min_count', 1)} {few}"
         return f"{begins}: {rare}, so the feature says next to nothing; lower it, or hash the feature"
     if config.keep is not None:
         return (
-            f"{begins}: `keep` leaves {doubt.size:,} of {len(doubt.ids):,} ids; is {config.keep} of "
+            f"{begins}: `keep` {few}; is {config.keep} of "
             "this feature, and of ids of the same kind (text, or integers)?"
         )
     assert config.vocabulary is not None
     lines = vocabulary_lines(config.vocabulary)
     begins = f"{begins} to the vocabulary {config.vocabulary}"
-    column = dict(zip(config.names, config.columns, strict=True))[doubt.name]
+    column = dict(zip(config.names, config.columns, strict=True))[coverage.name]
     if not text.get(column, True):
-        example = doubt.ids[doubt.table.codes(doubt.ids, -1) < 0][0]
+        example = coverage.ids[coverage.table.codes(coverage.ids, -1) < 0][0]
         return f"{begins}: the data hold {example}, line 1 of the file {lines[0]!r}; is it of another column, or of codes?"
-    values = [v for v in _values(data, config, column) if doubt.of_column(_text_ids([v])) == 0]
-    example = (
-        f"the data hold {values[0]!r}, line 1 of the file {lines[0]!r}"
-        if values
-        else f"line 1 of the file is {lines[0]!r}"
-    )
-    for what, mended in CAUSES:
-        if (known := doubt.share_known(_text_ids(map(mended, lines)))) > max(0.5, 2 * doubt.known):
-            return (
-                f"{begins}: {example}; likely its lines have {what}, without which {known:.0%} would be known"
-            )
-        if doubt.of_column(_text_ids(map(mended, values))) > 0.5:
-            return (
-                f"{begins}: {example}; likely the column's values have {what}, and the file's lines have not"
-            )
-    return f"{begins}: {example}; is it the file of another column, or of another log?"
+    return f"{begins}: {_cause(coverage, lines, _values(data, config, column))}"
+
+
+def _cause(coverage: _Coverage, lines: list[str], values: list[str]) -> str:
+    """Compare lines of a vocabulary with values of its column: what would make them agree?"""
+    strangers = [value for value in values if coverage.share_of(_text_ids([value])) == 0]
+    example = f"line 1 of the file is {lines[0]!r}"
+    if strangers:
+        example = f"the data hold {strangers[0]!r}, line 1 of the file {lines[0]!r}"
+    for excess, mended in CAUSES:
+        if (known := coverage.share_known(_text_ids(map(mended, lines)))) > max(0.5, 2 * coverage.known):
+            return f"{example}; likely its lines have {excess}, without which {known:.0%} would be known"
+        if coverage.share_of(_text_ids(map(mended, strangers))) > 0.5:
+            return f"{example}; likely the column's values have {excess}, and the file's lines have not"
+    return f"{example}; is it the file of another column, or of another log?"
 
 
 def _values(data: DataConfig, config: CategoricalConfig, column: str) -> list[str]:

@@ -16,6 +16,7 @@ import ray
 import ray.data
 from pydantic import TypeAdapter
 from ray.exceptions import RayError, RayTaskError
+from typing_extensions import override
 
 from recsys_cython_ext.manifest import parse_json
 from recsys_cython_ext.progress import Progress
@@ -24,6 +25,7 @@ from recsys_pipelines.preparation.prepared import Shard
 from recsys_pipelines.preparation.session import RETRIES, last_line
 from recsys_pipelines.preparation.staged import Staged, StagedPart
 from recsys_pipelines.preparation.steps import Job, Staging
+from recsys_pipelines.preparation.threads import Runner
 from recsys_pipelines.shards import read_arrays, write_arrays
 from recsys_pipelines.sources import SourceError
 
@@ -36,17 +38,17 @@ SHARDS = TypeAdapter(dict[str, Shard])
 
 
 class TasksLost(ValueError):
-    """Workers of one task were lost more often than it is tried."""
+    """The workers of one task were lost more often than it is tried."""
 
 
-class RayData:
-    """`threads.Runner` on Ray Data. Needs `session.ray_session`; `workers` tasks run at once."""
+class RayData(Runner):
+    """The steps on Ray Data, with `workers` tasks at once. Needs `session.ray_session`."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
 
+    @override
     def stage(self, job: Job, report: Progress) -> Staged:
-        """As `Runner.stage`."""
         if (done := job.already_staged()) is not None:
             return done
         source = job.source()
@@ -67,13 +69,13 @@ class RayData:
             raise SourceError(f"{job.data.path}: there are no rows: check that this is the right file")
 
         def stage(rows: Rows) -> Rows:
-            found = []
+            parts = []
             for row in rows:
                 piece = pieces[row["piece"]]
                 piece.files = [piece.files[0].after(row["in_file"])]
                 for part in piece.parts(job.source_columns(), row["first_row"]):
-                    found.append({"staged": job.stage(part).model_dump_json()})
-            return found
+                    parts.append({"staged": job.stage(part).model_dump_json()})
+            return parts
 
         staging = Staging(job)
         for row in self._run(tasks, stage):
@@ -81,8 +83,8 @@ class RayData:
             report("read", staging.staged.rows_out, first_row)
         return staging.finish()
 
+    @override
     def write_histories(self, job: Job, staged: Staged, report: Progress) -> None:
-        """As `Runner.write_histories`."""
 
         def write(rows: Rows) -> Rows:
             for row in rows:
@@ -93,9 +95,9 @@ class RayData:
         for done, _ in enumerate(self._run(buckets, write), 1):
             report("sequences", staged.rows_out * done // len(buckets), staged.rows_out)
 
+    @override
     def fit(self, job: Job, staged: Staged, report: Progress) -> FeatureFitter:
-        """As `Runner.fit`: counts of parts, written beside the staged rows, then a tree of merges."""
-
+        # Counts of parts are written beside the staged rows, then merged in a tree.
         def count(rows: Rows) -> Rows:
             for row in rows:
                 fitter = FeatureFitter(job.features, staged.text, staged.unsigned)
@@ -121,8 +123,8 @@ class RayData:
         report("fit", staged.rows_out, staged.rows_out)
         return _merged(job, staged, files)
 
+    @override
     def encode(self, job: Job, staged: Staged, report: Progress) -> dict[str, Shard]:
-        """As `Runner.encode`."""
 
         job = replace(job)  # without the features, which every task reads from where they were saved
 
@@ -132,14 +134,14 @@ class RayData:
         shards: dict[str, Shard] = {}
         rows = 0
         for row in self._run([{"part": part} for part in staged.parts], encode):
-            found = SHARDS.validate_json(row["shards"])
-            shards |= found
-            rows += sum(shard.rows for shard in found.values())
+            written = SHARDS.validate_json(row["shards"])
+            shards |= written
+            rows += sum(shard.rows for shard in written.values())
             report("write", rows, staged.rows_out)
         return shards
 
     def _run(self, items: Rows, work: Callable[[Rows], Rows]) -> Iterator[dict[str, Any]]:
-        """Rows that `work` made of `items`, in order; what it raised comes out as it was."""
+        """Yield the rows that `work` makes of `items`, in order; what it raises comes out as it was."""
         blocks = min(len(items), 4 * self._workers)
 
         def of_table(table: pa.Table) -> pa.Table:
@@ -150,7 +152,7 @@ class RayData:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # Ray 2.60 has no other argument for retries
-            made = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+            results = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
                 of_table,
                 batch_format="pyarrow",
                 batch_size=None,
@@ -159,7 +161,7 @@ class RayData:
                 max_retries=RETRIES,  # its own number is without end
             )
         try:
-            for row in made.iter_rows():
+            for row in results.iter_rows():
                 if row.get(FAILED) is not None:
                     raise OSError(row[FAILED]) if row["is_of_disk"] else SourceError(row[FAILED])
                 yield row
@@ -173,7 +175,7 @@ class RayData:
 
 
 def batched(items: Sequence[str], size: int) -> list[list[str]]:
-    """`items` in groups of `size`, the last one less."""
+    """Return `items` in groups of `size`, of which the last may be smaller."""
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 

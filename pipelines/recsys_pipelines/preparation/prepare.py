@@ -15,6 +15,7 @@ on threads of this process, or on Ray (`on_ray`), with the same shards to the by
 """
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ from recsys_pipelines.sources.location import file_prints, located
 def prepare(
     data: DataConfig,
     features: Sequence[FeatureConfig],
-    root: str | Path,
+    root: str | os.PathLike[str],
     progress: Progress = no_progress,
     *,
     runner: Runner | None = None,
@@ -61,17 +62,22 @@ def prepare(
 ) -> Prepared:
     """Prepare `data` under `root`, or return what is already there.
 
-    runner: where the work is done; threads of this process unless given. base: an earlier set of the same features,
-    to which the rows of `data` are appended: its shards stay as they are, vocabularies grow without renumbering
-    its ids, and every other feature stays as it was fitted.
-
     Rows in + rows added (by sources that make two rows of one) = rows out + rows quarantined.
 
+    Args:
+        data: The log.
+        features: What is made of it.
+        root: The folder that prepared folders lie in.
+        progress: Is told how far the work has come.
+        runner: Where the work is done; threads of this process unless given.
+        base: An earlier set of the same features, to which the rows of `data` are appended: its shards stay as they are,
+            vocabularies grow without renumbering its ids, and every other feature stays as it was fitted.
+
     Raises:
-        SourceError: an unreadable file.
-        TooManyBadRows: the share of quarantined rows passes `data.quarantine_limit`.
+        SourceError: A file cannot be read.
+        TooManyBadRows: The share of quarantined rows passes `data.quarantine_limit`.
         ManifestError: `base` is damaged, has other features or roles of columns, or these rows already.
-        ValueError: a feature declared twice, or a sequence without what it needs.
+        ValueError: A feature is declared twice, or a sequence lacks what it needs.
     """
     runner, root = runner or Threads(), Path(root)
     column_specs(data, features, labelled=True)  # raises for what cannot be
@@ -100,8 +106,8 @@ def prepare(
                 # data as declared: a generated log is read from the file that was written of it
                 manifest |= {"data": data.model_dump(mode="json"), "files": before + files}
                 write_manifest(PreparedManifest(**manifest), out / "manifest.json")
-            for done in ("staged", "history"):
-                shutil.rmtree(out / done, ignore_errors=True)
+            for finished in ("staged", "history"):
+                shutil.rmtree(out / finished, ignore_errors=True)
     return Prepared.open(out)
 
 
@@ -135,7 +141,7 @@ def _check_sequences(data: DataConfig, features: Sequence[FeatureConfig]) -> Non
 
 
 def _files(data: DataConfig) -> list[list[Any]]:
-    """What tells whether the files of a log have changed."""
+    """Return what tells whether the files of a log have changed."""
     assert data.path is not None
     beside, subfolders = BESIDE.get(data.source, ()), data.source == "table"
     return [list(file) for file in file_prints(data.path, beside, subfolders=subfolders)]
@@ -154,8 +160,8 @@ def _key(
                 )
             vocabularies.append(file_prints(path))
         if (keep := getattr(feature, "keep", None)) is not None:
-            kept = {name: kept_ids(keep, name) for name in feature.names}
-            vocabularies.append([(name, f"{xxh64(ids.tobytes()):016x}") for name, ids in kept.items()])
+            ids_of = {name: kept_ids(keep, name) for name in feature.names}
+            vocabularies.append([(name, f"{xxh64(ids.tobytes()):016x}") for name, ids in ids_of.items()])
     text = json.dumps(
         [
             FORMAT_VERSION,

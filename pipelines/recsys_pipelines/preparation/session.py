@@ -42,7 +42,7 @@ class Program(NamedTuple):
 
 @contextmanager
 def ray_session(workers: int, address: str | None = None) -> Iterator[None]:
-    """Ray as it is, or as `connected`, for as long as the block runs.
+    """Use Ray as it is, or as `connected` starts or joins it, for as long as the block runs.
 
     Raises ValueError when the cluster has fewer CPUs than `workers`, when Ray loses workers or nodes for good, and as
     `connected` and `require_same_program` do.
@@ -101,7 +101,7 @@ def connected(cpus: int, address: str | None, modules: Sequence[Path] = ()) -> I
             raise ValueError(_refusal(error, address)) from error
         try:
             if address == "auto":
-                _name_what_was_found()
+                _announce_auto()
             yield
         finally:
             ray.shutdown()
@@ -117,13 +117,13 @@ def require_same_program() -> None:
     here = program()
     read = ray.remote(num_cpus=0, max_retries=0)(_reader())
     nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-    asked = {
+    answers = {
         node: read.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
         for node in nodes
     }
-    for node, found in asked.items():
+    for node, answer in answers.items():
         try:
-            there = Program(*ray.get(found, timeout=PROBE_SECONDS))
+            program_of_node = Program(*ray.get(answer, timeout=PROBE_SECONDS))
         except GetTimeoutError:
             raise ValueError(
                 f"Ray has started no worker on {nodes[node]} in {PROBE_SECONDS} seconds: wait for what runs there, or "
@@ -131,14 +131,14 @@ def require_same_program() -> None:
             ) from None
         except RayError as error:
             raise ValueError(f"Ray cannot start workers on {nodes[node]} ({last_line(error)})") from error
-        require_same(here, there, nodes[node])
+        require_same(here, program_of_node, nodes[node])
 
 
-def require_same(here: Program, there: Program, host: str) -> None:
+def require_same(here: Program, on_host: Program, host: str) -> None:
     """Raise ValueError naming both where the workers on `host` have other sources than the driver."""
-    if here.digest != there.digest:
+    if here.digest != on_host.digest:
         raise ValueError(
-            f"workers on {host} would run another version of this program: {there}, where this process runs {here}; "
+            f"workers on {host} would run another version of this program: {on_host}, where this process runs {here}; "
             "install the same one on all nodes, or give it to the workers with `recsys train --wheel`"
         )
 
@@ -158,16 +158,16 @@ def _reader() -> Callable[[], tuple[str, str]]:
         from importlib.util import find_spec
         from pathlib import Path
 
-        found, folder = hashlib.sha256(), Path()
+        digest, folder = hashlib.sha256(), Path()
         for name in packages:
             spec = find_spec(name)
             if spec is None or not spec.submodule_search_locations:
                 return "", ""
             folder = Path(next(iter(spec.submodule_search_locations)))
             for file in sorted(folder.rglob("*.py")):
-                found.update(f"{name}/{file.relative_to(folder).as_posix()}\n".encode())
-                found.update(hashlib.sha256(file.read_bytes()).digest())
-        return found.hexdigest()[:16], str(folder)
+                digest.update(f"{name}/{file.relative_to(folder).as_posix()}\n".encode())
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()[:16], str(folder)
 
     return read
 
@@ -179,13 +179,13 @@ def _environment(empty: str, address: str | None, modules: Sequence[Path]) -> di
     the same, so that relative paths mean what they mean here. Modules are unpacked: of a wheel, pip would install
     all dependencies anew on every node. A job that was submitted has an environment of its own.
     """
-    found: dict[str, Any] = {"py_modules": [str(path) for path in modules]} if modules else {}
+    environment: dict[str, Any] = {"py_modules": [str(path) for path in modules]} if modules else {}
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        return found
-    found |= {"working_dir": empty, "worker_process_setup_hook": _go_to(os.getcwd())}
+        return environment
+    environment |= {"working_dir": empty, "worker_process_setup_hook": _go_to(os.getcwd())}
     if address is None and not modules:
-        found["env_vars"] = {"PYTHONPATH": os.pathsep.join(_roots())}
-    return found
+        environment["env_vars"] = {"PYTHONPATH": os.pathsep.join(_roots())}
+    return environment
 
 
 def _roots() -> list[str]:
@@ -221,15 +221,15 @@ def _require_reachable(address: str) -> None:
         ) from None
 
 
-def _name_what_was_found() -> None:
+def _announce_auto() -> None:
     """Say which Ray `auto` has joined. Raises ValueError for that of another run, which would end with it."""
-    found = ray.get_runtime_context().gcs_address
+    address = ray.get_runtime_context().gcs_address
     if PRIVATE in ray.cluster_resources():
         raise ValueError(
-            f"--address auto found the Ray at {found}, which another run has started for itself and which ends with it: "
+            f"--address auto found the Ray at {address}, which another run has started for itself and which ends with it: "
             "leave --address out, or start a cluster with `ray start --head` and give its address"
         )
-    print(f"--address auto: joined the Ray at {found}", file=sys.stderr)
+    print(f"--address auto: joined the Ray at {address}", file=sys.stderr)
 
 
 def _refusal(error: BaseException, address: str | None) -> str:
@@ -248,8 +248,8 @@ def _refusal(error: BaseException, address: str | None) -> str:
         )
     if "Version mismatch" in pages:
         versions = re.findall(r"(Ray|Python): (\S+)", pages)
-        cluster, mine = (" on ".join(" ".join(pair) for pair in versions[at : at + 2]) for at in (0, 2))
-        return f"{address}: the cluster has {cluster}, and this program {mine}: make them the same"
+        cluster, here = (" on ".join(" ".join(pair) for pair in versions[at : at + 2]) for at in (0, 2))
+        return f"{address}: the cluster has {cluster}, and this program {here}: make them the same"
     if address is None:
         return (
             f"Ray did not start on this machine ({last_line(error)}): free processors and memory, and give the same "
@@ -279,16 +279,16 @@ def _patient(address: str | None) -> Iterator[None]:
 
 @contextmanager
 def _without_stderr(address: str | None) -> Iterator[None]:
-    """While a cluster is joined, drop what the C++ of Ray writes to standard error: the exception says it too."""
+    """Drop what the C++ of Ray writes to standard error while a cluster is joined: the exception says it too."""
     if address is None:  # the processes that are started here keep their standard error
         yield
         return
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(nowhere)

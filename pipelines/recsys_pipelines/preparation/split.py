@@ -14,15 +14,15 @@ TIME_CUT = "nearer cut"  # how a split by time places its cuts: a part of a prep
 
 
 def split_of(table: pa.Table, split: SplitConfig, bounds: np.ndarray) -> np.ndarray:
-    """0, 1 or 2 for each typed row [B]: training, validation, test. bounds: what `split_bounds` gave."""
+    """Return 0, 1 or 2 for each typed row [B]: training, validation, test. bounds: those of `split_bounds`."""
     return np.searchsorted(bounds, _positions(table, split), side="right")
 
 
 def split_bounds(split: SplitConfig, parts: Sequence[Path]) -> np.ndarray:
-    """Positions [2] at which validation and test begin. By time it takes 8 bytes a row of the whole log.
+    """Return the positions [2] at which validation and test begin.
 
-    A split by time begins where a time does, at the places nearest to the shares. Raises ValueError when a split gets
-    no row.
+    By time it takes 8 bytes a row of the whole log. A split by time begins where a time does, at the places nearest to the
+    shares. Raises ValueError when a split gets no row.
     """
     shares = np.array([split.train, split.train + split.validation])
     rows = [read_shard(part).num_rows for part in parts]
@@ -44,7 +44,7 @@ def split_bounds(split: SplitConfig, parts: Sequence[Path]) -> np.ndarray:
 
 
 def _of_rank(split: SplitConfig, parts: Sequence[Path], rows: list[int], ranks: np.ndarray) -> np.ndarray:
-    """The positions that are number `ranks` [2] in their order."""
+    """Return the positions that are number `ranks` [2] in their order."""
     if split.by == "order":  # row numbers rise through the parts
         ends = np.cumsum(rows)
         places = np.searchsorted(ends, ranks, side="right")
@@ -59,16 +59,16 @@ def _of_rank(split: SplitConfig, parts: Sequence[Path], rows: list[int], ranks: 
     return times[_cuts(times, ranks)]
 
 
-def _cuts(times: np.ndarray, wanted: np.ndarray) -> list[int]:
-    """Return the two places in sorted times [n], each where a time begins, that are nearest to those wanted.
+def _cuts(times: np.ndarray, ranks: np.ndarray) -> list[int]:
+    """Return the two places in sorted times [n], each where a time begins, that are nearest to `ranks` [2].
 
     Both are nearest together, so that no part is empty: of 3 days the only cuts are the beginnings of the last two.
-    With fewer than 3 times the places wanted come back, and leave a part empty.
+    With fewer than 3 times the ranks themselves come back, and leave a part empty.
     """
-    firsts, seconds = (_beginnings(times, int(place)) for place in wanted)
+    firsts, seconds = (_beginnings(times, int(rank)) for rank in ranks)
     pairs = [(a, b) for a in firsts for b in seconds if a < b]
-    distance = [abs(a - int(wanted[0])) + abs(b - int(wanted[1])) for a, b in pairs]
-    return list(pairs[int(np.argmin(distance))]) if pairs else [int(place) for place in wanted]
+    distance = [abs(a - int(ranks[0])) + abs(b - int(ranks[1])) for a, b in pairs]
+    return list(pairs[int(np.argmin(distance))]) if pairs else [int(rank) for rank in ranks]
 
 
 def _beginnings(times: np.ndarray, place: int) -> list[int]:
@@ -79,16 +79,16 @@ def _beginnings(times: np.ndarray, place: int) -> list[int]:
         return int(np.searchsorted(times, same, "left")), int(np.searchsorted(times, same, "right"))
 
     left, right = of(place)
-    found = {left, right}
+    beginnings = {left, right}
     if left > 0:
-        found.add(of(left - 1)[0])
+        beginnings.add(of(left - 1)[0])
     if right < len(times):
-        found.add(of(right)[1])
-    return sorted(found - {0, len(times)})
+        beginnings.add(of(right)[1])
+    return sorted(beginnings - {0, len(times)})
 
 
 def _positions(table: pa.Table, split: SplitConfig) -> np.ndarray:
-    """What rows [n] are cut by: time, row number, or a draw in [0, 1)."""
+    """Return what rows [n] are cut by: time, row number, or a draw in [0, 1)."""
     if split.by == "random":
         return uniform(line_of(table), split.seed, "split")
     return table["@time" if split.by == "time" else "row_id"].to_numpy()

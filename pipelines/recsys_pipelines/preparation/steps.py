@@ -171,7 +171,7 @@ class Job:
         return shards
 
     def _numbered(self, table: pa.Table, chunk: Chunk) -> pa.Table:
-        """Number rows after those of an earlier set, and add `@line` where rows of one line belong together."""
+        """Give rows numbers after those of an earlier set, and add `@line` where rows of one line belong together."""
         rows = table["row_id"].to_numpy()
         if chunk.shared_lines and chunk.lines is not None:
             lines = chunk.lines[np.searchsorted(chunk.rows, rows)]

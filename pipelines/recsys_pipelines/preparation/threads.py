@@ -1,6 +1,8 @@
-"""Where the steps of a preparation run: on threads of this process (`Threads`), or elsewhere."""
+"""Where the steps of a preparation run: on threads of this process (`Threads`), or elsewhere (`on_ray`)."""
 
 from typing import Protocol
+
+from typing_extensions import override
 
 from recsys_cython_ext.progress import Progress
 from recsys_pipelines.features import FeatureFitter
@@ -16,7 +18,7 @@ class Runner(Protocol):
     """The steps over all parts. Results do not depend on who runs them, nor in which order."""
 
     def stage(self, job: Job, report: Progress) -> Staged:
-        """Read and type the log."""
+        """Read and type the log, but for the parts that an interrupted run has staged."""
         ...
 
     def write_histories(self, job: Job, staged: Staged, report: Progress) -> None:
@@ -28,15 +30,15 @@ class Runner(Protocol):
         ...
 
     def encode(self, job: Job, staged: Staged, report: Progress) -> dict[str, Shard]:
-        """Write the shards; return what the manifest says of them, by name."""
+        """Write the shards, and return what the manifest says of each, by name."""
         ...
 
 
-class Threads:
+class Threads(Runner):
     """One process, one thread for each available core."""
 
+    @override
     def stage(self, job: Job, report: Progress) -> Staged:
-        """As `Runner.stage`. Parts that an interrupted run has staged are not parsed again."""
         if (done := job.already_staged()) is not None:
             return done
         source = job.source()
@@ -49,15 +51,15 @@ class Threads:
             report("read", rows, None if likely is None else round(likely), f"{size * share / 1e6:,.0f} MB")
         return staging.finish()
 
+    @override
     def write_histories(self, job: Job, staged: Staged, report: Progress) -> None:
-        """As `Runner.write_histories`."""
         buckets = job.buckets(staged)
         for bucket in range(buckets):
             job.write_history(staged, bucket)
             report("sequences", staged.rows_out * (bucket + 1) // buckets, staged.rows_out)
 
+    @override
     def fit(self, job: Job, staged: Staged, report: Progress) -> FeatureFitter:
-        """As `Runner.fit`."""
         fitter = FeatureFitter(job.features, staged.text, staged.unsigned)
         rows = 0
         for start in range(0, len(staged.rows), PARTS_AT_ONCE):
@@ -67,12 +69,12 @@ class Threads:
             report("fit", rows, staged.rows_out)
         return fitter
 
+    @override
     def encode(self, job: Job, staged: Staged, report: Progress) -> dict[str, Shard]:
-        """As `Runner.encode`."""
         shards: dict[str, Shard] = {}
         rows = 0
-        for found in ordered(lambda part: job.encode(staged, part), staged.parts):
-            shards |= found
-            rows += sum(shard.rows for shard in found.values())
+        for written in ordered(lambda part: job.encode(staged, part), staged.parts):
+            shards |= written
+            rows += sum(shard.rows for shard in written.values())
             report("write", rows, staged.rows_out)
         return shards

@@ -48,7 +48,7 @@ BESIDE: dict[str, Iterable[str]] = {"kuairec": kuairec.BESIDE, "open_bandit": op
 
 
 def open_source(data: "DataConfig", *, labelled: bool = True) -> Source:
-    """The source `data` names. When not `labelled`, formats with a fixed label column may lack it.
+    """Open the source that `data` names. When not `labelled`, formats with a fixed label column may lack it.
 
     Raises SourceError when the path is missing or is not such a source. A generated log is written by
     `sources.generated.generate` first, and then read as `table`.

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from typing_extensions import override
 
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import Chunk, File, Part, Source, existing_file, require
@@ -33,21 +34,21 @@ LATEST = 2**43  # milliseconds: the year 2248
 
 
 class Amazon(Source):
-    """`path` is the file."""
+    """The reviews of one file, `path`."""
 
     columns: tuple[str, ...] = tuple(SCHEMA.names)
 
     def __init__(self, path: Place, *, labelled: bool = True) -> None:
         self.files = [_Reviews(path)]
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `Source.parts`."""
         require(columns, self.columns, self.files[0].path)
         return self._parts_of_files(columns, first_row)
 
 
 class _BadField(ValueError):
-    """What a line has wrong: a field or None, its value, the reason."""
+    """A line cannot be used. Arguments are the field or None, its value, and the reason."""
 
 
 class _Reviews(File):
@@ -56,8 +57,8 @@ class _Reviews(File):
     def __init__(self, path: Place) -> None:
         self.path = existing_file(path)
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `File.parts`."""
         schema = pa.schema([SCHEMA.field(name) for name in dict.fromkeys(columns)])
         self.rows = 0
         for block, (first_line, texts) in enumerate(numbered_lines(self.path, self.read_to)):
@@ -67,15 +68,15 @@ class _Reviews(File):
     def _reviews(
         self, texts: list[bytes], first_line: int, first_row: int, schema: pa.Schema, quarantine: Quarantine
     ) -> Chunk:
-        records, kept = [], []
+        records, numbers = [], []
         for line, text in enumerate(texts, first_line):
             try:
                 records.append(_review(text, schema.names))
-                kept.append(line)
+                numbers.append(line)
             except _BadField as error:
                 field, value, reason = error.args
                 quarantine.add(str(self.path), first_row + line - 1, line, field, value, reason)
-        lines = np.array(kept, np.int64)
+        lines = np.array(numbers, np.int64)
         return Chunk(pa.Table.from_pylist(records, schema), first_row + lines - 1, str(self.path), lines)
 
 

@@ -23,7 +23,7 @@ FEATURES = (
 
 
 def _of_hour(part: Callable[[pa.Array], pa.Array]) -> Derivation:
-    """`part` of the time that `hour` names, as text."""
+    """Derive a part of the time that `hour` names, as text."""
 
     def function(hour: pa.Array) -> pa.Array:
         digits = pc.match_substring_regex(hour, r"^\d{8}$")  # strptime alone would take 7 of them
@@ -42,7 +42,7 @@ DERIVED = {
 
 
 class Avazu(Joined):
-    """`columns` are the header's (`id` is of no use to a model) and `DERIVED`."""
+    """A log whose columns are the header's (`id` is of no use to a model) and `DERIVED`."""
 
     def __init__(self, path: Place, *, labelled: bool = True) -> None:
         file = DelimitedFile(path, COMMA)

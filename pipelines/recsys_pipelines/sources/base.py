@@ -30,14 +30,17 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some consecutive rows of one file, as read.
+    """Some consecutive rows of one file, as they were read.
 
-    table: [B] rows; columns of text formats are strings, or lists of strings, with null for an empty field,
-    unless the source says otherwise; those of Parquet and Arrow keep their types. rows: int64 [B], rising
-    numbers in the whole source, from 0 and without gaps where unreadable rows count too, unless the source says
-    otherwise. lines: int64 [B], 1-based, or None where the format has no lines. added: how many of the rows
-    the reader made beyond those of the file. shared_lines: whether rows of one line belong together, so that draws
-    of rows are draws of lines.
+    Attributes:
+        table: [B] rows; columns of text formats are strings, or lists of strings, with null for an empty field, unless the
+            source says otherwise; those of Parquet and Arrow have the types of the file.
+        rows: Rising numbers in the whole source, int64 [B], from 0 and without gaps where unreadable rows count too,
+            unless the source says otherwise.
+        file: What errors name.
+        lines: int64 [B], from 1, or None where the format has no lines.
+        added: How many of the rows the reader made beyond those of the file.
+        shared_lines: Whether rows of one line belong together, so that draws of rows are draws of lines.
     """
 
     table: pa.Table
@@ -48,14 +51,14 @@ class Chunk:
     shared_lines: bool = False
 
     def keep(self, good: NDArray[np.bool_]) -> "Chunk":
-        """The rows where `good` [B] is true."""
+        """Return the rows where `good` [B] is true."""
         if good.all():
             return self
         lines = None if self.lines is None else self.lines[good]
         return replace(self, table=self.table.filter(pa.array(good)), rows=self.rows[good], lines=lines)
 
     def with_table(self, table: pa.Table) -> "Chunk":
-        """The same rows with other columns."""
+        """Return the same rows with other columns."""
         return replace(self, table=table)
 
     def report(
@@ -69,8 +72,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows that wait to be read, on whatever thread: `read` parses them, and bad ones go to the quarantine it is
-    given. `file` and `block` say where they lie: they rise through a source, and are the same each time.
+    """Some rows that wait to be read, on whatever thread.
+
+    `read` parses them, and puts bad ones into its quarantine. `file` and `block` say where they lie: they rise through a
+    source, and are the same each time.
     """
 
     block: int
@@ -78,7 +83,7 @@ class Part:
     file: int = 0
 
     def then(self, function: Callable[[Chunk, Quarantine], Chunk]) -> "Part":
-        """A part whose chunk goes through `function`."""
+        """Return a part whose chunk goes through `function`."""
         read = self.read
         return replace(self, read=lambda quarantine: function(read(quarantine), quarantine))
 
@@ -92,30 +97,30 @@ class Source(ABC):
 
     @abstractmethod
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """Stream the asked columns in file order with bounded memory; rows are numbered from `first_row`.
+        """Yield parts of some columns in the order of the files, with bounded memory; rows are numbered from `first_row`.
 
         Raises SourceError when a file is damaged, has no rows, or lacks a column.
         """
 
     def chunks(self, columns: Sequence[str], quarantine: Quarantine) -> Iterator[Chunk]:
-        """What `parts` read, in their order, several at once on threads."""
+        """Yield what `parts` read, in their order, several at once on threads."""
         return read_parts(self.parts(columns), quarantine)
 
     def progress(self) -> tuple[int, float]:
-        """Bytes of the files, and the share of them that has been read."""
+        """Return the bytes of the files, and the share of them that has been read."""
         sizes = [size_of(file.path) for file in self.files]
         read = sum(size * file.share_read for size, file in zip(sizes, self.files, strict=True))
         return sum(sizes), read / max(sum(sizes), 1)
 
     def pieces(self) -> list["Source"]:
-        """Sources whose parts together are those of this one, each for another process."""
-        found = []
+        """Return sources whose parts together are those of this one, each for another process."""
+        pieces = []
         for number, file in enumerate(self.files):
-            for piece in file.pieces():
-                own = copy(self)
-                own.files, own.first_file = [piece], number
-                found.append(own)
-        return found
+            for piece_of_file in file.pieces():
+                piece = copy(self)
+                piece.files, piece.first_file = [piece_of_file], number
+                pieces.append(piece)
+        return pieces
 
     def _parts_of_files(self, columns: Sequence[str], first_row: int) -> Iterator[Part]:
         row = first_row
@@ -144,22 +149,22 @@ class File(ABC):
 
     @abstractmethod
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `Source.parts`, for this file; `rows` holds their number at the end."""
+        """Yield parts as `Source.parts` does, for this file; `rows` holds their number at the end."""
 
     def require(self, columns: Iterable[str]) -> None:
         """Raise SourceError for the first of `columns` that is absent, or that several columns are called."""
         require(columns, self.schema.names, self.path, self.repeated)
 
     def pieces(self) -> list["File"]:
-        """Files whose parts together are those of this one."""
+        """Return files whose parts together are those of this one."""
         return [self]
 
     def after(self, rows: int) -> "File":
-        """This piece, told how many rows of the same file come before it."""
+        """Return this piece with the number of rows of the same file that come before it."""
         return self
 
     def count(self) -> int:
-        """How many rows there are, bad ones included; nothing is parsed that need not be."""
+        """Return how many rows there are, bad ones included; nothing is parsed that need not be."""
         for _ in self.parts([]):
             pass
         return self.rows
@@ -170,7 +175,7 @@ class File(ABC):
 
 
 def read_parts(parts: Iterable[Part], quarantine: Quarantine) -> Iterator[Chunk]:
-    """The chunks of `parts`, in order; bad rows go to `quarantine`, in order too."""
+    """Yield the chunks of `parts`, in order; bad rows go to `quarantine`, in order too."""
 
     def read(part: Part) -> tuple[Chunk, Quarantine]:
         bad = Quarantine()
@@ -209,16 +214,16 @@ def check_width(columns: int, file: Place) -> None:
 
 
 def repeated_names(names: Sequence[str], stored: Sequence[str]) -> dict[str, str]:
-    """What is wrong with each of `names` that stands twice; `stored` are the same columns' names in the file."""
+    """Return what is wrong with each of `names` that stands twice; `stored` are the same columns' names in the file."""
     twice = {name for name, times in Counter(names).items() if times > 1}
-    found: dict[str, list[str]] = {name: [] for name in names if name in twice}
-    for name, own in zip(names, stored, strict=True):
+    stored_as: dict[str, list[str]] = {name: [] for name in names if name in twice}
+    for name, stored_name in zip(names, stored, strict=True):
         if name in twice:
-            found[name].append(own)
-    return {name: _said_of(name, own) for name, own in found.items()}
+            stored_as[name].append(stored_name)
+    return {name: _repeated_error(name, stored_names) for name, stored_names in stored_as.items()}
 
 
-def _said_of(name: str, stored: Sequence[str]) -> str:
+def _repeated_error(name: str, stored: Sequence[str]) -> str:
     different = list(dict.fromkeys(stored))
     read = f" ({' and '.join(map(repr, different))} are both read so)" if len(different) > 1 else ""
     return f"two columns are called {name!r}{read}: rename one of them"
@@ -235,31 +240,31 @@ def same_ids(name: str, first: File, other: File) -> None:
 
 
 def plain_name(name: str) -> str:
-    """A column's name as a feature can have it: torch's modules have no "." in theirs."""
+    """Return a column's name as a feature can have it: torch's modules have no "." in theirs."""
     return name.replace(".", "_")
 
 
 def existing(path: Place, kind: str = "file or folder") -> Path | Url:
-    """`path`, if there is something; SourceError otherwise."""
+    """Return `path`, if there is something; raise SourceError otherwise."""
     path = located(path)
     try:
-        found = path.exists()
+        exists = path.exists()
     except OSError as error:
         raise SourceError(
             f"{path}: cannot be reached ({error}): check the address and your access to it"
         ) from error
-    if not found:
+    if not exists:
         raise SourceError(f"{path}: there is no such {kind}: check `data.path`")
     return path
 
 
 def size_of(path: Path | Url) -> int:
-    """Bytes of a file; 0 where a store does not say."""
+    """Return the bytes of a file; 0 where a store does not say."""
     return (path.info()["size"] or 0) if isinstance(path, Url) else path.stat().st_size
 
 
 def existing_file(path: Place) -> Path | Url:
-    """`path`, if it is a file with something in it; SourceError otherwise."""
+    """Return `path`, if it is a file with something in it; raise SourceError otherwise."""
     path = existing(path, "file")
     if path.is_dir():
         raise SourceError(f"{path}: this is a folder, and a file is needed: name the file in it")
@@ -269,7 +274,7 @@ def existing_file(path: Place) -> Path | Url:
 
 
 def existing_folder(path: Place) -> Path | Url:
-    """`path`, if it is a folder; SourceError otherwise."""
+    """Return `path`, if it is a folder; raise SourceError otherwise."""
     path = existing(path, "folder")
     if not path.is_dir():
         raise SourceError(f"{path}: this is a file, and a folder is needed: name the folder it is in")
@@ -284,9 +289,9 @@ def reading(path: Path | Url, kind: str) -> Iterator[None]:
     except PermissionError as error:
         raise SourceError(f"{path}: no permission to read it: change its owner or mode") from error
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
-        said = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
         raise SourceError(
-            f"{path}: this is not a complete {kind} file ({said}): check its ending, copy or export it again"
+            f"{path}: this is not a complete {kind} file ({reason}): check its ending, copy or export it again"
         ) from error
 
 

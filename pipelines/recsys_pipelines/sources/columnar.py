@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typing_extensions import override
 
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import (
@@ -40,8 +41,8 @@ class ColumnarFile(File):
         self.schema = pa.schema([f.with_name(name) for name, f in fields if name not in self.repeated])
         self._stored = dict(zip(names, schema.names, strict=True))
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `File.parts`; nothing goes to quarantine."""
         columns = list(dict.fromkeys(columns))
         self.require(columns)
         stored = [self._stored[name] for name in columns]
@@ -50,7 +51,7 @@ class ColumnarFile(File):
             for number, batch in enumerate(batches):
                 table = pa.Table.from_batches([batch]).select(stored).rename_columns(columns)
                 chunk = Chunk(table, np.arange(row, row + batch.num_rows), str(self.path))
-                yield Part(number, partial(_known, chunk))
+                yield Part(number, partial(_as_it_is, chunk))
                 row += batch.num_rows
         self.rows = row - first_row
 
@@ -61,19 +62,21 @@ class ColumnarFile(File):
         raise NotImplementedError
 
 
-def _known(chunk: Chunk, quarantine: Quarantine) -> Chunk:
+def _as_it_is(chunk: Chunk, quarantine: Quarantine) -> Chunk:
     return chunk
 
 
 class ParquetFile(ColumnarFile):
-    """Memory is bounded by the largest row group."""
+    """A Parquet file. Memory is bounded by the largest row group."""
 
     kind = "Parquet"
 
+    @override
     def _read_schema(self) -> pa.Schema:
         with self.path.open("rb") as stream, pq.ParquetFile(stream) as file:
             return file.schema_arrow
 
+    @override
     def _batches(self, columns: list[str]) -> Generator[pa.RecordBatch, None, None]:
         with self.path.open("rb") as stream, pq.ParquetFile(stream) as file:
             rows = 0
@@ -84,14 +87,16 @@ class ParquetFile(ColumnarFile):
 
 
 class ArrowFile(ColumnarFile):
-    """Feather version 2 is the same format. A local file is mapped, not read, into memory."""
+    """An Arrow IPC file; Feather version 2 is the same format. A local file is mapped, not read, into memory."""
 
     kind = "Arrow IPC"
 
+    @override
     def _read_schema(self) -> pa.Schema:
         with self._stream() as stream:
             return pa.ipc.open_file(stream).schema
 
+    @override
     def _batches(self, columns: list[str]) -> Generator[pa.RecordBatch, None, None]:
         places_of = {name: place for place, name in enumerate(self._read_schema().names)}
         places = [places_of[name] for name in columns]

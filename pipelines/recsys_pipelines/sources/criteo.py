@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from typing_extensions import override
+
 from recsys_pipelines.sources.base import (
     File,
     Part,
@@ -34,7 +36,7 @@ NAME = re.compile(r"(?:day_(?P<day>\d+)|(?P<part>train|valid|test)\.csv)(?:\.gz|
 
 
 class Criteo(Source):
-    """`columns` are `COLUMNS`; when not `labelled`, the label may be absent, as in test.txt."""
+    """A log with the columns `COLUMNS`; when not `labelled`, the label may be absent, as in test.txt."""
 
     columns: tuple[str, ...]
 
@@ -45,8 +47,8 @@ class Criteo(Source):
         everywhere = all("label" in file.schema.names for file in self.files)
         self.columns = COLUMNS if everywhere else FEATURES
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `Source.parts`."""
         return self._parts_of_files(columns, first_row)
 
     def _open(self, path: Path | Url, labelled: bool) -> File:
@@ -60,7 +62,7 @@ class Criteo(Source):
 
 
 class CriteoCSV(Criteo):
-    """criteo_x4 and criteo_x1."""
+    """The logs criteo_x4 and criteo_x1."""
 
     def _text(self, path: Path | Url, labelled: bool) -> File:
         return DelimitedFile(path, COMMA, rename=str.lower)
@@ -79,9 +81,9 @@ def _paths(path: Path | Url) -> list[Path | Url]:
                 )
             named[part] = file
     days = sorted(part for part in named if isinstance(part, int))
-    found = [named[part] for part in days or PARTS if part in named]
-    if not found:
+    files = [named[part] for part in days or PARTS if part in named]
+    if not files:
         raise SourceError(
             f"{path}: there are no day_* files and no train.csv in this folder: name one file instead"
         )
-    return [existing_file(file) for file in found]
+    return [existing_file(file) for file in files]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import override
 
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import Chunk, File, Part
@@ -24,10 +25,10 @@ class Over(File):
 
     @abstractmethod
     def change(self, columns: list[str]) -> tuple[list[str], Change]:
-        """What to read of the file for `columns`, and what makes them of it."""
+        """Return what to read of the file for `columns`, and what makes them of it."""
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `File.parts`."""
         columns = list(dict.fromkeys(columns))
         self.require(columns)
         stored, changed = self.change(columns)
@@ -36,18 +37,18 @@ class Over(File):
             yield part.then(changed)
         self.rows = self._file.rows
 
+    @override
     def pieces(self) -> list[File]:
-        """As `File.pieces`."""
-        return [self._over(piece) for piece in self._file.pieces()]
+        return [self._with_file(piece) for piece in self._file.pieces()]
 
+    @override
     def after(self, rows: int) -> File:
-        """As `File.after`."""
-        return self._over(self._file.after(rows))
+        return self._with_file(self._file.after(rows))
 
-    def _over(self, file: File) -> File:
-        own = copy(self)
-        own._file, own.is_piece = file, file.is_piece
-        return own
+    def _with_file(self, file: File) -> File:
+        piece = copy(self)
+        piece._file, piece.is_piece = file, file.is_piece
+        return piece
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Derivation:
 
 
 class Derived(Over):
-    """`file` with columns `derivations` (name -> how), which hide stored ones of the same name."""
+    """A file with more columns, `derivations` by name, which hide stored ones of the same name."""
 
     def __init__(self, file: File, derivations: Mapping[str, Derivation]) -> None:
         super().__init__(file)
@@ -74,8 +75,8 @@ class Derived(Over):
         self.schema = pa.schema({**types, **made})
         self.repeated = {name: why for name, why in file.repeated.items() if name not in derivations}
 
+    @override
     def change(self, columns: list[str]) -> tuple[list[str], Change]:
-        """As `Over.change`."""
         derived = {name: how for name, how in self._derivations.items() if name in columns}
         stored = [derived[name].column if name in derived else name for name in columns]
 
@@ -89,13 +90,13 @@ def _with_derived(
     chunk: Chunk, columns: list[str], derived: Mapping[str, Derivation], quarantine: Quarantine
 ) -> Chunk:
     good = np.ones(len(chunk.rows), bool)
-    made = {}
+    arrays = {}
     for name, how in derived.items():
         raw = chunk.table[how.column].combine_chunks()
-        made[name] = how.function(raw)
+        arrays[name] = how.function(raw)
         if how.reason is not None:
-            bad = np.asarray(pc.and_not(raw.is_valid(), made[name].is_valid()))
+            bad = np.asarray(pc.and_not(raw.is_valid(), arrays[name].is_valid()))
             chunk.report(bad & good, how.column, raw, how.reason, quarantine)
             good &= ~bad
-    table = pa.table({name: made[name] if name in made else chunk.table[name] for name in columns})
+    table = pa.table({name: arrays[name] if name in arrays else chunk.table[name] for name in columns})
     return chunk.with_table(table).keep(good)

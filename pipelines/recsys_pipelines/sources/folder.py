@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.types as pt
+from typing_extensions import override
 
 from recsys_cython_ext.id_types import UUID_BYTES, is_uuid
 from recsys_pipelines.quarantine import Quarantine
@@ -22,7 +23,7 @@ MISSING = "__HIVE_DEFAULT_PARTITION__"  # what Hive calls the subfolder of rows 
 
 
 class Keyed(Over):
-    """`file` with a column of text for each of `keys`, which holds one value in all its rows."""
+    """A file with a column of text for each of `keys`, which holds one value in all its rows."""
 
     def __init__(self, file: File, keys: dict[str, str | None]) -> None:
         super().__init__(file)
@@ -39,8 +40,8 @@ class Keyed(Over):
             },
         }
 
+    @override
     def change(self, columns: list[str]) -> tuple[list[str], Change]:
-        """As `Over.change`."""
         keys = {name: pa.scalar(self._keys[name], pa.string()) for name in columns if name in self._keys}
 
         def keyed(chunk: Chunk, quarantine: Quarantine) -> Chunk:
@@ -52,19 +53,19 @@ class Keyed(Over):
 
 
 def with_keys(folder: Path | Url, files: Sequence[File]) -> list[File]:
-    """Files of `folder` with the keys of their subfolders as columns.
+    """Return files of `folder` with the keys of their subfolders as columns.
 
     Raises SourceError unless all have the same keys.
     """
-    found = [_keys(folder, file.path) for file in files]
-    for file, keys in zip(files, found, strict=True):
-        if keys.keys() != found[0].keys():
+    keys_of = [_keys(folder, file.path) for file in files]
+    for file, keys in zip(files, keys_of, strict=True):
+        if keys.keys() != keys_of[0].keys():
             raise SourceError(
                 f"{file.path}: its folders have {_named(keys)}, and those of {files[0].path} have "
-                f"{_named(found[0])}: the files of one log lie below the same keys, so move one of them, or name a "
+                f"{_named(keys_of[0])}: the files of one log lie below the same keys, so move one of them, or name a "
                 "folder whose files agree"
             )
-    return [Keyed(file, keys) if keys else file for file, keys in zip(files, found, strict=True)]
+    return [Keyed(file, keys) if keys else file for file, keys in zip(files, keys_of, strict=True)]
 
 
 def same_types(name: str, files: Sequence[File]) -> None:
@@ -91,7 +92,7 @@ def _keys(folder: Path | Url, file: Path | Url) -> dict[str, str | None]:
         folders = str(file).removeprefix(str(folder).rstrip("/")).strip("/").split("/")[:-1]
     else:
         folders = list(file.relative_to(str(folder)).parts[:-1])
-    found: dict[str, str | None] = {}
+    keys: dict[str, str | None] = {}
     for name in folders:
         key, equals, value = name.partition("=")
         if not (key and equals):
@@ -101,10 +102,10 @@ def _keys(folder: Path | Url, file: Path | Url) -> dict[str, str | None]:
             (key + value).encode()
         except UnicodeError:
             raise SourceError(f"{file}: the folder {name!r} is not UTF-8 text: rename it") from None
-        if key in found:
+        if key in keys:
             raise SourceError(f"{file}: two of its folders have the key {key!r}: rename one of them")
-        found[key] = None if value == MISSING else value
-    return found
+        keys[key] = None if value == MISSING else value
+    return keys
 
 
 def _named(keys: dict[str, str | None]) -> str:
@@ -112,7 +113,7 @@ def _named(keys: dict[str, str | None]) -> str:
 
 
 def _comparable(kind: pa.DataType) -> pa.DataType:
-    """A type as values are read from it: text is text, in whatever way it is stored."""
+    """Return a type as values are read from it: text is text, in whatever way it is stored."""
     if pt.is_null(kind):
         return kind
     if is_uuid(kind):

@@ -14,6 +14,7 @@ a short log is the beginning of a longer one but for `time`.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -42,7 +43,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FieldTruth:
-    """What is true of the N ids of one field; entry i belongs to the id of index i."""
+    """The truth of the N ids of one field; entry i belongs to the id of index i."""
 
     raw_id: Ints  # (N,) as written in the log
     main: Floats  # (N,) main effect in the logit
@@ -73,7 +74,7 @@ def schema(config: GeneratorConfig) -> pa.Schema:
     return pa.schema([("label", pa.int8()), ("time", one), *columns, ("true_probability", pa.float64())])
 
 
-def generate(config: GeneratorConfig, path: Path, progress: Progress = no_progress) -> None:
+def generate(config: GeneratorConfig, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:
     """Write the log as one Parquet file in time order, with the columns of `schema(config)`.
 
     The content is a function of `config`, but for NumPy's version and a processor's last digits. `path`
@@ -83,7 +84,7 @@ def generate(config: GeneratorConfig, path: Path, progress: Progress = no_progre
         OSError: the file cannot be written.
     """
     columns = schema(config).with_metadata({"generator": config.model_dump_json()})
-    with new_file(path) as file, pq.ParquetWriter(file, columns, use_dictionary=False) as writer:
+    with new_file(Path(path)) as file, pq.ParquetWriter(file, columns, use_dictionary=False) as writer:
         batches = _batches(config, columns)
         for first in range(0, config.rows, GROUP * BLOCK):
             writer.write_table(pa.Table.from_batches(islice(batches, GROUP)).combine_chunks())
@@ -115,7 +116,7 @@ def _field_truth(config: GeneratorConfig, field: FieldConfig) -> FieldTruth:
 
 
 class _Sampler:
-    """Draws indices of one field."""
+    """The draws of indices of one field."""
 
     def __init__(self, config: GeneratorConfig, field: FieldConfig, arrival: Floats) -> None:
         self.field, self.arrival = field, arrival

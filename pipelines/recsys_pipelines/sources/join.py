@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from typing_extensions import override
 
 from recsys_cython_ext import IdTable, arrow_ids
 from recsys_pipelines.quarantine import Quarantine
@@ -20,7 +21,7 @@ from recsys_pipelines.sources.base import (
 
 
 class Joined(Source):
-    """The rows of `file` with what `sides`, pairs of a column and a file with that column, say of it.
+    """The rows of a file with the attributes that `sides` have, pairs of a column and a file with that column.
 
     A row whose user or item has no line in its side keeps nulls. Sides are read when they are asked for, and
     are then held in memory. `columns` are those of `file`, then those each side adds; columns without
@@ -32,8 +33,8 @@ class Joined(Source):
     def __init__(self, file: File, sides: Sequence[tuple[str, File]] = ()) -> None:
         self.files = [file]
         self._sides = sides
-        self._own = [name for name in file.schema.names if name]
-        columns = dict.fromkeys(self._own)
+        self._of_file = [name for name in file.schema.names if name]
+        columns = dict.fromkeys(self._of_file)
         self._repeated = dict(file.repeated)
         for key, side in sides:
             file.require([key])
@@ -45,8 +46,8 @@ class Joined(Source):
             columns |= dict.fromkeys(added)
         self.columns = tuple(name for name in columns if name not in self._repeated)
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `Source.parts`; what is wrong in the sides belongs to the first part."""
         require(columns, self.columns, self.files[0].path, self._repeated)
         return self._joined(list(dict.fromkeys(columns)), first_row)
 
@@ -54,10 +55,10 @@ class Joined(Source):
         sides = []
         wrong_in_sides = Quarantine()
         for key, file in self._sides:
-            if asked := [name for name in _added(key, file) if name in columns]:
-                sides.append(Attributes(file, key, asked, wrong_in_sides))
+            if added := [name for name in _added(key, file) if name in columns]:
+                sides.append(Attributes(file, key, added, wrong_in_sides))
         keys = [side.key for side in sides]
-        own = [name for name in self._own if name in columns or name in keys]
+        stored = [name for name in self._of_file if name in columns or name in keys]
 
         def joined(chunk: Chunk, quarantine: Quarantine) -> Chunk:
             for side in sides:
@@ -65,15 +66,16 @@ class Joined(Source):
             return chunk.with_table(chunk.table.select(columns))
 
         def with_sides(chunk: Chunk, quarantine: Quarantine) -> Chunk:
+            # What is wrong in the sides belongs to the first part.
             quarantine.merge(wrong_in_sides)
             return joined(chunk, quarantine)
 
-        for part in self._parts_of_files(own, first_row):
+        for part in self._parts_of_files(stored, first_row):
             yield part.then(joined if part.block else with_sides)
 
 
 class Attributes:
-    """`columns` [N] of `file` by its column `key`, held in memory.
+    """Some columns of a file by its column `key`, in memory.
 
     Rows without a key, and all but the first row of a key, go to quarantine.
     """
@@ -91,17 +93,17 @@ class Attributes:
             ),
         )
         keys = whole.table[key].combine_chunks()
-        found = arrow_ids(keys)
+        ids = arrow_ids(keys)
         missing = np.asarray(keys.is_null())
-        repeated = ~missing & ~pl.Series(found).is_first_distinct().to_numpy()
+        repeated = ~missing & ~pl.Series(ids).is_first_distinct().to_numpy()
         whole.report(missing, key, keys, "no key", quarantine)
         whole.report(repeated, key, keys, "repeated key: the first row of it is used", quarantine)
         good = ~missing & ~repeated
         self._table = whole.keep(good).table.drop_columns(key).combine_chunks()
-        self._places = IdTable(found[good])
+        self._places = IdTable(ids[good])
 
     def join(self, chunk: Chunk) -> Chunk:
-        """`chunk` with `columns`, null where no row here has its key."""
+        """Add the columns to a chunk, null where no row here has its key."""
         places = self._places.codes(arrow_ids(chunk.table[self.key]), -1)
         rows = self._table.take(pa.array(places, mask=places < 0))
         for name, column in zip(rows.column_names, rows.columns, strict=True):

@@ -20,6 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import Chunk, Part, Source, existing_file, require
@@ -39,7 +40,7 @@ MOST = 2**53  # impressions of a line that a weight, a float64, can tell apart
 
 
 class Kdd12(Source):
-    """`path` is the file. When not `labelled`, a line is one row, whether or not it has its two counts."""
+    """The log of one file, `path`. When not `labelled`, a line is one row, whether or not it has its two counts."""
 
     columns: tuple[str, ...] = (*COUNTS, *FEATURES, *OUTCOME)
 
@@ -52,8 +53,8 @@ class Kdd12(Source):
         file = Derived(DelimitedFile(path, TAB, names), {"user_id": Derivation("user_id", _known)})
         self.files = [file]
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `Source.parts`."""
         columns = list(dict.fromkeys(columns))
         require(columns, self.columns, self.files[0].path)
         if self.columns == FEATURES:
@@ -71,7 +72,7 @@ def _known(user: pa.Array) -> pa.Array:
 
 
 def _outcomes(chunk: Chunk, columns: Sequence[str], quarantine: Quarantine) -> Chunk:
-    """One or two rows for each row [B] with usable counts."""
+    """Make one or two rows of each row [B] with usable counts."""
     clicks, impressions = (_counts(chunk.table[name]) for name in COUNTS)
     good = np.ones(len(chunk.rows), bool)
     for name, bad, reason in (
@@ -100,7 +101,7 @@ def _outcomes(chunk: Chunk, columns: Sequence[str], quarantine: Quarantine) -> C
 
 
 def _counts(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Whole numbers [B]; -1 for what is none, or too large."""
+    """Return whole numbers [B]; -1 for what is none, or too large."""
     numbers = pl.Series(pl.from_arrow(column.combine_chunks()), dtype=pl.String).cast(pl.Int64, strict=False)
     counts = numbers.fill_null(-1).to_numpy()
     return np.where(counts > MOST, -1, counts)

@@ -36,7 +36,7 @@ BESIDE = {  # file -> the column it shares with the matrix
 
 
 class KuaiRec(Joined):
-    """`path` is one of the two matrices."""
+    """The rows of one of the two matrices, `path`."""
 
     def __init__(self, path: Place, *, labelled: bool = True) -> None:
         path = existing_file(path)
@@ -55,12 +55,12 @@ class KuaiRec(Joined):
 
 def _open(path: Place) -> Derived:
     file = DelimitedFile(path, COMMA)
-    how = {
+    derivations = {
         name: Derivation(name, bracketed, "not a list in brackets")
         for name in LISTS
         if name in file.schema.names
     }
-    return Derived(file, how)
+    return Derived(file, derivations)
 
 
 def _time(seconds: pa.Array) -> pa.Array:

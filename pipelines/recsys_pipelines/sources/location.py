@@ -30,10 +30,10 @@ class Url:
     url: str
 
     def __post_init__(self) -> None:
-        protocol, found, _ = self.url.partition("://")
+        protocol, separator, _ = self.url.partition("://")
         if "::" in self.url:
             raise ValueError(f"{self.url}: chained URLs (with ::) are not opened: name the file itself")
-        if not found or protocol not in PROTOCOLS:
+        if not separator or protocol not in PROTOCOLS:
             raise ValueError(
                 f"{self.url}: the protocol {protocol!r} is not opened: take {', '.join(PROTOCOLS)}, or a path"
             )
@@ -51,12 +51,12 @@ class Url:
 
     @property
     def suffix(self) -> str:
-        """As `Path.suffix`."""
+        """The ending of the name, with its dot."""
         return PurePosixPath(self.name).suffix
 
     @property
     def stem(self) -> str:
-        """As `Path.stem`."""
+        """The name without its ending."""
         return PurePosixPath(self.name).stem
 
     @property
@@ -66,46 +66,46 @@ class Url:
         return Url(folder) if "://" in folder else self
 
     def with_suffix(self, suffix: str) -> "Url":
-        """As `Path.with_suffix`."""
+        """Return the URL with another ending."""
         return self.parent / PurePosixPath(self.name).with_suffix(suffix).name
 
     def resolve(self) -> "Url":
-        """A URL is absolute."""
+        """Return the URL itself: it is absolute."""
         return self
 
     def exists(self) -> bool:
-        """Whether it is a file or a folder."""
+        """Tell whether it is a file or a folder."""
         try:
             return bool(self.info())
         except FileNotFoundError:
             return False
 
     def is_dir(self) -> bool:
-        """Whether it is a folder; a page on the web never is."""
+        """Tell whether it is a folder; a page on the web never is."""
         return self._type() == "directory"
 
     def is_file(self) -> bool:
-        """Whether it is a file."""
+        """Tell whether it is a file."""
         return self._type() == "file"
 
     def iterdir(self) -> Iterator["Url"]:
-        """What the folder holds."""
+        """Yield what the folder holds."""
         with self._file_system() as (files, key):
             entries = files.ls(key, detail=False)
         return (self / entry.rstrip("/").rpartition("/")[2] for entry in entries)
 
     def open(self, mode: str = "rb") -> IO[bytes]:
-        """A stream of bytes, read as they are asked for."""
+        """Open a stream of bytes, read as they are asked for."""
         with self._file_system() as (files, key):
             return files.open(key, mode)
 
     def read_bytes(self) -> bytes:
-        """All that it holds."""
+        """Return all that it holds."""
         with self.open() as file:
             return file.read()
 
     def info(self) -> dict[str, Any]:
-        """What the store says of it: `type`, `size` (None if unknown), and often a time or an ETag."""
+        """Return what the store says of it: `type`, `size` (None if unknown), and often a time or an ETag."""
         with self._file_system() as (files, key):
             return files.info(key)
 
@@ -131,7 +131,7 @@ Place = str | os.PathLike[str] | Url  # what a user may name
 
 
 def located(place: Place) -> Path | Url:
-    """`place` as a URL where it holds "://", as a path otherwise. Raises ValueError as `Url` does."""
+    """Return `place` as a URL where it holds "://", as a path otherwise. Raises ValueError as `Url` does."""
     if isinstance(place, Url):
         return place
     if not isinstance(place, str | os.PathLike):
@@ -140,20 +140,20 @@ def located(place: Place) -> Path | Url:
 
 
 def entries(folder: Path | Url) -> list[Path | Url]:
-    """What the folder holds, in the order of the names."""
-    found: list[Path | Url] = [*folder.iterdir()]
-    return sorted(found, key=str)
+    """Return what the folder holds, in the order of the names."""
+    places: list[Path | Url] = [*folder.iterdir()]
+    return sorted(places, key=str)
 
 
 def is_hidden(place: Path | Url) -> bool:
-    """Whether a name is none of a log's own: markers, notes and drafts that programs leave in folders."""
+    """Tell whether a name is no log's: markers, notes and drafts that programs leave in folders have such."""
     return place.name.startswith((".", "_"))
 
 
 def files_below(folder: Path | Url, deep: int = 0) -> Iterator[Path | Url]:
-    """Files of a folder and of its subfolders, in the order of the names; those of hidden folders are left out.
+    """Yield the files of a folder and of its subfolders, in the order of the names.
 
-    So are prepared sets and runs, which may be kept in the folder that they were made from.
+    Hidden folders are left out, and so are prepared sets and runs, which may lie in the folder they were made from.
 
     Raises ValueError where folders lie deeper than `DEEPEST`, as those of a link that leads back up do.
     """
@@ -175,8 +175,12 @@ def _is_ours(folder: Path | Url) -> bool:
 def file_prints(
     place: Path | Url, beside: Iterable[str] = (), *, subfolders: bool = False
 ) -> list[tuple[Any, ...]]:
-    """What tells whether a file has changed (name, size, time or what a store has): of a folder each file, those of
-    its `subfolders` too where the source reads them, of a file also those of the names `beside` it.
+    """Return what tells whether files have changed: name, size and time, or what a store says.
+
+    Args:
+        place: A file, or a folder that stands for its files.
+        beside: Names of files beside a file that count too.
+        subfolders: Whether the files of subfolders count too.
     """
     if place.is_dir():
         files = files_below(place) if subfolders else (entry for entry in entries(place) if entry.is_file())

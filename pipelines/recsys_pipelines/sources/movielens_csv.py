@@ -17,7 +17,7 @@ NAMES = {"userId": "user_id", "movieId": "item_id"}
 
 
 class MovieLensCSV(Joined):
-    """`path` is the folder of the two files."""
+    """The ratings of a folder, `path`, with the attributes of their movies."""
 
     columns: tuple[str, ...] = (*RATINGS, "title", "genres", "year")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import override
 
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import (
@@ -33,7 +34,7 @@ PARTS = ("train", "valid", "test")
 
 
 class Ngcf(Source):
-    """`path` is the folder, or one file of it, whose name is then its split."""
+    """The interactions of a folder, `path`, or of one file of it, whose name is then its split."""
 
     columns: tuple[str, ...] = ("user_id", "item_id", "split", "label")
 
@@ -46,8 +47,8 @@ class Ngcf(Source):
                 f"{path}: there is no train.txt and no test.txt in this folder: name one file instead"
             )
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `Source.parts`."""
         return self._parts_of_files(columns, first_row)
 
 
@@ -57,29 +58,30 @@ class _UserLines(File):
     def __init__(self, path: Path | Url) -> None:
         self.path = existing_file(path)
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `File.parts`; a line without items has no row, one that cannot be used has one."""
+        # A line without items has no row, one that cannot be used has one.
         columns = list(dict.fromkeys(columns))
         require(columns, self.schema.names, self.path)
         row = first_row
         for block, (line, texts) in enumerate(numbered_lines(self.path, self.read_to)):
             bad = Quarantine()
             chunk, row = self._interactions(texts, line, row, bad)  # only then is the next row's number known
-            yield Part(block, partial(_known, chunk.with_table(chunk.table.select(columns)), bad))
+            yield Part(block, partial(_with_faults, chunk.with_table(chunk.table.select(columns)), bad))
         self.rows = row - first_row
 
     def _interactions(
         self, texts: list[bytes], first_line: int, first_row: int, quarantine: Quarantine
     ) -> tuple[Chunk, int]:
-        """The rows of lines [L], and the number of the next row.
+        """Return the rows of lines [L], and the number of the next row.
 
         All numbers of the block lie in one array [P]: `line` and `place` say where each of them stands.
         """
         strings, not_text = utf8(pa.array(texts, pa.binary()))
         pieces = split(strings, " ").filter(pa.array(~not_text))
-        there = np.asarray(pc.list_flatten(pieces).is_valid())  # two spaces have nothing between them
-        numbers = pc.list_flatten(pieces).filter(pa.array(there))
-        line = np.flatnonzero(~not_text)[pc.list_parent_indices(pieces).to_numpy()[there]]
+        present = np.asarray(pc.list_flatten(pieces).is_valid())  # two spaces have nothing between them
+        numbers = pc.list_flatten(pieces).filter(pa.array(present))
+        line = np.flatnonzero(~not_text)[pc.list_parent_indices(pieces).to_numpy()[present]]
         place = np.arange(len(line)) - np.searchsorted(line, line)
         number = np.asarray(pc.match_substring_regex(numbers, r"^\d+$"))
 
@@ -114,6 +116,6 @@ class _UserLines(File):
         return chunk.keep(~bad), first_row + int(rows.sum())
 
 
-def _known(chunk: Chunk, bad: Quarantine, quarantine: Quarantine) -> Chunk:
+def _with_faults(chunk: Chunk, bad: Quarantine, quarantine: Quarantine) -> Chunk:
     quarantine.merge(bad)
     return chunk

@@ -26,7 +26,7 @@ TIME = "%Y-%m-%d %H:%M:%S%.f%:z"
 
 
 class OpenBandit(Joined):
-    """`path` is the campaign's file."""
+    """The rows of a campaign's file, `path`."""
 
     def __init__(self, path: Place, *, labelled: bool = True) -> None:
         path = existing_file(path)

@@ -21,7 +21,7 @@ SEQUENCE = partial(split, separator=" ")
 
 
 class RecBole(Joined):
-    """`columns` are those of .inter, then those .user and .item add."""
+    """The rows of .inter, with the columns that .user and .item add to its own."""
 
     def __init__(self, path: Place, *, labelled: bool = True) -> None:
         inter = _inter(existing_folder(path))
@@ -31,21 +31,21 @@ class RecBole(Joined):
 
 
 def _inter(folder: Path | Url) -> Path | Url:
-    """The .inter file: the one called like the folder where there are several."""
-    found = [file for file in entries(folder) if file.suffix == ".inter"]
+    """Return the .inter file: the one called like the folder where there are several."""
+    files = [file for file in entries(folder) if file.suffix == ".inter"]
     named = folder / f"{folder.resolve().name}.inter"
-    if named in found:
+    if named in files:
         return named
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
         raise SourceError(
             f"{folder}: one .inter file is needed, and there is {names}: name the folder like it"
         )
-    return found[0]
+    return files[0]
 
 
 def _open(path: Path | Url) -> Derived:
-    """The file under its plain names, with lists where it has sequences."""
+    """Open a file under its plain names, with lists where it has sequences."""
     types = {}
     for field in DelimitedFile(path, TAB).names:
         name, _, kind = field.rpartition(":")

@@ -13,6 +13,8 @@ A "." in a column's name is read as "_".
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from typing_extensions import override
+
 from recsys_pipelines.sources.base import (
     File,
     Part,
@@ -27,16 +29,16 @@ from recsys_pipelines.sources.columnar import COLUMNAR
 from recsys_pipelines.sources.delimited import DelimitedFile
 from recsys_pipelines.sources.dialect import COMMA, QUOTED_TAB
 from recsys_pipelines.sources.folder import same_types, with_keys
-from recsys_pipelines.sources.location import Place, Url, files_below, is_hidden
+from recsys_pipelines.sources.location import Place, Url, files_below, is_hidden, located
 
 
 def csv_file(path: Place, rename: Callable[[str], str] = str) -> DelimitedFile:
-    """A CSV file with a header."""
+    """Open a CSV file with a header."""
     return DelimitedFile(path, COMMA, rename=rename)
 
 
 def tsv_file(path: Place, rename: Callable[[str], str] = str) -> DelimitedFile:
-    """A file of fields between tabs, quoted as those of a CSV file are, with a header."""
+    """Open a file of fields between tabs, quoted as those of a CSV file are, with a header."""
     return DelimitedFile(path, QUOTED_TAB, rename=rename)
 
 
@@ -45,15 +47,19 @@ FORMATS: dict[str, Callable[..., File]] = {**COLUMNAR, **TEXT}
 ENDINGS = f"{', '.join(COLUMNAR)}, or {' or '.join(TEXT)}, which may have {', '.join(COMPRESSIONS)} behind it"
 
 
-def open_file(path: Path | Url, rename: Callable[[str], str] = plain_name) -> File:
-    """The file in the format that its name ends with; `rename` turns the names in it into those of its columns."""
+def open_file(path: Place, rename: Callable[[str], str] = plain_name) -> File:
+    """Open a file in the format that its name ends with; `rename` turns the names in it into those of its columns."""
+    path = located(path)
     if ending(path) not in FORMATS:
         raise SourceError(f"{path}: the ending of a name tells the format, and must be one of {ENDINGS}")
     return FORMATS[ending(path)](path, rename=rename)
 
 
 class Table(Source):
-    """`columns` are those of the first file; every file must have each column that is asked for, of one type."""
+    """The rows of one file or of all files of a folder.
+
+    `columns` are those of the first file; every file must have each column that is asked for, of one type.
+    """
 
     columns: tuple[str, ...]
 
@@ -71,8 +77,8 @@ class Table(Source):
             name for name in self.files[0].schema.names if name not in self.files[0].repeated
         )
 
+    @override
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
-        """As `Source.parts`."""
         for file in self.files:
             file.require(columns)
         for name in columns:
@@ -81,7 +87,7 @@ class Table(Source):
 
 
 def ending(path: Path | Url) -> str:
-    """The ending that tells the format, in small letters; of compressed text, the one before the compression's."""
+    """Return the ending that tells the format, in small letters; of compressed text, the one before the compression's."""
     last = path.suffix.lower()
     before = path.with_suffix("").suffix.lower() if last in COMPRESSIONS else ""
     return before if before in TEXT else last

@@ -29,7 +29,7 @@ AD = ("cate_id", "campaign_id", "customer", "brand", "price")
 
 
 class TaobaoAd(Joined):
-    """`path` is the folder, or one file of it to be read on its own."""
+    """The impressions of a folder, `path`, with users and ads; or one file of it with its own columns only."""
 
     columns: tuple[str, ...] = (*SAMPLE, *USER, *AD)
 

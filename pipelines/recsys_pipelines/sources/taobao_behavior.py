@@ -21,7 +21,7 @@ BEHAVIORS = ("pv", "cart", "fav", "buy")
 
 
 class TaobaoBehavior(Joined):
-    """`path` is the file, plain, .gz or .zst."""
+    """The actions of one file, `path`, plain, .gz or .zst."""
 
     columns: tuple[str, ...] = (*NAMES, *BEHAVIORS)
 

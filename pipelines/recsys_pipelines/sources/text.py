@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether ids of a column of this type are hashes of text; integers are their own ids."""
+    """Tell whether ids of a column of this type are hashes of text; integers are their own ids."""
     if isinstance(kind, pa.BaseExtensionType):
         return is_text(kind.storage_type)
     if hasattr(kind, "value_type"):  # of lists and dictionaries
@@ -18,13 +18,13 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether values of this type are lists."""
+    """Tell whether values of this type are lists."""
     tests = (pt.is_list, pt.is_large_list, pt.is_fixed_size_list, pt.is_list_view, pt.is_large_list_view)
     return any(test(kind) for test in tests)
 
 
 def utf8(column: pa.Array) -> tuple[pa.Array, NDArray[np.bool_]]:
-    """Strings [B] of a binary column [B], null where a value is not UTF-8, and the mask [B] of these."""
+    """Return strings [B] of a binary column [B], null where a value is not UTF-8, and the mask [B] of these."""
     try:
         return pc.cast(column, pa.string()), np.zeros(len(column), bool)
     except pa.ArrowInvalid:
@@ -34,13 +34,13 @@ def utf8(column: pa.Array) -> tuple[pa.Array, NDArray[np.bool_]]:
 
 
 def split(column: pa.Array, separator: str) -> pa.ListArray:
-    """Lists of strings. An empty or missing text is a null list, an empty piece ("a||b") a missing value."""
+    """Split texts into lists. An empty or missing text is a null list, an empty piece ("a||b") a missing value."""
     lists = pc.split_pattern(_null_if_empty(column), separator)
     return pa.ListArray.from_arrays(lists.offsets, _null_if_empty(lists.values), mask=lists.is_null())
 
 
 def bracketed(column: pa.Array) -> pa.ListArray:
-    """Lists of the integers in texts such as "[1, 2]", as strings; null where a text is no such list."""
+    """Return lists of the integers in texts such as "[1, 2]", as strings; null where a text is no such list."""
     texts = pl.DataFrame({"text": pl.Series(pl.from_arrow(column), dtype=pl.String)})
     integers = pl.col("text").str.extract_all(r"-?\d+")
     whole = pl.col("text").str.contains(r"^\s*\[\s*(-?\d+\s*(,\s*-?\d+\s*)*)?\]\s*$")

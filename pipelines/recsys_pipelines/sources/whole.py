@@ -7,6 +7,7 @@ A row that cannot be read is an error, for there is no quarantine here: a verdic
 Row r of a text file, counted from 0 without the header, is its line r + 2, since one row is one line.
 """
 
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +24,7 @@ from recsys_pipelines.sources.table import ENDINGS, FORMATS, ending, open_file
 from recsys_pipelines.sources.text import utf8
 
 FIRST_LINE = 2  # of a text file's rows: the header stands before it
+NUMBERS = (pt.is_null, pt.is_boolean, pt.is_integer, pt.is_floating, pt.is_decimal)  # besides text
 UUID_GROUPS = ((0, 8), (8, 4), (12, 4), (16, 4), (20, 12))  # start and length, of hexadecimal digits
 
 
@@ -34,7 +36,8 @@ class WholeFile:
     Errors (ValueError): no such file, an ending that is not in the table source's list, a file that is none of its kind.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        path = Path(path)
         if path.is_dir():
             raise SourceError(f"{path}: this is a folder, and a file is needed: name the file in it")
         if not path.is_file():
@@ -66,12 +69,12 @@ class WholeFile:
             )
         if not sum(table.num_rows for table in tables):
             raise SourceError(f"{self.path}: has no rows: check that this is the right file")
-        table, found = pa.concat_tables(tables), {}
+        table, arrays = pa.concat_tables(tables), {}
         del tables, chunk  # so that a column is given back when it is one array
         for name in dict.fromkeys(names):
-            found[name] = self._plain(name, table[name])
+            arrays[name] = self._plain(name, table[name])
             table = table.drop_columns([name])
-        return pa.table(found)
+        return pa.table(arrays)
 
     def place(self, row: int) -> str:
         """Say where a row stands: its number from 0 without the header, and its line in a text file."""
@@ -82,19 +85,19 @@ class WholeFile:
 
         Errors (ValueError): a text that is no number, or a column of another type, by row and value.
         """
-        found = numbers_of(column)
-        if found is None:
+        numbers = numbers_of(column)
+        if numbers is None:
             raise SourceError(
                 f"{self.place(0)}: {name} is {column[0]}, and its type is {column.type}, not a number: convert it"
             )
-        lost = pc.and_(column.is_valid(), found.is_null())
+        lost = pc.and_(column.is_valid(), numbers.is_null())
         if lost.true_count:
             row = pc.index(lost, True).as_py()
             raise SourceError(f"{self.place(row)}: {name} is {column[row].as_py()!r}, not a number: {cure}")
-        return found
+        return numbers
 
     def _plain(self, name: str, column: pa.ChunkedArray) -> pa.Array:
-        """One array of a column, without dictionaries, extension types and bytes."""
+        """Return a column as one array, without dictionaries, extension types and bytes."""
         pieces, row = [], 0
         for chunk in column.chunks:
             try:
@@ -114,24 +117,18 @@ class WholeFile:
 
 
 def numbers_of(column: pa.Array) -> pa.Array | None:
-    """float64 of a column, null where it is missing or its text is no number; None of a type that has no numbers."""
+    """Return float64, null where a column is missing or its text is no number; None of a type that has no numbers."""
     if _is_string(column.type):
         series = pl.Series(pl.from_arrow(column), dtype=pl.String)
         return _one(series.cast(pl.Float64, strict=False).to_arrow())
     kind = column.type
-    if (
-        pt.is_null(kind)
-        or pt.is_boolean(kind)
-        or pt.is_integer(kind)
-        or pt.is_floating(kind)
-        or pt.is_decimal(kind)
-    ):
+    if any(is_kind(kind) for is_kind in NUMBERS):
         return column.cast(pa.float64(), safe=False)
     return None
 
 
 def bare_name(path: Path) -> str | None:
-    """The name of a file without its endings; None of one that cannot be read."""
+    """Return the name of a file without its endings; None of one that cannot be read."""
     if ending(path) not in FORMATS:
         return None
     name, last = path.name, path.suffix.lower()
@@ -145,16 +142,12 @@ def _is_string(kind: pa.DataType) -> bool:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(
-        pt.is_binary(kind)
-        or pt.is_large_binary(kind)
-        or pt.is_fixed_size_binary(kind)
-        or pt.is_binary_view(kind)
-    )
+    tests = (pt.is_binary, pt.is_large_binary, pt.is_fixed_size_binary, pt.is_binary_view)
+    return any(is_kind(kind) for is_kind in tests)
 
 
 def _values(column: pa.Array) -> tuple[pa.Array, tuple[int, bytes] | None]:
-    """The plain values of a column [B]; place and value of the first bytes that are no text, if any are."""
+    """Return the plain values of a column [B]; place and value of the first bytes that are no text, if any are."""
     uuid = isinstance(column, pa.ExtensionArray) and column.type.extension_name == "arrow.uuid"
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
@@ -167,13 +160,13 @@ def _values(column: pa.Array) -> tuple[pa.Array, tuple[int, bytes] | None]:
     if uuid:
         return _uuids(column), None
     stored = column.cast(pa.large_binary())  # Parquet files may call bytes a string without looking
-    found, bad = utf8(stored)
+    text, bad = utf8(stored)
     first = int(bad.argmax()) if bad.any() else None
-    return found.cast(pa.large_string()), None if first is None else (first, stored[first].as_py())
+    return text.cast(pa.large_string()), None if first is None else (first, stored[first].as_py())
 
 
 def _uuids(column: pa.Array) -> pa.Array:
-    """The text of UUIDs of 16 bytes [B]: hexadecimal digits in groups of 8-4-4-4-12."""
+    """Return the text of UUIDs of 16 bytes [B]: hexadecimal digits in groups of 8-4-4-4-12."""
     digits = pl.Series(pl.from_arrow(column.cast(pa.large_binary())), dtype=pl.Binary).bin.encode("hex")
     groups = [digits.str.slice(start, length).alias(str(start)) for start, length in UUID_GROUPS]
     text = pl.DataFrame(groups).select(pl.concat_str(pl.all(), separator="-")).to_series()

@@ -584,7 +584,7 @@ def test_an_error_of_the_disk_leaves_what_was_staged(folder, tmp_path, monkeypat
 
 
 def test_every_bad_row_is_listed_and_a_hopeless_log_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("recsys_pipelines.quarantine.KEEP", 5)
+    monkeypatch.setattr("recsys_pipelines.quarantine.MOST_EXAMPLES", 5)
     monkeypatch.setattr("recsys_pipelines.sources.blocks.BLOCK", 400)
     monkeypatch.setattr("recsys_pipelines.preparation.steps.HOPELESS", 30)
     features = [CategoricalConfig(kind="categorical", names=("c",))]
