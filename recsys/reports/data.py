@@ -20,7 +20,7 @@ from recsys_pipelines.inspection.result import CategoricalReport, Inspection, Nu
 
 
 def inspection_sheets(inspection: Inspection) -> list[Sheet]:
-    """Splits; then, where there are such, categorical features (values, then ids and labels) and numeric columns."""
+    """Return splits; then, where there are such, categorical features (values, then ids and labels) and numbers."""
     sheets = [_splits_sheet(inspection)]
     if inspection.categorical:
         sheets += [_values_sheet(inspection.categorical), _ids_sheet(inspection.categorical)]
@@ -30,12 +30,12 @@ def inspection_sheets(inspection: Inspection) -> list[Sheet]:
 
 
 def drift_sheets(drift: Drift) -> list[Sheet]:
-    """Features by falling PSI, and label rates."""
+    """Return features by falling PSI, and label rates."""
     return [_drift_sheet(drift), _labels_sheet(drift)]
 
 
 def inspection_summary(inspection: Inspection) -> str:
-    """Rows in and out in a sentence."""
+    """Say in a sentence how many rows went in and out."""
     added = f" + {inspection.rows_added:,} made of them" if inspection.rows_added else ""
     return (
         f"{inspection.rows_in:,} rows in{added} = {inspection.rows_out:,} out + {inspection.quarantined:,} quarantined; "
@@ -44,7 +44,7 @@ def inspection_summary(inspection: Inspection) -> str:
 
 
 def drift_summary(drift: Drift) -> str:
-    """How many features drifted, and what the label rate did, in a sentence or two."""
+    """Say in a sentence or two how many features drifted, and what the label rate did."""
     counts = {word: [f.name for f in drift.features if f.verdict == word] for word in VERDICT_COLORS}
     names = f" ({', '.join(counts['drifted'])})" if counts["drifted"] else ""
     low, high = drift.label.interval
@@ -265,7 +265,7 @@ def _share(share: float | None) -> str:
 
 
 def _over_splits(shares: Iterable[float | None]) -> str:
-    """Percentages of several splits, one sign for all: 1.0 / 1.2 / – %."""
+    """Write percentages of several splits with one sign for all: 1.0 / 1.2 / – %."""
     return " / ".join("–" if share is None else f"{100 * share:.1f}" for share in shares) + " %"
 
 
@@ -274,7 +274,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _significant(value: float | None) -> str:
-    """Three digits, and 0 for what rounding left of it."""
+    """Write three digits, and 0 for what rounding left of it."""
     return "–" if value is None else f"{value if abs(value) > 1e-6 else 0:.3g}"
 
 

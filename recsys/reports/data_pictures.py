@@ -1,4 +1,4 @@
-"""The pictures of `data_report`: each a title, a PNG in base64, and what to see in it."""
+"""The pictures of `reports.data`: each is a title, a PNG in base64, and what to see in it."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ Picture = tuple[str, str, str]  # title, PNG in base64, what to see in it
 
 
 def curves_picture(features: Sequence[CategoricalReport]) -> Picture:
-    """Counts of ids by rank, a panel for each feature."""
+    """Draw the counts of ids by rank, a panel for each feature."""
 
     def draw(axes: Axes, feature: CategoricalReport) -> None:
         rank, count = np.array(feature.skew.curve or [(1, 1)]).T
@@ -43,9 +43,9 @@ def curves_picture(features: Sequence[CategoricalReport]) -> Picture:
     return "Counts of ids by rank", _png(figure), note + _left_out(sum(f.ids > 0 for f in features))
 
 
-def deciles_picture(found: Inspection) -> Picture:
-    """Label rate by decile, a panel for each numeric column."""
-    base = found.splits["train"].label.rate
+def deciles_picture(inspection: Inspection) -> Picture:
+    """Draw the label rate by decile, a panel for each numeric column."""
+    base = inspection.splits["train"].label.rate
 
     def draw(axes: Axes, column: NumericReport) -> None:
         places = [decile.number + 1 for decile in column.deciles]
@@ -58,16 +58,16 @@ def deciles_picture(found: Inspection) -> Picture:
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
-    figure = _panels(found.numeric, draw, "decile of training's values", "label rate")
+    figure = _panels(inspection.numeric, draw, "decile of training's values", "label rate")
     note = (
         "Training rows, with Wilson 95 % intervals; dashed: all of training. A value that many rows share takes the "
         "deciles it covers, and its point stands at the first."
     )
-    return "Label rate by decile", _png(figure), note + _left_out(len(found.numeric))
+    return "Label rate by decile", _png(figure), note + _left_out(len(inspection.numeric))
 
 
 def shares_pictures(title: str, shares: Mapping[str, Mapping[str, float | None]], note: str) -> list[Picture]:
-    """Bars of a share in each split for the features that have any; no picture where none has."""
+    """Draw bars of a share in each split for the features that have any; no picture where none has."""
     shares = {name: one for name, one in shares.items() if any(one.values())}
     if not shares:
         return []
@@ -85,7 +85,7 @@ def shares_pictures(title: str, shares: Mapping[str, Mapping[str, float | None]]
 
 
 def psi_picture(features: Sequence[FeatureDrift]) -> Picture:
-    """PSI of each feature, as bars, with the two thresholds."""
+    """Draw the PSI of each feature, as bars, with the two thresholds."""
     figure = Figure(figsize=(9.5, 1.3 + 0.26 * max(len(features), 2)), layout="constrained")
     axes = figure.subplots()
     places = range(len(features))
@@ -103,7 +103,7 @@ def psi_picture(features: Sequence[FeatureDrift]) -> Picture:
 
 
 def new_ids_picture(features: Sequence[FeatureDrift]) -> Picture:
-    """Impressions of new and of vanished ids, for the features (largest PSI first) that have any."""
+    """Draw impressions of new and of vanished ids, for the features (largest PSI first) that have any."""
     features = [f for f in features if f.new_impressions or f.vanished_impressions]
     figure = Figure(figsize=(9.5, 1.3 + 0.34 * max(len(features), 2)), layout="constrained")
     axes = figure.subplots()
@@ -121,16 +121,16 @@ def new_ids_picture(features: Sequence[FeatureDrift]) -> Picture:
     return "New and vanished ids", _png(figure), note
 
 
-def labels_picture(found: Drift) -> Picture:
-    """Label rates of both sets, by split."""
+def labels_picture(drift: Drift) -> Picture:
+    """Draw the label rates of both sets, by split."""
     figure = Figure(figsize=(6.5, 3), layout="constrained")
     axes = figure.subplots()
     for number, (name, color) in enumerate((("A", "#33608c"), ("B", "#b8433a"))):
-        rates = [pair[number] for pair in found.splits.values()]
+        rates = [pair[number] for pair in drift.splits.values()]
         places = [place + (number - 0.5) * 0.2 for place in range(len(rates))]
         _with_intervals(axes, places, rates, color, "o", name)
-    axes.set_xticks(range(len(found.splits)), list(found.splits))
-    axes.set_xlim(-0.6, len(found.splits) - 0.4)
+    axes.set_xticks(range(len(drift.splits)), list(drift.splits))
+    axes.set_xlim(-0.6, len(drift.splits) - 0.4)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylabel("label rate")
     axes.grid(axis="y", alpha=0.3)
@@ -139,7 +139,7 @@ def labels_picture(found: Drift) -> Picture:
 
 
 def _name_bars(axes: Axes, names: Sequence[str]) -> None:
-    """Names beside horizontal bars, the first at the top."""
+    """Write names beside horizontal bars, the first at the top."""
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
@@ -168,7 +168,7 @@ def _with_intervals(
 
 
 def _panels(items: Sequence[Item], draw: Callable[[Axes, Item], None], xlabel: str, ylabel: str) -> Figure:
-    """Small multiples of the first `PANELS` items."""
+    """Draw small multiples of the first `PANELS` items."""
     items = items[:PANELS]
     columns = min(COLUMNS, max(len(items), 1))
     lines = max(-(-len(items) // columns), 1)

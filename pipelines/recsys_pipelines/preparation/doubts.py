@@ -14,7 +14,6 @@ from recsys_pipelines.features import Categorical, Features
 from recsys_pipelines.features.categorical import vocabulary_lines
 from recsys_pipelines.features.convert import WrongType, lists, one_array, text_or_plain
 from recsys_pipelines.features.declared import fits_of
-from recsys_pipelines.features.plain import TextIds
 from recsys_pipelines.preparation.prepared import SplitCounts
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import open_source
@@ -89,7 +88,7 @@ def vocabulary_doubts(data: DataConfig, features: Features, counts_file: Path) -
                 ids, counts = counted[f"{places[name]}.ids"], counted[f"{places[name]}.counts"]
                 coverage = _Coverage(feature, ids, counts)
                 if coverage.unknown >= NEARLY_ALL:
-                    doubts.append(_doubt(data, config, coverage, features.text))
+                    doubts.append(_doubt(data, config, coverage, features))
     return doubts
 
 
@@ -114,7 +113,7 @@ class _Coverage:
         return float(np.mean(self.table.codes(ids, -1) >= 0)) if len(ids) else 0.0
 
 
-def _doubt(data: DataConfig, config: object, coverage: _Coverage, text: Mapping[str, TextIds]) -> str:
+def _doubt(data: DataConfig, config: object, coverage: _Coverage, features: Features) -> str:
     """Name the feature, and the likely cause of its unknown values."""
     unknown = (
         f"{round(coverage.unknown * coverage.total):,} of its {coverage.total:,} values in training "
@@ -134,8 +133,9 @@ def _doubt(data: DataConfig, config: object, coverage: _Coverage, text: Mapping[
     lines = vocabulary_lines(config.vocabulary)
     begins = f"{begins} to the vocabulary {config.vocabulary}"
     column = dict(zip(config.names, config.columns, strict=True))[coverage.name]
-    if not text.get(column, True):
-        example = coverage.ids[coverage.table.codes(coverage.ids, -1) < 0][0]
+    if not features.text.get(column, True):
+        strangers = coverage.ids[coverage.table.codes(coverage.ids, -1) < 0]
+        example = features.published_ids(coverage.name, strangers)[0]
         return f"{begins}: the data hold {example}, line 1 of the file {lines[0]!r}; is it of another column, or of codes?"
     return f"{begins}: {_cause(coverage, lines, _values(data, config, column))}"
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """What a source reads."""
+    """A source: the data set that it reads, and what `data.path` then names."""
 
     data_set: str
     path: str

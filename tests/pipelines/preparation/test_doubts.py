@@ -79,6 +79,11 @@ def test_integers_that_the_file_does_not_have(tmp_path: Path) -> None:
     values = [1000 + n % 50 for n in range(ROWS)]
     (told,) = doubts(tmp_path, {"c": values}, {"vocabulary": str(tmp_path / "v.txt")})
     assert "the data hold 1000, line 1 of the file '2'" in told
+    folder = tmp_path / "unsigned"
+    folder.mkdir()
+    large = pa.array([value + 2**63 for value in values], pa.uint64())
+    (told,) = doubts(folder, {"c": large}, {"vocabulary": str(tmp_path / "v.txt")})
+    assert f"the data hold {1000 + 2**63}, line 1" in told
 
 
 def test_ids_to_keep_and_minimum_counts_can_leave_nothing_too(tmp_path: Path) -> None:
