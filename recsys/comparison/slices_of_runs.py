@@ -195,7 +195,11 @@ def _texts(rows: TestRows, feature: Categorical | Buckets, codes: Sequence[int])
     columns = dict(zip(config[0].names, config[0].columns, strict=True)) if config else {}
     text = not config or rows.rows.features.text.get(columns[feature.name], False)
     originals = _originals(rows.run, columns[feature.name], set(ids.values())) if text and config else {}
-    names = {code: originals.get(i, f"id {i}" if text else str(i)) for code, i in ids.items()}
+    published = rows.rows.features.published_ids(feature.name, np.array([*ids.values()], np.int64)).tolist()
+    names = {
+        code: originals.get(i, f"id {i}" if text else str(number))
+        for (code, i), number in zip(ids.items(), published, strict=True)
+    }
     note = "Some values are shown by their 64-bit id." if text and len(originals) < len(ids) else ""
     return [(fixed | names)[code] for code in codes], note
 

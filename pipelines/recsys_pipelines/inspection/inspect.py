@@ -211,9 +211,9 @@ def _numeric_report(column: NumberColumn, feature: Feature, rows: Rows) -> Numer
             else None
             for split, table in rows.items()
         },
-        minimum=bins["low"].min(),
+        minimum=bins["low"][0] if len(bins) else None,
         quartiles=_quartiles(bins),
-        maximum=bins["high"].max(),
+        maximum=bins["high"][-1] if len(bins) else None,
         deciles=_deciles(bins),
         missing=Rate.of(rows["train"].num_rows - present["train"], positives),
     )
@@ -238,7 +238,8 @@ def decile_of(counts: np.ndarray) -> np.ndarray:
 
 def _deciles(bins: pl.DataFrame) -> list[Decile]:
     """Return the label rate of each decile of a column's bins in training."""
-    lower = np.maximum(lower_ends(bins["value"].to_numpy()), bins["low"].min() or 0.0)
+    lower = lower_ends(bins["value"].to_numpy())
+    lower[:1] = bins["low"][:1].to_numpy()  # the smallest value lies in the first bin
     deciles = (
         bins.with_columns(decile=pl.Series(decile_of(bins["rows"].to_numpy())), lower=pl.Series(lower))
         .group_by("decile", maintain_order=True)
