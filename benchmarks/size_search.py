@@ -39,7 +39,7 @@ RIVALS: dict[
     "width x min_count": (
         {},
         {"scheme": "full"},
-        {"features.min_count": [1, 2, 3, 5, 10, 20], "tables.embedding_dim": [4, 8, 12, 16]},
+        {"features.min_count": ["fit", 2, 3, 5, 10, 20], "tables.embedding_dim": [4, 8, 12, 16]},
     ),
     "hash": (HASHED, {"scheme": "hash"}, {"tables.embedding_dim": [4, 8, 16]}),
     "unified": (HASHED, {"scheme": "unified", "chunk_dim": 8}, {"tables.chunk_dim": [4, 8, 16]}),

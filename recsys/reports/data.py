@@ -1,4 +1,4 @@
-"""What `recsys inspect` and `recsys drift` show: the same tables in a terminal and in a self-contained HTML file."""
+"""The reports of an inspection and of drift: the same tables in a terminal and in a self-contained HTML file."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -55,7 +55,7 @@ def drift_summary(drift: Drift) -> str:
     )
 
 
-def write_inspection(inspection: Inspection, path: Path) -> None:
+def write_inspection(inspection: Inspection, path: Path | str) -> None:
     """Write tables and pictures as one HTML file, under a temporary name first."""
     pictures = []
     if inspection.categorical:
@@ -79,7 +79,7 @@ def write_inspection(inspection: Inspection, path: Path) -> None:
     )
 
 
-def write_drift(drift: Drift, path: Path) -> None:
+def write_drift(drift: Drift, path: Path | str) -> None:
     """Write the table and pictures as one HTML file, under a temporary name first."""
     title = f"Drift from {Path(drift.a).name} to {Path(drift.b).name}"
     texts = [drift_summary(drift), f"A: {drift.a}", f"B: {drift.b}"]
