@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import ttest_ind
 
-from recsys.config import ExperimentConfig, parse
+from recsys.config import ExperimentConfig, parse_experiment
 from recsys.evaluation.arms import best, bootstrap
 from recsys.evaluation.arms.compare import compare
 from recsys.evaluation.arms.delong import from_placements, placements
@@ -177,7 +177,7 @@ REAL = {"real runs, A/A": ("left", "left"), "real runs, A/B": ("left", "right")}
 
 def configuration(seen: str) -> ExperimentConfig:
     """Return the settings of a factorisation machine that sees one of the exchangeable fields."""
-    return parse(
+    return parse_experiment(
         {
             "name": seen,
             "data": {

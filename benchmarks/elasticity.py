@@ -32,7 +32,7 @@ SHARES = (
 
 def config_of(work: Path, batch_size: int) -> Any:
     """Return a model whose result is a function of the batches: no dropout, for its random numbers are each rank's own."""
-    from recsys.config import parse
+    from recsys.config import parse_experiment
 
     raw = {
         "name": "elastic",
@@ -47,7 +47,7 @@ def config_of(work: Path, batch_size: int) -> Any:
         "training": {"batch_size": batch_size, "epochs": 1, "evaluations_per_epoch": 1},
         "job": {"checkpoint": {"every_steps": 5}, "sharding": {"default": "row_wise"}},
     }
-    return parse(raw, "elastic")
+    return parse_experiment(raw, "elastic")
 
 
 def write_log(work: Path, rows: int) -> None:

@@ -134,10 +134,10 @@ def run(path: Path, config: Path | None, runs: Path) -> list[dict[str, Any]]:
             target = uniform(log) if other == "random" else frequencies(log, own)
             model = None
             if config is not None:
-                from recsys.config import load
+                from recsys.config import load_experiment
                 from recsys.policies.models import cross_fitted
 
-                model = cross_fitted(load(config, str(path)), path, log, target, runs)
+                model = cross_fitted(load_experiment(config, str(path)), path, log, target, runs)
             found.append(
                 {
                     "campaign": campaign,

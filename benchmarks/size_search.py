@@ -56,10 +56,10 @@ RIVALS: dict[
 
 
 def baseline(name: str, root: Path, trials: int) -> Any:
-    from recsys.config import load
+    from recsys.config import load_experiment
 
     file, data = SETS[name]
-    config = load(CONFIGS / file, None if data is None else str(root / data))
+    config = load_experiment(CONFIGS / file, None if data is None else str(root / data))
     lr = config.training.table_lr
     space = TRAINING | {"training.table_lr": [lr / 2, lr, 2 * lr]}
     return config.replace(
@@ -87,7 +87,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     from recsys.comparison.experiments import run_comparison
     from recsys.compression.search import run_compression
     from recsys.compression.supernet import evaluator
-    from recsys.config import load
+    from recsys.config import load_experiment
     from recsys.console import bars, preparing
     from recsys.reports.compression import write_compression
     from recsys.training.loop import Watch
@@ -116,7 +116,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         arms = [
             every_id,
             *([] if every_id.features == config.features else [config]),
-            *(load(found.compact[search]) for search in ("evolution", "uniform")),
+            *(load_experiment(found.compact[search]) for search in ("evolution", "uniform")),
         ]
         arms += [rival(config, other, arguments.budget) for other in arguments.rivals]
         result = run_comparison(

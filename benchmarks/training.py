@@ -40,7 +40,7 @@ LARGE_ROWS, FIELDS = 20_000_000, 26
 
 
 def configuration(model: str, log: str, precision: str = "fp32") -> Any:
-    from recsys.config import parse
+    from recsys.config import parse_experiment
 
     large = log.endswith(".parquet")
     numbers = [f"i{i}" for i in range(1, 14)]
@@ -49,7 +49,7 @@ def configuration(model: str, log: str, precision: str = "fp32") -> Any:
     tables = {"scheme": "full", "embedding_dim": 16}
     if large:  # rows of 16 weights and one number of the optimiser
         tables = {"scheme": "hash", "embedding_dim": 16, "budget": f"{LARGE_ROWS * 68}B"}
-    return parse(
+    return parse_experiment(
         {
             "name": f"{model}-{precision}",
             "data": {

@@ -1,6 +1,6 @@
 from .comparison.experiments import run_comparison
 from .compression.search import run_compression
-from .config import ConfigError, ExperimentConfig, load, parse
+from .config import ConfigError, ExperimentConfig, load_experiment, parse_experiment
 from .evaluation.arms.compare import compare
 from .evaluation.metrics import auc, calibration, evaluate, gauc, logloss, normalized_entropy
 from .evaluation.off_policy.estimators import evaluate_policy
@@ -26,10 +26,10 @@ __all__ = [
     "evaluate_policy",
     "export",
     "gauc",
-    "load",
+    "load_experiment",
     "logloss",
     "normalized_entropy",
-    "parse",
+    "parse_experiment",
     "predict_file",
     "replay",
     "report_tables",

@@ -12,7 +12,7 @@ import torch
 
 from recsys.cli import app
 from recsys.comparison.experiments import run_comparison
-from recsys.config import load
+from recsys.config import load_experiment
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -49,7 +49,7 @@ def test_your_own_data_in_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixtur
     pq.write_table(pa.table(table), tmp_path / "clicks.parquet")
     (tmp_path / "full.yaml").write_text(full)
     (tmp_path / "unified.yaml").write_text(unified)
-    arms = [load(tmp_path / "full.yaml"), load(tmp_path / "unified.yaml")]
+    arms = [load_experiment(tmp_path / "full.yaml"), load_experiment(tmp_path / "unified.yaml")]
     result = run_comparison(arms, 1, tmp_path / "runs", tmp_path / "prepared", jobs=1)
     assert [arm.name for arm in result.arms] == ["full", "unified"]
     assert result.arms[1].bytes["total"] <= 0.1 * result.arms[0].bytes["full_table"]

@@ -162,11 +162,11 @@ def demo(
     """Compare five table schemes on a generated click log whose best possible AUC is known."""
     from importlib.resources import as_file, files
 
-    from recsys.config import load
+    from recsys.config import load_experiment
 
     recipes = ("full", "small_dimension", "hash", "quotient_remainder", "unified")
     with as_file(files("recsys_configs") / "generated") as folder:
-        experiments = [load(folder / f"{name}.yaml") for name in recipes]
+        experiments = [load_experiment(folder / f"{name}.yaml") for name in recipes]
         _compare_configs(experiments, _ConfigComparison(seeds, prepared, runs, jobs, report, as_json))
 
 
@@ -181,14 +181,14 @@ def _experiments(
 ) -> list[Any]:
     """Load the configurations, the baseline first; whether there is such a one is checked with their budgets."""
     from recsys.comparison.predictions import named
-    from recsys.config import load
+    from recsys.config import load_experiment
 
     common = {key: value for key, value in settings.items() if value is not None}
     experiments = []
     for argument in arms:
         name, path = named(argument)
         changes = common if name is None else {**common, "name": name}
-        experiment = load(path, data)
+        experiment = load_experiment(path, data)
         experiments.append(experiment.replace(changes, where=str(path)) if changes else experiment)
     first = (baseline, None if baseline is None else baseline.rpartition("@")[0])
     return sorted(experiments, key=lambda experiment: experiment.name not in first)

@@ -37,11 +37,11 @@ def prepare(
     as_json: JsonOption = False,
 ) -> None:
     """Read the source, fit the features and write shards; does nothing when nothing changed."""
-    from recsys.config import load
+    from recsys.config import load_experiment
     from recsys_pipelines.preparation.prepare import prepare as run_prepare
     from recsys_pipelines.preparation.prepared import Prepared
 
-    experiment = load(config, data)
+    experiment = load_experiment(config, data)
     base = None if append is None else Prepared.open(append)
     with bars() as show, _runner(workers, address) as runner:
         finished = run_prepare(

@@ -227,8 +227,8 @@ def _reward_model(
     config: Path, path: Path, log: Any, target: Any, runs: Path, seed: int, show: Progress
 ) -> Any:
     """Train the experiment of a reward model out of fold, and return its predictions."""
-    from recsys.config import load
+    from recsys.config import load_experiment
     from recsys.policies.models import cross_fitted
 
-    experiment = load(config, str(path))
+    experiment = load_experiment(config, str(path))
     return cross_fitted(experiment, path, log, target, runs, seed=seed, progress=show)

@@ -41,14 +41,14 @@ def tables(
     as_json: JsonOption = False,
 ) -> None:
     """Print the planned tables: rows and bytes by feature, collisions of training's ids, bytes by rank."""
-    from recsys.config import load
+    from recsys.config import load_experiment
     from recsys.planning import report_tables
     from recsys.reports.tables import grids
     from recsys.training.distributed import default_device
     from recsys.training.size import network_bytes
     from recsys_pipelines.batches.loader import Rows
 
-    experiment = load(config, data, on)
+    experiment = load_experiment(config, data, on)
     with bars() as show:
         prepared_set = ready(experiment, prepared, on, show)
     prepared_set.verify()
@@ -90,11 +90,11 @@ def compress(
 ) -> None:
     """Make the tables of a config small: learn what to keep, search rows and widths, train, compare and export."""
     from recsys.compression.search import run_compression
-    from recsys.config import load
+    from recsys.config import load_experiment
     from recsys.reports.compression import compression_sheets, summary, write_compression
     from recsys.training.loop import Watch
 
-    experiment = load(config, data)
+    experiment = load_experiment(config, data)
     with bars() as show:
         prepared_set = ready(experiment, prepared, None, show)
         result = run_compression(

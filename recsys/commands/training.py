@@ -60,12 +60,12 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train one run and evaluate it on the test rows; a finished run is shown as it is."""
-    from recsys.config import load
+    from recsys.config import load_experiment
     from recsys.training.distributed import require_one_process
     from recsys.training.train import train as run_train
 
     require_one_process()  # before data are prepared
-    experiment = load(config, data, on)
+    experiment = load_experiment(config, data, on)
     if seed is not None:
         experiment = experiment.replace({"training.seed": seed})
     with bars() as show:

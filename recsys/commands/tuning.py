@@ -42,12 +42,12 @@ def tune(
     as_json: JsonOption = False,
 ) -> None:
     """Try the settings of tuning.space on validation rows; the same command goes on after an interruption."""
-    from recsys.config import load
+    from recsys.config import load_experiment
     from recsys.reports.tuning import summary, trials_sheet, write_tuning
     from recsys.tuning.study import opened
     from recsys_pipelines.preparation.prepare import prepare as run_prepare
 
-    experiment = load(config, data)
+    experiment = load_experiment(config, data)
     most = trials or (None if how == "grid" else experiment.tuning.trials)
     at_once = workers or max(1, (os.cpu_count() or 1) // experiment.training.num_threads)
     announced: set[Path] = set()  # prepared sets whose doubts were printed

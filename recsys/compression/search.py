@@ -24,7 +24,7 @@ from recsys.compression.stages import (
     search_genomes,
 )
 from recsys.compression.supernet import Supernet
-from recsys.config import ExperimentConfig, load
+from recsys.config import ExperimentConfig, load_experiment
 from recsys.planning import plan_of
 from recsys.serving.export import export
 from recsys.training.loop import Watch
@@ -134,7 +134,7 @@ def run_compression(
     result, folder = _search(config, budget, prepared, runs, evaluator, compares, watch, progress)
     if not compares:
         return result
-    arms = [config, *map(load, result.compact.values())]
+    arms = [config, *map(load_experiment, result.compact.values())]
     compared = run_comparison(
         arms, seeds, runs, prepared_root, jobs, progress, effect=effect, baseline=config.name
     )

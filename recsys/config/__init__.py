@@ -8,8 +8,8 @@ from recsys.config.experiment import (
     JobConfig,
     ShardingConfig,
     TrainingConfig,
-    load,
-    parse,
+    load_experiment,
+    parse_experiment,
 )
 from recsys.config.mistakes import ConfigError
 from recsys.config.models import ModelConfig
@@ -30,6 +30,6 @@ __all__ = [
     "ShardingConfig",
     "TrainingConfig",
     "TuningConfig",
-    "load",
-    "parse",
+    "load_experiment",
+    "parse_experiment",
 ]

@@ -189,10 +189,12 @@ class ExperimentConfig(Strict):
         raw = self.model_dump(mode="json", exclude_unset=True)
         for key, value in settings.items():
             set_dotted(raw, key, value, where)
-        return parse(raw, where)
+        return parse_experiment(raw, where)
 
 
-def load(path: str | Path, data: Place | str | None = None, on: str | Path | None = None) -> ExperimentConfig:
+def load_experiment(
+    path: str | Path, data: Place | str | None = None, on: str | Path | None = None
+) -> ExperimentConfig:
     """Read one experiment.
 
     `extends: other.yaml` starts from another file, and keys here replace its keys; `set` then replaces dotted keys, as
@@ -212,7 +214,7 @@ def load(path: str | Path, data: Place | str | None = None, on: str | Path | Non
     section = raw.get("data")
     if data is not None and isinstance(section, dict):
         section["path"] = str(located(data).resolve())
-    config = parse(raw, str(path))
+    config = parse_experiment(raw, str(path))
     log = config.data.path
     if on is None and isinstance(log, Path) and not log.exists():  # readers look for a URL
         raise ConfigError(
@@ -230,7 +232,7 @@ def load(path: str | Path, data: Place | str | None = None, on: str | Path | Non
     return config
 
 
-def parse(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
+def parse_experiment(raw: Mapping[str, Any], where: str) -> ExperimentConfig:
     """Validate a mapping. Raises ConfigError listing every mistake, with `where` as the file."""
     try:
         return ExperimentConfig.model_validate(raw)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchrec import JaggedTensor
 
-from recsys.config import parse
+from recsys.config import parse_experiment
 from recsys.config.models import targets_of
 from recsys.config.yaml_text import YamlError, parse_yaml
 from recsys.evaluation.metrics import evaluate, recalibrate
@@ -101,7 +101,7 @@ class ArtefactScorer:
         self.features = Features.load(self.artefact.file(f"{FEATURES}/features.json").parent)
         file = self.artefact.file(SETTINGS)
         try:
-            self.config = parse(parse_yaml(file.read_text(encoding="utf-8")), str(file))
+            self.config = parse_experiment(parse_yaml(file.read_text(encoding="utf-8")), str(file))
         except YamlError as error:
             raise ArtefactError(f"{file}: damaged ({error}); export the run again") from None
         pooled = [field for field in self.artefact.fields if field.pooling != "none"]

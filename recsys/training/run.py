@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.config import ConfigError, ExperimentConfig, parse
+from recsys.config import ConfigError, ExperimentConfig, parse_experiment
 from recsys.config.migration import renamed
 from recsys.config.yaml_text import parse_yaml
 from recsys.training.records import RunMetrics, read_record
@@ -78,7 +78,7 @@ class Run:
             names = ", ".join(str(path / name) for name in (METRICS, *CHECKED))
             warn(f"not verified: {names} (an earlier version wrote them without checksums)")
         metrics = RunMetrics(record.plain(), source=path / METRICS)
-        return cls(path, parse(renamed(settings), str(path / SETTINGS)), metrics, files)
+        return cls(path, parse_experiment(renamed(settings), str(path / SETTINGS)), metrics, files)
 
     def verified(self, name: str) -> Path:
         """Return the path of a file, once it agrees with its checksum where it has one. Raises ConfigError."""

@@ -19,7 +19,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 from typing_extensions import override
 
-from recsys.config import parse
+from recsys.config import parse_experiment
 from recsys.tuning.study import Study
 from recsys.tuning.trials import Trial, metrics_of, train_trial
 from recsys_pipelines.preparation.session import ray_session
@@ -168,7 +168,7 @@ class _StudySearcher(Searcher):
 
 def _trainable(suggestion: dict[str, Any]) -> None:
     """Train a suggested trial in a worker, or report again what is known of it."""
-    config = parse(json.loads(suggestion["config"]), "trial")
+    config = parse_experiment(json.loads(suggestion["config"]), "trial")
 
     def report(evaluation: dict[str, Any]) -> None:
         score = config.training.score(metrics_of(evaluation))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.config import ExperimentConfig, parse
+from recsys.config import ExperimentConfig, parse_experiment
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
 
@@ -71,7 +71,7 @@ def configure(log: Path) -> Configure:
     }
 
     def make(settings: dict[str, Any] | None = None, **sections: Any) -> ExperimentConfig:
-        return parse(raw | sections, "small.yaml").replace(settings or {})
+        return parse_experiment(raw | sections, "small.yaml").replace(settings or {})
 
     return make
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from recsys.config import ExperimentConfig, parse
+from recsys.config import ExperimentConfig, parse_experiment
 from recsys.planning import TableReport, fields_of, plan_of, report_tables
 from recsys.training.distributed import process_group
 from recsys.training.loop import fit, make_model
@@ -271,7 +271,7 @@ def test_lists_that_are_all_empty_have_no_rates(log: Path, tmp_path: Path) -> No
         "tables": {"scheme": "unified", "embedding_dim": 8, "budget": "50%"},
         "model": {"name": "lr"},
     }
-    config = parse(raw, "empty.yaml")
+    config = parse_experiment(raw, "empty.yaml")
     items, tags = report_tables(config, rows_of(config, tmp_path), 1, "auto", "rowwise_adagrad", CPU).features
     assert (tags.ids, tags.observed.all_rows, tags.expected.all_rows) == (0, None, None)
     assert items.observed.other_features == 0

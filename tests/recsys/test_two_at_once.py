@@ -183,7 +183,7 @@ def compare(folder: Path, root: Path) -> None:
 
 def compress(folder: Path, root: Path) -> None:
     from recsys.compression.evaluations import EvaluationLog
-    from recsys.config import load
+    from recsys.config import load_experiment
     from recsys_pipelines.features import kept_ids
 
     options = ("--budget", "60%", "--seeds", 0, "--report", root / "report.html")
@@ -194,7 +194,7 @@ def compress(folder: Path, root: Path) -> None:
     (log,) = (root / "runs").glob("*/evaluations.jsonl")
     assert len(EvaluationLog(log)) == len(log.read_text().splitlines())
     for file in both[0][1]["compact"].values():
-        for feature in load(file).features:
+        for feature in load_experiment(file).features:
             for name in feature.names if feature.kind == "categorical" else ():
                 kept_ids(feature.keep, name)
 

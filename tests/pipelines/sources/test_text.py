@@ -18,7 +18,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from recsys.config import load
+from recsys.config import load_experiment
 from recsys_pipelines.config import DataConfig, FeatureConfig
 from recsys_pipelines.features import Features, Statistic, sequences_of
 from recsys_pipelines.features.convert import columns_of, typed
@@ -467,11 +467,11 @@ def test_every_recipe_serves_the_numbers_it_was_prepared_with(tmp_path, recipe):
     """The shards, and the source's rows as requests: a list of dicts, one dict, a table, a lazy Polars frame."""
     source = load_source(recipe)
     if source == "generated":
-        experiment = load(recipe)
+        experiment = load_experiment(recipe)
         small = experiment.data.generator.model_copy(update={"rows": 400})
         data = experiment.data.model_copy(update={"generator": small})
     else:
-        experiment = load(recipe, data=published(source, tmp_path))
+        experiment = load_experiment(recipe, data=published(source, tmp_path))
         data = experiment.data
     prepared = prepare(data, experiment.features, tmp_path / "out")
     manifest = prepared.manifest

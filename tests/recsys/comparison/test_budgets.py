@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from recsys.cli import app
 from recsys.comparison.budgets import arm_name, baseline_of, baselines_by_budget, with_budgets
-from recsys.config import ConfigError, ExperimentConfig, parse
+from recsys.config import ConfigError, ExperimentConfig, parse_experiment
 from recsys.reports.bytes import bytes_sheets, network_sentence
 
 GENERATOR = {
@@ -50,7 +50,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 def config(name: str, budget: str | None = None) -> ExperimentConfig:
-    return parse({**FULL, "name": name, "tables": {**FULL["tables"], "budget": budget}}, "test")
+    return parse_experiment({**FULL, "name": name, "tables": {**FULL["tables"], "budget": budget}}, "test")
 
 
 @pytest.mark.parametrize(

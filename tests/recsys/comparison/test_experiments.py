@@ -13,7 +13,7 @@ import pytest
 
 from recsys.comparison.budgets import with_budgets
 from recsys.comparison.experiments import Arm, Result, run_comparison
-from recsys.config import ConfigError, ExperimentConfig, parse
+from recsys.config import ConfigError, ExperimentConfig, parse_experiment
 from recsys.planning import plan_of
 from recsys.reports.experiments import _title, summary, table_rows, verdict, write_report
 from recsys.tuning.trials import NothingFits, Trial, best, candidates, run_trial
@@ -45,7 +45,7 @@ BASE: dict[str, Any] = {
 
 
 def experiment(**changes: Any) -> ExperimentConfig:
-    return parse({**BASE, **changes}, "test")
+    return parse_experiment({**BASE, **changes}, "test")
 
 
 def unified(budget: str = "30%", **changes: Any) -> ExperimentConfig:

@@ -13,7 +13,7 @@ from recsys.compression.learners import learned_of
 from recsys.compression.saliency import with_defaults
 from recsys.compression.search import CompressionResult, run_compression
 from recsys.compression.supernet import evaluator
-from recsys.config import ConfigError, load, parse
+from recsys.config import ConfigError, load_experiment, parse_experiment
 from recsys.planning import plan_of
 from recsys.training.train import train
 from recsys_pipelines.batches.loader import Rows
@@ -44,7 +44,7 @@ def found(root: Path, strange: str) -> CompressionResult:
     pq.write_table(
         pa.table({"label": label, strange: item, "a/b": shop, "text": texts}), root / "log.parquet"
     )
-    config = parse(
+    config = parse_experiment(
         {
             "name": "words",
             "data": {"source": "table", "path": str(root / "log.parquet")},
@@ -87,7 +87,7 @@ def test_ids_of_tokens_prefixes_and_crosses_leave_too(found: CompressionResult, 
     learner = found.learner
     learned = with_defaults(learned_of(learner), Rows.load(found.prepared, "train"), 1)
     file = write_compact(found.config, "half", learner, learned, found.space, genome, root / "half")
-    compact = load(file)
+    compact = load_experiment(file)
     ready = prepare(compact.data, compact.features, root / "prepared")
     assert plan_of(compact, ready.features()).bytes.total == found.space.bytes(genome)
     for feature, rows in zip(ready.features().categorical, genome.rows, strict=True):

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from recsys.compression.learners import learned_of
-from recsys.config import ExperimentConfig, parse
+from recsys.config import ExperimentConfig, parse_experiment
 from recsys.training.distributed import default_device, dense_tensors, process_group, shard_model
 from recsys.training.loop import Watch, fit, make_model
 from recsys.training.run import Run, run_folder
@@ -155,7 +155,7 @@ def work(rank: int, folder: Path) -> None:
     found = yaml.safe_load((folder / "setting.yaml").read_text())
     parts = [Rows.load(Path(found["prepared"]), part) for part in ("train", "validation")]
     for scheme, config in found["configs"].items():
-        fitted = fit(parse(config, "setting.yaml"), *parts)
+        fitted = fit(parse_experiment(config, "setting.yaml"), *parts)
         held = {name: v.tolist() for name, v in dense_tensors(fitted.model).items() if ".combines." in name}
         (folder / f"{scheme}-{rank}.json").write_text(json.dumps(held))
 

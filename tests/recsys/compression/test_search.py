@@ -20,7 +20,7 @@ from recsys.compression.saliency import with_defaults
 from recsys.compression.search import CompressionResult, run_compression
 from recsys.compression.space import Genome
 from recsys.compression.supernet import Supernet, evaluator, validation_rows
-from recsys.config import ConfigError, ExperimentConfig, load
+from recsys.config import ConfigError, ExperimentConfig, load_experiment
 from recsys.evaluation.metrics import auc
 from recsys.planning import plan_of
 from recsys.training.distributed import process_group
@@ -85,7 +85,7 @@ def test_a_genome_is_judged_as_its_compact_tables_are_before_training(
     genome = space.fit(space.uniform(4, 0.5), space.bytes(space.everything()))
     inherits = config.replace({"compression.weights": "inherited"})
     file = write_compact(inherits, "half", run, learned, space, genome, tmp_path)
-    compact = load(file)
+    compact = load_experiment(file)
     ready = prepare(compact.data, compact.features, roots[1])
     assert plan_of(compact, ready.features()).bytes.total == space.bytes(genome)
 
@@ -109,7 +109,7 @@ def test_the_search_is_what_its_compact_experiment_trains(found: CompressionResu
     assert full.bytes["full_table"] == found.full_bytes
     assert compact.bytes["total"] == best.bytes
     assert [arm.name for arm in rivals] == ["small-random", "small-uniform"]
-    file = load(found.compact["evolution"])
+    file = load_experiment(found.compact["evolution"])
     assert file.tables.scheme == "compact"
     assert file.tables.widths == dict(zip(found.space.features, found.best.widths, strict=True))
     kept = {name: keep.sum() - 2 for name, keep in found.space.keep(found.best).items()}
@@ -230,13 +230,13 @@ def test_a_compact_experiment_is_never_written_over(
     inherits = config.replace({"compression.weights": "inherited", "training.start": None})
     other = write_compact(inherits, "a", run, learned, found.space, found.best, tmp_path)
     assert other.parent != first.parent
-    assert load(first).training.start is None
-    assert load(other).training.start == other.with_name("start.safetensors")
+    assert load_experiment(first).training.start is None
+    assert load_experiment(other).training.start == other.with_name("start.safetensors")
     cut = first.parent.with_name(f".{first.parent.name}.{'0' * 16}.tmp")
     first.parent.rename(cut)
     (cut / "experiment.yaml").unlink()
     assert write_compact(config, "a", run, learned, found.space, found.best, tmp_path) == first
-    assert load(first).tables.scheme == "compact"
+    assert load_experiment(first).tables.scheme == "compact"
     assert not cut.exists()
 
 

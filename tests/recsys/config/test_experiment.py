@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from recsys.comparison.budgets import with_budgets
-from recsys.config import ConfigError, ExperimentConfig, load, parse
+from recsys.config import ConfigError, ExperimentConfig, load_experiment, parse_experiment
 from recsys_pipelines.features import specs_of
 from recsys_pipelines.features.convert import columns_of
 from recsys_pipelines.sources import (
@@ -88,18 +88,18 @@ def test_every_recipe_loads(path: Path, tmp_path: Path) -> None:
     data = tmp_path / "some.file"
     data.touch()
     generated = load_raw_source(path) == "generated"
-    config = load(path, data=None if generated else data)
+    config = load_experiment(path, data=None if generated else data)
     assert config.data.path == (None if generated else data)
     if not generated:
         columns = PUBLISHED[config.data.source]
         asked = {config.data.label.column, config.data.user, config.data.time, config.data.weight} - {None}
         assert asked | set(columns_of(specs_of(config.features))) <= set(columns)
-    assert parse(config.model_dump(mode="json"), "again") == config
+    assert parse_experiment(config.model_dump(mode="json"), "again") == config
 
 
 def test_a_url_is_no_path_beside_the_recipe(write: Callable[..., Path]) -> None:
     path = write("a.yaml", RAW | {"data": {"source": "table", "path": "s3://bucket/log.csv"}})
-    assert str(load(path).data.path) == "s3://bucket/log.csv"
+    assert str(load_experiment(path).data.path) == "s3://bucket/log.csv"
 
 
 def load_raw_source(path: Path) -> str:
@@ -184,7 +184,7 @@ def load_raw_source(path: Path) -> str:
 )
 def test_a_mistake_names_file_key_value_and_remedy(section: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse(RAW | {section: value}, "F.yaml")
+        parse_experiment(RAW | {section: value}, "F.yaml")
     assert message in str(caught.value)
     assert all(line.startswith("F.yaml: ") for line in str(caught.value).splitlines())
 
@@ -192,7 +192,7 @@ def test_a_mistake_names_file_key_value_and_remedy(section: str, value: Any, mes
 def test_a_missing_section_and_several_mistakes_are_all_listed() -> None:
     raw = {key: value for key, value in RAW.items() if key != "model"} | {"training": {"epochs": 0}}
     with pytest.raises(ConfigError) as caught:
-        parse(raw, "F.yaml")
+        parse_experiment(raw, "F.yaml")
     assert sorted(line.split(":")[1] for line in str(caught.value).splitlines()) == [
         " model",
         " training.epochs",
@@ -201,7 +201,9 @@ def test_a_missing_section_and_several_mistakes_are_all_listed() -> None:
 
 @pytest.mark.parametrize("budget", ["10%", "0.5 %", "64MB", "1.5GiB", "2000B", "250%"])
 def test_a_budget_is_a_share_or_bytes(budget: str) -> None:
-    assert parse(RAW | {"tables": {"scheme": "hash", "budget": budget}}, "F").tables.budget == budget
+    assert (
+        parse_experiment(RAW | {"tables": {"scheme": "hash", "budget": budget}}, "F").tables.budget == budget
+    )
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_a_budget_is_a_share_or_bytes(budget: str) -> None:
 )
 def test_anything_else_is_no_budget(budget: Any) -> None:
     with pytest.raises(ConfigError, match=r"F: tables\.budget: .*budget"):
-        parse(RAW | {"tables": {"scheme": "hash", "budget": budget}}, "F")
+        parse_experiment(RAW | {"tables": {"scheme": "hash", "budget": budget}}, "F")
 
 
 @pytest.mark.parametrize(
@@ -225,62 +227,62 @@ def test_anything_else_is_no_budget(budget: Any) -> None:
 )
 def test_widths_that_no_table_can_have(tables: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"F: tables.*{message}"):
-        parse(RAW | {"tables": tables | {"budget": "10%"}}, "F")
+        parse_experiment(RAW | {"tables": tables | {"budget": "10%"}}, "F")
 
 
 def test_files_that_hold_no_experiment(write: Callable[..., Path]) -> None:
     with pytest.raises(ConfigError, match=r"bad.yaml: not YAML: .*") as caught:
-        load(write("bad.yaml", "name: [a\nb: ]"))
+        load_experiment(write("bad.yaml", "name: [a\nb: ]"))
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"list.yaml: holds list, not keys such as data"):
-        load(write("list.yaml", "- a"))
+        load_experiment(write("list.yaml", "- a"))
     with pytest.raises(ConfigError, match=r"empty.yaml: holds NoneType"):
-        load(write("empty.yaml", ""))
+        load_experiment(write("empty.yaml", ""))
     path = write("latin.yaml", "")
     path.write_bytes("name: Café".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"latin.yaml: not YAML"):
-        load(path)
+        load_experiment(path)
 
 
 def test_missing_files_and_their_nearest_names(write: Callable[..., Path], tmp_path: Path) -> None:
     write("unified.yaml", RAW)
     with pytest.raises(ConfigError, match=r"unifid.yaml: no such file; did you mean \S*/unified.yaml\?"):
-        load(tmp_path / "unifid.yaml")
+        load_experiment(tmp_path / "unifid.yaml")
     with pytest.raises(ConfigError, match=r"no/such.yaml: no such file$"):
-        load(tmp_path / "no" / "such.yaml")
+        load_experiment(tmp_path / "no" / "such.yaml")
     child = write("child.yaml", {"extends": "unifed.yaml"})
     with pytest.raises(
         ConfigError, match=r"child.yaml: extends: \S*unifed.yaml: .*did you mean \S*/unified.yaml"
     ):
-        load(child)
+        load_experiment(child)
     path = write("data.yaml", RAW | {"data": {"source": "table", "path": "logg.csv"}})
     with pytest.raises(
         ConfigError,
         match=r"data.yaml: data.path: \S*/logg.csv does not exist; did you mean \S*/log.csv\?; .*--data",
     ):
-        load(path)
+        load_experiment(path)
     with pytest.raises(ConfigError, match=r"data.path: \S*/qwxyz.dat does not exist; correct it"):
-        load(path, data=tmp_path / "qwxyz.dat")
+        load_experiment(path, data=tmp_path / "qwxyz.dat")
 
 
 def test_data_is_found_beside_the_file_that_names_it(write: Callable[..., Path], tmp_path: Path) -> None:
     base = write("base.yaml", RAW)
-    assert load(base).data.path == tmp_path / "log.csv"
+    assert load_experiment(base).data.path == tmp_path / "log.csv"
     deeper = tmp_path / "deeper"
     deeper.mkdir()
     (deeper / "log.csv").touch()
     child = deeper / "child.yaml"
     child.write_text("extends: ../base.yaml\n")
-    assert load(child).data.path == tmp_path / "log.csv"
+    assert load_experiment(child).data.path == tmp_path / "log.csv"
     child.write_text("extends: ../base.yaml\nset: {data.path: log.csv}\n")
-    assert load(child).data.path == deeper / "log.csv"
-    assert load(child, data=base).data.path == base
+    assert load_experiment(child).data.path == deeper / "log.csv"
+    assert load_experiment(child, data=base).data.path == base
 
 
 def test_extends_merges_sections_and_replaces_other_kinds(write: Callable[..., Path]) -> None:
     write("base.yaml", RAW | {"training": {"epochs": 7, "seed": 3}})
     write("middle.yaml", {"extends": "base.yaml", "training": {"seed": 4}, "set": {"features.min_count": 2}})
-    config = load(
+    config = load_experiment(
         write(
             "child.yaml",
             {
@@ -296,14 +298,16 @@ def test_extends_merges_sections_and_replaces_other_kinds(write: Callable[..., P
     assert config.tables.embedding_dim == 16, "another scheme starts from its own defaults"
     assert [f.encoding for f in config.features if f.kind == "categorical"] == ["hash", "hash"]
     assert config.evaluation.level == 0.9
-    same = load(write("same.yaml", {"extends": "base.yaml", "tables": {"scheme": "hash", "budget": "5%"}}))
+    same = load_experiment(
+        write("same.yaml", {"extends": "base.yaml", "tables": {"scheme": "hash", "budget": "5%"}})
+    )
     assert (same.tables.embedding_dim, same.tables.budget) == (8, "5%")
 
 
 def test_extends_in_a_circle(write: Callable[..., Path]) -> None:
     write("a.yaml", {"extends": "b.yaml"})
     with pytest.raises(ConfigError, match=r"\S*\.yaml: `extends` goes round in a circle"):
-        load(write("b.yaml", {"extends": "a.yaml"}))
+        load_experiment(write("b.yaml", {"extends": "a.yaml"}))
 
 
 @pytest.mark.parametrize(
@@ -321,11 +325,11 @@ def test_extends_in_a_circle(write: Callable[..., Path]) -> None:
 )
 def test_settings_that_cannot_be(write: Callable[..., Path], settings: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"s\.yaml: {message}"):
-        load(write("s.yaml", RAW | {"set": settings}))
+        load_experiment(write("s.yaml", RAW | {"set": settings}))
 
 
 def test_replace(write: Callable[..., Path]) -> None:
-    config = parse(RAW, "F")
+    config = parse_experiment(RAW, "F")
     changed = config.replace(
         {
             "name": "b@30%",
@@ -336,7 +340,7 @@ def test_replace(write: Callable[..., Path]) -> None:
     )
     assert (changed.name, changed.tables.budget, changed.training.table_lr) == ("b@30%", "30%", 0.2)
     assert [getattr(f, "min_count", None) for f in changed.features] == [None, 3, 3]
-    assert config == parse(RAW, "F"), "the original stays"
+    assert config == parse_experiment(RAW, "F"), "the original stays"
     assert config.replace({}) == config
     with pytest.raises(ConfigError, match=r"full: training\.epoch: unknown key"):
         config.replace({"training.epoch": 1}, where="full")
@@ -344,11 +348,11 @@ def test_replace(write: Callable[..., Path]) -> None:
 
 
 def test_the_digest_is_of_what_a_run_depends_on() -> None:
-    config, prepared = parse(RAW, "F"), Path("/somewhere/log-1")
+    config, prepared = parse_experiment(RAW, "F"), Path("/somewhere/log-1")
     digest = config.digest(prepared)
     assert len(digest) == 16
-    assert parse(dict(reversed(RAW.items())), "G").digest(prepared) == digest
-    assert parse(config.model_dump(mode="json"), "G").digest(Path("/elsewhere/log-1")) == digest
+    assert parse_experiment(dict(reversed(RAW.items())), "G").digest(prepared) == digest
+    assert parse_experiment(config.model_dump(mode="json"), "G").digest(Path("/elsewhere/log-1")) == digest
     free = {"name": "b", "evaluation.replicates": 500, "tuning.trials": 9}
     assert config.replace(free).digest(prepared) == digest
     for key, value in [("training.seed", 1), ("tables.budget", "11%"), ("features.min_count", 2)]:
@@ -358,17 +362,17 @@ def test_the_digest_is_of_what_a_run_depends_on() -> None:
 
 def test_the_digest_is_the_same_in_another_process() -> None:
     code = (
-        "import sys, json; from pathlib import Path; from recsys.config import parse;"
-        "print(parse(json.loads(sys.argv[1]), 'F').digest(Path('log-1'))); print('torch' in sys.modules)"
+        "import sys, json; from pathlib import Path; from recsys.config import parse_experiment;"
+        "print(parse_experiment(json.loads(sys.argv[1]), 'F').digest(Path('log-1'))); print('torch' in sys.modules)"
     )
-    config = parse(RAW, "F")
+    config = parse_experiment(RAW, "F")
     command = [sys.executable, "-P", "-c", code, config.model_dump_json()]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert lines == [config.digest(Path("log-1")), "False"]
 
 
 def test_a_configuration_is_frozen() -> None:
-    config: Any = parse(RAW, "F")
+    config: Any = parse_experiment(RAW, "F")
     with pytest.raises(ValueError, match="frozen"):
         config.training.seed = 3
     assert isinstance(config, ExperimentConfig)
@@ -377,7 +381,7 @@ def test_a_configuration_is_frozen() -> None:
 def test_a_vocabulary_is_found_beside_the_file_that_names_it(write: Callable[..., Path]) -> None:
     feature = {"kind": "categorical", "names": ["c"], "vocabulary": "v.txt"}
     path = write("a.yaml", RAW | {"features": [feature]})
-    assert load(path).features[0].vocabulary == path.parent / "v.txt"
+    assert load_experiment(path).features[0].vocabulary == path.parent / "v.txt"
 
 
 def test_ids_to_keep_and_first_weights_are_found_beside_the_file_that_names_them(
@@ -388,17 +392,17 @@ def test_ids_to_keep_and_first_weights_are_found_beside_the_file_that_names_them
         (folder / "w.safetensors").touch()
     feature = {"kind": "categorical", "names": ["c"], "keep": "kept"}
     path = write("a.yaml", RAW | {"features": [feature], "training": {"start": "w.safetensors"}})
-    config = load(path)
+    config = load_experiment(path)
     assert (config.features[0].keep, config.training.start) == (tmp_path / "kept", tmp_path / "w.safetensors")
     settings = {"features.keep": "own", "training.start": "w.safetensors"}
-    config = load(write("sub/b.yaml", {"extends": "../a.yaml", "set": settings}))
+    config = load_experiment(write("sub/b.yaml", {"extends": "../a.yaml", "set": settings}))
     assert config.features[0].keep == tmp_path / "sub" / "own"
     assert config.training.start == tmp_path / "sub" / "w.safetensors"
-    assert parse(config.model_dump(mode="json"), "again") == config
+    assert parse_experiment(config.model_dump(mode="json"), "again") == config
     with pytest.raises(
         ConfigError, match=r"a\.yaml: training\.start: .*v\.safetensors is no file; did you mean .*w\.s"
     ):
-        load(write("a.yaml", RAW | {"training": {"start": "v.safetensors"}}))
+        load_experiment(write("a.yaml", RAW | {"training": {"start": "v.safetensors"}}))
 
 
 def test_the_digest_is_of_the_content_of_first_weights(tmp_path: Path) -> None:
@@ -406,16 +410,18 @@ def test_the_digest_is_of_the_content_of_first_weights(tmp_path: Path) -> None:
     for file in files:
         file.write_bytes(b"weights")
     prepared = Path("log-1")
-    one, other = (parse(RAW, "F").replace({"training.start": str(file)}) for file in files)
+    one, other = (parse_experiment(RAW, "F").replace({"training.start": str(file)}) for file in files)
     digest = one.digest(prepared)
-    assert digest == other.digest(prepared) != parse(RAW, "F").digest(prepared)
+    assert digest == other.digest(prepared) != parse_experiment(RAW, "F").digest(prepared)
     files[0].write_bytes(b"others!")
     assert one.digest(prepared) != digest
     files[0].unlink()
     with pytest.raises(ConfigError, match=rf"training\.start: {files[0]}: cannot be read \(No such file"):
         one.digest(prepared)
-    kept = parse(RAW, "F").replace({"features.keep": "somewhere"})
-    assert kept.digest(prepared) == parse(RAW, "F").digest(prepared), "the prepared folder's name tells"
+    kept = parse_experiment(RAW, "F").replace({"features.keep": "somewhere"})
+    assert kept.digest(prepared) == parse_experiment(RAW, "F").digest(prepared), (
+        "the prepared folder's name tells"
+    )
 
 
 @pytest.mark.parametrize(
@@ -434,7 +440,7 @@ def test_the_digest_is_of_the_content_of_first_weights(tmp_path: Path) -> None:
 )
 def test_widths_that_do_not_fit_the_features(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"F: {message}"):
-        parse(RAW | {"tables": {"scheme": "compact", **settings}}, "F")
+        parse_experiment(RAW | {"tables": {"scheme": "compact", **settings}}, "F")
 
 
 def test_a_history_needs_no_width() -> None:
@@ -447,14 +453,14 @@ def test_a_history_needs_no_width() -> None:
         "model": {"name": "din", "interests": [{"target": "item_id", "history": "seen"}]},
         "tables": {"scheme": "compact", "widths": {"item_id": 4}},
     }
-    assert parse(raw, "F").tables.widths == {"item_id": 4}
+    assert parse_experiment(raw, "F").tables.widths == {"item_id": 4}
     raw["tables"]["widths"]["seen"] = 4
     with pytest.raises(ConfigError, match=r"names seen, but only these .* own: item_id"):
-        parse(raw, "F")
+        parse_experiment(raw, "F")
 
 
 def test_keep_is_set_for_every_categorical_feature() -> None:
-    config = parse(RAW, "F").replace({"features.keep": "/kept"})
+    config = parse_experiment(RAW, "F").replace({"features.keep": "/kept"})
     assert [str(getattr(feature, "keep", None)) for feature in config.features] == ["None", "/kept", "/kept"]
     with pytest.raises(ConfigError, match=r"settings: features\.1: `keep` chooses from the vocabulary"):
         config.replace({"features.encoding": "hash"})
@@ -468,5 +474,5 @@ def test_no_text_in_a_config_is_ever_run(write: Callable[..., Path], tmp_path: P
     path = write("a.yaml", {key: value for key, value in RAW.items() if key != "name"})
     path.write_text(path.read_text() + f"\nname: {text}\n")
     with pytest.raises(ConfigError, match=r"not YAML|name: "):
-        load(path)
+        load_experiment(path)
     assert not (tmp_path / "owned").exists()

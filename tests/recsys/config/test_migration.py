@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from recsys.cli import app
-from recsys.config import ConfigError, load
+from recsys.config import ConfigError, load_experiment
 from recsys.config.migration import migrated, renamed
 from recsys.training.run import Run
 from recsys_cython_ext.files import write_json
@@ -62,10 +62,10 @@ def test_an_old_section_is_refused_with_its_new_name(
     with pytest.raises(
         ConfigError, match=rf"old\.yaml: {next(iter(section))}: is called '{name}' now: .*migrate"
     ):
-        load(file)
+        load_experiment(file)
     result = CliRunner().invoke(app, ["migrate", str(file), "--json"])
     assert result.exit_code == 0, result.output
-    config = load(file)
+    config = load_experiment(file)
     assert config.tuning.trials == 2 or config.compression.seed == 2
     assert "rewritten" not in CliRunner().invoke(app, ["migrate", str(file)]).output
 

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.config import ConfigError, load
+from recsys.config import ConfigError, load_experiment
 from recsys.config.migration import migrated
 from recsys.config.yaml_text import YamlError, parse_yaml
 from recsys.training.run import Run
@@ -78,7 +78,7 @@ def test_every_reader_of_yaml_has_the_limits(tmp_path: Path) -> None:
     experiment = tmp_path / "bomb.yaml"
     experiment.write_text(BOMB)
     with pytest.raises(ConfigError, match=r"bomb\.yaml: line 5: more than 100,000 values"):
-        load(experiment)
+        load_experiment(experiment)
     with pytest.raises(ConfigError, match=r"bomb\.yaml: line 5"):
         migrated(BOMB, experiment)
     copy = tmp_path / "run"
@@ -124,4 +124,4 @@ def test_what_cannot_be_a_path_is_said(configure: Configure, tmp_path: Path, pat
     file = tmp_path / "path.yaml"
     file.write_text(yaml.safe_dump(raw))
     with pytest.raises(ConfigError, match=rf"path.yaml: {name}: .* cannot be a path"):
-        load(file)
+        load_experiment(file)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchrec import JaggedTensor, KeyedJaggedTensor
 
-from recsys.config import ConfigError, parse
+from recsys.config import ConfigError, parse_experiment
 from recsys.config.models import DINConfig
 from recsys.evaluation.metrics import evaluate
 from recsys.models import ClickModel, build
@@ -348,7 +348,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def prepared_log(raw: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    config = parse(raw, "x")
+    config = parse_experiment(raw, "x")
     return prepare(config.data, config.features, tmp_path_factory.mktemp("prepared"))
 
 
@@ -358,7 +358,7 @@ def rows_of(prepared: Prepared) -> dict[str, Rows]:
 
 @pytest.fixture(scope="module")
 def din_run(raw: dict[str, Any], prepared_log: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return train(parse(raw, "x"), prepared_log, tmp_path_factory.mktemp("runs"))
+    return train(parse_experiment(raw, "x"), prepared_log, tmp_path_factory.mktemp("runs"))
 
 
 def test_din_finds_what_a_user_likes(din_run: Run) -> None:
@@ -391,7 +391,7 @@ def test_decay_by_id_trains_and_shrinks_more_the_rarer_an_id(
 ) -> None:
     rows = rows_of(prepared_log)
     settings = {"model.decay_by": "id", "training.epochs": 1, "training.table_decay": 1.0}
-    config = parse(raw, "x").replace(settings)
+    config = parse_experiment(raw, "x").replace(settings)
     with process_group():
         model = make_model(config, rows["train"].features, rows["train"])
         assert model.decay.groups == [("item_id", "seen", "liked")]
@@ -427,17 +427,17 @@ def test_decay_by_id_trains_and_shrinks_more_the_rarer_an_id(
 )
 def test_interests_that_cannot_be_are_refused(raw: dict[str, Any], interest: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse(raw | {"model": {"name": "din", "interests": [interest]}}, "x.yaml")
+        parse_experiment(raw | {"model": {"name": "din", "interests": [interest]}}, "x.yaml")
 
 
 def test_a_history_of_another_column_or_named_twice_is_refused(raw: dict[str, Any]) -> None:
     item, seen, liked = raw["features"]
     other = {"kind": "categorical", "names": ["user_id"]}
     with pytest.raises(ConfigError, match=r"history 'liked' must be .* with `like: item_id`"):
-        parse(raw | {"features": [item, other, seen, liked | {"like": "user_id"}]}, "x.yaml")
+        parse_experiment(raw | {"features": [item, other, seen, liked | {"like": "user_id"}]}, "x.yaml")
     twice = [{"target": "item_id", "history": "liked"}] * 2
     with pytest.raises(ConfigError, match="histories named twice: liked"):
-        parse(raw | {"model": {"name": "din", "interests": twice}}, "x.yaml")
+        parse_experiment(raw | {"model": {"name": "din", "interests": twice}}, "x.yaml")
 
 
 def test_decay_by_id_is_refused_where_no_worker_sees_the_whole_batch(

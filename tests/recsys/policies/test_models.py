@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from typer.testing import CliRunner
 
 from recsys import cli
-from recsys.config import ConfigError, ExperimentConfig, parse
+from recsys.config import ConfigError, ExperimentConfig, parse_experiment
 from recsys.evaluation.off_policy.estimators import evaluate_policy
 from recsys.evaluation.off_policy.log import Log
 from recsys.evaluation.off_policy.policies import epsilon_greedy, softmax
@@ -71,7 +71,7 @@ def config_on(path: Path, features: list[dict[str, Any]] = FEATURES, **data: Any
         "model": {"name": "lr"},
         "training": {"batch_size": 128, "epochs": 4, "table_lr": 0.1, "dense_lr": 0.05},
     }
-    return parse(raw, "clicks.yaml")
+    return parse_experiment(raw, "clicks.yaml")
 
 
 @pytest.fixture(scope="module", params=["parquet", "csv"])

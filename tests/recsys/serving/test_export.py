@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from recsys import cli
-from recsys.config import ExperimentConfig, parse
+from recsys.config import ExperimentConfig, parse_experiment
 from recsys.serving.export import ArtefactScorer, check, export, file_bytes
 from recsys.training.run import Run
 from recsys.training.train import train
@@ -80,7 +80,7 @@ def test_histories_read_their_targets_table(log: Path, tmp_path: Path) -> None:
         "model": {"name": "din", "hidden": [16], "interests": [{"target": "item_id", "history": "seen"}]},
         "training": {"batch_size": 256, "epochs": 1},
     }
-    config: ExperimentConfig = parse(raw, "x")
+    config: ExperimentConfig = parse_experiment(raw, "x")
     run = train(config, prepare(config.data, config.features, tmp_path / "prepared"), tmp_path / "runs")
     made = export(run, tmp_path / "out", "fp32")
     assert list(made.tables) == ["item_id/full"]

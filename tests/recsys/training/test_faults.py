@@ -20,7 +20,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from recsys.config import ExperimentConfig, parse
+from recsys.config import ExperimentConfig, parse_experiment
 from recsys.models.deepfm import DeepFM
 from recsys.training import feed, loop, run
 from recsys.training.loop import Watch
@@ -61,7 +61,10 @@ def scenarios(folder: Path, in_ranks: InRanks) -> None:
 def told(rank: int, folder: Path, name: str, work: Callable[..., Any]) -> None:
     """Write down what a rank's `work` answers, or raises, and how long it took."""
     found = yaml.safe_load((folder / "setting.yaml").read_text())
-    config, prepared = parse(found["config"], "setting.yaml"), Prepared.open(Path(found["prepared"]))
+    config, prepared = (
+        parse_experiment(found["config"], "setting.yaml"),
+        Prepared.open(Path(found["prepared"])),
+    )
     began = time.monotonic()
     try:
         answer: Any = work(rank, config, prepared, folder / name)
@@ -152,7 +155,7 @@ def slow(rank: int, config: ExperimentConfig, prepared: Prepared, runs: Path) ->
 def few_tables(rank: int, config: ExperimentConfig, prepared: Prepared, runs: Path) -> Any:
     one = {"user_id": "table_wise"}
     tables = {"scheme": "unified", "embedding_dim": 8, "budget": "50%"}
-    config = parse(config.model_dump(mode="json") | {"tables": tables}, "x")
+    config = parse_experiment(config.model_dump(mode="json") | {"tables": tables}, "x")
     train(config.replace({"job.sharding.default": "table_wise"}), prepared, runs)
     return one
 

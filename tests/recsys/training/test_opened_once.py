@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from recsys.cli import app
 from recsys.compression.evaluations import EvaluationLog
 from recsys.compression.space import Genome
-from recsys.config import load
+from recsys.config import load_experiment
 from recsys.serving.export import check, export
 from recsys.training.run import Run, is_finished, run_folder
 from recsys.training.store import listed
@@ -113,7 +113,7 @@ def test_paths_are_named_by_text_too(
     assert TrialStore(str(tmp_path)).folder == tmp_path / "trials"
     file = tmp_path / "small.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
-    assert load(str(file), on=str(prepared.path)) == load(file)
+    assert load_experiment(str(file), on=str(prepared.path)) == load_experiment(file)
     EvaluationLog(str(tmp_path / "log.jsonl"))[Genome((4,), (1,))] = 0.5
     assert EvaluationLog(tmp_path / "log.jsonl") == {Genome((4,), (1,)): 0.5}
 

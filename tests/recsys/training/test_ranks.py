@@ -20,7 +20,7 @@ import torch.distributed as dist
 import yaml
 from torch import Tensor, nn
 
-from recsys.config import ExperimentConfig, parse
+from recsys.config import ExperimentConfig, parse_experiment
 from recsys.models.dice import Dice
 from recsys.training import loop
 from recsys.training.distributed import shard_model
@@ -170,7 +170,7 @@ def save_setting(folder: Path, config: ExperimentConfig, prepared: Prepared) -> 
 
 def setting(folder: Path) -> tuple[ExperimentConfig, Prepared]:
     found = yaml.safe_load((folder / "setting.yaml").read_text())
-    return parse(found["config"], "setting.yaml"), Prepared.open(Path(found["prepared"]))
+    return parse_experiment(found["config"], "setting.yaml"), Prepared.open(Path(found["prepared"]))
 
 
 def run_of(runs: Path) -> Run:

@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from recsys.config import ExperimentConfig, parse
+from recsys.config import ExperimentConfig, parse_experiment
 from recsys.planning import plan_of
 from recsys.serving.export import check, export
 from recsys.training.run import Run
@@ -169,7 +169,7 @@ def on_ranks(folder: Path, in_ranks: Callable[..., None]) -> None:
 
 def work(rank: int, folder: Path) -> None:
     found = yaml.safe_load((folder / "setting.yaml").read_text())
-    config = parse(found["config"], "setting.yaml").replace({"job.sharding.default": "row_wise"})
+    config = parse_experiment(found["config"], "setting.yaml").replace({"job.sharding.default": "row_wise"})
     train(config, Prepared.open(Path(found["prepared"])), folder / "runs")
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from recsys.config import ConfigError, ExperimentConfig, load, parse
+from recsys.config import ConfigError, ExperimentConfig, load_experiment, parse_experiment
 from recsys.training.distributed import process_group
 from recsys.training.loop import Watch, _Training
 from recsys.training.run import Run, run_folder
@@ -242,7 +242,7 @@ def test_a_relative_run_is_relative_to_the_file(
     (tmp_path / "dotted.yaml").write_text("extends: base.yaml\nset: {training.start.run: ./yesterday}\n")
     monkeypatch.chdir("/")
     for name in ("base", "set", "dotted"):
-        start: Any = load(tmp_path / f"{name}.yaml").training.start
+        start: Any = load_experiment(tmp_path / f"{name}.yaml").training.start
         assert start.run == run.path.resolve()
 
 
@@ -261,7 +261,7 @@ def test_what_cannot_be_started_from_is_said(
     raw = configure().model_dump(mode="json", exclude_unset=True)
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(raw | {"training": {"start": start}}))
     with pytest.raises(ConfigError, match=wanted):
-        load(tmp_path / "a.yaml")
+        load_experiment(tmp_path / "a.yaml")
 
 
 def test_a_file_of_a_checkpoint_says_how_to_name_its_run(
@@ -283,7 +283,7 @@ def on_ranks(folder: Path, in_ranks: Callable[..., None]) -> None:
 
 def work(rank: int, folder: Path) -> None:
     found = yaml.safe_load((folder / "setting.yaml").read_text())
-    config = parse(found["config"], "setting.yaml").replace({"job.sharding.default": "row_wise"})
+    config = parse_experiment(found["config"], "setting.yaml").replace({"job.sharding.default": "row_wise"})
     train(config, Prepared.open(Path(found["prepared"])), folder / "runs")
 
 

@@ -20,7 +20,7 @@ import torch
 import yaml
 from torchrec import KeyedJaggedTensor
 
-from recsys.config import ConfigError, ExperimentConfig, parse
+from recsys.config import ConfigError, ExperimentConfig, parse_experiment
 from recsys.config.models import LRConfig
 from recsys.evaluation.metrics import auc, evaluate
 from recsys.models import LR, ClickModel
@@ -81,10 +81,10 @@ import runpy, sys, yaml
 from pathlib import Path
 from tempfile import TemporaryDirectory
 module = runpy.run_path(sys.argv[1])
-from recsys.config import parse
+from recsys.config import parse_experiment
 from recsys.training.distributed import process_group
 from recsys_pipelines.batches.loader import Rows
-config = parse(yaml.safe_load(Path(sys.argv[2]).read_text()), "x")
+config = parse_experiment(yaml.safe_load(Path(sys.argv[2]).read_text()), "x")
 rows = {split: Rows.load(Path(sys.argv[3]), split) for split in ("train", "validation", "test")}
 with process_group():
     fitted = module["fit_on"](rows, config)
@@ -306,7 +306,11 @@ def test_a_run_folder_holds_all_of_a_run(run: Run, prepared: Prepared, configure
     }
     assert len(events) == 1
     assert run.path.name == "seed-0"
-    assert run.config == configure() == parse(yaml.safe_load((run.path / "config.yaml").read_text()), "x")
+    assert (
+        run.config
+        == configure()
+        == parse_experiment(yaml.safe_load((run.path / "config.yaml").read_text()), "x")
+    )
     assert set(run.metrics) == {
         *("bytes", "validation", "test", "best_possible", "fields", "history", "prepared"),
         *("training_seconds", "rows_per_second", "process_peak_memory_bytes", "memory_by_rank", "ranks"),
@@ -382,7 +386,7 @@ def test_a_generated_log_knows_its_best_and_may_have_lists_that_stay_empty(tmp_p
         "model": {"name": "lr"},
         "training": {"batch_size": 128, "epochs": 1},
     }
-    config = parse(raw, "x")
+    config = parse_experiment(raw, "x")
     found = train(config, prepare(config.data, config.features, tmp_path / "p"), tmp_path / "r")
     assert found.metrics["fields"]["history"]["ids"] == 0
     best = found.metrics["best_possible"]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from recsys.comparison.budgets import with_budgets
-from recsys.config import ConfigError, ExperimentConfig, load
+from recsys.config import ConfigError, ExperimentConfig, load_experiment
 from recsys.planning import plan_of
 from recsys.reports.tuning import best_yaml, trials_sheet
 from recsys.reports.tuning_pictures import parallel_picture
@@ -173,7 +173,7 @@ def test_other_schemes_are_refused_when_the_file_is_read(tmp_path: Path, recipe:
     with pytest.raises(
         ConfigError, match=rf"tuning.space: features.min_count: `fit` is of .* are {scheme}; list"
     ):
-        load(tmp_path / "x.yaml", log)
+        load_experiment(tmp_path / "x.yaml", log)
 
 
 def test_a_drawn_scheme_is_refused_when_it_is_drawn(
@@ -191,13 +191,13 @@ def test_no_other_setting_is_computed(configure: Configure, tmp_path: Path, key:
     file = tmp_path / "x.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
     with pytest.raises(ConfigError, match="fit"):
-        load(file)
+        load_experiment(file)
 
 
 @pytest.mark.skipif(not MOVIELENS.exists(), reason="the data beside the repository are absent")
 def test_movielens_at_a_tenth_of_the_bytes_has_more_than_one_setting(tmp_path: Path) -> None:
     """Minimum count 110 at width 4 fits and gave an AUC of 0.7569, where a list had but 200, and 0.7389."""
-    config = load(ROOT / "configs" / "movielens" / "full.yaml", MOVIELENS)
+    config = load_experiment(ROOT / "configs" / "movielens" / "full.yaml", MOVIELENS)
     (arm,) = with_budgets([config], ["10%"])
     drawn = candidates(arm, lambda c: prepare(c.data, c.features, tmp_path))
     assert len(drawn) == arm.tuning.trials == 8

@@ -19,7 +19,7 @@ import yaml
 from typer.testing import CliRunner
 
 from recsys.cli import app
-from recsys.config import ConfigError, ExperimentConfig, Range, load
+from recsys.config import ConfigError, ExperimentConfig, Range, load_experiment
 from recsys.reports.tuning import best_yaml, summary, trials_sheet, write_tuning
 from recsys.reports.tuning_pictures import value_of
 from recsys.tuning.study import Study, TuningResult, opened
@@ -327,11 +327,11 @@ def test_choices_that_cannot_be_drawn_are_named(
     raw["tuning"] = {"space": {"training.table_lr": yaml.safe_load(choices)}}
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(raw))
     with pytest.raises(ConfigError, match=re.escape(message)):
-        load(tmp_path / "a.yaml")
+        load_experiment(tmp_path / "a.yaml")
     raw["tuning"] = {"space": {"training.epochs": {"low": 1, "high": 3}}}
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(raw))
     with pytest.raises(ConfigError, match=r"training.epochs: Input should be a valid integer"):
-        load(tmp_path / "a.yaml")
+        load_experiment(tmp_path / "a.yaml")
 
 
 @pytest.fixture
@@ -383,7 +383,7 @@ def test_the_page_stands_alone_and_the_best_settings_load(
     assert html.count("data:image/png;base64,") == 3
     assert "http" not in html
     assert best == tmp_path / "out" / "tune-best.yaml"
-    assert load(best) == tuned.config.replace({**tuned.best.settings, "name": "small-tuned"})
+    assert load_experiment(best) == tuned.config.replace({**tuned.best.settings, "name": "small-tuned"})
     assert best_yaml(tuned, source, best) == best.read_text()
 
 
@@ -442,7 +442,7 @@ def test_ray_trains_the_trials_and_json_is_all_of_standard_output(
 
 def alone(config: Path, trial: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     """All evaluations of a trial that is trained in this process."""
-    experiment = load(config).replace({**trial["settings"], "training.seed": 1000})
+    experiment = load_experiment(config).replace({**trial["settings"], "training.seed": 1000})
     history: list[dict[str, Any]] = []
     ready = prepare(experiment.data, experiment.features, folder / "prepared")
     train_trial(experiment, ready.path, history.append)
