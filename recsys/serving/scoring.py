@@ -112,8 +112,9 @@ def _predict_into(run: Run, path: Place, out: Path) -> dict[str, Any]:
                 writer.write_table(pa.table(columns, schema=schema))
                 scored += len(rows)
                 unknown.update(unknown_ids(rows))
-        if quarantine.count:
-            quarantine.write(out.parent / f"{out.stem}-quarantine")
+        beside = out.parent / f"{out.stem}-quarantine"
+        if quarantine.count or beside.exists():  # an earlier file's bad rows are not this one's
+            quarantine.write(beside)
         quarantine.check(scored + quarantine.count)
     return {
         "rows_in": scored + quarantine.count,

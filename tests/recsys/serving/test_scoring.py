@@ -126,6 +126,8 @@ def test_bad_rows_are_quarantined_and_counted(csv_run: Run, tmp_path: Path) -> N
     expected = {row: score for row, score in known(csv_run).items() if row < 100 and row not in (3, 9)}
     chosen = scores.filter(pc.is_in(scores["row_id"], pa.array(list(expected))))["prediction"].to_numpy()
     np.testing.assert_allclose(chosen, [expected[row] for row in sorted(expected)], rtol=1e-5)
+    predict_file(csv_run, csv_run.config.data.path, out)
+    assert pa.csv.read_csv(tmp_path / "out-quarantine" / "quarantine.csv").num_rows == 0
 
 
 def test_too_many_bad_rows_leave_no_predictions(csv_run: Run, tmp_path: Path) -> None:
