@@ -159,7 +159,8 @@ def test_a_checkpoint_of_another_prepared_set_is_refused(
 ) -> None:
     folder = interrupted(config, prepared, tmp_path, 8)
     copy = Path(shutil.copytree(prepared.path, tmp_path / prepared.path.name))
-    shards = dict(list(prepared.manifest.shards.items())[:-1])
+    name, shard = next(iter(prepared.manifest.shards.items()))
+    shards = prepared.manifest.shards | {name: shard.model_copy(update={"positives": shard.positives + 1})}
     changed = Prepared(copy, prepared.manifest.model_copy(update={"shards": shards}))
     assert run_folder(config, changed, tmp_path) == folder
     with pytest.raises(CheckpointError, match=r"its prepared is .*delete .* to train from the beginning"):
