@@ -1,4 +1,5 @@
-# Verbs of the project. A GPU machine installs with `make install DEVICE=gpu`; CI tests a wheel with WHEEL=dist/....whl.
+# Verbs of the project. A GPU machine installs with `make install DEVICE=gpu`; CI tests a wheel with WHEEL=dist/....whl;
+# `make bench DATA=FOLDER` runs what needs public logs too.
 PYTHON ?= python3
 VENV ?= .venv
 DEVICE ?= cpu
@@ -43,6 +44,15 @@ bench: install
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/bootstrap.py
 	$(BIN)/python benchmarks/sharding_agreement.py
+	$(BIN)/python benchmarks/elasticity.py
+	$(BIN)/python benchmarks/decay_rule.py
+	$(BIN)/python benchmarks/sequential_error.py
+ifdef DATA
+	$(BIN)/python benchmarks/batches.py $(DATA)/criteo80k.parquet
+	$(BIN)/python benchmarks/pipeline.py $(DATA)/criteo80k.parquet
+	$(BIN)/python benchmarks/training.py $(DATA)/criteo80k.parquet --rounds 1
+	$(BIN)/python benchmarks/off_policy.py $(DATA)/obd40k.parquet
+endif
 
 clean:
 	rm -rf build dist *.egg-info $(VENV)
