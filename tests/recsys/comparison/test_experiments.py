@@ -114,7 +114,7 @@ def test_an_arm_that_fits_no_budget_is_named_not_dropped_in_silence(result: Resu
     assert set(result.left_out) == {"too_small"}
     assert "smaller embedding_dim" in result.left_out["too_small"]
     write_report(result, work / "report.html")
-    assert "too_small is left out" in (work / "report.html").read_text()
+    assert "Left out: too_small: none" in (work / "report.html").read_text()
 
 
 def test_the_report_needs_nothing_beside_it(result: Result, work: Path) -> None:
