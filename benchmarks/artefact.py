@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from recsys_tables import Full
 from recsys_tables.field import Field
-from recsys_tables.schemes import Full
 from recsys_tables.schemes.compact import compact_from
 from recsys_tables.serving import artefact
 from recsys_tables.serving.quantise import DTYPES

@@ -30,11 +30,11 @@ from recsys.config import TrainingConfig
 from recsys.evaluation.metrics import auc
 from recsys.training.distributed import process_group
 from recsys.training.optimizers import Optimizer
+from recsys_tables import OptEmbed
 from recsys_tables.bytes import OptimizerName
 from recsys_tables.distributed.sharding import TableOptimizer, local_shards, shard
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
-from recsys_tables.schemes import OptEmbed
 
 IDS, D, BATCH, UNSEEN = 3000, 8, 256, 40_000
 CPU = torch.device("cpu")

@@ -1,6 +1,6 @@
 """The public face: what each package exports, frozen in `public_api.json`, and what importing it costs.
 
-`python tests/test_public_api.py > tests/public_api.json` writes the file anew.
+`python -P tests/test_public_api.py > tests/public_api.json` writes the file anew.
 """
 
 import importlib
@@ -73,7 +73,7 @@ def face() -> dict[str, dict[str, Any]]:
 def test_signatures_are_those_of_the_golden_file() -> None:
     assert face() == json.loads(GOLDEN.read_text()), (
         "the public face changed: say so in CHANGELOG.md, and run "
-        "`python tests/test_public_api.py > tests/public_api.json`"
+        "`python -P tests/test_public_api.py > tests/public_api.json`"
     )
 
 

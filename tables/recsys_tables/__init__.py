@@ -1,15 +1,15 @@
 """Embedding tables: schemes, their bytes, plans for a budget, the engine over TorchRec, and exported artefacts.
 
 Importing this package imports no torch: `EmbeddingEngine` and `DeepHashEmbedding`, which need it, are imported when they
-are first used. Every scheme of `recsys_tables.schemes` can be imported from here too.
+are first used. Every scheme of the union in `recsys_tables.config` can be imported from here.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from recsys_cython_ext.version import __version__
-from recsys_tables import schemes
 from recsys_tables.bytes import ResidentBytes, resident_bytes
+from recsys_tables.config import scheme_classes
 from recsys_tables.field import Field
 from recsys_tables.planning.plan import BudgetError, TablePlan, plan_tables
 from recsys_tables.scheme import Lookup, Scheme, Table
@@ -44,13 +44,15 @@ __all__ = [
     "plan_tables",
     "resident_bytes",
 ]
-__all__ += schemes.scheme_classes()
+__all__ += scheme_classes()
 
 
 def __getattr__(name: str) -> Any:
     if name in _WITH_TORCH:
         return getattr(import_module(_WITH_TORCH[name]), name)
-    return getattr(schemes, name)
+    if name.startswith("_") or name not in (schemes := scheme_classes()):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return schemes[name]
 
 
 def __dir__() -> list[str]:

@@ -4,11 +4,13 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
+from recsys_tables.scheme import Scheme
 from recsys_tables.schemes.auto_dim import AutoDimTables
 from recsys_tables.schemes.auto_srh import AutoSrhTables
 from recsys_tables.schemes.chinese_remainder import ChineseRemainderTables
 from recsys_tables.schemes.compact import CompactTables
 from recsys_tables.schemes.declared import Declaration
+from recsys_tables.schemes.deep_hash import DeepHash
 from recsys_tables.schemes.deep_light import DeepLightTables
 from recsys_tables.schemes.frequency_split import FrequencySplitTables
 from recsys_tables.schemes.full import FullTables
@@ -24,6 +26,7 @@ from recsys_tables.schemes.path_based import PathBasedTables
 from recsys_tables.schemes.pep import PepTables
 from recsys_tables.schemes.quotient_remainder import QuotientRemainderTables
 from recsys_tables.schemes.robe import RobeTables
+from recsys_tables.schemes.shared import Shared
 from recsys_tables.schemes.tensor_train import TensorTrainTables
 from recsys_tables.schemes.unified import UnifiedTables
 
@@ -54,3 +57,12 @@ TablesConfig = Annotated[
     Field(discriminator="scheme"),
 ]
 DECLARATIONS: tuple[type[Declaration], ...] = get_args(get_args(TablesConfig)[0])
+
+
+def scheme_classes() -> dict[str, type[Scheme]]:
+    """Return the class of every scheme by its name, which checkpoints and artefacts know it by.
+
+    No configuration declares `Shared`, which a plan makes, and `DeepHash`, which has no tables.
+    """
+    classes = (*(declaration.scheme_class for declaration in DECLARATIONS), DeepHash, Shared)
+    return {scheme.__name__: scheme for scheme in classes}

@@ -24,7 +24,7 @@ from recsys_tables.remap import Remap
 if TYPE_CHECKING:
     from torch import nn
 
-    from recsys_tables.schemes.collisions import CollisionRate
+    from recsys_tables.collisions import CollisionRate
 
 Array = TypeVar("Array")  # np.ndarray or torch.Tensor, int64
 

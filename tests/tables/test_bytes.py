@@ -4,9 +4,16 @@ from typing import get_args
 
 import pytest
 
-from recsys_tables import Full, QuotientRemainder, Unified, resident_bytes
+from recsys_tables import (
+    Full,
+    MixedDimension,
+    PathBased,
+    QuotientRemainder,
+    TensorTrain,
+    Unified,
+    resident_bytes,
+)
 from recsys_tables.bytes import OptimizerName, ResidentBytes, combine_bytes, optimizer_row_bytes
-from recsys_tables.schemes import MixedDimension, PathBased, TensorTrain
 
 
 def test_bytes_by_kind() -> None:

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from recsys_tables import Full, Hash, QuotientRemainder
 from recsys_tables.field import Field
 from recsys_tables.lookup import lookup
 from recsys_tables.out_of_range import in_range
-from recsys_tables.schemes import Full, Hash, QuotientRemainder
 
 N = 50
 FULL = Full("user", N, 8)

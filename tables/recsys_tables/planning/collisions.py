@@ -2,7 +2,7 @@
 
 Across features, memory is what counts: of the (feature, chunk, id) keys of a table, m belong to other features,
 and a row is used by one of them with P = 1 - (1 - 1/N)^m for N rows. What is to be expected within a feature its scheme
-says itself (`recsys_tables.schemes.collisions`).
+says itself (`recsys_tables.collisions`).
 
 Observed row numbers are physical and global: where an id's lookups go to several tables, offset each table's rows
 first, so that equal numbers mean the same memory.
@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from recsys_tables.collisions import CollisionRate, row_shared
 from recsys_tables.scheme import Scheme
-from recsys_tables.schemes.collisions import CollisionRate, row_shared
 
 
 def expected_across_features(schemes: Sequence[Scheme], num_ids: Mapping[str, int]) -> dict[str, float]:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from typing_extensions import override
 
+from recsys_tables.collisions import NO_COLLISION, CollisionRate
 from recsys_tables.combine.operations import ParameterFree
 from recsys_tables.scheme import Lookup, Scheme, Table
 from recsys_tables.schemes.allocation import FeatureSize
-from recsys_tables.schemes.collisions import NO_COLLISION, CollisionRate
 from recsys_tables.schemes.declared import FixedTables
 
 

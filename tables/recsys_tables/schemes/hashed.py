@@ -9,10 +9,10 @@ from typing_extensions import override
 
 from recsys_cython_ext import hash_rows, lookup_salt
 from recsys_tables.bytes import OptimizerName
+from recsys_tables.collisions import CollisionRate, one_bag
 from recsys_tables.combine.operations import ParameterFree
 from recsys_tables.scheme import Lookup, Scheme, Table
 from recsys_tables.schemes.allocation import Builder, FeatureSize, rows_by_feature
-from recsys_tables.schemes.collisions import CollisionRate, one_bag
 from recsys_tables.schemes.declared import AllocatedTables
 
 

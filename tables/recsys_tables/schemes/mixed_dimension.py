@@ -9,9 +9,9 @@ from pydantic import Field
 from typing_extensions import override
 
 from recsys_tables.bytes import ADAM_BYTES, OptimizerName
+from recsys_tables.collisions import NO_COLLISION, CollisionRate
 from recsys_tables.scheme import Lookup, Scheme, SchemeBase, Table
 from recsys_tables.schemes.allocation import Builder, FeatureSize
-from recsys_tables.schemes.collisions import NO_COLLISION, CollisionRate
 from recsys_tables.schemes.declared import Budget, Declaration
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing_extensions import override
 
 from recsys_cython_ext import hash_rows, lookup_salt, xxh64
 from recsys_tables.bytes import OptimizerName
+from recsys_tables.collisions import CollisionRate, places_of_their_own
 from recsys_tables.combine.operations import ParameterFree
 from recsys_tables.scheme import MAX_ROWS, Lookup, Scheme, Table
 from recsys_tables.schemes.allocation import Builder, FeatureSize, whole_rows
-from recsys_tables.schemes.collisions import CollisionRate, places_of_their_own
 from recsys_tables.schemes.declared import WIDEST, Budget, Declaration
 from recsys_tables.schemes.full import Full
 

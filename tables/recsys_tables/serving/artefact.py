@@ -21,11 +21,11 @@ from recsys_cython_ext import pooled as sum_rows
 from recsys_cython_ext.files import file_digest
 from recsys_cython_ext.manifest import DamagedFile, FileName, Manifest, OtherVersion, read_manifest
 from recsys_tables.bytes import ResidentBytes
+from recsys_tables.config import scheme_classes
 from recsys_tables.field import Field
 from recsys_tables.out_of_range import Policy, in_range
 from recsys_tables.remap import Remap
 from recsys_tables.scheme import Scheme, ServableScheme
-from recsys_tables.schemes import scheme_classes
 from recsys_tables.serving.quantise import Dtype, StoredTable
 
 FORMAT_VERSION = 2

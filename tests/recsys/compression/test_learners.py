@@ -17,10 +17,10 @@ from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_pipelines.sources.generated import truth
+from recsys_tables import Full
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.engine.engine import EmbeddingEngine, engine_of
 from recsys_tables.field import Field
-from recsys_tables.schemes import Full
 from recsys_tables.schemes.compact import compact_from
 
 Configure = Callable[..., ExperimentConfig]

@@ -19,10 +19,10 @@ from recsys.training.train import train
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
+from recsys_tables import Full
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.engine.engine import EmbeddingEngine, engine_of
 from recsys_tables.field import Field
-from recsys_tables.schemes import Full
 from recsys_tables.schemes.compact import compact_from
 
 run_ranks = runpy.run_path(str(Path(__file__).parents[2] / "tables" / "conftest.py"))["run_ranks"]

@@ -15,10 +15,10 @@ from recsys.planning import plan_of
 from recsys_cython_ext.vocabulary import FIRST_CODE
 from recsys_pipelines.features.categorical import Categorical
 from recsys_pipelines.preparation.prepare import prepare
+from recsys_tables import Compact
 from recsys_tables.bytes import OptimizerName, resident_bytes
 from recsys_tables.planning.plan import BudgetError
 from recsys_tables.remap import Remap
-from recsys_tables.schemes import Compact
 
 D = 16
 SCORES = {

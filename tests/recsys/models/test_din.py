@@ -32,12 +32,11 @@ from recsys.training.train import train
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
-from recsys_tables import Full, QuotientRemainder
+from recsys_tables import Full, QuotientRemainder, Shared
 from recsys_tables.engine.engine import EmbeddingEngine, engine_of
 from recsys_tables.field import Field
 from recsys_tables.lookup import lookup
 from recsys_tables.scheme import describe, difference
-from recsys_tables.schemes import Shared
 
 D = 4
 INTERESTS = [{"target": "item", "history": "seen"}, {"target": "item", "history": "liked"}]

@@ -17,11 +17,10 @@ from recsys.training.train import train
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
-from recsys_tables import resident_bytes
+from recsys_tables import Compact, resident_bytes
 from recsys_tables.distributed.manifest import CheckpointError
 from recsys_tables.planning.plan import TablePlan, plan_tables
 from recsys_tables.remap import Remap
-from recsys_tables.schemes import Compact
 from recsys_tables.serving.artefact import ArtefactError
 
 

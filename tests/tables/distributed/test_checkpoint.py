@@ -23,6 +23,7 @@ from torchrec import KeyedJaggedTensor
 
 from recsys_cython_ext import manifest as manifests
 from recsys_cython_ext import xxh64
+from recsys_tables import FrequencySplit, Full, Hash, QuotientRemainder, Unified
 from recsys_tables.distributed import checkpoint, manifest, saving
 from recsys_tables.distributed.changes import Baseline
 from recsys_tables.distributed.checkpoint import Checkpoint
@@ -33,7 +34,6 @@ from recsys_tables.distributed.sharding import Sharding, TableOptimizer, plan_sh
 from recsys_tables.engine.engine import EmbeddingEngine, engine_of
 from recsys_tables.field import Field
 from recsys_tables.scheme import Scheme
-from recsys_tables.schemes import FrequencySplit, Full, Hash, QuotientRemainder, Unified
 
 CPU = torch.device("cpu")
 Optimizer = Literal["rowwise_adagrad", "adagrad", "sgd"]

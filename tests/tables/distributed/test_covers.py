@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from recsys_cython_ext.manifest import write_manifest
+from recsys_tables import Full, Hash
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.distributed.manifest import (
     CheckpointError,
@@ -22,7 +23,6 @@ from recsys_tables.distributed.saving import save
 from recsys_tables.distributed.sharding import TableOptimizer, shard
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
-from recsys_tables.schemes import Full, Hash
 
 NAME = "table/user/full"
 

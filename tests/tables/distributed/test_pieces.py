@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
+from recsys_tables import Full
 from recsys_tables.distributed.pieces import load_start, pieces
 from recsys_tables.distributed.sharding import TableOptimizer, shard
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
-from recsys_tables.schemes import Full
 
 SHAPES = {
     "table/a/full": (11, 8),

@@ -19,6 +19,8 @@ from scipy.stats import kstest
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
+from recsys_tables import DeepHash, Full, Hash, QuotientRemainder, Unified
+from recsys_tables.config import scheme_classes
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.distributed.saving import save
 from recsys_tables.distributed.sharding import (
@@ -34,7 +36,6 @@ from recsys_tables.distributed.sharding import (
 from recsys_tables.engine.engine import EmbeddingEngine, engine_of
 from recsys_tables.field import Field
 from recsys_tables.scheme import Scheme
-from recsys_tables.schemes import DeepHash, Full, Hash, QuotientRemainder, Unified, scheme_classes
 
 CPU = torch.device("cpu")
 InRanks = Callable[..., list[int]]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torchrec import KeyedJaggedTensor
 
+from recsys_tables import DeepHash, Hash
 from recsys_tables.bytes import combine_bytes
 from recsys_tables.engine.deep_hash import DeepHashEmbedding
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
-from recsys_tables.schemes import DeepHash, Hash
 from recsys_tables.schemes.deep_hash import HASH_VALUES
 
 SCHEME = DeepHash("item", 8, 64, (16, 16))

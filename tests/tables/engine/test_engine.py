@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
 from recsys_cython_ext import hash_rows, lookup_salt
-from recsys_tables import Full, Hash, QuotientRemainder, Unified
+from recsys_tables import FrequencySplit, Full, Hash, MultiHash, QuotientRemainder, Unified
 from recsys_tables.combine.operations import ParameterFree
 from recsys_tables.distributed.sharding import TableOptimizer, local_shards, shard
 from recsys_tables.engine.engine import EmbeddingEngine, engine_of
 from recsys_tables.field import Field
 from recsys_tables.lookup import lookup
 from recsys_tables.scheme import Lookup, Scheme, Table, stack_columns
-from recsys_tables.schemes import FrequencySplit, MultiHash
 
 D = 8
 IDS = 50

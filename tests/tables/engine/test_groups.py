@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys_tables import Full, Hash, QuotientRemainder, Unified
 from recsys_tables.engine.groups import Group, group_fields
 from recsys_tables.field import Field
 from recsys_tables.scheme import Lookup
-from recsys_tables.schemes import Full, Hash, QuotientRemainder, Unified
 
 POOLED: dict[str, Any] = {"multivalued": True}
 SEQUENCE: dict[str, Any] = {"multivalued": True, "pooling": "none"}

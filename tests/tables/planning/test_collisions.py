@@ -7,10 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_tables import Full, Hash, QuotientRemainder, Scheme, Unified
+from recsys_tables import (
+    FrequencySplit,
+    Full,
+    Hash,
+    HashEmbedding,
+    MixedDimension,
+    MultiHash,
+    QuotientRemainder,
+    Robe,
+    Scheme,
+    Unified,
+)
+from recsys_tables.collisions import one_bag, places_of_their_own, row_shared
 from recsys_tables.planning.collisions import collision_rate, expected_across_features, rows_touched
-from recsys_tables.schemes import FrequencySplit, HashEmbedding, MixedDimension, MultiHash, Robe
-from recsys_tables.schemes.collisions import one_bag, places_of_their_own, row_shared
 
 TRIALS = 400
 Draw = Callable[[np.random.Generator], np.ndarray]

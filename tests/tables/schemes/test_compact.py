@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
+from recsys_tables import Compact, Full, Shared
 from recsys_tables.bytes import resident_bytes
 from recsys_tables.distributed.checkpoint import load
 from recsys_tables.distributed.manifest import CheckpointError
@@ -24,7 +25,6 @@ from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
 from recsys_tables.lookup import lookup
 from recsys_tables.remap import Remap
-from recsys_tables.schemes import Compact, Full, Shared
 from recsys_tables.schemes.compact import compact_bytes, compact_from
 
 D = 16

@@ -22,15 +22,7 @@ from torchrec import KeyedJaggedTensor
 
 import recsys_tables.schemes
 from recsys_cython_ext import MISSING_ID, hash_rows, lookup_salt
-from recsys_tables.config import DECLARATIONS
-from recsys_tables.engine.deep_hash import DeepHashEmbedding
-from recsys_tables.engine.engine import EmbeddingEngine
-from recsys_tables.field import Field
-from recsys_tables.lookup import lookup
-from recsys_tables.out_of_range import in_range
-from recsys_tables.remap import Remap
-from recsys_tables.scheme import MAX_ROWS, Scheme, Table, describe, difference, unique_tables
-from recsys_tables.schemes import (
+from recsys_tables import (
     AutoDim,
     AutoSrh,
     ChineseRemainder,
@@ -54,8 +46,15 @@ from recsys_tables.schemes import (
     Shared,
     TensorTrain,
     Unified,
-    scheme_classes,
 )
+from recsys_tables.config import DECLARATIONS, scheme_classes
+from recsys_tables.engine.deep_hash import DeepHashEmbedding
+from recsys_tables.engine.engine import EmbeddingEngine
+from recsys_tables.field import Field
+from recsys_tables.lookup import lookup
+from recsys_tables.out_of_range import in_range
+from recsys_tables.remap import Remap
+from recsys_tables.scheme import MAX_ROWS, Scheme, Table, describe, difference, unique_tables
 from recsys_tables.schemes.declared import Declaration
 
 N = 1000

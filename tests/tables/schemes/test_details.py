@@ -8,20 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys_tables import HashEmbedding, MEmCom, MixedDimension, MultiHash, PathBased, Robe, TensorTrain
 from recsys_tables.distributed.sharding import TableOptimizer, placements, plan_sharding
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
 from recsys_tables.lookup import lookup
 from recsys_tables.scheme import unique_tables
-from recsys_tables.schemes import (
-    HashEmbedding,
-    MEmCom,
-    MixedDimension,
-    MultiHash,
-    PathBased,
-    Robe,
-    TensorTrain,
-)
 from recsys_tables.schemes.mixed_dimension import popularity_dims
 
 IDS = np.arange(3000)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
+from recsys_tables import Full, OptEmbed
 from recsys_tables.combine.thresholds import FieldThreshold, IdThreshold
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
-from recsys_tables.schemes import Full, OptEmbed
 from recsys_tables.schemes.compact import compact_from
 
 N, D = 40, 16

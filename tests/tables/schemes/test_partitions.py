@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys_tables import ChineseRemainder, MixedRadix, PathBased, QuotientRemainder, TensorTrain
 from recsys_tables.scheme import Scheme
-from recsys_tables.schemes import ChineseRemainder, MixedRadix, PathBased, QuotientRemainder, TensorTrain
 from recsys_tables.schemes.chinese_remainder import coprime_moduli
 
 

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from recsys_tables import AutoDim, AutoSrh, DeepLight, Full, Mde, Pep
 from recsys_tables.combine.masks import GroupScales, MagnitudeThreshold, SoftThreshold, WidthChoice
 from recsys_tables.config import AutoDimTables, AutoSrhTables, DeepLightTables, MdeTables, PepTables
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
 from recsys_tables.planning.plan import plan_tables
-from recsys_tables.schemes import AutoDim, AutoSrh, DeepLight, Full, Mde, Pep
 from recsys_tables.schemes.allocation import FeatureSize
 from recsys_tables.schemes.compact import compact_from
 

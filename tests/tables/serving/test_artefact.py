@@ -15,12 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torchrec import KeyedJaggedTensor
 
-from recsys_tables.bytes import resident_bytes
-from recsys_tables.engine.engine import EmbeddingEngine
-from recsys_tables.field import Field
-from recsys_tables.remap import Remap
-from recsys_tables.scheme import unique_tables
-from recsys_tables.schemes import (
+from recsys_tables import (
     ChineseRemainder,
     Compact,
     DeepHash,
@@ -39,6 +34,11 @@ from recsys_tables.schemes import (
     TensorTrain,
     Unified,
 )
+from recsys_tables.bytes import resident_bytes
+from recsys_tables.engine.engine import EmbeddingEngine
+from recsys_tables.field import Field
+from recsys_tables.remap import Remap
+from recsys_tables.scheme import unique_tables
 from recsys_tables.serving import artefact
 from recsys_tables.serving import write as artefact_write
 from recsys_tables.serving.artefact import ArtefactError
