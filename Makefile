@@ -24,7 +24,7 @@ demo: install
 	$(BIN)/recsys demo
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: install
 	$(BIN)/pytest -m slow --timeout 3600
