@@ -1,8 +1,8 @@
 """Bare kernels of static functions; `static_function.py` validates, allocates and chooses sizes.
 
-A binary fuse layout (Graf and Lemire, "Binary Fuse Filters", JEA 2022) with four slots to a key: the value of a key is
-the XOR of its slots. The slots lie in four neighbouring segments, so that few more of them than keys are needed, and
-building touches memory in order. Four instead of three cost a tenth of the lookups a second, and spare 5 % of the bytes.
+A binary fuse layout (Graf and Lemire, "Binary Fuse Filters", JEA 2022): the value of a key is the XOR of its three
+slots. They lie in neighbouring segments, so that few more slots than keys are needed, and building touches memory in
+order. Four slots to a key would spare 2 to 5 % of the bytes, and cost 12 to 25 % of the lookups a second.
 
 Keys are peeled off: a slot that one key alone has is that key's to choose, and the key is taken from its other slots. A
 cell holds the XOR of the hashes and of the values of its keys, so the order of the keys leaves no trace in it.
@@ -14,7 +14,7 @@ from libc.string cimport memcpy
 from .mix cimport clones_void, mix64, reduce_high
 
 cdef enum:
-    ARITY = 4  # slots of a key
+    ARITY = 3  # slots of a key
     BLOCK = 128  # lookups whose hashes are computed together: they fit L1
 
 cdef extern from *:
@@ -33,13 +33,12 @@ ctypedef struct Layout:
 
 
 cdef inline void slots_of(uint64_t h, Layout layout, uint32_t* at) noexcept nogil:
-    """The four slots of a key with hash h, in four neighbouring segments."""
+    """The three slots of a key with hash h, in three neighbouring segments."""
     cdef uint64_t other = h * 0x9E3779B97F4A7C15ULL, mask = layout.length - 1
     cdef uint64_t first = reduce_high(h, layout.first_slots)
     at[0] = <uint32_t> first
     at[1] = <uint32_t> ((first + layout.length) ^ ((other >> 46) & mask))
     at[2] = <uint32_t> ((first + 2 * layout.length) ^ ((other >> 28) & mask))
-    at[3] = <uint32_t> ((first + 3 * layout.length) ^ ((other >> 10) & mask))
 
 
 cdef inline uint64_t number_of_keys(uint64_t word) noexcept nogil:
@@ -60,7 +59,7 @@ def build(
 ):
     """Leave in ``cells[s, 1]`` slot s of a function from keys to values; both [N], values of value_bits.
 
-    cells [slots, 2] is zeros, order [slots] is scratch; slots: (num_segments + 3) << segment_bits.
+    cells [slots, 2] is zeros, order [slots] is scratch; slots: (num_segments + 2) << segment_bits.
     Returns whether it worked; if not, two keys are equal, or another seed or more slots are needed.
     """
     cdef Layout layout = layout_of(num_segments, segment_bits)
@@ -207,7 +206,7 @@ def lookup_into(
 ):
     """``out[i]`` = value of ``keys[i]``, or -1 where its fingerprint is another one; keys and out [L].
 
-    packed: (num_segments + 3) << segment_bits slots of value_bits + fingerprint_bits, and 7 bytes more at least.
+    packed: (num_segments + 2) << segment_bits slots of value_bits + fingerprint_bits, and 7 bytes more at least.
     """
     cdef uint64_t[BLOCK] hashes
     cdef uint64_t[BLOCK] words

@@ -26,7 +26,7 @@ FORMAT_VERSION = 1
 _MANIFEST, _SLOTS = "manifest.json", "slots.bin"
 _AGAIN = "build the static function again"
 _SEEDS = 100
-_ARITY = 4  # slots of a key, as in the kernel
+_ARITY = 3  # slots of a key, as in the kernel
 _LARGEST_SEGMENT = 18  # bits: the kernel has so many of a hash for each slot
 _READ_AHEAD = 7  # bytes after the last slot that the kernel reads with it
 
@@ -70,11 +70,11 @@ class _Saved(Manifest):
 
 
 class StaticFunction:
-    """A value in [0, num_values) for each of N keys, in 1.08 to 1.3 slots a key, without the keys.
+    """A value in [0, num_values) for each of N keys, in 1.13 to 1.3 slots a key, without the keys.
 
     A slot has the bits of ``num_values - 1`` and those of a fingerprint, if there is one; see `_static_function.pyx`.
     A key outside reads some value in [0, num_values), always the same. With a fingerprint of 8 bits it reads -1,
-    except one in 256 that passes for a key inside. Fewer than 1,000 keys take up to 2 slots a key, and 8 at least.
+    except one in 256 that passes for a key inside. Fewer than 3,000 keys take up to 2 slots a key, and 6 at least.
 
     One function serves all features: see `feature_keys`.
     """
@@ -93,7 +93,7 @@ class StaticFunction:
     ) -> StaticFunction:
         """Return the function that has ``values[i]`` at ``keys[i]``; its bytes do not depend on the keys' order.
 
-        It takes 22 bytes a key while it runs, and 64 where keys are repeated.
+        It takes 25 bytes a key while it runs, and 50 where keys are repeated.
 
         Args:
             keys: int64 [N], N < 2^31; a repeated key must have one value.
@@ -222,7 +222,7 @@ def _shape(num_keys: int, num_values: int, fingerprint_bits: int, attempt: int) 
     """Return sizes that work at about every second attempt for few keys, and nearly always for many; tried out."""
     log = math.log(max(num_keys, 2))
     segment_bits = min(max(math.floor(log / math.log(2.91) - 0.4), 1), _LARGEST_SEGMENT)
-    num_slots = num_keys * max(1.075, 0.82 + 3.33 / log)
+    num_slots = num_keys * max(1.13, 0.9 + 3 / log)
     num_segments = max(math.ceil(num_slots / 2**segment_bits) - (_ARITY - 1), 1)
     return Shape(
         num_keys=num_keys,
