@@ -19,8 +19,14 @@ cdef enum:
 
 cdef extern from *:
     """
+    #if defined(__GNUC__) || defined(__clang__)
+    #define RECSYS_PREFETCH(p) __builtin_prefetch(p)
+    #else
+    #define RECSYS_PREFETCH(p) ((void)0)
+    #endif
     #define RECSYS_ONE_KEY (1ULL << 56)
     """
+    void prefetch "RECSYS_PREFETCH"(const void* p) noexcept nogil
     const uint64_t ONE_KEY "RECSYS_ONE_KEY"
 
 ctypedef struct Cell:
@@ -169,10 +175,22 @@ cdef clones_void hash_block(const int64_t* keys, Py_ssize_t n, uint64_t seed, ui
         hashes[i] = mix64(<uint64_t> keys[i] ^ seed)
 
 
+cdef void prefetch_block(
+    const uint8_t* packed, int slot_bits, Layout layout, const uint64_t* hashes, Py_ssize_t n
+) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef int k
+    cdef uint32_t[ARITY] at
+    for i in range(n):
+        slots_of(hashes[i], layout, at)
+        for k in range(ARITY):
+            prefetch(packed + ((<uint64_t> at[k] * slot_bits) >> 3))
+
+
 cdef clones_void words_block(
     const uint8_t* packed, int slot_bits, Layout layout, const uint64_t* hashes, Py_ssize_t n, uint64_t* words
 ) noexcept nogil:
-    """The XOR of the slots of each key. The loads depend on nothing, so that their cache misses overlap."""
+    """The XOR of the slots of each key."""
     cdef Py_ssize_t i
     cdef int k
     cdef uint64_t start, eight, word, mask = (<uint64_t> 1 << slot_bits) - 1
@@ -202,11 +220,12 @@ cdef clones_void values_block(
 
 def lookup_into(
     const uint8_t[::1] packed, int value_bits, int fingerprint_bits, int64_t num_values, uint64_t seed,
-    uint64_t num_segments, int segment_bits, const int64_t[::1] keys, int64_t[::1] out,
+    uint64_t num_segments, int segment_bits, bint large, const int64_t[::1] keys, int64_t[::1] out,
 ):
     """``out[i]`` = value of ``keys[i]``, or -1 where its fingerprint is another one; keys and out [L].
 
     packed: (num_segments + 2) << segment_bits slots of value_bits + fingerprint_bits, and 7 bytes more at least.
+    ``large`` slots do not lie in the cache of a core: their lines are asked for ahead of time.
     """
     cdef uint64_t[BLOCK] hashes
     cdef uint64_t[BLOCK] words
@@ -216,6 +235,8 @@ def lookup_into(
         while done < n_keys:
             n = n_keys - done if n_keys - done < BLOCK else BLOCK
             hash_block(&keys[done], n, seed, hashes)
+            if large:
+                prefetch_block(&packed[0], value_bits + fingerprint_bits, layout, hashes, n)
             words_block(&packed[0], value_bits + fingerprint_bits, layout, hashes, n, words)
             values_block(words, hashes, n, value_bits, fingerprint_bits, num_values, &out[done])
             done += n

@@ -28,6 +28,7 @@ _AGAIN = "build the static function again"
 _SEEDS = 100
 _ARITY = 3  # slots of a key, as in the kernel
 _LARGEST_SEGMENT = 18  # bits: the kernel has so many of a hash for each slot
+_CACHE_BYTES = 2**23  # slots above this are looked up with prefetches
 _READ_AHEAD = 7  # bytes after the last slot that the kernel reads with it
 
 
@@ -151,6 +152,7 @@ class StaticFunction:
         keys = as_int64(keys, "keys")
         out = output(out, np.int64, len(keys), keys)
         shape = self.shape
+        large = self.nbytes > _CACHE_BYTES
 
         def part(start: int, stop: int) -> None:
             _static_function.lookup_into(
@@ -161,6 +163,7 @@ class StaticFunction:
                 shape.seed,
                 shape.num_segments,
                 shape.segment_bits,
+                large,
                 keys[start:stop],
                 out[start:stop],
             )

@@ -54,8 +54,10 @@ def test_every_width(bits, fingerprint_bits):
         assert outside.max() < num_values
 
 
+@pytest.mark.parametrize("cache_bytes", [0, 2**30])  # with prefetches and without
 @pytest.mark.parametrize("n", [*range(20), 127, 128, 129, 5_313, 30_000, 200_000])
-def test_every_size(n):
+def test_every_size(n, cache_bytes, monkeypatch):
+    monkeypatch.setattr(static_function, "_CACHE_BYTES", cache_bytes)
     keys, values = some(n, 982)
     function = StaticFunction.build(keys, values, 982)
     np.testing.assert_array_equal(function.lookup(keys), values)
