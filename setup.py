@@ -69,6 +69,11 @@ EXTENSIONS = [
         extra_compile_args=["-O3"],
     ),
     Extension(
+        "recsys_cython_ext._static_function",
+        ["cython_ext/recsys_cython_ext/_static_function.pyx"],
+        extra_compile_args=["-O3"],
+    ),
+    Extension(
         "recsys_cython_ext._remap",
         ["cython_ext/recsys_cython_ext/_remap.pyx"],
         extra_compile_args=["-O3"],

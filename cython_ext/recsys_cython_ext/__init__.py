@@ -16,6 +16,7 @@ from recsys_cython_ext.hashing import (
 )
 from recsys_cython_ext.lookup import advise_huge_pages, empty_huge, padded, pooled
 from recsys_cython_ext.rowwise import QuantisedTable, dequantise, quantise
+from recsys_cython_ext.static_function import StaticFunction, feature_keys
 from recsys_cython_ext.sums import ExactSum
 from recsys_cython_ext.version import __version__
 from recsys_cython_ext.vocabulary import IdCounter, IdTable, count_ids
@@ -27,12 +28,14 @@ __all__ = [
     "IdCounter",
     "IdTable",
     "QuantisedTable",
+    "StaticFunction",
     "__version__",
     "advise_huge_pages",
     "arrow_ids",
     "count_ids",
     "dequantise",
     "empty_huge",
+    "feature_keys",
     "hash_rows",
     "hash_rows_jagged",
     "lookup_salt",

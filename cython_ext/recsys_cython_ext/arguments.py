@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 PerFeature: TypeAlias = "Sequence[int] | np.ndarray | torch.Tensor"
 
 
-def as_int64(ids: Any) -> np.ndarray:
+def as_int64(ids: Any, name: str = "ids") -> np.ndarray:
     """Return ``ids`` as a contiguous int64 [L]; TypeError on another dtype, ValueError on another shape."""
     if not isinstance(ids, np.ndarray):
-        raise TypeError(f"ids must be an int64 ndarray, got {type(ids).__name__}")
+        raise TypeError(f"{name} must be an int64 ndarray, got {type(ids).__name__}")
     if ids.dtype != np.int64:
-        raise TypeError(f"ids must be int64, got {ids.dtype}")
+        raise TypeError(f"{name} must be int64, got {ids.dtype}")
     if ids.ndim != 1:
-        raise ValueError(f"ids must be 1-D, got shape {ids.shape}")
+        raise ValueError(f"{name} must be 1-D, got shape {ids.shape}")
     return np.ascontiguousarray(ids)
 
 
