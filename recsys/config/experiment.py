@@ -77,7 +77,7 @@ class TrainingConfig(Strict):
         1.0, gt=0, le=1
     )  # share of negatives trained on; predictions are recalibrated
     start: Start | None = None  # inherited weights, or a run to go on from: see `recsys.training.start`
-    teacher: TeacherConfig | None = None
+    teacher: TeacherConfig | None = None  # whose answers the loss sees beside labels, or instead of them
     seed: Seed = 0
     num_threads: int = Field(1, ge=1, le=1024)
 

@@ -153,8 +153,8 @@ def train_on_ray(
     """Train as `train.train` does, on every worker. Needs `session`.
 
     The same call goes on with a job whose driver was lost. A teacher's runs are jobs like this one, and their predictions
-    are made in this process. Raises what `train.train` raises on a worker, ValueError when
-    a worker does not see the folders or not all workers can be placed (again), WorkersLost after `max_failures` new starts.
+    are made in this process. Raises what `train.train` raises on a worker, ValueError when a worker does not see the
+    folders or not all workers can be placed (again), WorkersLost after `max_failures` new starts.
     """
     watch = watch or Watch()
     runs = Path(runs).resolve()

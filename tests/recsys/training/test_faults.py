@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 
 from recsys.config import ExperimentConfig, parse_experiment
 from recsys.models.deepfm import DeepFM
-from recsys.training import feed, loop, run
+from recsys.training import feed, loop
+from recsys.training import train as train_module
 from recsys.training.loop import Watch
 from recsys.training.pipeline import Pipeline
 from recsys.training.run import Run, run_folder
@@ -164,7 +165,7 @@ def busy(rank: int, config: ExperimentConfig, prepared: Prepared, runs: Path) ->
     """Another job holds the run."""
     folder = run_folder(config, prepared, runs)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    run.LOCK_SECONDS = 0.2
+    train_module.LOCK_SECONDS = 0.2
     with locked(folder.with_name(f".{folder.name}.lock")) if rank == 0 else nullcontext():
         train(config, prepared, runs)
 

@@ -13,8 +13,10 @@ import pytest
 import yaml
 from scipy.special import expit, logit
 
+from recsys.comparison.experiments import run_comparison
 from recsys.config import ConfigError, ExperimentConfig, load_experiment, parse_experiment
 from recsys.evaluation.metrics import evaluate, recalibrate
+from recsys.reports.experiments import write_report
 from recsys.training import teacher as teachers
 from recsys.training.distributed import process_group
 from recsys.training.labels import read_logits, soft_labelled
@@ -398,3 +400,24 @@ def test_two_ranks_are_as_one(configure: Configure, tmp_path: Path, run_ranks: A
     np.testing.assert_allclose(
         runs[0].predictions()["prediction"], runs[1].predictions()["prediction"], atol=TOLERANCE
     )
+
+
+@pytest.mark.slow
+def test_workers_on_ray_and_arms_of_a_comparison_learn_from_it(configure: Configure, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs the extra `ray`")
+    from recsys.training.ray_job import Workers, session, train_on_ray
+
+    plain = configure(QUICK, name="full")
+    student = configure(QUICK | {"training.teacher": {"runs": 1}})
+    prepared = prepare(student.data, student.features, tmp_path / "prepared")
+    workers = Workers(2)
+    with session(workers):
+        run = train_on_ray(student, prepared, tmp_path / "ray", workers)
+    alone = train(student, prepared, tmp_path / "alone")
+    np.testing.assert_allclose(
+        run.predictions()["prediction"], alone.predictions()["prediction"], atol=TOLERANCE
+    )
+    result = run_comparison([plain, student], 1, tmp_path / "alone", tmp_path / "prepared", jobs=1)
+    assert result.arms[1].runs[0].path == alone.path
+    write_report(result, tmp_path / "report.html")
+    assert "alone/teachers/" in (tmp_path / "report.html").read_text()
