@@ -12,3 +12,12 @@ class Progress(Protocol):
 
 def no_progress(stage: str, finished: int, of: int | None, detail: str = "", /) -> None:
     """Take no note of progress."""
+
+
+def prefixed(prefix: str, progress: Progress) -> Progress:
+    """Return progress whose stages begin with a prefix."""
+
+    def report(stage: str, finished: int, of: int | None, detail: str = "", /) -> None:
+        progress(f"{prefix}: {stage}", finished, of, detail)
+
+    return report

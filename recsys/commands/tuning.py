@@ -59,7 +59,7 @@ def tune(
                 announced.add(with_doubts(prepared_set).path)
             return prepared_set
 
-        with opened(experiment, prepare, runs, how, most, asha) as study:
+        with opened(experiment, prepare, runs, how, most, asha, show) as study:
             if not study.is_done:
                 _runner()(study, at_once, address, lambda: show("trials", *_progress(study)))
             tuned = study.result()

@@ -7,7 +7,7 @@ from typing import Any
 
 from recsys.config import ConfigError, ExperimentConfig
 from recsys.training.labels import check_measured, check_training
-from recsys.tuning.trials import Candidate, NothingFits, candidates
+from recsys.tuning.trials import Candidate, NothingFits, candidates, teaching
 from recsys_cython_ext.progress import Progress
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
@@ -22,9 +22,16 @@ class ArmCandidates:
 
 
 def draw_candidates(
-    configs: Sequence[ExperimentConfig], folder: Path, progress: Progress, prepare_progress: Progress
+    configs: Sequence[ExperimentConfig],
+    folder: Path,
+    runs: Path,
+    progress: Progress,
+    prepare_progress: Progress,
 ) -> tuple[list[ArmCandidates], dict[str, str]]:
-    """Draw the candidates of every arm, prepare their data, and say why the arms that are left out do not fit."""
+    """Draw the candidates of every arm, prepare their data, and say why the arms that are left out do not fit.
+
+    Teachers are trained below `runs`, where they are not there.
+    """
 
     def prepared_for(config: ExperimentConfig) -> Prepared:
         return prepare(config.data, config.features, folder, prepare_progress)
@@ -33,7 +40,9 @@ def draw_candidates(
     left_out: dict[str, str] = {}
     for number, config in enumerate(configs, start=1):
         try:
-            arms.append(ArmCandidates(config, candidates(config, prepared_for)))
+            arms.append(
+                ArmCandidates(config, candidates(config, prepared_for, teaching(config, runs, progress)))
+            )
         except NothingFits as error:
             left_out[config.name] = str(error)
         progress("draw settings", number, len(configs))

@@ -104,7 +104,7 @@ def run_comparison(
     Args:
         configs: The arms.
         seeds: Training seeds per arm.
-        runs: Folder of runs and trials.
+        runs: Folder of runs, trials and what teachers predict.
         prepared: Folder of prepared data.
         jobs: Trainings at once; one per core unless given.
         progress: Progress of trials, runs and the bootstrap.
@@ -122,7 +122,7 @@ def run_comparison(
     runs, prepared = Path(runs), Path(prepared)
     named = baseline_of(configs, baseline, {})
     (baseline_arm,) = (arm_name(c.name, c.tables.budget) for c in configs if c.name == named)
-    candidates, left_out = draw_candidates(configs, prepared, progress, prepare_progress)
+    candidates, left_out = draw_candidates(configs, prepared, runs, progress, prepare_progress)
     overall = baseline_of(configs, baseline, left_out)
     with training_pool(configs, jobs) as pool:
         arms = _train_arms(_choose(candidates, pool, runs, progress), seeds, pool, runs, progress)

@@ -13,6 +13,7 @@ from recsys.config.experiment import (
 )
 from recsys.config.mistakes import ConfigError
 from recsys.config.models import ModelConfig
+from recsys.config.teacher import TeacherConfig
 from recsys.config.tuning import FIT, MIN_COUNT, Choices, Range, TuningConfig
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ModelConfig",
     "Range",
     "ShardingConfig",
+    "TeacherConfig",
     "TrainingConfig",
     "TuningConfig",
     "load_experiment",

@@ -5,12 +5,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from recsys.config.compression import CompressionConfig
 from recsys.config.mistakes import ConfigError, explain, near_file
 from recsys.config.models import DINConfig, ModelConfig, targets_of
 from recsys.config.reading import read_yaml, set_dotted
+from recsys.config.teacher import TeacherConfig
 from recsys.config.tuning import FIT, MIN_COUNT, Range, TuningConfig
 from recsys_cython_ext.files import file_digest, text_digest
 from recsys_pipelines.config import DataConfig, FeatureConfig, Seed, Strict
@@ -68,6 +77,7 @@ class TrainingConfig(Strict):
         1.0, gt=0, le=1
     )  # share of negatives trained on; predictions are recalibrated
     start: Start | None = None  # inherited weights, or a run to go on from: see `recsys.training.start`
+    teacher: TeacherConfig | None = None  # whose answers the loss sees beside labels, or instead of them
     seed: Seed = 0
     num_threads: int = Field(1, ge=1, le=1024)
 
@@ -79,6 +89,13 @@ class TrainingConfig(Strict):
                 "every batch multiplies all rows by 1 - table_lr · table_weight_decay"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent_teacher(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dump: dict[str, Any] = handler(self)
+        if dump.get("teacher", ...) is None:  # so that what has none is named as before there were any
+            del dump["teacher"]
+        return dump
 
     def score(self, metrics: Mapping[str, Any]) -> float:
         """Return the monitored metric, higher is better."""
@@ -156,20 +173,22 @@ class ExperimentConfig(Strict):
     def digest(self, prepared: str | Path) -> str:
         """Return sixteen hexadecimal digits of all that a run on a prepared folder depends on.
 
-        Of a file or a run to start from, and of ids to keep (by the folder's name), it is the content that counts.
-        Raises ConfigError where `training.start` cannot be read.
+        Of a file or a run to start from, of a teacher's predictions, and of ids to keep (by the folder's name), it is the
+        content that counts. Raises ConfigError where `training.start` or `training.teacher` cannot be read.
         """
         settings = self.model_dump(
             mode="json",
             exclude={
                 **dict.fromkeys(("name", "job", "evaluation", "tuning", "compression"), True),
-                "training": {"start"},
+                "training": {"start", "teacher"},
                 "features": {"__all__": {"keep"}},
             },
         )
         dependencies: list[Any] = [settings, Path(prepared).name]
         if self.training.start is not None:
             dependencies.append(_digest_of_start(self.training.start))
+        if (teacher := self.training.teacher) is not None:
+            dependencies.append([teacher.weight, teacher.file_digest()])
         return text_digest(json.dumps(dependencies, sort_keys=True))
 
     def require_full_tables(self, where: str) -> None:
@@ -198,8 +217,8 @@ def load_experiment(
     """Read one experiment.
 
     `extends: other.yaml` starts from another file, and keys here replace its keys; `set` then replaces dotted keys, as
-    `ExperimentConfig.replace` does. A relative path (`data.path`, `training.start` or its `run`, `vocabulary` and `keep`
-    of a feature) is relative to the file that names it.
+    `ExperimentConfig.replace` does. A relative path (`data.path`, `training.start` or its `run`, a teacher's `experiment`
+    or `predictions`, `vocabulary` and `keep` of a feature) is relative to the file that names it.
 
     Args:
         path: The YAML file.
@@ -223,6 +242,8 @@ def load_experiment(
         )
     if config.training.start is not None:
         _check_start(path, config.training.start)
+    if config.training.teacher is not None:
+        config.training.teacher.check(str(path))
     for key, choices in config.tuning.space.items():
         for value in choices.examples if isinstance(choices, Range) else choices:
             if (key, value) == (MIN_COUNT, FIT):

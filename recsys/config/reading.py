@@ -6,6 +6,8 @@ from typing import Any
 from recsys.config.mistakes import ConfigError, near_file
 from recsys.config.yaml_text import YamlError, parse_yaml
 
+TEACHER = ("experiment", "predictions")  # files that a teacher may be
+
 
 def read_yaml(path: str | Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read an experiment file and those it extends into one mapping, whose paths are absolute.
@@ -36,6 +38,9 @@ def read_yaml(path: str | Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
         *((raw.get("data"), "path"), (training, "start"), (_mapping(training, "start"), "run")),
         *((settings, "data.path"), (settings, "training.start"), (settings, "features.keep")),
         *((settings, "training.start.run"), (_mapping(settings, "training.start"), "run")),
+        *((_mapping(training, "teacher"), key) for key in TEACHER),
+        *((settings, f"training.teacher.{key}") for key in TEACHER),
+        *((_mapping(settings, "training.teacher"), key) for key in TEACHER),
         *((feature, key) for feature in declared for key in ("vocabulary", "keep")),
     ):
         if isinstance(section, dict) and isinstance(section.get(key), str) and "://" not in section[key]:

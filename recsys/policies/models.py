@@ -24,7 +24,7 @@ from recsys.training.loop import Watch
 from recsys.training.run import Run
 from recsys.training.train import train
 from recsys_cython_ext.files import digest, file_digest, is_sealed, locked, new_path, seal, text_digest
-from recsys_cython_ext.progress import Progress, no_progress
+from recsys_cython_ext.progress import Progress, no_progress, prefixed
 from recsys_pipelines.preparation.prepare import prepare
 
 
@@ -139,7 +139,7 @@ def cross_fitted(
     count = int(fold.max()) + 1
     for k in range(count):
         rows = np.flatnonzero(fold == k)
-        show = _prefixed(f"fold {k + 1} of {count}", progress)
+        show = prefixed(f"fold {k + 1} of {count}", progress)
         file = folder / f"fold-{k}" / "predictions.npy"
         file.parent.mkdir(parents=True, exist_ok=True)
         with locked(file.parent / ".lock"):
@@ -174,15 +174,6 @@ def _train_without(
     config = config.model_copy(update={"data": config.data.model_copy(update={"path": file})})
     prepared = prepare(config.data, config.features, folder / "prepared", progress)
     return train(config, prepared, folder / "runs", Watch(progress=progress))
-
-
-def _prefixed(prefix: str, progress: Progress) -> Progress:
-    """Return progress whose stages begin with a prefix."""
-
-    def report(stage: str, finished: int, of: int | None, detail: str = "", /) -> None:
-        progress(f"{prefix}: {stage}", finished, of, detail)
-
-    return report
 
 
 def _save(frame: pl.DataFrame, file: Path) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.training.distributed import default_device, process_group, shard_model
-from recsys.training.loop import make_model, seed_everything
+from recsys.training.distributed import process_group
+from recsys.training.loop import restored
 from recsys.training.prediction import predict
 from recsys.training.run import Run
 from recsys_cython_ext.files import lock_of, locked, new_file
@@ -29,10 +29,7 @@ class Scorer:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.features = run.features()
-        saved = run.checkpoint()
-        seed_everything(run.config)
-        self._model = shard_model(make_model(run.config, self.features), run.config, default_device())
-        saved.load_into(self._model)
+        self._model = restored(run.config, self.features, run.checkpoint())
 
     def score(self, rows: Rows) -> np.ndarray:
         """Return click probabilities, float64 [n]."""

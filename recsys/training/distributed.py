@@ -7,7 +7,8 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from typing_extensions import override
 
 from recsys.config import ExperimentConfig
 from recsys.models.click import ClickModel
+from recsys_cython_ext.files import lock_of, locked
 from recsys_tables.distributed.agreement import agree
 from recsys_tables.distributed.sharding import TableOptimizer, placements, shard, table_of
 
@@ -161,6 +163,26 @@ def on_rank_0(work: Callable[[], Result]) -> Result:
     if dist.get_world_size() > 1:
         dist.broadcast_object_list(result, src=0)
     return result[0]
+
+
+@contextmanager
+def kept_by_rank_0(target: Path, seconds: float, refusal: str) -> Iterator[None]:
+    """Keep other jobs off a file or folder while the block runs; rank 0 sees to it.
+
+    Raises ValueError(refusal) where another job holds it for so many seconds.
+    """
+    with ExitStack() as stack:
+
+        def lock() -> None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(locked(lock_of(target), seconds))
+            except TimeoutError:
+                raise ValueError(refusal) from None
+
+        on_rank_0(lock)
+        yield
+        dist.barrier()
 
 
 def peak_memory(device: torch.device) -> int:

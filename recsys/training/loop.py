@@ -25,7 +25,7 @@ from recsys.planning import fields_of, plan_of
 from recsys.training.clock import StepClock, stragglers
 from recsys.training.distributed import default_device, gathered, on_rank_0, peak_memory, shard_model
 from recsys.training.feed import Feed
-from recsys.training.labels import check_measured, check_training
+from recsys.training.labels import check_measured, check_training, soft_labelled
 from recsys.training.optimizers import Optimizer
 from recsys.training.pipeline import Pipeline
 from recsys.training.prediction import predict
@@ -35,6 +35,8 @@ from recsys.training.store import Store
 from recsys_cython_ext.progress import Progress, no_progress
 from recsys_pipelines.batches.loader import PADDING, Rows
 from recsys_pipelines.features import Features
+from recsys_tables.distributed.agreement import agree
+from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.engine.engine import EmbeddingEngine
 
 # after which the loader's thread hands the interpreter back, of Python's 5 ms: 2 % of a step
@@ -94,6 +96,14 @@ def make_model(
     return ClickModel(engine, network, list(histories), decay)
 
 
+def restored(config: ExperimentConfig, features: Features, saved: Checkpoint) -> DistributedModelParallel:
+    """Return the sharded model of an experiment as it was saved. Every rank of a process group calls it."""
+    seed_everything(config)
+    model = shard_model(make_model(config, features), config, default_device())
+    saved.load_into(model)
+    return model
+
+
 def seed_everything(config: ExperimentConfig) -> None:
     """Make a run a function of its configuration on one machine."""
     torch.set_num_threads(config.training.num_threads)
@@ -116,7 +126,7 @@ def fit(
     without, the model stays as the last batch left it.
 
     Raises NonFiniteLoss naming epoch and batch, OneClass for labels that cannot be learnt from or monitored, ValueError
-    as `Feed`, `shard_model`, `Store.resume` and `begin` do.
+    as `soft_labelled`, `Feed`, `shard_model`, `Store.resume` and `begin` do.
     """
     seed_everything(config)
     return _Training(config, train, validation, store, watch or Watch()).run()
@@ -126,6 +136,7 @@ class _Training:
     def __init__(
         self, config: ExperimentConfig, train: Rows, validation: Rows, store: Store | None, watch: Watch
     ) -> None:
+        train = agree(lambda: soft_labelled(train, config))
         self._config, self._settings = config, config.training
         self._train, self._validation = train, validation
         self._store = store

@@ -33,6 +33,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from recsys.config import ExperimentConfig
 from recsys.training.loop import Watch
 from recsys.training.run import Run, is_finished, run_folder
+from recsys.training.teacher import taught
 from recsys.training.train import ray_folder, train
 from recsys_pipelines.batches.order import check_ranks
 from recsys_pipelines.preparation.prepared import Prepared
@@ -151,14 +152,20 @@ def train_on_ray(
 ) -> Run:
     """Train as `train.train` does, on every worker. Needs `session`.
 
-    The same call goes on with a job whose driver was lost. Raises what `train.train` raises on a worker, ValueError when
-    a worker does not see the folders or not all workers can be placed (again), WorkersLost after `max_failures` new starts.
+    The same call goes on with a job whose driver was lost. A teacher's runs are jobs like this one, and their predictions
+    are made in this process. Raises what `train.train` raises on a worker, ValueError when a worker does not see the
+    folders or not all workers can be placed (again), WorkersLost after `max_failures` new starts.
     """
     watch = watch or Watch()
     runs = Path(runs).resolve()
     prepared = Prepared(
         prepared.path.resolve(), prepared.manifest
     )  # for workers: without features loaded here
+
+    def train_teacher(experiment: ExperimentConfig, its_rows: Prepared, its_watch: Watch) -> Run:
+        return train_on_ray(experiment, its_rows, runs, workers, its_watch)
+
+    config = taught(config, prepared, runs, train_teacher, watch)
     folder = run_folder(config, prepared, runs)
     if is_finished(folder):
         return train(config, prepared, runs, watch, profile)  # which clears what else a lost driver left

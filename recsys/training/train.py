@@ -15,6 +15,7 @@ from recsys.config import ExperimentConfig
 from recsys.training.distributed import (
     default_device,
     gathered,
+    kept_by_rank_0,
     lost_ranks_named,
     on_rank_0,
     peak_memory,
@@ -39,7 +40,8 @@ from recsys.training.run import (
 )
 from recsys.training.start import trained_by
 from recsys.training.store import Store, discard
-from recsys_cython_ext.files import file_digest, lock_of, locked, write_json, write_text
+from recsys.training.teacher import taught
+from recsys_cython_ext.files import file_digest, write_json, write_text
 from recsys_cython_ext.manifest import write_manifest
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepared import Prepared
@@ -63,6 +65,7 @@ def train(
     On every rank of a process group, or alone. A run that was interrupted goes on from its newest checkpoint, and ends as
     one that was not, to the bit where as many ranks hold the same parts of tables. The plan of `auto` depends on the
     memory that it finds: name other ways in `job.sharding`, or its `memory_per_rank`, to hold it on other machines.
+    The runs of a teacher are trained first, where `training.teacher` has such and they are not there.
 
     Args:
         config: The experiment, whose seed is `training.seed`.
@@ -73,11 +76,15 @@ def train(
 
     Raises:
         ConnectionError: Another rank has ended.
-        ValueError: Another job is at work on the run, and as `fit` and `Store` do.
+        ValueError: Another job is at work on the run, and as `with_teacher`, `fit` and `Store` do.
     """
-    out, watch = run_folder(config, prepared, runs), watch or Watch()
+    watch = watch or Watch()
+    config = with_teacher(config, prepared, runs, watch)
+    out = run_folder(config, prepared, runs)
+    busy = f"{out}: another job is at work on this run; wait for it, or stop it"
     alone = not dist.is_initialized()
-    with process_group(), lost_ranks_named(), _stops_explained(out, watch), _only_job(out):
+    kept = kept_by_rank_0(out, LOCK_SECONDS, busy)
+    with process_group(), lost_ranks_named(), _stops_explained(out, watch), kept:
         if on_rank_0(lambda: is_finished(out)):
             if profile and dist.get_rank() == 0 and not (out / TRACE).exists():
                 watch.warn(
@@ -93,28 +100,27 @@ def train(
     return Run.open(out)
 
 
+def with_teacher(
+    config: ExperimentConfig,
+    prepared: Prepared,
+    runs: str | Path,
+    watch: Watch | None = None,
+    base: ExperimentConfig | None = None,
+) -> ExperimentConfig:
+    """Return the experiment with its teachers' predictions in the place of their experiment, as `teacher.taught` does.
+
+    What is missing is trained here; an experiment without a teacher, or with predictions, is returned as it is.
+    """
+
+    def train_teacher(experiment: ExperimentConfig, its_rows: Prepared, its_watch: Watch) -> Run:
+        return train(experiment, its_rows, runs, its_watch)
+
+    return taught(config, prepared, runs, train_teacher, watch or Watch(), base)
+
+
 def ray_folder(run: Path) -> Path:
     """Return where Ray keeps what it needs while it trains a run (`ray_job`)."""
     return run.parent / f".{run.name}.ray"
-
-
-@contextmanager
-def _only_job(out: Path) -> Iterator[None]:
-    """Keep other jobs off the run while the block runs; rank 0 sees to it. Raises ValueError where one is at work."""
-    with ExitStack() as stack:
-
-        def lock() -> None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(locked(lock_of(out), LOCK_SECONDS))
-            except TimeoutError:
-                raise ValueError(
-                    f"{out}: another job is at work on this run; wait for it, or stop it"
-                ) from None
-
-        on_rank_0(lock)
-        yield
-        dist.barrier()
 
 
 @contextmanager

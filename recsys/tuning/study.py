@@ -27,9 +27,11 @@ from recsys.tuning.trials import (
     TrialStore,
     metrics_of,
     random_draws,
+    teaching,
 )
 from recsys_cython_ext.files import locked, text_digest
 from recsys_cython_ext.manifest import DamagedFile, Manifest, read_manifest, write_manifest
+from recsys_cython_ext.progress import Progress, no_progress
 from recsys_tables.planning.plan import BudgetError
 
 How = Literal["random", "grid", "optuna"]
@@ -84,9 +86,18 @@ class TuningResult:
 
 @contextmanager
 def opened(
-    config: ExperimentConfig, prepare: Prepare, runs: str | Path, how: How, most: int | None, asha: bool
+    config: ExperimentConfig,
+    prepare: Prepare,
+    runs: str | Path,
+    how: How,
+    most: int | None,
+    asha: bool,
+    progress: Progress = no_progress,
 ) -> Iterator["Study"]:
-    """Open the study of a tuning under `runs`, for one process at a time. Raises ConfigError as `Study` does."""
+    """Open the study of a tuning under `runs`, for one process at a time; `progress` is of the teachers of its trials.
+
+    Raises ConfigError as `Study` does.
+    """
     _check(config, most)
     settings = config.model_dump(mode="json", exclude={"job", "evaluation", "tuning"})
     tuning = config.tuning.model_dump(mode="json", exclude={"trials"})
@@ -94,7 +105,8 @@ def opened(
     folder = Path(runs) / "tune" / f"{config.name}-{text_digest(text)}"
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
-        yield Study(config, prepare, folder, TrialStore(runs), how, most, asha)
+        draws = Draws(config, prepare, teaching(config, runs, progress))
+        yield Study(config, draws, folder, TrialStore(runs), how, most, asha)
 
 
 class Study:
@@ -110,7 +122,7 @@ class Study:
     def __init__(
         self,
         config: ExperimentConfig,
-        prepare: Prepare,
+        draws: Draws,
         folder: Path,
         store: TrialStore,
         how: How,
@@ -121,7 +133,7 @@ class Study:
         self.config, self.how, self.asha = config, how, asha
         self.trials: list[Trial] = []
         self.most = most
-        self._store, self._draws = store, Draws(config, prepare)
+        self._store, self._draws = store, draws
         # by digest: settings as they were drawn, before some of them were computed
         self._drawn: dict[str, dict[str, Any]] = {}
         self._optuna = _optuna(config, most) if how == "optuna" else None

@@ -20,11 +20,13 @@ from recsys.planning import plan_of
 from recsys.tuning.min_count import smallest_min_count
 from recsys_cython_ext.files import lock_of, locked
 from recsys_cython_ext.manifest import DamagedFile, Manifest, read_manifest, write_manifest
+from recsys_cython_ext.progress import Progress
 from recsys_pipelines.features import Features
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_tables.planning.plan import BudgetError
 
 Prepare = Callable[[ExperimentConfig], Prepared]
+Teach = Callable[[ExperimentConfig, Prepared], ExperimentConfig]  # of an experiment on prepared rows
 Report = Callable[[dict[str, Any]], None]  # of one evaluation: epoch, rows, losses, metrics
 End = Literal["finished", "stopped", "diverged", "failed"]
 
@@ -91,13 +93,35 @@ def metrics_of(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def teaching(base: ExperimentConfig, runs: str | Path, progress: Progress) -> Teach:
+    """Return what gives variants of an experiment their teachers' predictions: `train.with_teacher`, of one base.
+
+    Teachers that are not there are trained below `runs`.
+    """
+
+    def teach(config: ExperimentConfig, prepared: Prepared) -> ExperimentConfig:
+        if config.training.teacher is None:
+            return config
+        from recsys.training.loop import Watch
+        from recsys.training.train import with_teacher
+
+        return with_teacher(config, prepared, runs, Watch(progress=progress), base)
+
+    return teach
+
+
+def untaught(config: ExperimentConfig, prepared: Prepared) -> ExperimentConfig:
+    """Return an experiment as it is, where none has a teacher whose runs must be trained."""
+    return config
+
+
 class Draws:
     """The candidates of an arm, each within its budget, whose prepared data hold the same rows."""
 
-    def __init__(self, config: ExperimentConfig, prepare: Prepare) -> None:
+    def __init__(self, config: ExperimentConfig, prepare: Prepare, teach: Teach = untaught) -> None:
         self.candidates: dict[str, Candidate] = {}  # by digest
         self.smallest_excess: BudgetError | None = None
-        self._config, self._prepare = config, prepare
+        self._config, self._prepare, self._teach = config, prepare, teach
         self._splits: dict[Path, dict[str, dict[str, int]]] = {}
 
     def add(self, settings: Mapping[str, Any]) -> tuple[Candidate, bool]:
@@ -109,13 +133,15 @@ class Draws:
             settings = self._computed(settings)
             changed = {**settings, "training.seed": self._config.tuning.training_seed}
             config = self._config.replace(changed, where=self._config.name)
-            prepared = self._prepare(config).path
+            rows = self._prepare(config)
+            prepared = rows.path
             plan_of(config, _features(prepared))
         except BudgetError as error:
             if self.smallest_excess is None or error.needed < self.smallest_excess.needed:
                 self.smallest_excess = error
             raise
         self._check_rows(prepared, settings)
+        config = self._teach(config, rows)
         candidate = Candidate(config, dict(settings), prepared, config.digest(prepared))
         is_new = candidate.digest not in self.candidates
         return self.candidates.setdefault(candidate.digest, candidate), is_new
@@ -162,12 +188,12 @@ class Draws:
         self._splits[prepared] = splits
 
 
-def candidates(config: ExperimentConfig, prepare: Prepare) -> list[Candidate]:
+def candidates(config: ExperimentConfig, prepare: Prepare, teach: Teach = untaught) -> list[Candidate]:
     """Draw `tuning.trials` settings, the file's own first, among those that fit the budget.
 
     Draws are without replacement and a function of `tuning.seed`. Raises NothingFits when none does.
     """
-    draws = Draws(config, prepare)
+    draws = Draws(config, prepare, teach)
     settings = itertools.chain([{}], random_draws(config.tuning.space, config.tuning.seed))
     fitting = list(draws.until(settings, config.tuning.trials))
     if not fitting:

@@ -28,7 +28,7 @@ class Batch:
     Attributes:
         dense: The numbers, float32 [B, n].
         ids: One key per categorical feature, with weights where a feature is weighted.
-        label: float32 [B].
+        label: What the loss sees of a row, float32 [B]: its soft label where rows have such.
         weight: float32 [B].
         rows: How many of the B rows are not padding.
         log_q: Log of the probability that the item of a row is sampled, float32 [B].
@@ -47,12 +47,14 @@ class Rows:
     """Rows of a prepared split. label and weight [n] are in memory, features stay in the table's buffers.
 
     table: transformed columns; its chunks may be mapped files, together larger than memory.
+    soft_label: what the loss sees in the place of the label, float32 [n] in [0, 1]; metrics and samples do not.
     """
 
     features: Features
     table: pa.Table
     label: np.ndarray
     weight: np.ndarray
+    soft_label: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -78,6 +80,11 @@ class Rows:
             return table[name].to_numpy().astype(np.float32)
 
         return cls(features, table, floats("@label", 0.0), floats("@weight", 1.0))
+
+    @property
+    def loss_label(self) -> np.ndarray:
+        """What batches have as the label, float32 [n]."""
+        return self.label if self.soft_label is None else self.soft_label
 
     @cached_property
     def row_id(self) -> np.ndarray:
@@ -130,7 +137,7 @@ class Rows:
         return Batch(
             dense=torch.from_numpy(_spread(gathered.numbers, real)),
             ids=ids,
-            label=torch.from_numpy(_spread(self.label[positions], real)),
+            label=torch.from_numpy(_spread(self.loss_label[positions], real)),
             weight=torch.from_numpy(_spread(self.weight[positions], real)),
             rows=len(positions),
         )

@@ -120,7 +120,7 @@ class NegativeSampler:
         real = rows != PADDING
         weight = np.where(real, self._rows.weight[np.where(real, rows, 0)], 0).astype(np.float32)
         label = np.zeros(len(rows), np.float32)
-        label[: len(index)] = np.where(real[: len(index)], self._rows.label[index], 0)
+        label[: len(index)] = np.where(real[: len(index)], self._rows.loss_label[index], 0)
         negative_log_q = np.where(repeated == PADDING, 0, np.log(self.q[items])).astype(np.float32)
         return Expanded(
             index=rows,
