@@ -40,6 +40,7 @@ format: install
 
 bench: install
 	$(BIN)/python benchmarks/hashing.py
+	$(BIN)/python benchmarks/static_function.py
 	$(BIN)/python benchmarks/lookup.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/bootstrap.py
