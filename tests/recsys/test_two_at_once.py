@@ -224,5 +224,5 @@ for _verb in VERBS:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("verb", VERBS)
-def test_two_processes_at_one_target_leave_it_whole(verb: str, tmp_path: Path) -> None:
+def test_two_processes_at_one_target_leave_it_whole(verb: str, tmp_path: Path, run_ranks: Any) -> None:
     run_ranks(__file__, f"rounds_of_{verb}", tmp_path)
