@@ -99,8 +99,8 @@ if own:
 with ray_session(1):
     try:
         print(json.dumps(ray.get(ray.remote(of_worker).remote())))
-        from recsys_pipelines.preparation.session import _name_what_was_found
-        _name_what_was_found()
+        from recsys_pipelines.preparation.session import _announce_auto
+        _announce_auto()
     except ValueError as error:
         print(error)
 """

@@ -330,7 +330,7 @@ def test_workers_of_two_nodes_run_the_wheel(
     code = f"""
 import json, ray, recsys, recsys_cython_ext
 from pathlib import Path
-from recsys.config import load
+from recsys.config import load_experiment
 from recsys.training.ray_job import Workers, session, train_on_ray
 from recsys_pipelines.preparation.prepared import Prepared
 
@@ -344,7 +344,7 @@ import sys
 workers = Workers(2, cpus=1, address=sys.argv[1], wheel=Path({str(wheel)!r}))
 with session(workers):
     found = ray.get([where.remote(), where.remote()])
-    run = train_on_ray(load(Path("small.yaml")), Prepared.open(Path({str(prepared.path)!r})), Path("runs"), workers)
+    run = train_on_ray(load_experiment(Path("small.yaml")), Prepared.open(Path({str(prepared.path)!r})), Path("runs"), workers)
 print(json.dumps([found, str(run.path)]))
 """
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
