@@ -344,7 +344,8 @@ import sys
 workers = Workers(2, cpus=1, address=sys.argv[1], wheel=Path({str(wheel)!r}))
 with session(workers):
     found = ray.get([where.remote(), where.remote()])
-    run = train_on_ray(load_experiment(Path("small.yaml")), Prepared.open(Path({str(prepared.path)!r})), Path("runs"), workers)
+    small, ready = load_experiment("small.yaml"), Prepared.open({str(prepared.path)!r})
+    run = train_on_ray(small, ready, Path("runs"), workers)
 print(json.dumps([found, str(run.path)]))
 """
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
