@@ -253,10 +253,10 @@ class Study:
             trial.end = "stopped"
         return trial
 
-    def _teach(self, drawn: dict[str, Any], trial: Trial) -> None:
+    def _teach(self, settings: dict[str, Any], trial: Trial) -> None:
         """Pass the score of drawn settings to Optuna, where it draws."""
         if self._optuna is not None:
-            self._optuna.tell(drawn, trial.score(self.config))
+            self._optuna.tell(settings, trial.score(self.config))
 
     def _is_over(self, trial: Trial) -> bool:
         """Tell whether training ended by itself: all epochs, or no better metric for as long as it had patience."""

@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
+from recsys_tables.collisions import CollisionRate
 from recsys_tables.remap import Remap
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from recsys_tables.collisions import CollisionRate
 
 Array = TypeVar("Array")  # np.ndarray or torch.Tensor, int64
 
@@ -134,7 +133,7 @@ class Scheme(Protocol):
         """Return a module: list of looked-up vectors [L, D_j] (and aux [L, a], if any) -> [L, D]."""
         ...
 
-    def expected_collisions(self, ids: np.ndarray, impressions: np.ndarray) -> "CollisionRate | None":
+    def expected_collisions(self, ids: np.ndarray, impressions: np.ndarray) -> CollisionRate | None:
         """Return how often the field's distinct `ids` [n], with `impressions` [n] of each, share rows with others.
 
         None stands for rows that are shared by arithmetic, or in parts: their collisions can only be observed.
@@ -161,7 +160,7 @@ class SchemeBase:
         """Return what `combine` must know of ids beside their vectors: nothing."""
         return None
 
-    def expected_collisions(self, ids: np.ndarray, impressions: np.ndarray) -> "CollisionRate | None":
+    def expected_collisions(self, ids: np.ndarray, impressions: np.ndarray) -> CollisionRate | None:
         """Return None: collisions can only be observed."""
         return None
 
