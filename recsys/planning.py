@@ -10,7 +10,14 @@ from recsys.config import ExperimentConfig
 from recsys.config.models import targets_of
 from recsys_cython_ext import count_ids
 from recsys_pipelines.features import Features
-from recsys_tables.bytes import OptimizerName, ResidentBytes, combine_bytes, optimizer_row_bytes, table_bytes
+from recsys_tables.bytes import (
+    OptimizerName,
+    ResidentBytes,
+    combine_bytes,
+    map_bytes,
+    optimizer_row_bytes,
+    table_bytes,
+)
 from recsys_tables.config import Sharding
 from recsys_tables.field import Field
 from recsys_tables.planning.collisions import expected_across_features, observed_collisions
@@ -120,18 +127,22 @@ class SharedTable:
 
 @dataclass(frozen=True)
 class RankReport:
-    """A rank's shards and their bytes; dense parameters and their optimiser's state are on every rank."""
+    """A rank's shards and their bytes; codes, dense parameters and their optimiser's state are on every rank."""
 
     rank: int
     parameters: int
     optimizer: int
+    codes: int
     dense: int
     shards: "list[Placement]"
 
 
 @dataclass(frozen=True)
 class TableReport:
-    """The plan of an experiment's tables. `bytes` is the sum over features, shared tables and `statistics`, by name."""
+    """The plan of an experiment's tables.
+
+    `bytes` is the sum over features, shared tables and `statistics`, by name, and of the codes that features share.
+    """
 
     name: str
     scheme: str
@@ -184,7 +195,9 @@ def report_tables(
                 rows=sum(table.num_embeddings for table in tables),
                 width=scheme.embedding_dim,
                 tables=[table.name for table in tables],
-                bytes=unshared + combine_bytes(scheme) + ResidentBytes(vocabulary=fitted.vocabulary_bytes),
+                bytes=unshared
+                + combine_bytes(scheme)
+                + ResidentBytes(vocabulary=fitted.vocabulary_bytes, remaps=map_bytes([scheme]).remaps),
                 expected=_expected(scheme, *counted[name], expected.get(name)),
                 observed=_observed(scheme, *counted[name], observed.get(name)),
             )
@@ -301,6 +314,7 @@ def _ranks(
             parameters=sum(shard.parameter_bytes for shard in on_rank),
             optimizer=dense.optimizer
             + sum(shard.rows * optimizer_row_bytes(shard.columns, optimizer) for shard in on_rank),
+            codes=plan.bytes.codes,
             dense=dense.dense,
             shards=on_rank,
         )

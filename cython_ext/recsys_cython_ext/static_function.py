@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,7 +18,7 @@ from pydantic import Field
 import recsys_cython_ext._hashing as _hashing  # this form spares mypy a stub
 import recsys_cython_ext._static_function as _static_function
 from recsys_cython_ext.arguments import as_int64, output
-from recsys_cython_ext.files import file_digest, new_folder
+from recsys_cython_ext.files import digest, file_digest, new_folder
 from recsys_cython_ext.hashing import HASH_VERSION, lookup_salt
 from recsys_cython_ext.manifest import DamagedFile, Manifest, read_manifest, write_manifest
 from recsys_cython_ext.threads import over_parts
@@ -139,6 +140,11 @@ class StaticFunction:
     def nbytes(self) -> int:
         """Return the bytes of the slots, all that it takes in memory and, but for its manifest, on disk."""
         return self._slots.nbytes
+
+    @cached_property
+    def digest(self) -> str:
+        """Return sixteen hexadecimal digits of all that values depend on."""
+        return digest(self.shape.model_dump_json().encode() + self._slots.tobytes())
 
     def lookup(
         self, keys: np.ndarray, out: np.ndarray | None = None, *, threads: int | None = None

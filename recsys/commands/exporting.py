@@ -45,9 +45,10 @@ def export(
             }
         )
     table = Table("resident bytes", "run", escape(to.name), "times smaller")
-    for kind in ("parameters", "vocabulary", "remaps", "dense", "statistics", "serving"):
-        ratio = f"{before[kind] / after[kind]:.2f}" if after[kind] else "–"
-        table.add_row(kind, f"{before[kind]:,}", f"{after[kind]:,}", ratio)
+    for kind in ("parameters", "vocabulary", "remaps", "codes", "dense", "statistics", "serving"):
+        trained = before.get(kind, 0)  # of a run before codes were counted
+        ratio = f"{trained / after[kind]:.2f}" if after[kind] else "–"
+        table.add_row(kind, f"{trained:,}", f"{after[kind]:,}", ratio)
     out.print(table)
     if metrics is not None:
         print_metrics(metrics)

@@ -106,7 +106,7 @@ def rank_rows(learner: Run, prepared: Prepared, min_count: int, progress: Progre
     with locked(lock_of(file)):
         if not is_sealed(file):
             size = learner.config.evaluation.batch_size
-            by_feature = saliency(full_model(learner, learned), learned, rows, size, progress)
+            by_feature = saliency(full_model(learner, learned.weights), learned, rows, size, progress)
             write_arrays(((str(n), by_feature[name]) for n, name in enumerate(learned.weights)), file)
             seal(file)
         scores = read_arrays(file)

@@ -1,6 +1,6 @@
 """A supernet tells how good a compact model would be by masks on a learner's tables, and no training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ class Supernet:
         self.recipe = replace(run), learned, space, rows
         self._space, self._learned = space, learned
         torch.set_num_threads(run.config.training.num_threads)
-        self._model = full_model(run, learned)
+        self._model = full_model(run, learned.weights)
         self._tables = {feature: _table(self._model, feature) for feature in space.features}
         self._label = rows.label
         size = run.config.evaluation.batch_size
@@ -54,15 +54,15 @@ class Supernet:
         return auc(self._label, logits.double().numpy())
 
 
-def full_model(run: Run, learned: Learned) -> ClickModel:
-    """Restore a learner's run as a model of full tables on the CPU, in evaluation mode."""
+def full_model(run: Run, weights: Mapping[str, np.ndarray]) -> ClickModel:
+    """Restore a run as a model of full tables that hold `weights`, by feature, on the CPU, in evaluation mode."""
     tables = {"scheme": "full", "embedding_dim": run.config.tables.embedding_dim}
     model = make_model(run.config.replace({"tables": tables}), run.features(), device="cpu")
     saved = run.checkpoint()
     names = [name for name in saved.names if name.startswith(NETWORK)]
     model.network.load_state_dict({name.removeprefix(NETWORK): saved.read(name) for name in names})
-    for feature, weights in learned.weights.items():
-        _table(model, feature).copy_(torch.from_numpy(weights))
+    for feature, values in weights.items():
+        _table(model, feature).copy_(torch.from_numpy(values))
     return model.eval()
 
 

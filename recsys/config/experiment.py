@@ -173,18 +173,22 @@ class ExperimentConfig(Strict):
     def digest(self, prepared: str | Path) -> str:
         """Return sixteen hexadecimal digits of all that a run on a prepared folder depends on.
 
-        Of a file or a run to start from, of a teacher's predictions, and of ids to keep (by the folder's name), it is the
-        content that counts. Raises ConfigError where `training.start` or `training.teacher` cannot be read.
+        Of a file or a run to start from, of a teacher's predictions, of codes, and of ids to keep (by the folder's name),
+        it is the content that counts. Raises ConfigError where `training.start` or `training.teacher` cannot be read,
+        DamagedFile where `tables.codes` cannot.
         """
         settings = self.model_dump(
             mode="json",
             exclude={
                 **dict.fromkeys(("name", "job", "evaluation", "tuning", "compression"), True),
                 "training": {"start", "teacher"},
+                "tables": {"codes"},
                 "features": {"__all__": {"keep"}},
             },
         )
         dependencies: list[Any] = [settings, Path(prepared).name]
+        if (codes := self.tables.digest_of_files()) is not None:
+            dependencies.append(codes)
         if self.training.start is not None:
             dependencies.append(_digest_of_start(self.training.start))
         if (teacher := self.training.teacher) is not None:
@@ -217,8 +221,8 @@ def load_experiment(
     """Read one experiment.
 
     `extends: other.yaml` starts from another file, and keys here replace its keys; `set` then replaces dotted keys, as
-    `ExperimentConfig.replace` does. A relative path (`data.path`, `training.start` or its `run`, a teacher's `experiment`
-    or `predictions`, `vocabulary` and `keep` of a feature) is relative to the file that names it.
+    `ExperimentConfig.replace` does. A relative path (`data.path`, `tables.codes`, `training.start` or its `run`, a
+    teacher's `experiment` or `predictions`, `vocabulary` and `keep` of a feature) is relative to the file that names it.
 
     Args:
         path: The YAML file.
@@ -242,6 +246,11 @@ def load_experiment(
         )
     if config.training.start is not None:
         _check_start(path, config.training.start)
+    if config.tables.scheme == "coded" and not config.tables.codes.is_dir():
+        raise ConfigError(
+            f"{path}: tables.codes: {config.tables.codes} is no folder{near_file(config.tables.codes)}; `recsys compress` "
+            "makes codes"
+        )
     if config.training.teacher is not None:
         config.training.teacher.check(str(path))
     for key, choices in config.tuning.space.items():

@@ -38,6 +38,7 @@ def read_yaml(path: str | Path, chain: tuple[Path, ...] = ()) -> dict[str, Any]:
         *((raw.get("data"), "path"), (training, "start"), (_mapping(training, "start"), "run")),
         *((settings, "data.path"), (settings, "training.start"), (settings, "features.keep")),
         *((settings, "training.start.run"), (_mapping(settings, "training.start"), "run")),
+        *((raw.get("tables"), "codes"), (settings, "tables.codes")),
         *((_mapping(training, "teacher"), key) for key in TEACHER),
         *((settings, f"training.teacher.{key}") for key in TEACHER),
         *((_mapping(settings, "training.teacher"), key) for key in TEACHER),

@@ -9,6 +9,7 @@ KINDS = {
     "optimizer": "optimiser",
     "vocabulary": "vocabularies",
     "remaps": "remaps",
+    "codes": "codes",
     "pointers": "pointers",
     "dense": "scheme's networks",
     "statistics": "statistics",

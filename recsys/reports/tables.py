@@ -19,7 +19,17 @@ def _bytes_grid(report: TableReport, network: NetworkBytes) -> Grid:
     share = report.bytes.total / report.full_bytes
     grid = Grid(
         *("feature", "scheme", "ids", "rows", "width"),
-        *("weights", "optimiser", "vocabulary", "remaps", "pointers", "dense", "statistics", "bytes"),
+        *(
+            "weights",
+            "optimiser",
+            "vocabulary",
+            "remaps",
+            "codes",
+            "pointers",
+            "dense",
+            "statistics",
+            "bytes",
+        ),
         title=f"{report.name}: {report.bytes.total:,} bytes, {share:.1%} of the full table's {report.full_bytes:,}",
         caption=f"above the tables, in no budget: a network of {network.parameters:,} bytes, and in training "
         f"{network.optimizer:,} of its optimiser",
@@ -32,6 +42,10 @@ def _bytes_grid(report: TableReport, network: NetworkBytes) -> Grid:
         rows = "shared" if shared.issuperset(entry.tables) else f"{entry.rows:,}"
         grid.add_row(
             plain(entry.feature), entry.scheme, f"{entry.ids:,}", rows, str(entry.width), *_kinds(entry.bytes)
+        )
+    if report.bytes.codes:
+        grid.add_row(
+            "codes, of all features", "", "", "", "", *_kinds(ResidentBytes(codes=report.bytes.codes))
         )
     for name, size in report.statistics.items():
         grid.add_row(plain(name), "", "", "", "", *_kinds(ResidentBytes(statistics=size)))
@@ -55,11 +69,11 @@ def _collisions_grid(report: TableReport) -> Grid:
 
 def _ranks_grid(report: TableReport) -> Grid:
     grid = Grid(
-        *("rank", "shards", "weights", "optimiser", "dense", "bytes", "tables"),
+        *("rank", "shards", "weights", "optimiser", "codes", "dense", "bytes", "tables"),
         title=f"sharding over {len(report.ranks)} ranks: {report.sharding}",
     )
     for entry in report.ranks:
-        kinds = (entry.parameters, entry.optimizer, entry.dense)
+        kinds = (entry.parameters, entry.optimizer, entry.codes, entry.dense)
         by_type: dict[str, list[str]] = {}
         for shard in entry.shards:
             by_type.setdefault(shard.sharding, []).append(shard.table)

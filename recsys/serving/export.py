@@ -1,6 +1,6 @@
 """A finished run is exported as an artefact, and scored through: its tables without torch, its network with.
 
-<out>/manifest.json, tables/, projections/, remaps/     see `recsys_tables.serving.artefact`
+<out>/manifest.json, tables/, projections/, remaps/, codes/     see `recsys_tables.serving.artefact`
 <out>/features/            the run's fitted features
 <out>/config.yaml          the run's settings
 <out>/network.safetensors  parameters of the network above the tables

@@ -2,6 +2,7 @@
 
 <runs>/<name>-<digest>/seed-<k>/
     config.yaml                 the settings as they were used
+    codes/                      the codes of tables that are coded
     features/                   fitted features, so that the run scores new rows by itself
     checkpoint/                 the best evaluation
     checkpoints/                while it trains (`recsys.training.store`)
@@ -34,8 +35,8 @@ from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.distributed.manifest import MANIFEST, CheckpointError
 
 METRICS, SETTINGS, PREDICTIONS = "metrics.json", "config.yaml", "predictions.parquet"
-FEATURES, CHECKPOINT, CHECKPOINTS = "features", "checkpoint", "checkpoints"
-CHECKED = (SETTINGS, PREDICTIONS)  # features/ and checkpoint/ have checksums of their own
+FEATURES, CODES, CHECKPOINT, CHECKPOINTS = "features", "codes", "checkpoint", "checkpoints"
+CHECKED = (SETTINGS, PREDICTIONS)  # features/, codes/ and checkpoint/ have checksums of their own
 
 
 def _on_stderr(text: str) -> None:
@@ -78,7 +79,10 @@ class Run:
             names = ", ".join(str(path / name) for name in (METRICS, *CHECKED))
             warn(f"not verified: {names} (an earlier version wrote them without checksums)")
         metrics = RunMetrics(record.plain(), source=path / METRICS)
-        return cls(path, parse_experiment(renamed(settings), str(path / SETTINGS)), metrics, files)
+        config = parse_experiment(renamed(settings), str(path / SETTINGS))
+        if config.tables.scheme == "coded":
+            config = config.replace({"tables.codes": str(path / CODES)})
+        return cls(path, config, metrics, files)
 
     def verified(self, name: str) -> Path:
         """Return the path of a file, once it agrees with its checksum where it has one. Raises ConfigError."""

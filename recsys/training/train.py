@@ -30,6 +30,7 @@ from recsys.training.run import (
     CHECKED,
     CHECKPOINT,
     CHECKPOINTS,
+    CODES,
     FEATURES,
     METRICS,
     PREDICTIONS,
@@ -46,6 +47,7 @@ from recsys_cython_ext.manifest import write_manifest
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_pipelines.preparation.split import SPLITS
+from recsys_tables.codes import Codes
 from recsys_tables.distributed.saving import save as save_checkpoint
 from recsys_tables.distributed.sharding import placements
 
@@ -149,6 +151,8 @@ def _begin(out: Path, config: ExperimentConfig, prepared: Prepared) -> None:
         if path.name == CHECKPOINTS or (goes_on and path.name.startswith("events.")):  # curves so far
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if config.tables.scheme == "coded":
+        Codes.open(config.tables.codes).save(out / CODES)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_text(text, out / SETTINGS)
 

@@ -21,6 +21,7 @@ class ResidentBytes:
     optimizer: int = 0  # state of the optimisers; training only
     vocabulary: int = 0  # id -> code tables; a hashed feature has none
     remaps: int = 0  # code -> row tables
+    codes: int = 0  # id -> row functions; every rank holds them
     pointers: int = 0  # row -> place tables
     dense: int = 0  # what a scheme's combine holds: projections, MLPs
     statistics: int = 0  # id -> number tables: click rates and counts of ids
@@ -31,12 +32,12 @@ class ResidentBytes:
     @property
     def total(self) -> int:
         """Return what is resident in training: everything."""
-        return self.serving + self.optimizer
+        return sum(getattr(self, f.name) for f in fields(self))
 
     @property
     def serving(self) -> int:
         """Return what is resident in serving: everything but the optimisers' state."""
-        return self.parameters + self.vocabulary + self.remaps + self.pointers + self.dense + self.statistics
+        return self.total - self.optimizer
 
     def to_dict(self) -> dict[str, int]:
         """Return the bytes by kind, with both totals."""
@@ -49,16 +50,19 @@ def resident_bytes(
     optimizer: OptimizerName = "rowwise_adagrad",
     statistics_bytes: int = 0,
 ) -> ResidentBytes:
-    """Count the schemes' physical tables, shared ones once, their combines and their maps of codes.
+    """Count the schemes' physical tables, shared ones once, their combines and their maps of ids.
 
     `vocabulary_bytes` of id -> code tables and `statistics_bytes` of id -> number tables stand beside them.
     """
     tables = table_bytes(unique_tables(schemes), optimizer)
-    remaps = sum(scheme.code_map.nbytes for scheme in schemes if scheme.code_map is not None)
-    return sum(
-        (combine_bytes(scheme) for scheme in schemes),
-        tables + ResidentBytes(vocabulary=vocabulary_bytes, remaps=remaps, statistics=statistics_bytes),
-    )
+    beside = ResidentBytes(vocabulary=vocabulary_bytes, statistics=statistics_bytes)
+    return sum((combine_bytes(scheme) for scheme in schemes), tables + map_bytes(schemes) + beside)
+
+
+def map_bytes(schemes: Iterable[Scheme]) -> ResidentBytes:
+    """Count what leads from ids to rows, once where schemes share it."""
+    maps = {id(scheme.code_map): scheme.code_map for scheme in schemes}.values()
+    return sum((ResidentBytes(**{m.kind: m.nbytes}) for m in maps if m is not None), ResidentBytes())
 
 
 def table_bytes(tables: Iterable[Table], optimizer: OptimizerName) -> ResidentBytes:

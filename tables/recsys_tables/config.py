@@ -8,6 +8,7 @@ from recsys_tables.scheme import Scheme
 from recsys_tables.schemes.auto_dim import AutoDimTables
 from recsys_tables.schemes.auto_srh import AutoSrhTables
 from recsys_tables.schemes.chinese_remainder import ChineseRemainderTables
+from recsys_tables.schemes.coded import CodedTables
 from recsys_tables.schemes.compact import CompactTables
 from recsys_tables.schemes.declared import Declaration
 from recsys_tables.schemes.deep_hash import DeepHash
@@ -34,6 +35,7 @@ Sharding = Literal["auto", "table_wise", "row_wise", "column_wise"]  # of a tabl
 
 TablesConfig = Annotated[
     FullTables
+    | CodedTables
     | CompactTables
     | OptEmbedTables
     | PepTables

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
+from recsys_tables.codes import Codes
 from recsys_tables.collisions import CollisionRate
 from recsys_tables.remap import Remap
 
@@ -113,8 +114,8 @@ class Scheme(Protocol):
         ...
 
     @property
-    def code_map(self) -> Remap | None:
-        """Return what leads from codes to rows and must be resident beside the tables, if there is anything."""
+    def code_map(self) -> Remap | Codes | None:
+        """Return what leads from ids to rows and must be resident beside the tables, if there is anything."""
         ...
 
     def tables(self) -> tuple[Table, ...]:
@@ -152,7 +153,7 @@ class SchemeBase:
         return self
 
     @property
-    def code_map(self) -> Remap | None:
+    def code_map(self) -> Remap | Codes | None:
         """Return what must be resident beside the tables: nothing."""
         return None
 
@@ -236,7 +237,7 @@ def _plain(value: Any) -> Any:
 
     A scheme whose tables another reads is described under its own feature, and only named here.
     """
-    if isinstance(value, Remap):
+    if isinstance(value, Remap | Codes):
         return str(value)  # with its digest
     if is_dataclass(value):
         return value.feature  # type: ignore[union-attr]

@@ -27,6 +27,7 @@ def test_bytes_by_kind() -> None:
         "optimizer": 4 * rows,
         "vocabulary": 50,
         "remaps": 0,
+        "codes": 0,
         "pointers": 0,
         "dense": 0,
         "statistics": 0,
@@ -42,9 +43,9 @@ def test_a_shared_table_counts_once() -> None:
 
 
 def test_every_kind_is_resident_and_only_the_optimiser_stays_behind() -> None:
-    one = ResidentBytes(1, 10, 100, 1000, 10_000, 100_000, 1_000_000)
-    assert (one.total, one.serving) == (1_111_111, 1_111_101)
-    assert one + one == ResidentBytes(2, 20, 200, 2000, 20_000, 200_000, 2_000_000)
+    one = ResidentBytes(1, 10, 100, 1000, 10_000, 100_000, 1_000_000, 10_000_000)
+    assert (one.total, one.serving) == (11_111_111, 11_111_101)
+    assert one + one == ResidentBytes(2, 20, 200, 2000, 20_000, 200_000, 2_000_000, 20_000_000)
     with_statistics = resident_bytes([Full("a", 100, 8)], 50, statistics_bytes=70)
     assert with_statistics == resident_bytes([Full("a", 100, 8)], 50) + ResidentBytes(statistics=70)
 

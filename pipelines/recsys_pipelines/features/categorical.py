@@ -82,8 +82,8 @@ class Categorical(Feature):
     def encode(self, table: pa.Table) -> dict[str, pa.Array]:
         array = one_array(table[self.name])
         if not self.multivalued:
-            return {self.name: pa.array(self._encode(array.to_numpy(zero_copy_only=False)))}
-        values = pa.array(self._encode(array.flatten().to_numpy(zero_copy_only=False)))
+            return {self.name: pa.array(self.encode_ids(array.to_numpy(zero_copy_only=False)))}
+        values = pa.array(self.encode_ids(array.flatten().to_numpy(zero_copy_only=False)))
         # Of a slice, offsets begin anywhere, and flatten cuts the values to match.
         offsets = pc.subtract(array.offsets, array.offsets[0])
         lists = {self.name: pa.ListArray.from_arrays(offsets, values)}
@@ -120,7 +120,8 @@ class Categorical(Feature):
     def arrays(self) -> Arrays:
         return {} if self.like is not None else {"ids": self.ids}
 
-    def _encode(self, ids: np.ndarray) -> np.ndarray:
+    def encode_ids(self, ids: np.ndarray) -> np.ndarray:
+        """Return what the model reads of 64-bit ids [n]: codes, or the ids where they are hashed."""
         if self.encoding == "hash":
             return ids
         codes = self._table.codes(ids, UNKNOWN_CODE - FIRST_CODE)

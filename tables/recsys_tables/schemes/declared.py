@@ -84,6 +84,10 @@ class Declaration(BaseModel):
     def check(self, features: Collection[str]) -> None:
         """Raise ValueError unless the declaration is one for `features`, those with tables of their own."""
 
+    def digest_of_files(self) -> str | None:
+        """Return a digest of what lies in the files that it names, None where it names none. Raises DamagedFile."""
+        return None
+
     @model_validator(mode="before")
     @classmethod
     def _allocates(cls, raw: Any) -> Any:

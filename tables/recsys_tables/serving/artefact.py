@@ -4,6 +4,7 @@
     <folder>/tables/<n>.npy         rows of a physical table (`recsys_tables.serving.quantise`)
     <folder>/projections/<n>.npy    of a table that PCA made narrower
     <folder>/remaps/<n>.npy         bitmap of the kept codes of a compact field
+    <folder>/codes/<n>/             codes that coded fields share (`recsys_tables.codes`)
 
 and what its writer added (`recsys export`: the fitted features and the network). `write` makes one.
 """
@@ -21,6 +22,7 @@ from recsys_cython_ext import pooled as sum_rows
 from recsys_cython_ext.files import file_digest
 from recsys_cython_ext.manifest import DamagedFile, FileName, Manifest, OtherVersion, read_manifest
 from recsys_tables.bytes import ResidentBytes
+from recsys_tables.codes import Codes
 from recsys_tables.config import scheme_classes
 from recsys_tables.field import Field
 from recsys_tables.out_of_range import Policy, in_range
@@ -167,6 +169,7 @@ class StoredField(Manifest):
     out_of_range: Policy
     oov_id: int | None
     remap: StoredRemap | None = None
+    codes: FileName | None = None  # the folder of its codes, which other fields may share
 
 
 class ArtefactManifest(Manifest):
@@ -205,6 +208,9 @@ def _schemes(folder: Path, entries: Sequence[StoredField]) -> dict[str, Scheme]:
     """Return the schemes by feature; those that read another's tables are made after it."""
     classes = scheme_classes()
     schemes: dict[str, Scheme] = {}
+    codes = {
+        name: Codes.open(folder / name) for name in {entry.codes for entry in entries} if name is not None
+    }
     for entry in sorted(entries, key=lambda entry: "of" in entry.scheme):
         settings: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
@@ -215,6 +221,8 @@ def _schemes(folder: Path, entries: Sequence[StoredField]) -> dict[str, Scheme]:
             settings["of"] = schemes[str(settings["of"])]
         if entry.remap is not None:
             settings["remap"] = Remap(_mapped(folder / entry.remap.file), entry.remap.num_ids)
+        if entry.codes is not None:
+            settings["codes"] = codes[entry.codes]
         kind = entry.scheme["scheme"]
         if kind not in classes:
             raise ValueError(f"{kind!r} is no scheme")

@@ -9,8 +9,10 @@ import numpy as np
 from recsys_cython_ext import HASH_VERSION
 from recsys_cython_ext.files import file_digest, new_folder
 from recsys_cython_ext.manifest import write_manifest
-from recsys_tables.bytes import ResidentBytes
+from recsys_tables.bytes import ResidentBytes, map_bytes
+from recsys_tables.codes import Codes
 from recsys_tables.field import Field
+from recsys_tables.remap import Remap
 from recsys_tables.scheme import Scheme, describe, unique_tables
 from recsys_tables.serving.artefact import (
     FIELD_OPTIONS,
@@ -65,9 +67,13 @@ def write(
         for name in ("tables", "projections", "remaps"):
             (partial / name).mkdir()
         tables, stored = _write_tables(partial, fields, read, dtype, width)
-        entries, remaps = _write_fields(partial, fields)
+        entries = _write_fields(partial, fields)
         add(partial)
-        counted = stored + remaps + ResidentBytes(vocabulary=vocabulary_bytes, statistics=statistics_bytes)
+        counted = (
+            stored
+            + map_bytes(field.scheme for field in fields)
+            + ResidentBytes(vocabulary=vocabulary_bytes, statistics=statistics_bytes)
+        )
         manifest = ArtefactManifest(
             format_version=FORMAT_VERSION,
             hash_version=HASH_VERSION,
@@ -127,20 +133,27 @@ def _write_tables(
     return entries, counted
 
 
-def _write_fields(partial: Path, fields: Sequence[Field]) -> tuple[list[StoredField], ResidentBytes]:
-    """Write the remaps of the fields' schemes, and return descriptions of the fields and what the remaps weigh."""
-    entries, counted = [], ResidentBytes()
+def _write_fields(partial: Path, fields: Sequence[Field]) -> list[StoredField]:
+    """Write the remaps and the codes of the fields' schemes, shared codes once, and return descriptions of the fields."""
+    entries = []
+    folders: dict[Codes, str] = {}
     for n, field in enumerate(fields):
-        stored, remap = None, field.scheme.code_map
-        if remap is not None:
-            stored = StoredRemap(file=f"remaps/{n}.npy", num_ids=remap.num_ids)
-            np.save(partial / stored.file, remap.words)
-            counted += ResidentBytes(remaps=remap.nbytes)
+        remap, codes, code_map = None, None, field.scheme.code_map
+        if isinstance(code_map, Remap):
+            remap = StoredRemap(file=f"remaps/{n}.npy", num_ids=code_map.num_ids)
+            np.save(partial / remap.file, code_map.words)
+        elif isinstance(code_map, Codes):
+            if code_map not in folders:
+                folders[code_map] = f"codes/{len(folders)}"
+                (partial / "codes").mkdir(exist_ok=True)
+                code_map.save(partial / folders[code_map])
+            codes = folders[code_map]
         options = {name: getattr(field, name) for name in FIELD_OPTIONS}
+        description = describe(field.scheme)
         entries.append(
-            StoredField(feature=field.feature, scheme=describe(field.scheme), remap=stored, **options)
+            StoredField(feature=field.feature, scheme=description, remap=remap, codes=codes, **options)
         )
-    return entries, counted
+    return entries
 
 
 def _stored_files(partial: Path) -> dict[str, StoredFile]:

@@ -33,7 +33,7 @@ def learned_from(run: Run, names: list[str]) -> Learned:
 
 def by_sample(run: Run, learned: Learned, rows: Rows) -> dict[str, np.ndarray]:
     """Return the oracle: a sample's gradient by a whole table is not 0 in the rows that it looks up."""
-    model = full_model(run, learned)
+    model = full_model(run, learned.weights)
     found = {name: np.zeros(len(table)) for name, table in learned.weights.items()}
     tables = {key.split("embedding_bags.")[1]: p for key, p in model.engine.named_parameters()}
     parts = {name: torch.from_numpy(table - learned.default[name]) for name, table in learned.weights.items()}
@@ -67,7 +67,7 @@ def test_it_is_the_squared_change_of_every_samples_loss(
     some = Rows.from_table(rows.features, rows.table.slice(0, 40))
     expected = by_sample(run, learned, some)
     done = []
-    found = saliency(full_model(run, learned), learned, some, 16, lambda *told: done.append(told))
+    found = saliency(full_model(run, learned.weights), learned, some, 16, lambda *told: done.append(told))
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-10)
         assert (expected[name] > 0).any()
@@ -126,7 +126,9 @@ def test_it_tells_useful_ids_from_useless_ones(configure: Configure, tmp_path: P
     run = train(config, ready, tmp_path / "runs")
     learned = learned_from(run, ["user_id", "item_id"])
     rows = Rows.load(ready.path, "train")
-    found = saliency(full_model(run, learned), with_defaults(learned, rows, 1), rows, 4096)["item_id"][2:]
+    found = saliency(full_model(run, learned.weights), with_defaults(learned, rows, 1), rows, 4096)[
+        "item_id"
+    ][2:]
     fact = truth(config.data.generator)["item_id"]
     useful_of = dict(zip(fact.raw_id.tolist(), fact.useful.tolist(), strict=True))
     (feature,) = (f for f in rows.features.categorical if f.name == "item_id")

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from recsys.cli import app
 from recsys.compression.learners import learned_of
-from recsys.compression.space import Learned
 from recsys.compression.supernet import full_model
 from recsys.config import ConfigError
 from recsys.serving.export import ArtefactScorer, export
@@ -61,9 +60,7 @@ def test_a_run_is_named_by_text_too(run: Run, tmp_path: Path, log: Path) -> None
     )
 
 
-@pytest.mark.parametrize(
-    "read", [Run.checkpoint, Scorer, learned_of, lambda run: full_model(run, Learned({}, {}, {}))]
-)
+@pytest.mark.parametrize("read", [Run.checkpoint, Scorer, learned_of, lambda run: full_model(run, {})])
 def test_no_reader_takes_a_checkpoint_of_another_configuration(run: Run, read: Callable[[Run], Any]) -> None:
     other = Run(run.path, run.config.replace({"training.epochs": 7}), run.metrics)
     with pytest.raises(CheckpointError, match=r"belongs to another configuration than config\.yaml"):

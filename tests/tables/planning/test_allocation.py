@@ -61,7 +61,7 @@ def plan(
 def test_every_scheme_is_tested() -> None:
     models = get_args(get_args(TablesConfig)[0])
     assert {get_args(model.model_fields["scheme"].annotation)[0] for model in models} == {
-        *("full", "compact", "opt_embed", "pep", "deep_light", "auto_dim", "auto_srh", "mde"),
+        *("full", "coded", "compact", "opt_embed", "pep", "deep_light", "auto_dim", "auto_srh", "mde"),
         *BUDGETED,
     }
 

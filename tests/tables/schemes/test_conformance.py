@@ -26,6 +26,7 @@ from recsys_tables import (
     AutoDim,
     AutoSrh,
     ChineseRemainder,
+    Coded,
     Compact,
     DeepHash,
     DeepLight,
@@ -47,6 +48,7 @@ from recsys_tables import (
     TensorTrain,
     Unified,
 )
+from recsys_tables.codes import Codes
 from recsys_tables.config import DECLARATIONS, scheme_classes
 from recsys_tables.engine.deep_hash import DeepHashEmbedding
 from recsys_tables.engine.engine import EmbeddingEngine
@@ -59,6 +61,35 @@ from recsys_tables.schemes.declared import Declaration
 
 N = 1000
 KEPT = np.arange(N) % 3 == 0
+KINDS: dict[str, dict[str, Any]] = {
+    "single": {},
+    "single_weighted": {"weighted": True},
+    "sum": {"multivalued": True},
+    "mean": {"pooling": "mean", "multivalued": True},
+    "weighted_sum": {"multivalued": True, "weighted": True},
+    "weighted_mean": {"pooling": "mean", "multivalued": True, "weighted": True},
+    "sequence": {"pooling": "none", "multivalued": True},
+    "weighted_sequence": {"pooling": "none", "multivalued": True, "weighted": True},
+}
+
+
+CODED_FEATURES = ("item", "other", "a", "b", *KINDS)
+
+
+def row_of_chunk(feature: str, i: Any, chunk: int) -> Any:
+    return (7 * i + 3 * chunk + len(feature)) % 61
+
+
+def codes_of(num_chunks: int) -> Codes:
+    """Return codes of every feature's ids below N, as `row_of_chunk` says."""
+    ids = np.arange(N)
+    rows = {
+        feature: np.stack([row_of_chunk(feature, ids, chunk) for chunk in range(num_chunks)], axis=1)
+        for feature in CODED_FEATURES
+    }
+    return Codes.build(dict.fromkeys(CODED_FEATURES, ids), rows, 61)
+
+
 SCHEMES: dict[str, Scheme] = {
     "full": Full("item", N, 16),
     "hash": Hash("item", 97, 16),
@@ -82,6 +113,8 @@ SCHEMES: dict[str, Scheme] = {
     "unified": Unified("item", 211, 16, 4),
     "unified_one_chunk": Unified("item", 211, 16, 16),
     "unified_12_chunks": Unified("item", 211, 48, 4),
+    "coded": Coded("item", codes_of(1), 16),
+    "coded_2_chunks": Coded("item", codes_of(2), 16),
     "unified_2_tables": Unified("item", 211, 16, 4, num_tables=2),
     "frequency_split": FrequencySplit("item", 40, 31, 16),
     "frequency_split_no_hot": FrequencySplit("item", 0, 31, 16),
@@ -360,6 +393,13 @@ def vector_by_formula(scheme: Any, tables: Tensors, dense: Tensors, i: int) -> T
         case Unified():
             n, chunks = scheme.num_embeddings, scheme.embedding_dim // scheme.chunk_dim
             return torch.cat([t[_sub_table(scheme, c)][h(c, n)] for c in range(chunks)])
+        case Coded():
+            if 0 <= i < N:
+                rows = [row_of_chunk(scheme.feature, i, chunk) for chunk in range(scheme.codes.num_chunks)]
+            else:
+                rows = [int(row[0]) for row in scheme.codes.rows(np.array([i]), scheme.feature)]
+            names = ["shared"] if len(rows) == 1 else [f"chunk_{chunk}" for chunk in range(len(rows))]
+            return torch.cat([t[name][row] for name, row in zip(names, rows, strict=True)])
         case FrequencySplit():
             hot = 0 <= i < scheme.num_hot
             return t["split"][scheme.num_tail + i if hot else h(0, scheme.num_tail)]
@@ -464,16 +504,6 @@ def oracle(field: Field, tables: Tensors, dense: Tensors, bags: Any, factors: An
     return torch.stack(rows) if rows else torch.zeros(0, field.scheme.embedding_dim, dtype=torch.float64)
 
 
-KINDS: dict[str, dict[str, Any]] = {
-    "single": {},
-    "single_weighted": {"weighted": True},
-    "sum": {"multivalued": True},
-    "mean": {"pooling": "mean", "multivalued": True},
-    "weighted_sum": {"multivalued": True, "weighted": True},
-    "weighted_mean": {"pooling": "mean", "multivalued": True, "weighted": True},
-    "sequence": {"pooling": "none", "multivalued": True},
-    "weighted_sequence": {"pooling": "none", "multivalued": True, "weighted": True},
-}
 BAGS = [[3, 3, 999], [], [0], [7, 14, 21, 28, 3], []]
 ONES = [[5], [0], [999], [5], [41]]
 
