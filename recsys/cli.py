@@ -16,6 +16,7 @@ from recsys.console import app, err, out, print_json
 for commands in (
     "data",
     "tables",
+    "compression",
     "training",
     "tuning",
     "checkpoints",

@@ -8,7 +8,7 @@ from typing import Any
 from recsys.config import ConfigError, ExperimentConfig
 from recsys.training.labels import check_measured, check_training
 from recsys.tuning.trials import Candidate, NothingFits, candidates, teaching
-from recsys_cython_ext.progress import Progress
+from recsys_cython_ext.progress import Progress, no_progress
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
 
@@ -19,6 +19,21 @@ class ArmCandidates:
 
     config: ExperimentConfig
     candidates: list[Candidate]
+
+
+def candidates_of(
+    config: ExperimentConfig,
+    folder: Path,
+    runs: Path,
+    progress: Progress,
+    prepare_progress: Progress = no_progress,
+) -> ArmCandidates:
+    """Draw the candidates of an arm, and prepare their data; arguments as of `draw_candidates`. Raises NothingFits."""
+
+    def prepared_for(changed: ExperimentConfig) -> Prepared:
+        return prepare(changed.data, changed.features, folder, prepare_progress)
+
+    return ArmCandidates(config, candidates(config, prepared_for, teaching(config, runs, progress)))
 
 
 def draw_candidates(
@@ -32,17 +47,11 @@ def draw_candidates(
 
     Teachers are trained below `runs`, where they are not there.
     """
-
-    def prepared_for(config: ExperimentConfig) -> Prepared:
-        return prepare(config.data, config.features, folder, prepare_progress)
-
     arms: list[ArmCandidates] = []
     left_out: dict[str, str] = {}
     for number, config in enumerate(configs, start=1):
         try:
-            arms.append(
-                ArmCandidates(config, candidates(config, prepared_for, teaching(config, runs, progress)))
-            )
+            arms.append(candidates_of(config, folder, runs, progress, prepare_progress))
         except NothingFits as error:
             left_out[config.name] = str(error)
         progress("draw settings", number, len(configs))

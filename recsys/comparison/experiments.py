@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.comparison.budgets import arm_name, baseline_of, baselines_by_budget
-from recsys.comparison.candidates import ArmCandidates, check_alike, draw_candidates
+from recsys.comparison.candidates import ArmCandidates, candidates_of, check_alike, draw_candidates
 from recsys.comparison.judge import Judgement, Options, judge
 from recsys.comparison.pool import collect, train_in_worker, training_pool
 from recsys.comparison.predictions import Predictions
@@ -157,24 +157,44 @@ def _judged(
 
 
 @dataclass(frozen=True)
-class _Chosen:
-    """An arm with its best candidate."""
+class Chosen:
+    """An arm with its best candidate, and its monitored metric on validation; an arm of one trial was not measured."""
 
     config: ExperimentConfig
     candidate: Candidate
     trials: list[dict[str, Any]]
+    score: float = float("nan")
 
 
-def _choose(arms: Sequence[ArmCandidates], pool: Executor, runs: Path, progress: Progress) -> list[_Chosen]:
-    """Run every arm's validation trials and take its best; an arm of one trial needs none."""
-    tried = [arm.candidates if arm.config.tuning.trials > 1 else [] for arm in arms]
+def choose(
+    configs: Sequence[ExperimentConfig],
+    runs: Path,
+    prepared: Path,
+    jobs: int | None = None,
+    progress: Progress = no_progress,
+) -> list[Chosen]:
+    """Run the validation trials of arms, also of a single one, and return the best candidate of each.
+
+    Raises NothingFits where no setting of an arm fits its budget.
+    """
+    arms = [candidates_of(config, prepared, runs, progress) for config in configs]
+    with training_pool(configs, jobs) as pool:
+        return _choose(arms, pool, runs, progress, least=1)
+
+
+def _choose(
+    arms: Sequence[ArmCandidates], pool: Executor, runs: Path, progress: Progress, least: int = 2
+) -> list[Chosen]:
+    """Run every arm's validation trials and take its best; an arm of fewer than `least` needs none."""
+    tried = [arm.candidates if arm.config.tuning.trials >= least else [] for arm in arms]
     futures = [pool.submit(run_trial, candidate, runs) for options in tried for candidate in options]
     finished = iter(collect("validation trials", futures, progress))
     chosen = []
     for arm, options in zip(arms, tried, strict=True):
         trials = [next(finished) for _ in options]
         candidate = best(arm.config, options, trials) if options else arm.candidates[0]
-        chosen.append(_Chosen(arm.config, candidate, [_plain(trial, arm.config) for trial in trials]))
+        score = max((trial.score(arm.config) for trial in trials), default=float("nan"))
+        chosen.append(Chosen(arm.config, candidate, [_plain(trial, arm.config) for trial in trials], score))
     return chosen
 
 
@@ -184,7 +204,7 @@ def _plain(trial: Trial, config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _train_arms(
-    chosen: Sequence[_Chosen], seeds: int, pool: Executor, runs: Path, progress: Progress
+    chosen: Sequence[Chosen], seeds: int, pool: Executor, runs: Path, progress: Progress
 ) -> list[Arm]:
     futures = [
         pool.submit(

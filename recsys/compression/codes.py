@@ -129,6 +129,15 @@ def random_codes(trained: TrainedIds, num_embeddings: int, num_chunks: int = 1, 
     return _codes(trained, rows, num_embeddings)
 
 
+def row_use(codes: Codes, ids: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """Return how many rows, of all chunks, some of the `ids` [n] by feature read, and how many several features do."""
+    readers = np.zeros((codes.num_chunks, codes.num_embeddings), np.int64)
+    for feature, values in ids.items():
+        for chunk, rows in enumerate(codes.rows(values, feature)):
+            readers[chunk, np.unique(rows)] += 1
+    return int(np.count_nonzero(readers)), int(np.count_nonzero(readers > 1))
+
+
 def nearest_centroids(vectors: Array, weights: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     """Return the cluster int64 [n] of each vector [n, d] by weighted k-means (Lloyd, from k-means++).
 

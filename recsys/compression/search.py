@@ -59,6 +59,11 @@ class CompressionResult:
     prepared: Path  # what the learner was trained on
 
     @property
+    def experiment(self) -> Path:
+        """Return the file of the evolution's compact experiment."""
+        return self.compact["evolution"]
+
+    @property
     def best(self) -> Genome:
         """Return the evolution's best genome."""
         return self.outcomes["evolution"].best.genome

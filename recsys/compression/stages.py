@@ -45,13 +45,18 @@ class Searches:
     full: float
 
 
-def learner_of(config: ExperimentConfig) -> ExperimentConfig:
-    """Return the experiment of the learner. Raises ConfigError where the tables of `config` are not full ones."""
+def require_full_tables(config: ExperimentConfig) -> None:
+    """Raise ConfigError where the tables of an experiment are not full ones."""
     if config.tables.scheme != "full":
         raise ConfigError(
             f"{config.name}: tables.scheme is {config.tables.scheme!r}; a search starts from full tables, so set it "
-            "to 'full', and the learner's in compression.learner"
+            "to 'full', and a learner's in compression.learner"
         )
+
+
+def learner_of(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the experiment of the learner. Raises ConfigError where the tables of `config` are not full ones."""
+    require_full_tables(config)
     return config.replace(
         {**config.compression.learner, "name": f"{config.name}-learner"},
         where=f"{config.name}: compression.learner",

@@ -1,6 +1,6 @@
 """The section `compression` says how `recsys compress` makes the tables of an experiment small."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,12 +14,33 @@ LEARNER = {  # of `recsys compress`, unless `compression.learner` says otherwise
 }
 
 
-class CompressionConfig(Strict):
-    """How `recsys compress` makes tables small: settings of the learner, and the evolution over what it leaves.
+class StudentsConfig(Strict):
+    """How small tables are trained that learn from teachers: `recsys compress --into coded`, `unified` or `auto`.
 
-    `learner`: dotted keys -> values that make the experiment a learner's, such as `tables.scheme: opt_embed`.
-    From `population` on the names are `evolution.Settings`'.
+    Every arm of the comparison, the full table too, has as many validation `trials`; among those of coded tables are codes
+    of ids with each of `min_counts` impressions.
     """
+
+    teachers: int = Field(3, ge=1, le=100)  # runs of the experiment, unless it has a training.teacher
+    trials: int = Field(8, ge=1, le=100_000)
+    epochs: int = Field(2, ge=1, le=100)  # times the experiment's, at most: soft labels are overfitted later
+    max_rows: int = Field(4096, ge=2, lt=2**31)  # of a coded table; what a budget has beyond them is left
+    chunks: int | None = Field(
+        None, ge=1, le=32
+    )  # of a coded vector; 1, and 2 from a million ids on, unless given
+    min_counts: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 3, 10), min_length=1)
+    seed: Seed = 0  # of codes
+
+
+class CompressionConfig(Strict):
+    """How `recsys compress` makes tables small.
+
+    `students` belong to `--into coded`, `unified` and `auto`. The rest belongs to `--into compact`: the learner's settings,
+    dotted keys -> values that make the experiment a learner's, such as `tables.scheme: opt_embed`, and the evolution over
+    what it leaves; from `population` on the names are `evolution.Settings`'.
+    """
+
+    students: StudentsConfig = StudentsConfig()
 
     learner: dict[str, Any] = Field(default_factory=lambda: dict(LEARNER))
     weights: Literal["initial", "inherited"] = "initial"  # that compact tables and their network start from

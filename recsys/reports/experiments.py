@@ -46,7 +46,7 @@ def write_report(result: Result, path: Path | str) -> None:
         by_budget=result.by_budget,
         sheets=[*bytes_sheets({arm.name: arm.bytes for arm in result.arms}), *main_sheets(result.judged)],
         pictures=[
-            _quality_picture(result),
+            quality_picture(result),
             *comparison_pictures(result.judged),
             _reliability_picture(result.arms),
             _curves_picture(result.arms),
@@ -212,7 +212,8 @@ def trial_counts(result: Result) -> str:
     return f"Validation trials per arm: {same}, over {', '.join(keys)}; test data was not looked at."
 
 
-def _quality_picture(result: Result) -> Picture:
+def quality_picture(result: Result) -> Picture:
+    """Draw the AUC of arms on test over their resident bytes, with intervals."""
     figure = Figure(figsize=(8.5, 5), layout="constrained")
     axes = figure.subplots()
     families: dict[str, list[tuple[float, float, float, float]]] = {}

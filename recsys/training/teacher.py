@@ -73,9 +73,9 @@ def taught(
         return config
     file = teacher.predictions
     if file is None:
-        file = _file_of_runs(
-            config, teacher, prepared, Path(runs).resolve(), train_run, watch, base or config
-        )
+        trained, rows = teacher_runs(config, prepared, train_run, watch, base)
+        with process_group():
+            file = _predicted(trained, rows, Path(runs).resolve() / "teachers", watch)
     else:
         with process_group():
             on_rank_0(lambda: _require_rows_of(teacher, prepared))
@@ -113,26 +113,33 @@ def rows_digest(prepared: Prepared) -> str:
     return text_digest(json.dumps([manifest.files, declared, digest(numbers.tobytes())]))
 
 
-def _file_of_runs(
+def teacher_runs(
     config: ExperimentConfig,
-    teacher: TeacherConfig,
     prepared: Prepared,
-    runs: Path,
     train_run: TrainRun,
     watch: Watch,
-    base: ExperimentConfig,
-) -> Path:
-    """Train the runs of a teacher that are not there, and write what they predict unless that is written."""
+    base: ExperimentConfig | None = None,
+) -> tuple[list[Run], Prepared]:
+    """Return the runs of an experiment's teachers, and the rows they were trained on; arguments and errors as of `taught`.
+
+    Raises ConfigError too where the experiment has no teacher, or only predictions of some.
+    """
+    teacher = config.training.teacher
+    if teacher is None or teacher.predictions is not None:
+        raise ConfigError(
+            f"{config.name}: training.teacher names no runs: give an `experiment` of teachers, or a number of `runs`"
+        )
     with process_group():
-        experiment, path = on_rank_0(lambda: _experiment_and_rows(config, teacher, prepared, watch, base))
+        experiment, path = on_rank_0(
+            lambda: _experiment_and_rows(config, teacher, prepared, watch, base or config)
+        )
     rows = prepared if path == prepared.path else Prepared.open(path)
     trained = []
     for number, seed in enumerate(teacher.seeds, start=1):
         progress = prefixed(f"teacher {number} of {len(teacher.seeds)}", watch.progress)
         seeded = experiment.replace({"training.seed": seed}, where=experiment.name)
         trained.append(train_run(seeded, rows, Watch(progress=progress, warn=watch.warn)))
-    with process_group():
-        return _predicted(trained, rows, runs / "teachers", watch)
+    return trained, rows
 
 
 def _experiment_and_rows(

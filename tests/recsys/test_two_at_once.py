@@ -186,7 +186,7 @@ def compress(folder: Path, root: Path) -> None:
     from recsys.config import load_experiment
     from recsys_pipelines.features import kept_ids
 
-    options = ("--budget", "60%", "--seeds", 0, "--report", root / "report.html")
+    options = ("--into", "compact", "--budget", "60%", "--seeds", 0, "--report", root / "report.html")
     both = at_once(*2 * [(folder / "tiny.yaml", root, "compress", *options)])
     assert [code for code, _ in both] == [0, 0], both
     assert both[0][1]["compact"] == both[1][1]["compact"]

@@ -203,7 +203,19 @@ def test_the_command_says_what_it_found_and_trains_nothing_that_is_there(
     file, report = tmp_path / "small.yaml", tmp_path / "r.html"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)))
     folders = ["--runs", str(roots[0]), "--prepared", str(roots[1])]
-    command = ["compress", str(file), "--budget", "40%", "--seeds", "1", *folders, "--report", str(report)]
+    command = [
+        "compress",
+        str(file),
+        "--into",
+        "compact",
+        "--budget",
+        "40%",
+        "--seeds",
+        "1",
+        *folders,
+        "--report",
+        str(report),
+    ]
     told = json.loads(CliRunner().invoke(cli.app, [*command, "--json"], catch_exceptions=False).stdout)
     assert told["searches"]["evolution"]["genome"] == found.best.to_dict()
     assert told["artefact"] == str(found.artefact)

@@ -87,7 +87,7 @@ def test_what_cannot_be_measured_is_refused_before_training(experiment: Any, lab
     told = run("compare", *arms, "--jobs", "1")
     assert isinstance(told.exception, OneClass)
     assert "the test part has one class" in str(told.exception)
-    told = run("compress", experiment(VALIDATION, label), "--budget", "50%")
+    told = run("compress", experiment(VALIDATION, label), "--into", "compact", "--budget", "50%")
     assert isinstance(told.exception, OneClass)
     assert not list(Path("runs").glob("*/seed-*/metrics.json"))
 

@@ -1,0 +1,63 @@
+"""What students will cost: time, memory and disk, said before anything is trained."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recsys.config import ExperimentConfig
+from recsys.planning import plan_of
+from recsys.training.probe import measure_speed
+from recsys_pipelines.preparation.prepared import Prepared
+
+COPIES = 3  # of a run's tables on disk while it trains: two checkpoints and the best evaluation
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a compression needs at most; runs that stop early, and what is there already, make it less.
+
+    Attributes:
+        runs: Trainings of each step, by its name.
+        seconds: Of all steps, `jobs` trainings at a time.
+        memory: Bytes of all processes that train at a time.
+        disk: Bytes that are written below the folders of runs and of prepared data.
+        peak_table_bytes: Of tables in training, which are the full table's: making it small takes as much as training it.
+    """
+
+    runs: Mapping[str, int]
+    seconds: float
+    memory: int
+    disk: int
+    peak_table_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {**vars(self), "runs": dict(self.runs)}
+
+
+def expected_cost(
+    config: ExperimentConfig, kinds: Sequence[str], prepared: Prepared, seeds: int, jobs: int
+) -> Cost:
+    """Measure some batches, and count what `distillation.run_distillation` will train."""
+    students = config.compression.students
+    trials = students.trials
+    runs = {"teachers": students.teachers, "trials of students": len(kinds) * trials}
+    if seeds:
+        runs |= {"trials of the full table, without and with the teacher": 2 * trials if trials > 1 else 0}
+        runs |= {"seeds of three arms": 3 * seeds}
+    untaught = config.replace({"training.teacher": None})
+    speed = measure_speed(untaught, prepared)
+    epochs = config.training.epochs
+    longer = sum(number for name, number in runs.items() if name != "teachers")
+    seconds_an_epoch = speed.rows / speed.rows_per_second
+    seconds = epochs * seconds_an_epoch * (students.teachers + students.epochs * longer / max(1, jobs))
+    full = plan_of(untaught, prepared.features()).bytes.total
+    on_disk = sum(file.stat().st_size for file in prepared.path.rglob("*") if file.is_file())
+    kept = students.teachers + (3 * seeds if seeds else 0)
+    return Cost(
+        runs=runs,
+        seconds=seconds,
+        memory=jobs * speed.memory,
+        disk=2 * on_disk + (kept + COPIES * jobs) * full,
+        peak_table_bytes=full,
+    )

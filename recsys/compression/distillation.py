@@ -1,0 +1,243 @@
+"""An experiment gets small tables from teachers: their runs, codes of their rows, students, seeds and an artefact.
+
+<runs>/<name>-students-<digest>/<budget>/<kind>.yaml    what each student is trained as, and the artefact of the best one
+
+Runs, codes, predictions and trials are kept, so the same command goes on where it was.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from recsys.comparison.experiments import Chosen, Result, choose, run_comparison
+from recsys.compression.codes import TrainedIds, trained_ids
+from recsys.compression.stages import require_full_tables
+from recsys.compression.students import (
+    LearnedCodes,
+    coded_student,
+    codes_for,
+    hashed,
+    unified_student,
+    with_means,
+)
+from recsys.config import ExperimentConfig, TeacherConfig
+from recsys.planning import plan_of
+from recsys.serving.export import export
+from recsys.training.labels import check_measured
+from recsys.training.loop import Watch
+from recsys.training.run import Run
+from recsys.training.train import teachers_of, with_teacher
+from recsys_cython_ext.files import text_digest, write_text
+from recsys_cython_ext.progress import Progress, no_progress
+from recsys_pipelines.batches.loader import Rows
+from recsys_pipelines.preparation.prepare import prepare
+from recsys_pipelines.preparation.prepared import Prepared
+from recsys_tables.schemes.declared import budget_bytes, check_budget
+from recsys_tables.serving.quantise import Dtype
+
+Kind = Literal["coded", "unified"]
+KINDS: dict[str, tuple[Kind, ...]] = {
+    "auto": ("coded", "unified"),
+    "coded": ("coded",),
+    "unified": ("unified",),
+}
+
+
+@dataclass(frozen=True)
+class DistillationResult:
+    """What became of the students of an experiment.
+
+    Attributes:
+        config: The experiment of full tables.
+        budget: As it was declared; `budget_bytes` are of the full table's `full_bytes`.
+        teachers: Their finished runs.
+        codes: The codes that were tried; none where no student is coded.
+        students: The file of each student with the settings that validation chose, by kind.
+        scores: The monitored metric of each student on validation, higher is better, by kind.
+        chosen: The kind that did best on validation.
+        compared: The full table, it with the same teacher, and the chosen student; None where nothing was compared.
+        artefact: The folder of the chosen student's first run.
+        seconds: What each step took, by name; what was there already took none.
+    """
+
+    config: ExperimentConfig
+    budget: str
+    budget_bytes: int
+    full_bytes: int
+    teachers: list[Run]
+    codes: list[LearnedCodes]
+    students: dict[str, Path]
+    scores: dict[str, float]
+    chosen: str
+    compared: Result | None = None
+    artefact: Path | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def experiment(self) -> Path:
+        """Return the file of the chosen student."""
+        return self.students[self.chosen]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {
+            "budget": self.budget,
+            "budget_bytes": self.budget_bytes,
+            "full_bytes": self.full_bytes,
+            "teachers": [str(run.path) for run in self.teachers],
+            "codes": [codes.to_dict() for codes in self.codes],
+            "students": {kind: str(path) for kind, path in self.students.items()},
+            "validation": self.scores,
+            "chosen": self.chosen,
+            "compared": None if self.compared is None else self.compared.to_dict(),
+            "artefact": None if self.artefact is None else str(self.artefact),
+            "seconds": self.seconds,
+        }
+
+
+def run_distillation(
+    config: ExperimentConfig,
+    budget: str,
+    kinds: Sequence[Kind],
+    prepared: Prepared,
+    roots: tuple[str | Path, str | Path],
+    seeds: int = 5,
+    jobs: int | None = None,
+    effect: float | None = None,
+    dtype: Dtype = "fp32",
+    progress: Progress = no_progress,
+) -> DistillationResult:
+    """Train students of `config`, of full tables, whose resident bytes are at most `budget`, and compare the best one.
+
+    Only validation rows choose.
+
+    Args:
+        config: An experiment of full tables; `compression.students` says how.
+        budget: Bytes, such as 64MB, or a share of the full table's, such as 10%.
+        kinds: Of students, among which validation chooses.
+        prepared: The rows of the experiment.
+        roots: The folders of runs and of prepared data.
+        seeds: Of the final comparison; 0 stops before it.
+        jobs: As of `run_comparison`.
+        effect: As of `run_comparison`.
+        dtype: Of the artefact's tables.
+        progress: Is told how it goes.
+
+    Raises:
+        ConfigError: The tables are not `full`, the budget is below the codes of the ids, or no id occurs often enough.
+        ValueError: As `teachers_of`, `with_teacher` and `run_comparison` do.
+    """
+    runs, prepared_root = map(Path, roots)
+    require_full_tables(config)
+    if seeds:
+        test = prepared.manifest.splits["test"]
+        check_measured("test", test.rows, test.positives, "a comparison")
+    seconds: dict[str, float] = {}
+    full_bytes = plan_of(config, prepared.features()).full_bytes
+    limit = budget_bytes(check_budget(budget), full_bytes)
+    base = with_means(config)
+    with _timed("teachers", seconds):
+        teachers, rows, teacher = _teach(config, prepared, runs, progress)
+    codes: list[LearnedCodes] = []
+    if "coded" in kinds:
+        with _timed("codes", seconds):
+            codes = _codes(config, limit, teachers, rows, (runs, prepared_root), progress)
+    students: dict[str, ExperimentConfig] = {
+        kind: coded_student(base, budget, codes, teacher)
+        if kind == "coded"
+        else unified_student(base, budget, teacher)
+        for kind in kinds
+    }
+    with _timed("trials of students", seconds):
+        choices = choose(list(students.values()), runs, prepared_root, jobs, progress)
+    folder = runs / _folder_name(config, teachers) / budget.replace(" ", "").replace("%", "pct")
+    scores: dict[str, float] = {kind: choice.score for kind, choice in zip(kinds, choices, strict=True)}
+    chosen = max(scores, key=scores.__getitem__)
+    result = DistillationResult(
+        config=config,
+        budget=budget,
+        budget_bytes=limit,
+        full_bytes=full_bytes,
+        teachers=teachers,
+        codes=codes,
+        students={
+            kind: _write_student(choice, folder / f"{kind}.yaml")
+            for kind, choice in zip(kinds, choices, strict=True)
+        },
+        scores=scores,
+        chosen=chosen,
+        seconds=seconds,
+    )
+    if not seeds:
+        return result
+    taught_full = base.replace(
+        {"name": f"{config.name}-taught", "training.teacher": teacher.model_dump(mode="json")}
+    )
+    arms = [base, taught_full, students[chosen]]
+    with _timed("trials and seeds of all arms", seconds):
+        compared = run_comparison(
+            arms, seeds, runs, prepared_root, jobs, progress, effect=effect, baseline=base.name
+        )
+    run = compared.arms[-1].runs[0]
+    out = folder / f"artefact-{dtype}-{run.path.parent.name.rpartition('-')[2]}"
+    with _timed("export", seconds):
+        export(run, out, dtype)
+    return DistillationResult(**{**vars(result), "compared": compared, "artefact": out})
+
+
+def _teach(
+    config: ExperimentConfig, prepared: Prepared, runs: Path, progress: Progress
+) -> tuple[list[Run], Prepared, TeacherConfig]:
+    """Return the teachers' runs, their rows, and what they predict as the teacher of students."""
+    named = config.training.teacher or TeacherConfig(runs=config.compression.students.teachers)
+    student = config.replace({"training.teacher": named.model_dump(mode="json", exclude_unset=True)})
+    watch = Watch(progress=progress)
+    teachers, rows = teachers_of(student, prepared, runs, watch)
+    taught = with_teacher(student, prepared, runs, watch).training.teacher
+    assert taught is not None
+    return teachers, rows, taught
+
+
+def _codes(
+    config: ExperimentConfig,
+    limit: int,
+    teachers: list[Run],
+    rows: Prepared,
+    roots: tuple[Path, Path],
+    progress: Progress,
+) -> list[LearnedCodes]:
+    student = config.replace({"features": hashed(config)}, where=config.name)
+    features = prepare(student.data, student.features, roots[1]).features()
+    trained: TrainedIds = trained_ids(teachers, Rows.load(rows, "train"), features, progress)
+    return codes_for(config, limit, trained, teachers, features, roots[0], progress)
+
+
+def _write_student(choice: Chosen, file: Path) -> Path:
+    """Write a student with its chosen settings as an experiment that `recsys train` takes."""
+    raw = choice.candidate.config.model_dump(mode="json", exclude_unset=True)
+    raw.pop("tuning", None)
+    raw["training"].pop("seed", None)  # of trials
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(yaml.safe_dump(raw, sort_keys=False, default_flow_style=None, width=110), file)
+    return file
+
+
+def _folder_name(config: ExperimentConfig, teachers: Sequence[Run]) -> str:
+    contents = [
+        config.compression.students.model_dump(mode="json"),
+        [run.checkpoint_digest for run in teachers],
+    ]
+    return f"{config.name}-students-{text_digest(json.dumps(contents))}"
+
+
+@contextmanager
+def _timed(step: str, seconds: dict[str, float]) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    seconds[step] = time.perf_counter() - began
