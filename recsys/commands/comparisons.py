@@ -16,7 +16,6 @@ from recsys.commands.options import (
     PreparedOption,
     ReportOption,
     RunsOption,
-    SeedsOption,
 )
 from recsys.console import app, bars, out, preparing, print_json, print_place, with_doubts
 
@@ -148,26 +147,6 @@ def compare(
         columns,
     )
     _compare_predictions(arms, options, report, as_json)
-
-
-@app.command(rich_help_panel="Judging")
-def demo(
-    seeds: SeedsOption = 3,
-    prepared: PreparedOption = PREPARED,
-    runs: RunsOption = RUNS,
-    report: ReportOption = Path("demo-report.html"),
-    jobs: JobsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare five table schemes on a generated click log whose best possible AUC is known."""
-    from importlib.resources import as_file, files
-
-    from recsys.config import load_experiment
-
-    recipes = ("full", "small_dimension", "hash", "quotient_remainder", "unified")
-    with as_file(files("recsys_configs") / "generated") as folder:
-        experiments = [load_experiment(folder / f"{name}.yaml") for name in recipes]
-        _compare_configs(experiments, _ConfigComparison(seeds, prepared, runs, jobs, report, as_json))
 
 
 def _refuse(options: Mapping[str, Any], of: str, arguments: str) -> None:

@@ -13,13 +13,35 @@ from recsys.commands.options import (
     AddressOption,
     ConfigArgument,
     DataOption,
+    DtypeOption,
     JobsOption,
     JsonOption,
     PreparedOption,
     ReportOption,
     RunsOption,
+    SeedsOption,
 )
 from recsys.console import app, bars, out, print_json, print_place, print_sheets, ready
+
+IntoOption = Annotated[
+    Literal["auto", "coded", "unified", "compact"],
+    typer.Option(
+        "--into",
+        help="coded: rows learned from teachers; unified: hashed rows, with teachers; auto: the better of both on "
+        "validation; compact: a learner's masks, and evolution over rows and widths",
+    ),
+]
+SeedsOrNoneOption = Annotated[
+    int, typer.Option("--seeds", min=0, help="training seeds per arm of the comparison; 0: no comparison")
+]
+GenomesOption = Annotated[
+    int,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="--into compact: genomes at once, as Ray tasks; 1: in this process, without Ray",
+    ),
+]
 
 
 @app.command(rich_help_panel="Tables")
@@ -28,31 +50,16 @@ def compress(
     budget: Annotated[
         str, typer.Option(help="all resident bytes, such as 10% of the full table's, or 64MB")
     ] = "10%",
-    into: Annotated[
-        Literal["auto", "coded", "unified", "compact"],
-        typer.Option(
-            help="coded: rows learned from teachers; unified: hashed rows, with teachers; auto: the better of both on "
-            "validation; compact: a learner's masks, and evolution over rows and widths"
-        ),
-    ] = "auto",
-    seeds: Annotated[
-        int, typer.Option(min=0, help="training seeds per arm of the comparison; 0: no comparison")
-    ] = 5,
+    into: IntoOption = "auto",
+    seeds: SeedsOrNoneOption = 5,
     effect: Annotated[
         float, typer.Option(help="loss in AUC that would matter: not worse than it, or undecided")
     ] = 0.002,
-    dtype: Annotated[
-        Literal["fp32", "fp16", "fp8", "int8", "int4"], typer.Option(help="of the exported tables")
-    ] = "fp32",
+    dtype: DtypeOption = "fp32",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="say what time, memory and disk it takes, and train nothing")
     ] = False,
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=1, help="--into compact: genomes at once, as Ray tasks; 1: in this process, without Ray"
-        ),
-    ] = 1,
+    workers: GenomesOption = 1,
     address: AddressOption = None,
     data: DataOption = None,
     prepared: PreparedOption = PREPARED,
@@ -65,23 +72,55 @@ def compress(
     from recsys.config import load_experiment
 
     experiment = load_experiment(config, data)
-    options = {"seeds": seeds, "jobs": jobs, "effect": effect, "dtype": dtype}
+    options = {"seeds": seeds, "effect": effect, "dtype": dtype}
     with bars() as show:
         prepared_set = ready(experiment, prepared, None, show)
+        places = prepared_set, (runs, prepared)
         if dry_run:
             cost = _cost(experiment, into, prepared_set, seeds, jobs)
         elif into == "compact":
             evaluator = _evaluator(workers, address)
-            result: Any = _compacted(
-                experiment, budget, prepared_set, (runs, prepared), evaluator, options, show
-            )
+            result: Any = _compacted(experiment, budget, *places, evaluator, {**options, "jobs": jobs}, show)
         else:
-            result = _distilled(
-                experiment, budget, into, prepared_set, (runs, prepared), options, address, show
-            )
+            with _pool(experiment, jobs, address) as pool:
+                result = _distilled(experiment, budget, into, *places, {**options, "pool": pool}, show)
     if dry_run:
         return _print_cost(cost, as_json)
-    if into == "compact":
+    _show(result, report, as_json, compact=into == "compact")
+
+
+@app.command(rich_help_panel="Tables")
+def demo(
+    seeds: SeedsOption = 2,
+    prepared: PreparedOption = PREPARED,
+    runs: RunsOption = RUNS,
+    report: ReportOption = Path("demo-report.html"),
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the tables of a generated log small, whose best possible AUC is known, and compare them with their rivals."""
+    from importlib.resources import as_file, files
+
+    from recsys.config import load_experiment
+
+    with as_file(files("recsys_configs") / "generated") as folder:
+        experiment = load_experiment(folder / "demo.yaml")
+        rivals = [load_experiment(folder / f"{name}.yaml") for name in ("hash", "unified")]
+    rivals = [
+        rival.replace({"data": experiment.data.model_dump(mode="json"), "tables.budget": "10%"})
+        for rival in rivals
+    ]
+    with bars() as show:
+        places = ready(experiment, prepared, None, show), (runs, prepared)
+        with _pool(experiment, jobs, None) as pool:
+            options = {"seeds": seeds, "effect": 0.002, "rivals": rivals, "pool": pool}
+            result = _distilled(experiment, "10%", "auto", *places, options, show)
+    _show(result, report, as_json)
+
+
+def _show(result: Any, report: Path, as_json: bool, compact: bool = False) -> None:
+    """Write the report, and print the result."""
+    if compact:
         from recsys.reports import compression as reports
     else:
         from recsys.reports import distillation as reports  # type: ignore[no-redef]
@@ -89,10 +128,14 @@ def compress(
     if as_json:
         return print_json({**result.to_dict(), "summary": reports.summary(result), "report": str(report)})
     sheets = [sheet for sheet in reports.compression_sheets(result) if not sheet.folded]
-    print_sheets(reports.summary(result), sheets, report)
     print_place("small experiment", result.experiment)
     if result.artefact is not None:
         print_place("artefact", result.artefact)
+    print_sheets(reports.summary(result), sheets, report)
+    if not compact:
+        from recsys.reports.distillation import last_line
+
+        out.print(last_line(result), style="bold", markup=False, highlight=False)
 
 
 def _compacted(
@@ -108,18 +151,26 @@ def _compacted(
 
 
 def _distilled(
-    experiment: Any,
-    budget: str,
-    into: str,
-    prepared: Any,
-    roots: Any,
-    options: Any,
-    address: str | None,
-    show: Any,
+    experiment: Any, budget: str, into: str, prepared: Any, roots: Any, options: Any, show: Any
 ) -> Any:
     from recsys.compression.distillation import KINDS, run_distillation
 
     return run_distillation(experiment, budget, KINDS[into], prepared, roots, **options, progress=show)
+
+
+def _pool(experiment: Any, jobs: int | None, address: str | None) -> Any:
+    """Return what trains the runs: processes of this machine, or tasks on Ray."""
+    if address is None:
+        from recsys.comparison.pool import training_pool
+
+        return training_pool([experiment], jobs)
+    try:
+        from recsys.comparison.pool_on_ray import ray_pool
+    except ImportError:
+        raise ValueError(
+            "recsys compress --address needs Ray: pip install 'recsys-embedding-tables[ray]'"
+        ) from None
+    return ray_pool(jobs or 1, address)
 
 
 def _cost(experiment: Any, into: str, prepared: Any, seeds: int, jobs: int | None) -> Any:

@@ -5,6 +5,7 @@ Everything finished is kept under `runs` by its digest, so an interrupted compar
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ def run_comparison(
     effect: float | None = None,
     slices: Sequence[str] = (),
     baseline: str | None = None,
+    pool: Executor | None = None,
 ) -> Result:
     """Train what is missing and compare all arms on the same test rows.
 
@@ -112,6 +114,7 @@ def run_comparison(
         effect: As in `judge.Options`.
         slices: As in `judge.Options`.
         baseline: As in `baseline_of`.
+        pool: Trains the runs, whatever `jobs`; made for this comparison unless given.
 
     Raises:
         ConfigError: Arms share a name or differ in their data, fewer than two are left, or as of `baseline_of`.
@@ -124,7 +127,7 @@ def run_comparison(
     (baseline_arm,) = (arm_name(c.name, c.tables.budget) for c in configs if c.name == named)
     candidates, left_out = draw_candidates(configs, prepared, runs, progress, prepare_progress)
     overall = baseline_of(configs, baseline, left_out)
-    with training_pool(configs, jobs) as pool:
+    with training_pool(configs, jobs) if pool is None else nullcontext(pool) as pool:
         arms = _train_arms(_choose(candidates, pool, runs, progress), seeds, pool, runs, progress)
     evaluation = configs[0].evaluation
     options = Options(
@@ -170,7 +173,7 @@ def choose(
     configs: Sequence[ExperimentConfig],
     runs: Path,
     prepared: Path,
-    jobs: int | None = None,
+    pool: Executor,
     progress: Progress = no_progress,
 ) -> list[Chosen]:
     """Run the validation trials of arms, also of a single one, and return the best candidate of each.
@@ -178,8 +181,7 @@ def choose(
     Raises NothingFits where no setting of an arm fits its budget.
     """
     arms = [candidates_of(config, prepared, runs, progress) for config in configs]
-    with training_pool(configs, jobs) as pool:
-        return _choose(arms, pool, runs, progress, least=1)
+    return _choose(arms, pool, runs, progress, least=1)
 
 
 def _choose(

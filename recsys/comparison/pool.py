@@ -4,12 +4,14 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from recsys.config import ExperimentConfig
+from recsys.training.loop import Watch
+from recsys.training.run import Run
 from recsys.training.train import train
 from recsys_cython_ext.progress import Progress
 from recsys_pipelines.preparation.prepared import Prepared
@@ -23,6 +25,18 @@ def training_pool(configs: Sequence[ExperimentConfig], jobs: int | None) -> Proc
     _silence_tracker()
     workers = jobs or max(1, (os.cpu_count() or 1) // threads)
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+
+
+def trained_in(
+    pool: Executor, runs: Path
+) -> Callable[[Sequence[ExperimentConfig], Prepared, Watch], list[Run]]:
+    """Return what trains runs below a folder, several at once, or opens those that are finished."""
+
+    def train_runs(configs: Sequence[ExperimentConfig], prepared: Prepared, watch: Watch) -> list[Run]:
+        futures = [pool.submit(train_in_worker, config, prepared.path, runs) for config in configs]
+        return [Run.open(path) for path in collect("runs of teachers", futures, watch.progress)]
+
+    return train_runs
 
 
 def train_in_worker(config: ExperimentConfig, prepared: Path, runs: Path) -> Path:

@@ -8,14 +8,16 @@ Runs, codes, predictions and trials are kept, so the same command goes on where 
 import json
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from recsys.comparison.experiments import Chosen, Result, choose, run_comparison
+from recsys.comparison.experiments import Arm, Chosen, Result, choose, run_comparison
+from recsys.comparison.pool import trained_in
 from recsys.compression.codes import TrainedIds, trained_ids
 from recsys.compression.stages import require_full_tables
 from recsys.compression.students import (
@@ -32,7 +34,8 @@ from recsys.serving.export import export
 from recsys.training.labels import check_measured
 from recsys.training.loop import Watch
 from recsys.training.run import Run
-from recsys.training.train import teachers_of, with_teacher
+from recsys.training.teacher import teacher_runs
+from recsys.training.train import with_teacher
 from recsys_cython_ext.files import text_digest, write_text
 from recsys_cython_ext.progress import Progress, no_progress
 from recsys_pipelines.batches.loader import Rows
@@ -41,6 +44,7 @@ from recsys_pipelines.preparation.prepared import Prepared
 from recsys_tables.schemes.declared import budget_bytes, check_budget
 from recsys_tables.serving.quantise import Dtype
 
+STUDENT = 2  # its place among the arms
 Kind = Literal["coded", "unified"]
 KINDS: dict[str, tuple[Kind, ...]] = {
     "auto": ("coded", "unified"),
@@ -61,7 +65,7 @@ class DistillationResult:
         students: The file of each student with the settings that validation chose, by kind.
         scores: The monitored metric of each student on validation, higher is better, by kind.
         chosen: The kind that did best on validation.
-        compared: The full table, it with the same teacher, and the chosen student; None where nothing was compared.
+        compared: The full table, it with the same teacher, the chosen student and rivals; None where nothing was compared.
         artefact: The folder of the chosen student's first run.
         seconds: What each step took, by name; what was there already took none.
     """
@@ -78,6 +82,13 @@ class DistillationResult:
     compared: Result | None = None
     artefact: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def student(self) -> Arm:
+        """Return the arm of the chosen student. Raises ValueError where nothing was compared."""
+        if self.compared is None:
+            raise ValueError("no seeds were trained, so there are no arms")
+        return self.compared.arms[STUDENT]
 
     @property
     def experiment(self) -> Path:
@@ -107,10 +118,11 @@ def run_distillation(
     kinds: Sequence[Kind],
     prepared: Prepared,
     roots: tuple[str | Path, str | Path],
+    pool: Executor,
     seeds: int = 5,
-    jobs: int | None = None,
     effect: float | None = None,
     dtype: Dtype = "fp32",
+    rivals: Sequence[ExperimentConfig] = (),
     progress: Progress = no_progress,
 ) -> DistillationResult:
     """Train students of `config`, of full tables, whose resident bytes are at most `budget`, and compare the best one.
@@ -123,42 +135,77 @@ def run_distillation(
         kinds: Of students, among which validation chooses.
         prepared: The rows of the experiment.
         roots: The folders of runs and of prepared data.
+        pool: Trains the runs: `training_pool`'s, or `ray_pool`'s.
         seeds: Of the final comparison; 0 stops before it.
-        jobs: As of `run_comparison`.
         effect: As of `run_comparison`.
         dtype: Of the artefact's tables.
+        rivals: Further arms of the comparison, which get the same trials and epochs.
         progress: Is told how it goes.
 
     Raises:
         ConfigError: The tables are not `full`, the budget is below the codes of the ids, or no id occurs often enough.
-        ValueError: As `teachers_of`, `with_teacher` and `run_comparison` do.
+        ValueError: As `teacher_runs`, `with_teacher` and `run_comparison` do.
     """
     runs, prepared_root = map(Path, roots)
     require_full_tables(config)
     if seeds:
         test = prepared.manifest.splits["test"]
         check_measured("test", test.rows, test.positives, "a comparison")
+    result, choices, teacher = _chosen(config, budget, kinds, prepared, (runs, prepared_root), pool, progress)
+    if not seeds:
+        return result
+    base = with_means(config)
+    taught = base.replace(
+        {"name": f"{config.name}-taught", "training.teacher": teacher.model_dump(mode="json")}
+    )
+    arms = [base, taught, choices[result.chosen].config, *(_with_means_of(base, rival) for rival in rivals)]
+    with _timed("trials and seeds of all arms", result.seconds):
+        compared = run_comparison(
+            arms, seeds, runs, prepared_root, None, progress, effect=effect, baseline=base.name, pool=pool
+        )
+    run = compared.arms[STUDENT].runs[0]
+    out = result.experiment.parent / f"artefact-{dtype}-{run.path.parent.name.rpartition('-')[2]}"
+    with _timed("export", result.seconds):
+        export(run, out, dtype)
+    return replace(result, compared=compared, artefact=out)
+
+
+def _with_means_of(base: ExperimentConfig, rival: ExperimentConfig) -> ExperimentConfig:
+    means = {"tuning.trials": base.tuning.trials, "training.epochs": base.training.epochs}
+    return rival.replace(means, where=rival.name)
+
+
+def _chosen(
+    config: ExperimentConfig,
+    budget: str,
+    kinds: Sequence[Kind],
+    prepared: Prepared,
+    roots: tuple[Path, Path],
+    pool: Executor,
+    progress: Progress,
+) -> tuple[DistillationResult, dict[str, Chosen], TeacherConfig]:
+    """Return what validation rows choose, before it is compared, the choice of each kind, and the teacher."""
+    runs, prepared_root = roots
     seconds: dict[str, float] = {}
     full_bytes = plan_of(config, prepared.features()).full_bytes
     limit = budget_bytes(check_budget(budget), full_bytes)
-    base = with_means(config)
     with _timed("teachers", seconds):
-        teachers, rows, teacher = _teach(config, prepared, runs, progress)
+        teachers, rows, teacher = _teach(config, prepared, runs, pool, progress)
     codes: list[LearnedCodes] = []
     if "coded" in kinds:
         with _timed("codes", seconds):
-            codes = _codes(config, limit, teachers, rows, (runs, prepared_root), progress)
-    students: dict[str, ExperimentConfig] = {
-        kind: coded_student(base, budget, codes, teacher)
+            codes = _codes(config, limit, teachers, rows, roots, progress)
+    base = with_means(config)
+    students = [
+        coded_student(base, budget, codes, teacher)
         if kind == "coded"
         else unified_student(base, budget, teacher)
         for kind in kinds
-    }
+    ]
     with _timed("trials of students", seconds):
-        choices = choose(list(students.values()), runs, prepared_root, jobs, progress)
+        chosen = choose(students, runs, prepared_root, pool, progress)
+    choices: dict[str, Chosen] = dict(zip(kinds, chosen, strict=True))
     folder = runs / _folder_name(config, teachers) / budget.replace(" ", "").replace("%", "pct")
-    scores: dict[str, float] = {kind: choice.score for kind, choice in zip(kinds, choices, strict=True)}
-    chosen = max(scores, key=scores.__getitem__)
     result = DistillationResult(
         config=config,
         budget=budget,
@@ -166,39 +213,22 @@ def run_distillation(
         full_bytes=full_bytes,
         teachers=teachers,
         codes=codes,
-        students={
-            kind: _write_student(choice, folder / f"{kind}.yaml")
-            for kind, choice in zip(kinds, choices, strict=True)
-        },
-        scores=scores,
-        chosen=chosen,
+        students={kind: _write_student(choice, folder / f"{kind}.yaml") for kind, choice in choices.items()},
+        scores={kind: choice.score for kind, choice in choices.items()},
+        chosen=max(choices, key=lambda kind: choices[kind].score),
         seconds=seconds,
     )
-    if not seeds:
-        return result
-    taught_full = base.replace(
-        {"name": f"{config.name}-taught", "training.teacher": teacher.model_dump(mode="json")}
-    )
-    arms = [base, taught_full, students[chosen]]
-    with _timed("trials and seeds of all arms", seconds):
-        compared = run_comparison(
-            arms, seeds, runs, prepared_root, jobs, progress, effect=effect, baseline=base.name
-        )
-    run = compared.arms[-1].runs[0]
-    out = folder / f"artefact-{dtype}-{run.path.parent.name.rpartition('-')[2]}"
-    with _timed("export", seconds):
-        export(run, out, dtype)
-    return DistillationResult(**{**vars(result), "compared": compared, "artefact": out})
+    return result, choices, teacher
 
 
 def _teach(
-    config: ExperimentConfig, prepared: Prepared, runs: Path, progress: Progress
+    config: ExperimentConfig, prepared: Prepared, runs: Path, pool: Executor, progress: Progress
 ) -> tuple[list[Run], Prepared, TeacherConfig]:
     """Return the teachers' runs, their rows, and what they predict as the teacher of students."""
     named = config.training.teacher or TeacherConfig(runs=config.compression.students.teachers)
     student = config.replace({"training.teacher": named.model_dump(mode="json", exclude_unset=True)})
     watch = Watch(progress=progress)
-    teachers, rows = teachers_of(student, prepared, runs, watch)
+    teachers, rows = teacher_runs(student, prepared, trained_in(pool, runs), watch)
     taught = with_teacher(student, prepared, runs, watch).training.teacher
     assert taught is not None
     return teachers, rows, taught

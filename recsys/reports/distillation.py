@@ -6,7 +6,7 @@ from pathlib import Path
 from recsys.comparison.experiments import Arm, Result
 from recsys.comparison.judge import Judgement, Options, Power, judge
 from recsys.comparison.predictions import Predictions
-from recsys.compression.distillation import DistillationResult
+from recsys.compression.distillation import STUDENT, DistillationResult
 from recsys.reports import comparison as comparison_report
 from recsys.reports.bytes import bytes_sheets
 from recsys.reports.comparison import differences_sheet, main_sheets, power_lines, verdicts
@@ -41,7 +41,7 @@ def write_compression(result: DistillationResult, path: Path | str) -> None:
         path,
         "compression.html.j2",
         title=f"Small tables for {result.config.name}, within {result.budget}",
-        texts=_paragraphs(result),
+        texts=[*_paragraphs(result), last_line(result)],
         note="Bytes are all that must be resident in training: weights, the table optimiser's state, vocabularies, codes. "
         "Validation rows chose settings and the kind of tables; test rows chose nothing.",
         sheets=compression_sheets(result),
@@ -70,9 +70,10 @@ def against_taught(result: DistillationResult) -> Judgement | None:
         return None
     overall, power = result.compared.overall, result.compared.judged.power
     arms = tuple(
-        (arm.name, tuple(run.verified(PREDICTIONS) for run in arm.runs)) for arm in result.compared.arms[1:]
+        (arm.name, tuple(run.verified(PREDICTIONS) for run in arm.runs))
+        for arm in result.compared.arms[1 : STUDENT + 1]
     )
-    return _judged(arms, Options(replicates=overall.replicates, level=overall.level, effect=power[-1].effect))
+    return _judged(arms, Options(replicates=overall.replicates, level=overall.level, effect=power[0].effect))
 
 
 @lru_cache(maxsize=1)  # a bootstrap of finished runs, for the page, the terminal and the summary
@@ -89,11 +90,36 @@ def _paragraphs(result: DistillationResult) -> list[str]:
     return [_loss_sentence(result), _choice_sentence(result), _cost_sentence(result)]
 
 
+def last_line(result: DistillationResult) -> str:
+    """Return the one sentence that a terminal ends with: `smallest_sentence`, where something was compared."""
+    return "" if result.compared is None else smallest_sentence(result.compared)
+
+
+def smallest_sentence(compared: Result) -> str:
+    """Name the smallest arm that loses at most `EFFECT` against the baseline, or say that none does."""
+    power = {item.arm: item for item in compared.judged.power}
+    effect = next(iter(power.values())).effect or EFFECT
+    losses = {name: loss_at_most(item) for name, item in power.items()}
+    size = {arm.name: arm.bytes["total"] for arm in compared.arms}
+    small = [name for name, loss in losses.items() if loss is not None and loss <= effect]
+    smaller = [name for name in small if size[name] < size[compared.overall.baseline]]
+    if not smaller:
+        return (
+            f"No smaller arm is shown to lose at most {effect:g} in AUC against {compared.overall.baseline}."
+        )
+    name = min(smaller, key=size.__getitem__)
+    share_of_full = size[name] / compared.arms[0].bytes["full_table"]
+    return (
+        f"The smallest arm that loses at most {effect:g} in AUC against {compared.overall.baseline} is {name}: "
+        f"{size[name]:,} bytes, {share(share_of_full)} of the full table."
+    )
+
+
 def _loss_sentence(result: DistillationResult) -> str:
     compared, taught = result.compared, against_taught(result)
     if compared is None or taught is None:
         return "No seeds were trained: whether these tables are worse than the full ones is not known."
-    student = compared.arms[-1]
+    student = result.student
     size = (
         f"{result.chosen} tables within {result.budget} take {student.bytes['total']:,} bytes, "
         f"{share(student.bytes['total'] / result.full_bytes)} of the full table's {result.full_bytes:,}"
@@ -143,7 +169,7 @@ def _arms_sheet(result: DistillationResult) -> Sheet:
     for arm, judged in zip(compared.arms, compared.overall.arms, strict=True):
         loss = loss_at_most(power[arm.name]) if arm.name in power else None
         served = arm.bytes["serving"]
-        if arm is compared.arms[-1] and result.artefact is not None:
+        if arm is result.student and result.artefact is not None:
             served = artefact.open(result.artefact, verify=False).bytes.serving
         rows.append(
             (

@@ -33,7 +33,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from recsys.config import ExperimentConfig
 from recsys.training.loop import Watch
 from recsys.training.run import Run, is_finished, run_folder
-from recsys.training.teacher import taught
+from recsys.training.teacher import one_by_one, taught
 from recsys.training.train import ray_folder, train
 from recsys_pipelines.batches.order import check_ranks
 from recsys_pipelines.preparation.prepared import Prepared
@@ -165,7 +165,7 @@ def train_on_ray(
     def train_teacher(experiment: ExperimentConfig, its_rows: Prepared, its_watch: Watch) -> Run:
         return train_on_ray(experiment, its_rows, runs, workers, its_watch)
 
-    config = taught(config, prepared, runs, train_teacher, watch)
+    config = taught(config, prepared, runs, one_by_one(train_teacher), watch)
     folder = run_folder(config, prepared, runs)
     if is_finished(folder):
         return train(config, prepared, runs, watch, profile)  # which clears what else a lost driver left

@@ -34,6 +34,7 @@ METADATA = b"recsys_teacher"  # of the file: a `Predicted`
 LOCK_SECONDS = 600.0  # waited for another job that writes the file
 
 TrainRun = Callable[[ExperimentConfig, Prepared, Watch], Run]
+TrainRuns = Callable[[Sequence[ExperimentConfig], Prepared, Watch], list[Run]]
 
 
 class Predicted(Manifest):
@@ -48,7 +49,7 @@ def taught(
     config: ExperimentConfig,
     prepared: Prepared,
     runs: str | Path,
-    train_run: TrainRun,
+    train_runs: TrainRuns,
     watch: Watch,
     base: ExperimentConfig | None = None,
 ) -> ExperimentConfig:
@@ -60,20 +61,20 @@ def taught(
         config: The student, which is returned as it is where it has no teacher.
         prepared: The student's rows. The teachers' are prepared beside them where their features are others.
         runs: The folder of the teachers' runs, and of their predictions.
-        train_run: Trains a run of a teacher, or returns it where it is finished.
+        train_runs: Trains the runs of teachers, or returns those that are finished, in their order.
         watch: Is told how the teachers train.
         base: The experiment that the default teacher is made of, where the student is a variant of it.
 
     Raises:
         ConfigError: The teachers have a teacher, or other training rows; they disagree; or their predictions are damaged.
-        ValueError: As `prepare` and `train_run` do.
+        ValueError: As `prepare` and `train_runs` do.
     """
     teacher = config.training.teacher
     if teacher is None:
         return config
     file = teacher.predictions
     if file is None:
-        trained, rows = teacher_runs(config, prepared, train_run, watch, base)
+        trained, rows = teacher_runs(config, prepared, train_runs, watch, base)
         with process_group():
             file = _predicted(trained, rows, Path(runs).resolve() / "teachers", watch)
     else:
@@ -83,6 +84,19 @@ def taught(
     with process_group():
         checksum = teacher.xxh64 or on_rank_0(TeacherConfig(predictions=file).file_digest)
     return config.replace({"training.teacher": named | {"xxh64": checksum}}, where=config.name)
+
+
+def one_by_one(train_run: TrainRun) -> TrainRuns:
+    """Return what trains teachers one after the other, each by `train_run`."""
+
+    def train_runs(teachers: Sequence[ExperimentConfig], prepared: Prepared, watch: Watch) -> list[Run]:
+        trained = []
+        for number, teacher in enumerate(teachers, start=1):
+            progress = prefixed(f"teacher {number} of {len(teachers)}", watch.progress)
+            trained.append(train_run(teacher, prepared, Watch(progress=progress, warn=watch.warn)))
+        return trained
+
+    return train_runs
 
 
 def default_teacher(config: ExperimentConfig) -> ExperimentConfig:
@@ -116,7 +130,7 @@ def rows_digest(prepared: Prepared) -> str:
 def teacher_runs(
     config: ExperimentConfig,
     prepared: Prepared,
-    train_run: TrainRun,
+    train_runs: TrainRuns,
     watch: Watch,
     base: ExperimentConfig | None = None,
 ) -> tuple[list[Run], Prepared]:
@@ -134,12 +148,8 @@ def teacher_runs(
             lambda: _experiment_and_rows(config, teacher, prepared, watch, base or config)
         )
     rows = prepared if path == prepared.path else Prepared.open(path)
-    trained = []
-    for number, seed in enumerate(teacher.seeds, start=1):
-        progress = prefixed(f"teacher {number} of {len(teacher.seeds)}", watch.progress)
-        seeded = experiment.replace({"training.seed": seed}, where=experiment.name)
-        trained.append(train_run(seeded, rows, Watch(progress=progress, warn=watch.warn)))
-    return trained, rows
+    seeded = [experiment.replace({"training.seed": seed}, where=experiment.name) for seed in teacher.seeds]
+    return train_runs(seeded, rows, watch), rows
 
 
 def _experiment_and_rows(

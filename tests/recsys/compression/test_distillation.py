@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from recsys import cli
+from recsys.comparison.pool import training_pool
 from recsys.compression.codes import (
     TrainedIds,
     learned_codes,
@@ -55,7 +57,8 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def result(config: ExperimentConfig, roots: tuple[Path, Path]) -> DistillationResult:
     ready = prepare(config.data, config.features, roots[1])
-    return run_distillation(config, "60%", KINDS["auto"], ready, roots, seeds=1, jobs=1)
+    with training_pool([config], 1) as pool:
+        return run_distillation(config, "60%", KINDS["auto"], ready, roots, pool, seeds=1)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +179,8 @@ def test_the_same_command_trains_nothing_again(
     monkeypatch.setattr("recsys.training.train._train_into", None)
     monkeypatch.setattr("recsys.compression.students.learned_codes", None)
     ready = prepare(config.data, config.features, roots[1])
-    again = run_distillation(config, "60%", KINDS["auto"], ready, roots, seeds=1, jobs=1)
+    with ThreadPoolExecutor(1) as pool:
+        again = run_distillation(config, "60%", KINDS["auto"], ready, roots, pool, seeds=1)
     assert again.to_dict() | {"seconds": {}} == result.to_dict() | {"seconds": {}}
 
 
@@ -225,19 +229,19 @@ def test_codes_of_another_training_are_refused(
 def test_a_budget_below_the_codes_and_ids_that_are_all_rare_end_in_a_sentence(
     config: ExperimentConfig, roots: tuple[Path, Path]
 ) -> None:
-    ready = prepare(config.data, config.features, roots[1])
+    ready, pool = prepare(config.data, config.features, roots[1]), ThreadPoolExecutor(1)
     with pytest.raises(
         ConfigError, match=r"min_counts: codes of the 12 ids .* take \d\d bytes, and the budget is 50"
     ):
-        run_distillation(config, "50B", KINDS["coded"], ready, roots, seeds=0)
+        run_distillation(config, "50B", KINDS["coded"], ready, roots, pool, seeds=0)
     rare = config.replace({"compression.students.min_counts": [100_000]})
     with pytest.raises(
         ConfigError, match=r"no id of training has 100000 impressions, of 1.. ids in all: list a smaller"
     ):
-        run_distillation(rare, "60%", KINDS["coded"], ready, roots, seeds=0)
+        run_distillation(rare, "60%", KINDS["coded"], ready, roots, pool, seeds=0)
     small = config.replace({"tables": {"scheme": "hash", "budget": "50%"}, "features.encoding": "hash"})
     with pytest.raises(ConfigError, match=r"tables\.scheme is 'hash'; a search starts from full tables"):
-        run_distillation(small, "60%", KINDS["auto"], ready, roots, seeds=0)
+        run_distillation(small, "60%", KINDS["auto"], ready, roots, pool, seeds=0)
 
 
 def test_rows_are_capped_by_ids_by_the_setting_and_by_the_budget(config: ExperimentConfig) -> None:
@@ -290,3 +294,19 @@ def test_the_command_says_what_it_costs_and_what_it_found(
     assert "at most" in plain
     refused = CliRunner().invoke(cli.app, [*base, "--into", "compact", "--dry-run"])
     assert "--dry-run knows what coded and unified students take" in str(refused.exception)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ray_trains_the_same_students(
+    result: DistillationResult, config: ExperimentConfig, roots: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from recsys.comparison.pool_on_ray import ray_pool
+
+    ready = prepare(config.data, config.features, roots[1])
+    with ray_pool(2) as pool:
+        again = run_distillation(
+            config, "60%", KINDS["auto"], ready, (tmp_path / "runs", roots[1]), pool, seeds=1
+        )
+    assert again.scores == pytest.approx(result.scores, abs=1e-6)
+    assert again.chosen == result.chosen

@@ -1,0 +1,162 @@
+"""Arms are tried on the first split and trained on all; every trial and run is kept, so the same command goes on.
+
+<work>/<set>/arms/<arm>@<budget>.json    settings, trials, bytes and runs of an arm, written when it is whole
+<work>/<set>/runs, prepared              of all splits
+"""
+
+import json
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from recsys.comparison.candidates import candidates_of
+from recsys.comparison.pool import collect, train_in_worker
+from recsys.compression.codes import TrainedIds, random_codes, trained_ids
+from recsys.compression.students import LearnedCodes, codes_for, hashed
+from recsys.config import FIT, MIN_COUNT, ExperimentConfig, TeacherConfig
+from recsys.planning import plan_of
+from recsys.training.run import Run
+from recsys.training.train import teachers_of, with_teacher
+from recsys.tuning.trials import Draws, best, run_trial, teaching
+from recsys_cython_ext.files import write_json
+from recsys_pipelines.batches.loader import Rows
+from recsys_pipelines.preparation.prepare import prepare
+from recsys_pipelines.preparation.prepared import Prepared
+from recsys_tables.codes import Codes
+from recsys_tables.planning.plan import BudgetError
+from recsys_tables.schemes.declared import budget_bytes
+
+TEACHERS = 3
+
+
+@dataclass(frozen=True)
+class Split:
+    """One way of dividing a log: its experiment of full tables, teachers of its own, and what they know.
+
+    base: with the trials, the space and the epochs that every arm gets. teaching: as the teachers are trained.
+    """
+
+    base: ExperimentConfig
+    teaching: ExperimentConfig
+    folder: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        return self.prepare(self.base)
+
+    def prepare(self, config: ExperimentConfig) -> Prepared:
+        return prepare(config.data, config.features, self.folder / "prepared")
+
+    @cached_property
+    def teachers(self) -> tuple[list[Run], Prepared]:
+        return teachers_of(self._student, self.prepared, self.runs)
+
+    @cached_property
+    def teacher(self) -> TeacherConfig:
+        teacher = with_teacher(self._student, self.prepared, self.runs).training.teacher
+        assert teacher is not None
+        return teacher
+
+    @property
+    def _student(self) -> ExperimentConfig:
+        return self.teaching.replace({"training.teacher": {"runs": TEACHERS}})
+
+    @cached_property
+    def trained_ids(self) -> TrainedIds:
+        runs, rows = self.teachers
+        return trained_ids(runs, Rows.load(rows, "train"), self.student_features)
+
+    @cached_property
+    def student_features(self) -> Any:
+        student = self.base.replace({"features": hashed(self.base)})
+        return self.prepare(student).features()
+
+    def codes(self, budget: str, precision: str) -> list[LearnedCodes]:
+        """Return the codes that fit a budget, in one order for all splits."""
+        config = self.base if precision == "fp32" else self.base.replace({"tables.precision": precision})
+        limit = budget_bytes(budget, plan_of(self.base, self.prepared.features()).full_bytes)
+        runs, _ = self.teachers
+        learned = codes_for(
+            config, limit, self.trained_ids, runs, self.student_features, self.runs, lambda *_: None
+        )
+        return sorted(learned, key=lambda codes: (-codes.num_rows, codes.min_count))
+
+    def random_codes(self, budget: str, precision: str) -> list[str]:
+        """Return folders of random codes, of as many rows and ids as the learned ones."""
+        folders = []
+        for learned in self.codes(budget, precision):
+            folder = learned.folder.with_name(f"random-{learned.folder.name}")
+            if not folder.exists():
+                like = Codes.open(learned.folder)
+                ids = self.trained_ids.seen(learned.min_count)
+                random_codes(ids, like.num_embeddings, like.num_chunks).save(folder)
+            folders.append(str(folder))
+        return folders
+
+
+def train_arm(
+    name: str, configs: list[ExperimentConfig], splits: list[Split], students: int, pool: Executor, file: Path
+) -> dict[str, Any]:
+    """Choose an arm's settings on the first split, train its students on all, and write what came of it.
+
+    configs: the arm's experiment on each split, alike but for the split and the folders of codes.
+    """
+    if file.exists():
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+    first = splits[0]
+    options = candidates_of(configs[0], first.folder / "prepared", first.runs, lambda *_: None).candidates
+    trials = collect(
+        "trials", [pool.submit(run_trial, option, first.runs) for option in options], lambda *_: None
+    )
+    chosen = best(configs[0], options, trials)
+    scores = [trial.score(configs[0]) for trial in trials]
+    futures = []
+    for split, config in zip(splits, configs, strict=True):
+        candidate = _on_split(chosen.settings, config, configs[0], split)
+        for seed in range(students):
+            seeded = candidate.config.replace({"training.seed": seed})
+            futures.append(pool.submit(train_in_worker, seeded, candidate.prepared, split.runs))
+    paths = [str(path) for path in collect("runs", futures, lambda *_: None)]
+    runs = [Run.open(path) for path in paths]
+    told = {
+        "arm": name,
+        "budget": configs[0].tables.budget,
+        "settings": chosen.settings,
+        "validation": max(scores),
+        "trials": len(trials),
+        "bytes": [run.metrics["bytes"] for run in runs[::students]],
+        "seconds": sum(run.metrics["training_seconds"] for run in runs) / len(runs),
+        "auc": [run.metrics["test"]["auc"] for run in runs],
+        "runs": [paths[start : start + students] for start in range(0, len(paths), students)],
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(told, file)
+    return told
+
+
+def _on_split(
+    settings: dict[str, Any], config: ExperimentConfig, first: ExperimentConfig, split: Split
+) -> Any:
+    """Return settings that were chosen on the first split as a candidate of another.
+
+    Codes are those of the other split in the same place of the list. A minimum count whose tables do not fit there is the
+    smallest that does.
+    """
+    codes = "tables.codes"
+    if codes in settings:
+        place = list(first.tuning.space[codes]).index(settings[codes])  # type: ignore[arg-type]
+        settings = settings | {codes: config.tuning.space[codes][place]}  # type: ignore[index]
+    elif config.tables.scheme == "coded":
+        settings = settings | {codes: config.tuning.space[codes][0]}  # type: ignore[index]
+    draws = Draws(config, split.prepare, teaching(config, split.runs, lambda *_: None))
+    try:
+        return draws.add(settings)[0]
+    except BudgetError:
+        return draws.add(settings | {MIN_COUNT: FIT})[0]
