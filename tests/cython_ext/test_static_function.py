@@ -66,6 +66,15 @@ def test_every_size(n, cache_bytes, monkeypatch):
     assert function.nbytes < 10 * function.shape.num_slots / 8 + 8
 
 
+@pytest.mark.parametrize("fingerprint_bits", [0, 8])
+def test_bytes_follow_from_the_number_of_keys(fingerprint_bits):
+    counted = [static_function.static_function_bytes(n, max(n, 1), fingerprint_bits) for n in range(5_000)]
+    assert counted == sorted(counted)
+    for n in (0, 1, 30_000, 100_000):
+        function = StaticFunction.build(*some(n, max(n, 1)), max(n, 1), fingerprint_bits=fingerprint_bits)
+        assert function.nbytes == static_function.static_function_bytes(n, max(n, 1), fingerprint_bits)
+
+
 def test_keys_outside_read_every_value_about_as_often():
     keys, values = some(20_000, 100)
     outside = StaticFunction.build(keys, values, 100).lookup(some(100_000, 1, seed=1)[0])
