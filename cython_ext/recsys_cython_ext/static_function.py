@@ -148,6 +148,11 @@ class StaticFunction:
         """Return the bytes of the slots, all that it takes in memory and, but for its manifest, on disk."""
         return self._slots.nbytes
 
+    @property
+    def slots(self) -> np.ndarray:
+        """Return the packed slots, uint8 [nbytes]: with the shape, all that the function is made of."""
+        return self._slots
+
     def lookup(
         self, keys: np.ndarray, out: np.ndarray | None = None, *, threads: int | None = None
     ) -> np.ndarray:
