@@ -200,13 +200,10 @@ class SequenceConfig(EncodedFeature):
 
     @model_validator(mode="after")
     def _like_decides(self) -> Self:
-        if self.like is not None and (self.encoding, self.min_count, self.unknown) != (
-            "vocabulary",
-            1,
-            "code",
-        ):
+        settings = (self.encoding, self.form, self.min_count, self.unknown)
+        if self.like is not None and settings != ("vocabulary", "exact", 1, "code"):
             raise ValueError(
-                "`like` takes the other feature's encoding: leave out encoding, min_count and unknown"
+                "`like` takes the other feature's encoding: leave out encoding, form, min_count and unknown"
             )
         return self
 
