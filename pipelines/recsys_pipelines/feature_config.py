@@ -42,6 +42,15 @@ class CategoricalConfig(KeptFeature):
     weights: str | None = None  # column of the weights of the elements
     pooling: Literal["sum", "mean"] = "sum"
 
+    @classmethod
+    @override
+    def _spelled_out(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(raw.get("vocabulary"), dict):  # as `features.vocabulary` in `set`
+            raise ValueError(
+                "`vocabulary` names a file of values: write what it maps, such as `form: fingerprint`, as keys of a feature"
+            )
+        return raw
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.separator is not None and not self.multivalued:

@@ -190,7 +190,7 @@ def _check_base(
         if getattr(feature, "form", EXACT) == FINGERPRINT and not fixed:
             raise ManifestError(
                 f"feature {feature.names[0]!r}: `form: fingerprint` keeps no ids, so its vocabulary cannot grow by those "
-                "of a new day: prepare all days again as one set, or append with `form: exact`"
+                "of a new day: prepare all days again as one set, or append to a set of `form: exact`"
             )
     for file in files:
         if file in base.manifest.files:

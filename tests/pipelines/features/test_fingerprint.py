@@ -1,6 +1,7 @@
 """A vocabulary of fingerprints gives known ids the codes of an exact one, and keeps none of them."""
 
 import json
+import pickle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -107,6 +108,12 @@ def test_nothing_is_known_to_an_empty_vocabulary():
     assert feature.num_codes == 2
     random = np.random.default_rng(0).integers(-(2**63), 2**63, 10_000)
     assert set(feature.encode(pa.table({"c": random}))["c"].to_pylist()) == {UNKNOWN_CODE}
+
+
+def test_a_worker_on_ray_gets_the_same(tmp_path):
+    features = fit(range(1000), form="fingerprint")
+    again = pickle.loads(pickle.dumps(features))
+    assert codes(again, range(3000)) == codes(features, range(3000))
 
 
 # Bytes
@@ -216,6 +223,10 @@ def test_flipped_bits_are_refused(tmp_path):
     ("declared", "message"),
     [
         ({"form": "fingerprint", "encoding": "hash"}, "`form: fingerprint` needs a vocabulary to hold: set"),
+        (
+            {"vocabulary": {"form": "fingerprint"}},
+            "names a file of values: write what it maps, such as `form",
+        ),
         ({"form": "bloom"}, "Input should be 'exact' or 'fingerprint'"),
         (
             {"kind": "sequence", "names": ["s"], "like": "c", "form": "fingerprint"},
