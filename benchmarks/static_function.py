@@ -1,13 +1,14 @@
-"""Codes of ids by `StaticFunction`, beside `IdTable`, pyarrow and Polars, in one run.
+"""Codes of ids by `StaticFunction` and by vocabularies of either form, beside `IdTable`, pyarrow and Polars, in one run.
 
-python benchmarks/static_function.py [--keys 30000 1000000 10000000] [--lookups 1000000] [--repeats 5]
+python benchmarks/static_function.py [--keys 100000 1000000 10000000] [--lookups 1000000] [--repeats 5]
 
-Codes of 10 bits for so many random 64-bit ids: million keys a second to build from, bytes a key, and million lookups a
-second of random keys inside. One thread, by CPU time, which a busy machine disturbs less than the clock. The contestants
-take turns, and the best of so many turns counts; each turn starts with a call that is not timed, so that each finds
-the caches as it left them itself. Building is timed once where it takes more than a second. pyarrow and Polars build their
-tables in every call; their bytes are of keys and, for Polars, codes. `IdTable` returns positions: its bytes are of ids
-and index, without the codes.
+For so many random 64-bit ids: million keys a second to build from, bytes a key, and million lookups a second of random
+keys inside. `StaticFunction` has codes of 10 bits, as of learned rows; a vocabulary has a code of its own for each id, and
+its lookups are those of a prepared feature, into a fresh array. All by CPU time, which a busy machine disturbs less than
+the clock, so a second is one of one core. The contestants take turns, and the best of so many turns counts; each turn
+starts with a call that is not timed, so that each finds the caches as it left them itself. Building is timed once where it
+takes more than a second. pyarrow and Polars build their tables in every call; their bytes are of keys and, for Polars,
+codes. `IdTable` returns positions: its bytes are of ids and index, without the codes.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys_cython_ext import IdTable, StaticFunction
+from recsys_pipelines.features.vocabulary import EXACT, FINGERPRINT, vocabulary_of
 
 NUM_VALUES = 982  # rows of Frappe's shared table at 10 %
 
@@ -34,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--keys", type=int, nargs="+", default=[30_000, 1_000_000, 10_000_000])
+    parser.add_argument("--keys", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
     parser.add_argument("--lookups", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
@@ -96,6 +98,15 @@ def ours(keys: np.ndarray, values: np.ndarray, ids: np.ndarray) -> list[Contesta
             lambda table: table.nbytes,
             lambda table: table.codes(ids, -1, narrow, threads=1),
         ),
+        *(
+            Contestant(
+                f"vocabulary, form: {form}",
+                lambda form=form: vocabulary_of(keys, form),
+                lambda vocabulary: vocabulary.nbytes,
+                lambda vocabulary: vocabulary.positions(ids),
+            )
+            for form in (EXACT, FINGERPRINT)
+        ),
     ]
 
 
@@ -115,6 +126,12 @@ def rivals(keys: np.ndarray, values: np.ndarray, ids: np.ndarray) -> list[Contes
             None,
             lambda _: 10 * len(keys),
             lambda _: looked_up.join(frame, on="id", how="left", maintain_order="left"),
+        ),
+        Contestant(
+            "Polars replace_strict",
+            None,
+            lambda _: 10 * len(keys),
+            lambda _: looked_up["id"].replace_strict(frame["id"], frame["code"], default=-1),
         ),
     ]
 

@@ -154,6 +154,11 @@ class StaticFunction:
         """Return sixteen hexadecimal digits of all that values depend on."""
         return digest(self.shape.model_dump_json().encode() + self._slots.tobytes())
 
+    @property
+    def slots(self) -> np.ndarray:
+        """Return the packed slots, uint8 [nbytes]: with the shape, all that the function is made of."""
+        return self._slots
+
     def lookup(
         self, keys: np.ndarray, out: np.ndarray | None = None, *, threads: int | None = None
     ) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What the declarations of features share: names and columns, and how ids reach the model."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -20,6 +21,8 @@ class DeclaredFeature(Strict):
 
     suffix: ClassVar[str] = ""  # what follows a column in the name of a feature that has none of its own
     implied: ClassVar[str] = "names"  # of `names` and `columns` the one a dump leaves out where it follows
+    # keys that came later, which a dump leaves out where they have these values, so that digests stay as they were
+    later: ClassVar[Mapping[str, Any]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -70,7 +73,9 @@ class DeclaredFeature(Strict):
         others = {key: value for key, value in self.__dict__.items() if key != self.implied}
         if self.implied in dump and self._completed(others).get(self.implied) == getattr(self, self.implied):
             del dump[self.implied]
-        return dump
+        return {
+            key: value for key, value in dump.items() if key not in self.later or value != self.later[key]
+        }
 
 
 class EncodedFeature(DeclaredFeature):
@@ -79,11 +84,16 @@ class EncodedFeature(DeclaredFeature):
     `vocabulary` numbers the ids seen in training; `hash` keeps the id itself. An id outside the vocabulary (new, or seen
     fewer than `min_count` times) gets the one code of unknown ids, or with `unknown: hash` stays a 64-bit id of its own,
     below 0 where no code is (for tables that give rare ids hashed rows).
+
+    `form: fingerprint` holds the vocabulary in 3 to 4.5 bytes an id, where `exact` takes 13.7: ids are not kept, and
+    one in 256 that are outside has the code of an id inside.
     """
 
     categorical: ClassVar[bool] = True
+    later: ClassVar[Mapping[str, Any]] = {"form": "exact"}
 
     encoding: Literal["vocabulary", "hash"] = "vocabulary"
+    form: Literal["exact", "fingerprint"] = "exact"
     min_count: int = Field(1, ge=1)
     unknown: Literal["code", "hash"] = "code"
 
@@ -91,6 +101,8 @@ class EncodedFeature(DeclaredFeature):
     def _encoding_agrees(self) -> Self:
         if self.encoding == "hash" and self.min_count > 1:
             raise ValueError("`min_count` needs a vocabulary to count in: set `encoding: vocabulary`")
+        if self.encoding == "hash" and self.form != "exact":
+            raise ValueError("`form: fingerprint` needs a vocabulary to hold: set `encoding: vocabulary`")
         if self.encoding == "hash" and self.unknown == "hash":
             raise ValueError(
                 "`unknown: hash` needs a vocabulary to be unknown to: set `encoding: vocabulary`"

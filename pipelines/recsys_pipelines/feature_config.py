@@ -42,6 +42,15 @@ class CategoricalConfig(KeptFeature):
     weights: str | None = None  # column of the weights of the elements
     pooling: Literal["sum", "mean"] = "sum"
 
+    @classmethod
+    @override
+    def _spelled_out(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(raw.get("vocabulary"), dict):  # as `features.vocabulary` in `set`
+            raise ValueError(
+                "`vocabulary` names a file of values: write what it maps, such as `form: fingerprint`, as keys of a feature"
+            )
+        return raw
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.separator is not None and not self.multivalued:
@@ -200,13 +209,10 @@ class SequenceConfig(EncodedFeature):
 
     @model_validator(mode="after")
     def _like_decides(self) -> Self:
-        if self.like is not None and (self.encoding, self.min_count, self.unknown) != (
-            "vocabulary",
-            1,
-            "code",
-        ):
+        settings = (self.encoding, self.form, self.min_count, self.unknown)
+        if self.like is not None and settings != ("vocabulary", "exact", 1, "code"):
             raise ValueError(
-                "`like` takes the other feature's encoding: leave out encoding, min_count and unknown"
+                "`like` takes the other feature's encoding: leave out encoding, form, min_count and unknown"
             )
         return self
 

@@ -66,12 +66,16 @@ def predict(
     """Score the unlabelled rows of a file."""
     from recsys.serving.scoring import predict_file
     from recsys.training.run import Run
+    from recsys_pipelines.features.vocabulary import EXACT, FINGERPRINT, ONE_IN
 
-    counts = predict_file(Run.open(run), path, output)
+    finished = Run.open(run)
+    counts = predict_file(finished, path, output)
     if as_json:
         return print_json({"path": str(output), **counts})
+    estimate = any(getattr(feature, "form", EXACT) == FINGERPRINT for feature in finished.config.features)
     out.print(
         f"{output}: {counts['rows_in']:,} rows in = {counts['rows_scored']:,} scored "
-        f"+ {counts['quarantined']:,} quarantined; {sum(counts['unknown_ids'].values()):,} ids outside a vocabulary",
+        f"+ {counts['quarantined']:,} quarantined; {sum(counts['unknown_ids'].values()):,} ids outside a vocabulary"
+        + (f" (an estimate: with form: fingerprint 1 in {ONE_IN} passes for one inside)" if estimate else ""),
         markup=False,
     )

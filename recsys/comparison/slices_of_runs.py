@@ -7,6 +7,7 @@ time                days, or ten equal spans
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -27,6 +28,7 @@ from recsys_cython_ext import MISSING_ID, string_ids
 from recsys_pipelines.config import CategoricalConfig
 from recsys_pipelines.features import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, Buckets, Categorical
 from recsys_pipelines.features.plain import one_array, text_or_plain
+from recsys_pipelines.features.vocabulary import FINGERPRINT, ONE_IN
 from recsys_pipelines.preparation.prepared import ManifestError
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import open_source
@@ -36,6 +38,7 @@ KINDS: dict[str, Callable[[str, np.ndarray, bool], Slicing]] = {
     "new": by_novelty,
     "frequency": by_training_count,
 }
+ESTIMATE = f"One id in {ONE_IN} that the vocabulary has not passes for one that it has (`form: fingerprint`)."
 
 
 class TestRows:
@@ -96,12 +99,13 @@ class TestRows:
         encoded = self._taken(self.rows.table[name].to_numpy())
         if feature.encoding == "hash":
             return _looked_up(counted["ids"], counted["counts"], encoded), True
-        by_code = np.zeros(FIRST_CODE + len(feature.ids), np.int64)
-        by_code[MISSING_CODE] = _looked_up(counted["ids"], counted["counts"], np.array([MISSING_ID]))[0]
-        by_code[FIRST_CODE:] = _looked_up(counted["ids"], counted["counts"], feature.ids)
+        by_code = np.zeros(FIRST_CODE + len(feature.vocabulary), np.int64)
+        missing, positions = counted["ids"] == MISSING_ID, feature.vocabulary.positions(counted["ids"])
+        known = (positions >= 0) & ~missing
+        by_code[MISSING_CODE] = counted["counts"][missing].sum()
+        np.maximum.at(by_code, FIRST_CODE + positions[known], counted["counts"][known])
         codes = np.where(feature.is_unknown(encoded), UNKNOWN_CODE, encoded)
-        known = np.isin(counted["ids"], feature.ids) | (counted["ids"] == MISSING_ID)
-        return by_code[codes], bool(known.all())
+        return by_code[codes], bool((known | missing).all())
 
     def _taken(self, values: np.ndarray) -> np.ndarray:
         return values if self._take is None else values[self._take]
@@ -157,9 +161,20 @@ def _slicing(arms: Sequence[TestRows], name: str) -> Slicing:
     able = [arm for arm in able if isinstance(arm.feature(feature), Categorical)]
     if not able:
         raise ValueError(f"--slice {name}: {feature} is a number, and only ids are new or frequent")
-    counted = [arm.training_counts(feature) for arm in able]
-    counts, exact = next((pair for pair in counted if pair[1]), counted[0])
-    return KINDS[kind](name, counts, exact)
+    able.sort(key=lambda arm: _form(arm, feature) == FINGERPRINT)
+    counted = [(arm, *arm.training_counts(feature)) for arm in able]
+    arm, counts, exact = next((one for one in counted if one[2]), counted[0])
+    slicing = KINDS[kind](name, counts, exact)
+    return (
+        replace(slicing, note=f"{slicing.note} {ESTIMATE}".strip())
+        if _form(arm, feature) == FINGERPRINT
+        else slicing
+    )
+
+
+def _form(arm: TestRows, name: str) -> str | None:
+    feature = arm.feature(name)
+    return None if feature is None else feature.form
 
 
 def _looked_up(ids: np.ndarray, counts: np.ndarray, queries: np.ndarray) -> np.ndarray:
@@ -184,11 +199,11 @@ def _texts(rows: TestRows, feature: Categorical | Buckets, codes: Sequence[int])
         ids = {code: code for code in codes if code != MISSING_ID}
         fixed = {MISSING_ID: MISSING}
     else:
-        ids = {
-            code: int(feature.ids[code - FIRST_CODE]) if code > 0 else code
-            for code in codes
-            if code not in fixed
-        }
+        ids = {code: code for code in codes if code < 0}  # of a hash
+        known = np.array([code for code in codes if code >= FIRST_CODE], np.int64)
+        counted = rows.prepared.counts().arrays_of(feature.name) if feature.form == FINGERPRINT else {}
+        ids |= feature.ids_of(known, counted)
+        fixed |= {code: f"code {code}" for code in codes if code not in ids and code not in fixed}
     config = [
         c for c in rows.rows.features.configs if isinstance(c, CategoricalConfig) and feature.name in c.names
     ]

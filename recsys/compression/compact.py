@@ -36,6 +36,7 @@ from recsys_pipelines.config import (
 )
 from recsys_pipelines.features import Features, kept_ids, write_kept_ids
 from recsys_pipelines.features.categorical import Categorical
+from recsys_pipelines.features.vocabulary import FINGERPRINT
 from recsys_pipelines.sources import SourceError
 from recsys_tables.schemes.compact import compact_from
 from recsys_tables.schemes.full import Full
@@ -49,10 +50,17 @@ def space_of(config: ExperimentConfig, features: Features, learned: Learned) -> 
     """Return the space of compact models of an experiment of full tables, given what a learner left of them.
 
     Parts of dates, buckets, and ids of fixed vocabularies and of sequences stay; only widths of such fields are searched.
-    Raises ConfigError for a sequence with tables of its own that is `like` another feature, whose vocabulary it follows.
+    Raises ConfigError for a sequence with tables of its own that is `like` another feature, whose vocabulary it follows,
+    and for a vocabulary of fingerprints, which does not keep the ids that a compact experiment names.
     """
     readers = targets_of(config.model)
     prunable = _prunable(config)
+    for feature in features.categorical:
+        if feature.form == FINGERPRINT and feature.name in prunable:
+            raise ConfigError(
+                f"{config.name}: feature {feature.name!r}: `form: fingerprint` keeps no ids, and a search writes down "
+                "those that keep a row: search with `form: exact`, and set it in the experiment that the search writes"
+            )
     for declared in config.features:
         like = getattr(declared, "like", None)
         if like is not None and (lone := [name for name in declared.names if name not in readers]):

@@ -207,7 +207,7 @@ class ExperimentConfig(Strict):
         """Return a copy with dotted keys replaced, e.g. {"training.table_lr": 0.1}, validated anew.
 
         `features.min_count` and other keys of a feature apply to every categorical feature, and
-        `features.vocabulary: {encoding: vocabulary, min_count: 2}` sets several of them at once.
+        `features.vocabulary: {encoding: vocabulary, form: fingerprint, min_count: 2}` sets several of them at once.
         """
         raw = self.model_dump(mode="json", exclude_unset=True)
         for key, value in settings.items():

@@ -14,6 +14,7 @@ from recsys.reports.data_pictures import (
 )
 from recsys.reports.page import write_page
 from recsys.reports.sheet import Row, Sheet
+from recsys_pipelines.features.vocabulary import EXACT, FINGERPRINT, ONE_IN
 from recsys_pipelines.inspection.drift import Drift
 from recsys_pipelines.inspection.psi import DRIFTED, SHIFTED, FeatureDrift
 from recsys_pipelines.inspection.result import CategoricalReport, Inspection, NumericReport, Rate
@@ -62,6 +63,7 @@ def write_inspection(inspection: Inspection, path: Path | str) -> None:
         pictures.append(curves_picture(inspection.categorical))
     unknown = {f.name: {s: v.unknown_share for s, v in f.splits.items()} for f in inspection.categorical}
     note = "Ids rarer than the minimum count are unknown in training too; hashed ids where training has not seen them."
+    note += _estimates(inspection.categorical)
     pictures += shares_pictures("Values out of the vocabulary, by split", unknown, note)
     missing = {f.name: {s: v.missing_share for s, v in f.splits.items()} for f in inspection.categorical}
     missing |= {column.name: column.missing_shares for column in inspection.numeric}
@@ -132,7 +134,7 @@ def _values_sheet(features: Sequence[CategoricalReport]) -> Sheet:
         rows.append(
             (
                 feature.name,
-                feature.encoding,
+                feature.encoding if feature.form == EXACT else f"{feature.encoding}, {feature.form}",
                 "–" if feature.codes is None else f"{feature.codes:,}",
                 f"{feature.ids:,}",
                 f"{feature.singletons:,}",
@@ -144,6 +146,7 @@ def _values_sheet(features: Sequence[CategoricalReport]) -> Sheet:
         )
     headers: Row = ("feature", "encoding", "codes", "ids", "seen once", "of ids", "missing", "unknown")
     note = "Ids: of training. Missing, and unknown (out of the vocabulary): shares of values, training / validation / test."
+    note += _estimates(features)
     if lists:
         headers, note = (*headers, "list length"), f"{note} List length: mean, longest."
     return Sheet("Categorical features: values", headers, rows, note)
@@ -172,7 +175,20 @@ def _ids_sheet(features: Sequence[CategoricalReport]) -> Sheet:
         "Top id, top 1 % of ids: shares of training's impressions. Zipf: count ~ rank^-s, over the ids seen ten times "
         "or more. Label rates are of training's values, with how many there are."
     )
+    note += _estimates(features)
     return Sheet("Categorical features: skew and labels", headers, rows, note)
+
+
+def _estimates(features: Sequence[CategoricalReport]) -> str:
+    """Name the features whose known and unknown values are estimates; of none say nothing."""
+    names = [feature.name for feature in features if feature.form == FINGERPRINT]
+    if not names:
+        return ""
+    return (
+        f" Estimates for {', '.join(names)}: with form: fingerprint 1 in {ONE_IN} ({1 / ONE_IN:.2%}) of the ids outside "
+        "the vocabulary passes for one inside, and counts as known; the true number of unknown values is to be expected at "
+        f"{ONE_IN}/{ONE_IN - 1} of the one shown."
+    )
 
 
 def _numbers_sheet(columns: Sequence[NumericReport]) -> Sheet:

@@ -16,6 +16,7 @@ from recsys.config import ConfigError, ExperimentConfig
 from recsys.training.optimizers import Optimizer, rate_factor
 from recsys.training.run import Run
 from recsys_pipelines.features import Categorical, Features
+from recsys_pipelines.features.vocabulary import EXACT, FINGERPRINT
 from recsys_tables.distributed.agreement import agree
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.distributed.pieces import load_start
@@ -93,8 +94,10 @@ def _require_same(folder: Path, before: Features, features: Features) -> None:
         )
     for old, new in zip(before.features, features.features, strict=True):
         old_arrays, new_arrays = old.arrays(), new.arrays()
-        grows = isinstance(old, Categorical) and isinstance(new, Categorical)
-        if grows:
+        grows = (
+            isinstance(old, Categorical) and isinstance(new, Categorical) and old.form == new.form == EXACT
+        )
+        if grows and old_arrays and new_arrays:  # like another feature it has none
             new_arrays = {"ids": new_arrays["ids"][: len(old_arrays["ids"])]}
         same = type(old) is type(new) and old_arrays.keys() == new_arrays.keys()
         same = same and all(np.array_equal(old_arrays[key], new_arrays[key]) for key in old_arrays)
@@ -103,17 +106,23 @@ def _require_same(folder: Path, before: Features, features: Features) -> None:
             for feature in (old, new)
         ]
         if not same or settings[0] != settings[1]:
+            fingerprints = any(isinstance(f, Categorical) and f.form == FINGERPRINT for f in (old, new))
+            cure = (
+                "no vocabulary of `form: fingerprint` grows, so train --on the set that the run was trained on"
+                if fingerprints
+                else "append the new rows to the set that the run was trained on (`recsys prepare --append`), and train "
+                "--on that"
+            )
             raise ConfigError(
                 f"{folder}: feature {new.name!r} was fitted otherwise than here, so its codes or numbers mean something "
-                "else: append the new rows to the set that the run was trained on (`recsys prepare --append`), and "
-                "train --on that"
+                f"else: {cure}"
             )
 
 
 def _new_ids(before: Features, features: Features) -> dict[str, int]:
     """Return how many ids each vocabulary has that it had not."""
     grown = {
-        new.name: len(new.ids) - len(old.ids)
+        new.name: len(new.vocabulary) - len(old.vocabulary)
         for old, new in zip(before.features, features.features, strict=True)
         if isinstance(old, Categorical) and isinstance(new, Categorical)
     }

@@ -103,11 +103,11 @@ def default_teacher(config: ExperimentConfig) -> ExperimentConfig:
     """Return the teacher of an experiment that names none: as it is, but with full tables over vocabularies.
 
     Tables are as wide as the full one that a budget is a share of (`tables.budget_embedding_dim`), and without a budget.
-    Every feature of ids has a vocabulary with its declared minimum count, all ids unless it declares one.
+    Every feature of ids has an exact vocabulary with its declared minimum count, all ids unless it declares one.
     """
     raw = config.model_dump(mode="json", exclude_unset=True)
     for feature in raw["features"]:
-        for key in ("encoding", "unknown", "keep"):
+        for key in ("encoding", "form", "unknown", "keep"):
             feature.pop(key, None)
     width = config.tables.budget_embedding_dim
     tables = {"scheme": "full", "embedding_dim": width, "budget_embedding_dim": width}

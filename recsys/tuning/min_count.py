@@ -5,22 +5,20 @@ hardly one that fits; computed, the plainest rival of every scheme gets as many 
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from recsys.config import ExperimentConfig
 from recsys.planning import sizes_of, statistics_bytes
-from recsys_cython_ext.vocabulary import FIRST_CODE, table_bytes
+from recsys_cython_ext.vocabulary import FIRST_CODE
 from recsys_pipelines.config import CategoricalConfig
-from recsys_pipelines.features import Features
-from recsys_pipelines.features.categorical import Categorical
+from recsys_pipelines.features import Categorical, FeatureFitter, Features
+from recsys_pipelines.features.vocabulary import EXACT, vocabulary_bytes, vocabulary_of
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_tables.planning.plan import BudgetError, plan_tables
-from recsys_tables.schemes.allocation import FeatureSize
 
 
 def smallest_min_count(config: ExperimentConfig, prepared: str | Path) -> int:
@@ -28,46 +26,67 @@ def smallest_min_count(config: ExperimentConfig, prepared: str | Path) -> int:
 
     Args:
         config: An experiment of full tables.
-        prepared: A set of the same data and features, whatever its minimum counts: only what was counted is read.
+        prepared: A set of the same data and features, whatever its minimum counts and the forms of its vocabularies:
+            only what was counted is read.
 
     Raises:
         BudgetError: Not even the most frequent ids fit.
         ConfigError: The tables are of another scheme.
     """
     config.require_full_tables(config.name)
-    features, frequencies = _frequencies(Path(prepared))
+    tables = _FullTables(config, Path(prepared))
+    smallest = bisect_left(range(1, tables.most), True, key=tables.fits) + 1
+    while smallest < tables.most and not tables.fits(smallest, built=True):
+        smallest += 1  # some vocabulary of fingerprints takes more than the least that so many ids do
+    tables.plan(smallest, built=True)  # raises where not even one id is left that fits
+    return smallest
 
-    def plan(min_count: int) -> None:
-        sizes = _sizes(config, features, frequencies, min_count)
-        plan_tables(config.tables, sizes, config.training.table_optimizer, statistics_bytes(features))
 
-    def fits(min_count: int) -> bool:
+class _FullTables:
+    """The full tables of an experiment at any minimum count. most: Of an id's impressions."""
+
+    def __init__(self, config: ExperimentConfig, folder: Path) -> None:
+        self._config, self._folder = config, folder
+        self._features, self._frequencies = _frequencies(folder)
+        self._forms = {name: f.form for f in config.features if f.kind == "categorical" for name in f.names}
+        self._built: dict[tuple[str, int], int] = {}  # bytes by feature and number of ids
+        self.most = max((int(counts[-1]) for counts in self._frequencies.values() if len(counts)), default=1)
+
+    def fits(self, min_count: int, built: bool = False) -> bool:
+        """Tell whether they fit the budget; see `plan`."""
         try:
-            plan(min_count)
+            self.plan(min_count, built)
         except BudgetError:
             return False
         return True
 
-    most = max((int(counts[-1]) for counts in frequencies.values() if len(counts)), default=1)
-    smallest = bisect_left(range(1, most), True, key=fits) + 1
-    plan(smallest)  # raises where not even one id is left that fits
-    return smallest
+    def plan(self, min_count: int, built: bool = False) -> None:
+        """Raise BudgetError unless they fit the budget, with vocabularies as they are built, or at least as large."""
+        config, features = self._config, self._features
+        sizes = []
+        for size, feature in zip(sizes_of(config, features), features.categorical, strict=True):
+            like = feature.like if isinstance(feature, Categorical) else None
+            counts = self._frequencies.get(like or feature.name)
+            if counts is not None:
+                known = len(counts) - int(np.searchsorted(counts, min_count))
+                resident = 0 if like is not None else self._bytes(feature.name, known, min_count, built)
+                size = replace(size, num_codes=FIRST_CODE + known, vocabulary_bytes=resident)
+            sizes.append(size)
+        plan_tables(config.tables, sizes, config.training.table_optimizer, statistics_bytes(features))
 
+    def _bytes(self, name: str, num_ids: int, min_count: int, built: bool) -> int:
+        """Return the bytes of the vocabulary of the ids that occur `min_count` times, of which there are `num_ids`."""
+        form = self._forms[name]
+        if not built or form == EXACT:
+            return vocabulary_bytes(num_ids, form)
+        if (name, num_ids) not in self._built:
+            ids = self._counts.vocabulary_of(name, min_count)
+            self._built[name, num_ids] = vocabulary_of(ids, form).nbytes
+        return self._built[name, num_ids]
 
-def _sizes(
-    config: ExperimentConfig, features: Features, frequencies: Mapping[str, np.ndarray], min_count: int
-) -> list[FeatureSize]:
-    """Return the sizes of features whose vocabularies, where they can, hold the ids that occur `min_count` times."""
-    sizes = []
-    for size, feature in zip(sizes_of(config, features), features.categorical, strict=True):
-        like = feature.like if isinstance(feature, Categorical) else None
-        counts = frequencies.get(like or feature.name)
-        if counts is not None:
-            known = len(counts) - int(np.searchsorted(counts, min_count))
-            vocabulary_bytes = 0 if like is not None else table_bytes(known)
-            size = replace(size, num_codes=FIRST_CODE + known, vocabulary_bytes=vocabulary_bytes)
-        sizes.append(size)
-    return sizes
+    @cached_property
+    def _counts(self) -> FeatureFitter:
+        return Prepared.open(self._folder).counts()
 
 
 @lru_cache(maxsize=2)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from typing_extensions import override
 
-from recsys_cython_ext import MISSING_ID, IdCounter, IdTable, mix64, string_ids
-from recsys_cython_ext.vocabulary import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, table_bytes
+from recsys_cython_ext import MISSING_ID, IdCounter, mix64, string_ids
+from recsys_cython_ext.vocabulary import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE
 from recsys_pipelines.features.base import Arrays, Feature, Fit
 from recsys_pipelines.features.kept import kept_ids
 from recsys_pipelines.features.plain import TextIds, one_array
+from recsys_pipelines.features.vocabulary import (
+    EXACT,
+    ExactVocabulary,
+    Vocabulary,
+    vocabulary_bytes,
+    vocabulary_of,
+)
 from recsys_pipelines.sources.location import Place, located
 
 SIGN_BIT = np.int64(-(2**63))
@@ -24,9 +31,10 @@ SIGN_BIT = np.int64(-(2**63))
 class Categorical(Feature):
     """Ids of a feature: kept (`hash`), or numbered by falling count in training (`vocabulary`).
 
-    `ids` holds the vocabulary in code order: ids[0] has code FIRST_CODE. Missing has code 0; an id that
-    is not in the vocabulary (rarer than min_count, or new) has code 1, or where `unknown` is "hash" the
-    64-bit hash of itself with the sign bit set. Codes are int32 where nothing else is among them, else int64.
+    The first id of the vocabulary has code FIRST_CODE. Missing has code 0; an id that is not in the vocabulary (rarer
+    than min_count, or new) has code 1, or where `unknown` is "hash" the 64-bit hash of itself with the sign bit set.
+    Codes are int32 where nothing else is among them, else int64. Of a vocabulary of fingerprints one id outside in
+    `vocabulary.ONE_IN` has the code of an id inside.
     """
 
     name: str
@@ -34,14 +42,10 @@ class Categorical(Feature):
     multivalued: bool
     pooling: str
     full_codes: int  # codes of a vocabulary that holds every id of training, whatever the minimum count
-    ids: np.ndarray  # int64 [V]
+    vocabulary: Vocabulary  # empty where ids are hashed
     unknown: str = "code"
     weighted: bool = False  # a second column `<name>:weights`, lists as long
     like: str | None = None  # the feature whose vocabulary this one reads, and does not hold itself
-
-    def __post_init__(self) -> None:
-        self._table = IdTable(self.ids)
-        self.ids = self._table.keys  # the table has its own copy
 
     def twin(self, name: str, pooling: str) -> "Categorical":
         """Return a feature of lists of the same ids, which reads this vocabulary and has no copy of it."""
@@ -51,19 +55,34 @@ class Categorical(Feature):
         return twin
 
     @property
+    def form(self) -> str:
+        """The form of the vocabulary: exact, or fingerprint."""
+        return self.vocabulary.form
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The ids of the vocabulary in code order, int64 [V]. Raises ValueError where it is of fingerprints."""
+        if not isinstance(self.vocabulary, ExactVocabulary):
+            raise ValueError(
+                f"feature {self.name!r}: `form: fingerprint` keeps no ids, which are needed here: declare it with "
+                "`form: exact`"
+            )
+        return self.vocabulary.ids
+
+    @property
     def num_codes(self) -> int | None:
         """Number of codes, None when ids are hashed."""
-        return None if self.encoding == "hash" else FIRST_CODE + len(self.ids)
+        return None if self.encoding == "hash" else FIRST_CODE + len(self.vocabulary)
 
     @property
     def vocabulary_bytes(self) -> int:
-        """Resident bytes of the id -> code table; none when ids are hashed, or the table is another feature's."""
-        return 0 if self.encoding == "hash" or self.like is not None else self._table.nbytes
+        """Resident bytes of what gives ids their codes; none when ids are hashed, or it is another feature's."""
+        return 0 if self.encoding == "hash" or self.like is not None else self.vocabulary.nbytes
 
     @property
     def full_vocabulary_bytes(self) -> int:
-        """Resident bytes of a vocabulary of every id of training."""
-        return 0 if self.like is not None else table_bytes(self.full_codes - FIRST_CODE)
+        """Resident bytes of an exact vocabulary of every id of training."""
+        return 0 if self.like is not None else vocabulary_bytes(self.full_codes - FIRST_CODE, EXACT)
 
     @property
     def id_type(self) -> pa.DataType:
@@ -99,9 +118,25 @@ class Categorical(Feature):
     def extended(self, counts: "CategoricalFit") -> "Categorical":
         """Return this vocabulary with the ids that `counts` now finds often enough behind its own, whose codes stay."""
         frequent = counts.vocabulary()
-        new = frequent[self._table.codes(frequent, -1) < 0] if self.encoding == "vocabulary" else frequent[:0]
+        new = frequent[self.vocabulary.positions(frequent) < 0]
         full = max(self.full_codes, FIRST_CODE + counts.num_ids)
-        return Categorical(**{**self.to_dict(), "full_codes": full}, ids=np.concatenate([self.ids, new]))
+        ids = np.concatenate([self.ids, new if self.encoding == "vocabulary" else new[:0]])
+        return replace(self, full_codes=full, vocabulary=ExactVocabulary(ids))
+
+    def ids_of(self, codes: np.ndarray, training: Arrays) -> dict[int, int]:
+        """Return the ids of known codes, by code.
+
+        Args:
+            codes: Codes of ids, int [n].
+            training: The ids and counts that the feature was fitted from. Where the vocabulary keeps no ids, the most
+                frequent of these that has a code is taken for the code's own; a code that none has is left out.
+        """
+        if self.form == EXACT:
+            return dict(zip(codes.tolist(), self.ids[codes - FIRST_CODE].tolist(), strict=True))
+        ids = training["ids"][np.argsort(training["counts"], kind="stable")]
+        codes_of_ids = FIRST_CODE + self.vocabulary.positions(ids)
+        taken = np.isin(codes_of_ids, codes) & (ids != MISSING_ID)
+        return dict(zip(codes_of_ids[taken].tolist(), ids[taken].tolist(), strict=True))  # the last one stays
 
     @override
     def to_dict(self) -> dict[str, Any]:
@@ -114,18 +149,19 @@ class Categorical(Feature):
             "full_codes": self.full_codes,
             "weighted": self.weighted,
             "like": self.like,
+            **self.vocabulary.to_dict(),
         }
 
     @override
     def arrays(self) -> Arrays:
-        return {} if self.like is not None else {"ids": self.ids}
+        return {} if self.like is not None else self.vocabulary.arrays()
 
     def encode_ids(self, ids: np.ndarray) -> np.ndarray:
         """Return what the model reads of 64-bit ids [n]: codes, or the ids where they are hashed."""
         if self.encoding == "hash":
             return ids
-        codes = self._table.codes(ids, UNKNOWN_CODE - FIRST_CODE)
-        codes += FIRST_CODE
+        codes = self.vocabulary.positions(ids)
+        codes += FIRST_CODE  # of -1 the unknown one
         if self.unknown == "hash":
             codes = codes.astype(np.int64)
             outside = codes == UNKNOWN_CODE
@@ -143,6 +179,7 @@ class CategoricalFit(Fit):
         fixed: A vocabulary that is declared: integers, or the path of a text file (`config.CategoricalConfig`).
         source: The column whose values that file holds.
         keep: The folder of the ids that a vocabulary may hold.
+        form: What the vocabulary is held in: exact, or fingerprint.
     """
 
     def __init__(
@@ -152,12 +189,14 @@ class CategoricalFit(Fit):
         fixed: range | str | None = None,
         source: str = "",
         keep: str | None = None,
+        form: str = EXACT,
     ) -> None:
         self._settings = settings
         self._min_count = min_count
         self._fixed = fixed
         self._source = source
         self._keep = keep
+        self._form = form
         self._counter = IdCounter()
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None  # ids and counts of the counter
 
@@ -189,13 +228,13 @@ class CategoricalFit(Fit):
         ids = self._result()[0]
         return len(ids) - int(MISSING_ID in ids[:1])  # the smallest integer comes first
 
-    def vocabulary(self) -> np.ndarray:
+    def vocabulary(self, min_count: int | None = None) -> np.ndarray:
         """Return the ids [V] seen at least `min_count` times, and to be kept, by falling count, then by rising id.
 
-        Raises SourceError for a file of ids to keep that cannot be used.
+        Without a minimum count it is the declared one. Raises SourceError for a file of ids to keep that cannot be used.
         """
         ids, counts = self._allowed()
-        frequent = counts >= self._min_count
+        frequent = counts >= (min_count or self._min_count)
         ids, counts = ids[frequent], counts[frequent]
         return ids[np.argsort(-counts, kind="stable")]
 
@@ -217,7 +256,7 @@ class CategoricalFit(Fit):
             ids = np.empty(0, np.int64)
         else:
             ids = self.vocabulary()
-        return Categorical(**self._settings, full_codes=full, ids=ids)
+        return Categorical(**self._settings, full_codes=full, vocabulary=vocabulary_of(ids, self._form))
 
     def _allowed(self) -> tuple[np.ndarray, np.ndarray]:
         """Return ids and counts without the missing one, and without those that are not to be kept."""

@@ -71,13 +71,13 @@ def _categorical(config: CategoricalConfig) -> Parts:
             specs[f"{name}:weights"] = Weights(column, config.weights, config.separator)
         settings = _settings(config, name, config.multivalued, config.pooling, config.weights is not None)
         fixed = None if config.vocabulary is None else str(config.vocabulary)
-        fits[name] = CategoricalFit(settings, config.min_count, fixed, source=column, keep=_keep(config))
+        fits[name] = CategoricalFit(settings, config.min_count, fixed, column, _keep(config), config.form)
     return specs, fits
 
 
 def _cross(config: CrossConfig) -> Parts:
     settings = _settings(config, config.name, False, "sum")
-    fit = CategoricalFit(settings, config.min_count, keep=_keep(config))
+    fit = CategoricalFit(settings, config.min_count, keep=_keep(config), form=config.form)
     return {config.name: Cross(config.columns)}, {config.name: fit}
 
 
@@ -93,7 +93,10 @@ def _lists(config: TokensConfig | PrefixesConfig, spec: Callable[[str], Spec]) -
     named = list(zip(config.names, config.columns, strict=True))
     return {name: spec(column) for name, column in named}, {
         name: CategoricalFit(
-            _settings(config, name, True, config.pooling), config.min_count, keep=_keep(config)
+            _settings(config, name, True, config.pooling),
+            config.min_count,
+            keep=_keep(config),
+            form=config.form,
         )
         for name, _ in named
     }
@@ -115,7 +118,8 @@ def _buckets(config: BucketsConfig) -> Parts:
 
 
 def _sequence(config: SequenceConfig) -> Parts:
-    fit = CategoricalFit(_settings(config, config.name, True, config.pooling), config.min_count)
+    settings = _settings(config, config.name, True, config.pooling)
+    fit = CategoricalFit(settings, config.min_count, form=config.form)
     return {config.name: ColumnSpec(config.column, "id")}, {config.name: fit}
 
 

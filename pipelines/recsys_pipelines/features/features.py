@@ -26,6 +26,7 @@ from recsys_pipelines.features.numeric import Buckets, Numeric
 from recsys_pipelines.features.plain import TextIds
 from recsys_pipelines.features.serving import applied, with_uuids
 from recsys_pipelines.features.statistics import Statistic, StatisticFit
+from recsys_pipelines.features.vocabulary import restored as restored_vocabulary
 from recsys_pipelines.parallel import ordered
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.shards import read_arrays, write_arrays
@@ -101,6 +102,12 @@ class FeatureFitter:
         fit = self._fits[feature]
         assert isinstance(fit, CategoricalFit)
         return fit.frequencies()
+
+    def vocabulary_of(self, feature: str, min_count: int) -> np.ndarray:
+        """Return the ids that the vocabulary of a categorical feature has at a minimum count, int64 [V], in code order."""
+        fit = self._fits[feature]
+        assert isinstance(fit, CategoricalFit)
+        return fit.vocabulary(min_count)
 
     def merge(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Add what another fitter of the same features counted."""
@@ -301,9 +308,14 @@ def _restored(entries: Sequence[Mapping[str, Any]], arrays: Arrays) -> list[Feat
         if entry.get("like") is None:
             kind: Any = KINDS[entry["kind"]]
             settings = {key: value for key, value in entry.items() if key != "kind"}
-            features[place] = kind(**settings, **_of_place(arrays, place))
-            if isinstance(features[place], Categorical):
-                owners[features[place].name] = features[place]
+            if kind is Categorical:
+                form: dict[str, Any] = {
+                    key: settings.pop(key) for key in ("form", "shape") if key in settings
+                }
+                vocabulary = restored_vocabulary(form, _of_place(arrays, place))
+                owners[settings["name"]] = features[place] = Categorical(**settings, vocabulary=vocabulary)
+            else:
+                features[place] = kind(**settings, **_of_place(arrays, place))
     for place, entry in enumerate(entries):
         if entry.get("like") is not None:
             features[place] = owners[entry["like"]].twin(entry["name"], entry["pooling"])

@@ -13,6 +13,7 @@ from recsys_cython_ext.vocabulary import FIRST_CODE, MISSING_CODE
 from recsys_pipelines.features.base import Arrays, Feature, Fit, floats
 from recsys_pipelines.features.convert import squared_log
 from recsys_pipelines.features.plain import TextIds
+from recsys_pipelines.features.vocabulary import EXACT
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 BIN_BITS = 40  # low bits of a float64 that a bin of the histogram leaves out: 12 of the mantissa stay
@@ -132,6 +133,7 @@ class Buckets(Feature):
     encoding: str = "vocabulary"
     unknown: str = "code"
     weighted: bool = False
+    form: str = EXACT
 
     @property
     def num_codes(self) -> int:

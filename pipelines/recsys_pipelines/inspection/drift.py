@@ -36,7 +36,7 @@ from recsys_pipelines.preparation.split import SPLITS
 FREQUENT = 1000  # an id with one of so many parts of A's or B's impressions is a bucket by itself
 # settings of a declaration that change neither the 64-bit ids nor the numbers that are compared
 FREE = {
-    *("names", "parts", "encoding", "min_count", "unknown", "vocabulary", "keep", "pooling", "like"),
+    *("names", "parts", "encoding", "form", "min_count", "unknown", "vocabulary", "keep", "pooling", "like"),
     "standardise",
 }
 # kinds that make a feature of each of their `columns`

@@ -2,7 +2,8 @@
 
 Counts are exact. A value is one id of one row; a row with a list has as many values as the list is long, and each
 carries the label of its row. Of ids, "unknown" means outside the vocabulary, and for hashed ids, which have none,
-not seen in training. Singletons and skew are those of training's ids, whatever the minimum count.
+not seen in training. Singletons and skew are those of training's ids, whatever the minimum count. Where the vocabulary
+is of fingerprints, one id outside in `vocabulary.ONE_IN` counts as known, so what is said of unknown values is an estimate.
 """
 
 import os
@@ -118,6 +119,7 @@ def _categorical_report(
     return CategoricalReport(
         name=feature.name,
         encoding="buckets" if isinstance(feature, Buckets) else feature.encoding,
+        form=feature.form,
         multivalued=feature.multivalued,
         codes=feature.num_codes if feature.encoding == "vocabulary" else None,
         ids=num_ids,
@@ -128,7 +130,7 @@ def _categorical_report(
         known=known,
         unknown=unknown,
         missing=missing,
-        top=_top_ids(feature, features, counts["train"]),
+        top=_top_ids(feature, features, training, counts["train"]),
     )
 
 
@@ -177,7 +179,9 @@ def _values_report(
     )
 
 
-def _top_ids(feature: Categorical | Buckets, features: Features, counts: pl.DataFrame) -> list[TopId]:
+def _top_ids(
+    feature: Categorical | Buckets, features: Features, training: Arrays, counts: pl.DataFrame
+) -> list[TopId]:
     """Return the known ids that training saw most often, the lower code first among equals."""
     values = counts["value"].to_numpy()
     known, _, _ = _masks(feature, values, values)
@@ -185,7 +189,8 @@ def _top_ids(feature: Categorical | Buckets, features: Features, counts: pl.Data
     ids = top["value"].to_numpy()
     if isinstance(feature, Categorical):
         if feature.encoding == "vocabulary":
-            ids = feature.ids[ids - FIRST_CODE]
+            id_of = feature.ids_of(ids, training)
+            ids = np.array([id_of[code] for code in ids.tolist()], np.int64)
         ids = features.published_ids(feature.name, ids)
     rates = zip(top["rows"].to_list(), top["positives"].to_list(), strict=True)
     return [TopId(id_, Rate.of(*counts)) for id_, counts in zip(ids.tolist(), rates, strict=True)]

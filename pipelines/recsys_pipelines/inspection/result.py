@@ -95,6 +95,7 @@ class CategoricalReport:
 
     Attributes:
         encoding: vocabulary, hash or buckets.
+        form: Of the vocabulary: exact, or fingerprint, for which numbers of known and unknown values are estimates.
         codes: Number of codes of a vocabulary, None when ids are hashed.
         ids: Distinct ids of training, missing left out.
         singletons: Those of them seen once.
@@ -104,6 +105,7 @@ class CategoricalReport:
 
     name: str
     encoding: str
+    form: str
     multivalued: bool
     codes: int | None
     ids: int

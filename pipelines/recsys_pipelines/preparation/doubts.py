@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from recsys_cython_ext import MISSING_ID, IdTable, string_ids
+from recsys_cython_ext import MISSING_ID, string_ids
 from recsys_pipelines.config import CategoricalConfig, DataConfig, SplitConfig
 from recsys_pipelines.features import Categorical, Features
 from recsys_pipelines.features.categorical import vocabulary_lines
@@ -99,9 +99,9 @@ class _Coverage:
         present = ids != MISSING_ID
         self.name, self.ids, self.counts = feature.name, ids[present], counts[present]
         self.total = int(self.counts.sum())
-        self.table = IdTable(feature.ids)
-        self.size = len(feature.ids)
-        self.known = self.share_known(feature.ids)
+        self.vocabulary, self.size = feature.vocabulary, len(feature.vocabulary)
+        self.strangers = self.vocabulary.positions(self.ids) < 0
+        self.known = float(self.counts[~self.strangers].sum() / max(1, self.total))
         self.unknown = 1 - self.known if self.total else 0.0
 
     def share_known(self, ids: np.ndarray) -> float:
@@ -110,7 +110,7 @@ class _Coverage:
 
     def share_of(self, ids: np.ndarray) -> float:
         """Return the share of other ids that the vocabulary has."""
-        return float(np.mean(self.table.codes(ids, -1) >= 0)) if len(ids) else 0.0
+        return float(np.mean(self.vocabulary.positions(ids) >= 0)) if len(ids) else 0.0
 
 
 def _doubt(data: DataConfig, config: object, coverage: _Coverage, features: Features) -> str:
@@ -134,8 +134,7 @@ def _doubt(data: DataConfig, config: object, coverage: _Coverage, features: Feat
     begins = f"{begins} to the vocabulary {config.vocabulary}"
     column = dict(zip(config.names, config.columns, strict=True))[coverage.name]
     if not features.text.get(column, True):
-        strangers = coverage.ids[coverage.table.codes(coverage.ids, -1) < 0]
-        example = features.published_ids(coverage.name, strangers)[0]
+        example = features.published_ids(coverage.name, coverage.ids[coverage.strangers])[0]
         return f"{begins}: the data hold {example}, line 1 of the file {lines[0]!r}; is it of another column, or of codes?"
     return f"{begins}: {_cause(coverage, lines, _values(data, config, column))}"
 

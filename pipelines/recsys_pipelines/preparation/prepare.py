@@ -27,6 +27,7 @@ from recsys_cython_ext.manifest import write_manifest
 from recsys_cython_ext.progress import Progress, no_progress
 from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig
 from recsys_pipelines.features import Features, kept_ids, sequences_of
+from recsys_pipelines.features.vocabulary import EXACT, FINGERPRINT
 from recsys_pipelines.preparation.doubts import split_doubts, vocabulary_doubts
 from recsys_pipelines.preparation.prepared import (
     COUNTS,
@@ -76,7 +77,8 @@ def prepare(
     Raises:
         SourceError: A file cannot be read.
         TooManyBadRows: The share of quarantined rows passes `data.quarantine_limit`.
-        ManifestError: `base` is damaged, has other features or roles of columns, or these rows already.
+        ManifestError: `base` is damaged, has other features or roles of columns, these rows already, or a vocabulary of
+            fingerprints, which cannot grow.
         ValueError: A feature is declared twice, or a sequence lacks what it needs.
     """
     runner, root = runner or Threads(), Path(root)
@@ -180,9 +182,16 @@ def _key(
 def _check_base(
     base: Prepared, data: DataConfig, features: Sequence[FeatureConfig], files: list[list[Any]]
 ) -> None:
-    """Raise ManifestError unless rows of `data` mean what those of `base` do, and are others."""
+    """Raise ManifestError unless rows of `data` mean what those of `base` do, are others, and vocabularies can grow."""
     base.verify()
     base.require_same(data, features)
+    for feature in features:
+        fixed = getattr(feature, "vocabulary", None) is not None
+        if getattr(feature, "form", EXACT) == FINGERPRINT and not fixed:
+            raise ManifestError(
+                f"feature {feature.names[0]!r}: `form: fingerprint` keeps no ids, so its vocabulary cannot grow by those "
+                "of a new day: prepare all days again as one set, or append to a set of `form: exact`"
+            )
     for file in files:
         if file in base.manifest.files:
             raise ManifestError(f"{base.path}: holds the rows of {file[0]} already: name a new file")

@@ -774,7 +774,7 @@ def test_a_sequence_like_a_feature_holds_no_vocabulary(tmp_path, declared):
         for name in {"seen", "before"} & by_name.keys():
             twin = by_name[name]
             assert np.shares_memory(twin.ids, owner.ids)
-            assert twin._table is owner._table
+            assert twin.vocabulary is owner.vocabulary
             assert (twin.vocabulary_bytes, twin.full_vocabulary_bytes, dict(twin.arrays())) == (0, 0, {})
             assert (twin.num_codes, twin.full_codes) == (owner.num_codes, owner.full_codes)
             assert (twin.multivalued, twin.pooling) == (True, "sum" if name == "before" else "mean")

@@ -14,6 +14,7 @@ from recsys.compression.space import Genome, GenomeSpace, Learned
 from recsys.planning import plan_of
 from recsys_cython_ext.vocabulary import FIRST_CODE
 from recsys_pipelines.features.categorical import Categorical
+from recsys_pipelines.features.vocabulary import ExactVocabulary
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_tables import Compact
 from recsys_tables.bytes import OptimizerName, resident_bytes
@@ -70,7 +71,9 @@ def compact_bytes(space: GenomeSpace, genome: Genome) -> int:
         keep = np.ones(FIRST_CODE + num_ids, np.bool_)
         schemes.append(Compact(name, Remap.of(keep), genome.widths[i], space.embedding_dim))
         ids = np.arange(num_ids)
-        fitted = Categorical(name, "vocabulary", False, "sum", full_codes=700, ids=ids)
+        fitted = Categorical(
+            name, "vocabulary", False, "sum", full_codes=700, vocabulary=ExactVocabulary(ids)
+        )
         vocabulary += space.whole.get(name, fitted.vocabulary_bytes)
     return resident_bytes(schemes, vocabulary, space.optimizer, space.statistics).total
 

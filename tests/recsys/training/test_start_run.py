@@ -17,7 +17,7 @@ from recsys.config import ConfigError, ExperimentConfig, load_experiment, parse_
 from recsys.training.distributed import process_group
 from recsys.training.loop import Watch, _Training
 from recsys.training.run import Run, run_folder
-from recsys.training.start import begin
+from recsys.training.start import _new_ids, _require_same, begin
 from recsys.training.store import names_in
 from recsys.training.train import train
 from recsys_cython_ext.manifest import write_manifest
@@ -202,6 +202,16 @@ def test_other_features_are_refused_by_name(
         ready = prepare(config.data, config.features, tmp_path / "prepared")
         with pytest.raises(ValueError, match=wanted):
             train(config, ready, tmp_path / "runs")
+
+
+def test_a_sequence_like_a_feature_has_no_vocabulary_to_compare(configure: Configure, tmp_path: Path) -> None:
+    data = configure().data.model_dump(mode="json") | {"time": "time", "split": {"by": "time"}}
+    items = {"kind": "categorical", "names": ["item_id"]}
+    seen = {"kind": "sequence", "name": "seen", "column": "item_id", "length": 5, "like": "item_id"}
+    config = configure(data=data, features=[items, seen])
+    features = prepare(config.data, config.features, tmp_path / "prepared").features()
+    _require_same(tmp_path, features, features)
+    assert _new_ids(features, features) == {}
 
 
 @pytest.mark.parametrize("key", ["hash_version", "format_version"])
