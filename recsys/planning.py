@@ -22,7 +22,7 @@ from recsys_tables.config import Sharding
 from recsys_tables.field import Field
 from recsys_tables.planning.collisions import expected_across_features, observed_collisions
 from recsys_tables.planning.plan import TablePlan, plan_tables
-from recsys_tables.scheme import Scheme, unique_tables
+from recsys_tables.scheme import WEIGHT_BYTES, Precision, Scheme, unique_tables
 from recsys_tables.schemes.allocation import FeatureSize
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def report_tables(
     observed = _across_features(plan.schemes, counted)
     features = []
     for scheme, fitted in zip(plan.schemes, train.features.categorical, strict=True):
-        name, tables = scheme.feature, scheme.tables()
+        name, tables = scheme.feature, unique_tables([scheme], config.tables.precision)
         unshared = table_bytes([table for table in tables if len(readers[table.name]) == 1], optimizer)
         features.append(
             FeatureReport(
@@ -210,7 +210,7 @@ def report_tables(
         bytes=plan.bytes,
         full_bytes=plan.full_bytes,
         features=features,
-        shared=_shared_tables(plan.schemes, readers, optimizer),
+        shared=_shared_tables(plan.schemes, readers, optimizer, config.tables.precision),
         statistics={statistic.name: statistic.nbytes for statistic in train.features.statistics},
         sharding=sharding,
         ranks=_ranks(plan, config, train, ranks, sharding, optimizer, device),
@@ -218,7 +218,10 @@ def report_tables(
 
 
 def _shared_tables(
-    schemes: Sequence[Scheme], readers: Mapping[str, list[str]], optimizer: OptimizerName
+    schemes: Sequence[Scheme],
+    readers: Mapping[str, list[str]],
+    optimizer: OptimizerName,
+    precision: Precision,
 ) -> list[SharedTable]:
     return [
         SharedTable(
@@ -228,7 +231,7 @@ def _shared_tables(
             table.embedding_dim,
             table_bytes([table], optimizer),
         )
-        for table in unique_tables(schemes)
+        for table in unique_tables(schemes, precision)
         if len(readers[table.name]) > 1
     ]
 
@@ -298,8 +301,9 @@ def _ranks(
     from recsys_tables.distributed.sharding import TableOptimizer, placements, plan_sharding
     from recsys_tables.engine.engine import EmbeddingEngine
 
+    precision = config.tables.precision
     engine = EmbeddingEngine(
-        fields_of(plan, train.features, targets_of(config.model)), device=torch.device("meta")
+        fields_of(plan, train.features, targets_of(config.model)), torch.device("meta"), precision
     )
     trained_by = TableOptimizer(optimizer, lr=config.training.table_lr)
     trained_by.attach(engine)
@@ -311,7 +315,7 @@ def _ranks(
     return [
         RankReport(
             rank,
-            parameters=sum(shard.parameter_bytes for shard in on_rank),
+            parameters=WEIGHT_BYTES[precision] * sum(shard.num_weights for shard in on_rank),
             optimizer=dense.optimizer
             + sum(shard.rows * optimizer_row_bytes(shard.columns, optimizer) for shard in on_rank),
             codes=plan.bytes.codes,

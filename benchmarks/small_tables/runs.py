@@ -79,7 +79,7 @@ class Split:
 
     def codes(self, budget: str, precision: str) -> list[LearnedCodes]:
         """Return the codes that fit a budget, in one order for all splits."""
-        config = self.base if precision == "fp32" else self.base.replace({"tables.precision": precision})
+        config = self.base.replace({"compression.students.precision": precision})
         limit = budget_bytes(budget, plan_of(self.base, self.prepared.features()).full_bytes)
         runs, _ = self.teachers
         learned = codes_for(

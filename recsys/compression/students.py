@@ -161,9 +161,15 @@ def most_rows(config: ExperimentConfig, limit: int, num_ids: int, num_chunks: in
 
 
 def _bytes(config: ExperimentConfig, rows: int, num_ids: int, num_chunks: int) -> int:
-    width = config.tables.embedding_dim // num_chunks
-    tables = num_chunks * rows * row_bytes(width, config.training.table_optimizer)
-    return tables + int(MARGIN * static_function_bytes(num_ids, rows**num_chunks, 0))
+    return _table_bytes(config, rows, num_chunks) + int(
+        MARGIN * static_function_bytes(num_ids, rows**num_chunks, 0)
+    )
+
+
+def _table_bytes(config: ExperimentConfig, rows: int, num_chunks: int) -> int:
+    """Return the bytes of `num_chunks` shared tables of so many rows, in training."""
+    width, precision = config.tables.embedding_dim // num_chunks, config.compression.students.precision
+    return num_chunks * rows * row_bytes(width, config.training.table_optimizer, precision)
 
 
 def _learned(
@@ -192,8 +198,7 @@ def _learned(
         if not folder.exists():
             learned_codes(ids, rows, num_chunks, seed).save(folder)
     codes = Codes.open(folder)
-    width = config.tables.embedding_dim // num_chunks
-    tables = num_chunks * rows * row_bytes(width, config.training.table_optimizer)
+    tables = _table_bytes(config, rows, num_chunks)
     used, shared = row_use(codes, ids.ids)
     return LearnedCodes(folder, min_count, len(ids), num_chunks * rows, used, shared, codes.nbytes + tables)
 
@@ -229,6 +234,7 @@ def _student(
         "embedding_dim": old.embedding_dim,
         "init_bound": old.init_bound,
         "budget_embedding_dim": old.budget_embedding_dim,
+        "precision": config.compression.students.precision,
         **tables,
     }
     training = raw.setdefault("training", {})

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from recsys_pipelines.config import Seed, Strict
+from recsys_tables.scheme import Precision
 
 LEARNER = {  # of `recsys compress`, unless `compression.learner` says otherwise
     "tables.scheme": "opt_embed",
@@ -24,6 +25,7 @@ class StudentsConfig(Strict):
     teachers: int = Field(3, ge=1, le=100)  # runs of the experiment, unless it has a training.teacher
     trials: int = Field(8, ge=1, le=100_000)
     epochs: int = Field(2, ge=1, le=100)  # times the experiment's, at most: soft labels are overfitted later
+    precision: Precision = "fp16"  # of the rows; their optimiser's state is fp32
     max_rows: int = Field(4096, ge=2, lt=2**31)  # of a coded table; what a budget has beyond them is left
     chunks: int | None = Field(
         None, ge=1, le=32

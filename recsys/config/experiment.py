@@ -1,6 +1,7 @@
 """An experiment is one YAML file, read into strict models whose errors say where and what to write."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +27,9 @@ from recsys_pipelines.config import DataConfig, FeatureConfig, Seed, Strict
 from recsys_pipelines.sources.location import Place, Url, located
 from recsys_tables.bytes import OptimizerName
 from recsys_tables.config import Sharding, TablesConfig
+
+# the least share by which a sweep may shrink rows in fp16, whose numbers are 2^-11 to 2^-10 of themselves apart
+FP16_SWEEP = 2**-8
 
 
 class StartRun(Strict):
@@ -71,7 +75,7 @@ class TrainingConfig(Strict):
     final_lr: float = Field(0.0, ge=0, le=1)  # share of the learning rates that a schedule ends with
     clip_norm: float | None = Field(None, gt=0)  # of the gradient of everything but the tables
     accumulate: int = Field(1, ge=1)  # batches per step of the dense optimiser
-    precision: Literal["fp32", "bf16"] = "fp32"  # of the network's products; weights and tables stay fp32
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the network's products; its weights stay fp32
     on_nonfinite: Literal["stop", "skip"] = "stop"  # a batch whose loss is not a number
     negative_rate: float = Field(
         1.0, gt=0, le=1
@@ -168,6 +172,18 @@ class ExperimentConfig(Strict):
         readers = targets_of(self.model)  # of other features' tables
         categorical = [feature for feature in self.features if feature.categorical]
         self.tables.check([n for feature in categorical for n in feature.names if n not in readers])
+        return self
+
+    @model_validator(mode="after")
+    def _sweeps_that_rounding_leaves(self) -> "ExperimentConfig":
+        training = self.training
+        each = training.table_lr * training.table_weight_decay
+        if self.tables.precision == "fp16" and 0 < each * training.table_decay_every < FP16_SWEEP:
+            raise ValueError(
+                f"tables.precision fp16 would round away a sweep of training.table_weight_decay that shrinks rows by "
+                f"{each * training.table_decay_every:.1g} of themselves: set training.table_decay_every to "
+                f"{math.ceil(FP16_SWEEP / each)} or more, so that fewer sweeps shrink them by more"
+            )
         return self
 
     def digest(self, prepared: str | Path) -> str:

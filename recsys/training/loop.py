@@ -85,7 +85,7 @@ def make_model(
     """Build the model on the CPU, its tables on `device`; to be trained, it needs the rows of training."""
     histories = targets_of(config.model)
     fields = fields_of(plan_of(config, features), features, histories)
-    engine = EmbeddingEngine(fields, device=torch.device(device))
+    engine = EmbeddingEngine(fields, torch.device(device), config.tables.precision)
     pooled = [field.feature for field in fields if field.pooling != "none"]
     network = build(config.model, len(features.numeric_columns), pooled, engine.embedding_dims[0])
     if config.training.precision == "bf16":

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Literal
 
 from recsys_tables.combine.operations import ParameterFree
-from recsys_tables.scheme import Scheme, Table, unique_tables
+from recsys_tables.scheme import WEIGHT_BYTES, Precision, Scheme, Table, unique_tables
 
 OptimizerName = Literal["rowwise_adagrad", "adagrad", "sgd", "adam"]
 
@@ -17,7 +17,7 @@ ADAM_BYTES = 8  # two fp32 moments for each parameter of a combine: dense parame
 class ResidentBytes:
     """Bytes of the tables of a model and of what is needed to address and to combine them."""
 
-    parameters: int = 0  # fp32 weights of tables, padding included
+    parameters: int = 0  # weights of tables, padding included
     optimizer: int = 0  # state of the optimisers; training only
     vocabulary: int = 0  # id -> code tables; a hashed feature has none
     remaps: int = 0  # code -> row tables
@@ -49,12 +49,13 @@ def resident_bytes(
     vocabulary_bytes: int,
     optimizer: OptimizerName = "rowwise_adagrad",
     statistics_bytes: int = 0,
+    precision: Precision = "fp32",
 ) -> ResidentBytes:
-    """Count the schemes' physical tables, shared ones once, their combines and their maps of ids.
+    """Count the schemes' physical tables in a `precision`, shared ones once, their combines and their maps of ids.
 
     `vocabulary_bytes` of id -> code tables and `statistics_bytes` of id -> number tables stand beside them.
     """
-    tables = table_bytes(unique_tables(schemes), optimizer)
+    tables = table_bytes(unique_tables(schemes, precision), optimizer)
     beside = ResidentBytes(vocabulary=vocabulary_bytes, statistics=statistics_bytes)
     return sum((combine_bytes(scheme) for scheme in schemes), tables + map_bytes(schemes) + beside)
 
@@ -83,9 +84,9 @@ def optimizer_row_bytes(embedding_dim: int, optimizer: OptimizerName) -> int:
     ]
 
 
-def row_bytes(embedding_dim: int, optimizer: OptimizerName) -> int:
-    """Return the bytes of one row in training: its fp32 weights and their optimiser's state."""
-    return 4 * embedding_dim + optimizer_row_bytes(embedding_dim, optimizer)
+def row_bytes(embedding_dim: int, optimizer: OptimizerName, precision: Precision = "fp32") -> int:
+    """Return the bytes of one row in training: its weights and their optimiser's state."""
+    return WEIGHT_BYTES[precision] * embedding_dim + optimizer_row_bytes(embedding_dim, optimizer)
 
 
 def combine_bytes(scheme: Scheme) -> ResidentBytes:

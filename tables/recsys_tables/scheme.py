@@ -14,8 +14,8 @@ that stay on the rank. What beside these a scheme may have, most have not: `Sche
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 Array = TypeVar("Array")  # np.ndarray or torch.Tensor, int64
+Precision = Literal["fp32", "fp16"]  # of the weights of tables; their optimiser's state is fp32
 
+WEIGHT_BYTES: Mapping[Precision, int] = {"fp32": 4, "fp16": 2}
 MAX_ROWS = 2**31  # row numbers are the high half of a 64-bit product: `recsys_cython_ext.hash_rows`
 
 
@@ -37,6 +39,7 @@ class Table:
 
     `decays` says that training may shrink its rows, also those that no batch touches; it may not where 0 means something
     else than nothing. Features that name the same table share it; their declarations must then be equal.
+    The `precision` of its weights is no scheme's to choose: `unique_tables` sets it for all tables of a model.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Table:
     embedding_dim: int
     init_bound: float
     decays: bool = True
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         if "." in self.name or not self.name:
@@ -62,8 +66,8 @@ class Table:
 
     @property
     def parameter_bytes(self) -> int:
-        """Return the bytes of the fp32 weights."""
-        return 4 * self.num_embeddings * self.embedding_dim
+        """Return the bytes of the weights."""
+        return WEIGHT_BYTES[self.precision] * self.num_embeddings * self.embedding_dim
 
 
 @dataclass(frozen=True)
@@ -257,8 +261,8 @@ def difference(saved: Mapping[str, Any], scheme: Scheme) -> str | None:
     return None
 
 
-def unique_tables(schemes: Sequence[Scheme]) -> tuple[Table, ...]:
-    """Return the physical tables of all schemes, each once, in order of first use.
+def unique_tables(schemes: Sequence[Scheme], precision: Precision = "fp32") -> tuple[Table, ...]:
+    """Return the physical tables of all schemes, each once, in order of first use, with weights of a `precision`.
 
     Raises ValueError when two features declare one table differently.
     """
@@ -271,4 +275,4 @@ def unique_tables(schemes: Sequence[Scheme]) -> tuple[Table, ...]:
                     f"table {table.name!r} is declared as {first} by feature {feature!r} "
                     f"and as {table} by feature {scheme.feature!r}"
                 )
-    return tuple(table for table, _ in declared.values())
+    return tuple(replace(table, precision=precision) for table, _ in declared.values())

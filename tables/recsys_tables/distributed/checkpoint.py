@@ -106,7 +106,7 @@ class Checkpoint:
         return sorted(self._parts)
 
     def read(self, name: str) -> Tensor:
-        """Return one whole logical tensor."""
+        """Return one whole logical tensor; weights of tables are float32, whatever their precision was."""
         if name.startswith("dense/"):
             return self._read_dense(name)
         values = torch.empty(self._shape(name), dtype=torch.float32)
@@ -148,6 +148,7 @@ class Checkpoint:
                 raise CheckpointError(
                     f"{self.folder}: {name}: the checkpoint's shape is {saved}, the model's {shape}"
                 )
+        self._check_precision(targets)
         saved_states = _states({name: len(self._shape(name)) for name in self._parts})
         states = _states({name: target.values.ndim for name, target in targets.items()})
         for table in [name.removeprefix("table/") for name in targets if name.startswith("table/")]:
@@ -155,6 +156,19 @@ class Checkpoint:
                 raise CheckpointError(
                     f"{self.folder}: table {table!r}: written with another table optimiser, whose state is "
                     f"{saved_states.get(table, 'none')}, and here {states.get(table, 'none')}"
+                )
+
+    def _check_precision(self, targets: Mapping[str, Piece]) -> None:
+        """Raise CheckpointError where rows were trained in another precision."""
+        for name in self._parts.keys() & targets.keys():
+            saved, here = (
+                dtype.replace("torch.float", "fp")
+                for dtype in (self._parts[name][0][1].dtype, str(targets[name].values.dtype))
+            )
+            if name.startswith("table/") and saved != here:
+                raise CheckpointError(
+                    f"{self.folder}: table {name.removeprefix('table/')!r}: written with rows in {saved}, and here they "
+                    f"are in {here}: make `tables.precision` the same"
                 )
 
     def _shape(self, name: str) -> list[int]:

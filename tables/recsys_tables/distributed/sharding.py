@@ -239,9 +239,9 @@ class Placement:
     columns: int
 
     @property
-    def parameter_bytes(self) -> int:
-        """Return the bytes of the fp32 weights."""
-        return 4 * self.rows * self.columns
+    def num_weights(self) -> int:
+        """Return the number of weights."""
+        return self.rows * self.columns
 
 
 def placements(plan: ShardingPlan) -> list[Placement]:

@@ -21,6 +21,7 @@ from torchrec import (
     PoolingType,
 )
 from torchrec.distributed.types import ShardedModule
+from torchrec.modules.embedding_configs import DataType
 
 from recsys_tables.engine.bags import Bag, numpy_on_cpu, split
 from recsys_tables.engine.batch_rows import BatchRows
@@ -30,7 +31,7 @@ from recsys_tables.engine.groups import Group, group_fields
 from recsys_tables.field import Field
 from recsys_tables.lookup import pooled
 from recsys_tables.out_of_range import in_range
-from recsys_tables.scheme import Lookup, Scheme, Table, unique_tables
+from recsys_tables.scheme import Lookup, Precision, Scheme, Table, unique_tables
 
 _REFUSED = 2**62  # what a rank that cannot use its batch tells the others in place of a number of bags
 
@@ -46,6 +47,7 @@ class EmbeddingEngine(nn.Module):
     Args:
         fields: one per feature; features of one shared table name the same table.
         device: where tables are made; `meta` when DistributedModelParallel will materialise them.
+        precision: of the weights of all tables; fp16 needs the kernels of tables that are sharded. Vectors are fp32.
 
     Call:
         ids: KeyedJaggedTensor of int64 ids with exactly the fields' features as keys, B samples, and weights
@@ -63,7 +65,9 @@ class EmbeddingEngine(nn.Module):
     is exact, because row-wise sharding needs equally many everywhere. That is one all-reduce of a few integers.
     """
 
-    def __init__(self, fields: Sequence[Field], device: torch.device | None = None) -> None:
+    def __init__(
+        self, fields: Sequence[Field], device: torch.device | None = None, precision: Precision = "fp32"
+    ) -> None:
         super().__init__()
         self.fields = tuple(fields)
         self.features = tuple(field.feature for field in fields)
@@ -80,7 +84,12 @@ class EmbeddingEngine(nn.Module):
                     f"feature {field.feature!r}: {type(field.scheme).__name__} says it is linear, but `aux` is of "
                     "single ids, which a pooled bag no longer shows"
                 )
-        self.tables: tuple[Table, ...] = unique_tables([field.scheme for field in fields])
+        if precision != "fp32" and (device is None or device.type != "meta"):
+            raise ValueError(
+                f"tables in {precision} are trained by the kernels of sharded ones only: make the engine on the device "
+                "`meta`, and shard it (`recsys_tables.distributed.sharding.shard`)"
+            )
+        self.tables: tuple[Table, ...] = unique_tables([field.scheme for field in fields], precision)
         self._keys = [_lookup_keys(field.scheme) for field in fields]
         self.groups = group_fields(fields)
         self.combiner = Combiner(fields, self.groups, self._keys)
@@ -251,4 +260,5 @@ def _bag_config(table: Table, keys: list[str]) -> EmbeddingBagConfig:
         feature_names=keys,
         pooling=PoolingType.SUM,
         init_fn=init,
+        data_type=DataType[table.precision.upper()],
     )

@@ -56,7 +56,7 @@ def plan_tables(
         )
 
     def weigh(share: float) -> ResidentBytes:
-        return resident_bytes(build(share), vocabulary, optimizer, statistics_bytes)
+        return resident_bytes(build(share), vocabulary, optimizer, statistics_bytes, config.precision)
 
     budget = config.budget
     share = 1.0 if budget is None else _largest_share(weigh, budget, budget_bytes(budget, full_bytes))
@@ -66,7 +66,10 @@ def plan_tables(
 def full_table_bytes(
     embedding_dim: int, features: Sequence[FeatureSize], optimizer: OptimizerName = "rowwise_adagrad"
 ) -> int:
-    """Return the resident bytes of the full table over every id of training: what a budget of '100%' means."""
+    """Return the resident bytes of the full table over every id of training: what a budget of '100%' means.
+
+    Its weights are fp32, whatever the precision of those that are planned.
+    """
     row = row_bytes(embedding_dim, optimizer)
     return sum(feature.full_codes * row + feature.full_vocabulary_bytes for feature in features)
 

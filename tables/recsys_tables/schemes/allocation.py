@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from recsys_tables.bytes import OptimizerName, resident_bytes, row_bytes
-from recsys_tables.scheme import MAX_ROWS, Scheme
+from recsys_tables.scheme import MAX_ROWS, Precision, Scheme
 
 Allocation = Literal["proportional", "sqrt"]  # rows go by a feature's ids, or by their square root
 Builder = Callable[[float], tuple[Scheme, ...]]  # share -> one scheme per feature
@@ -87,6 +87,7 @@ def largest_options(
     features: Sequence[FeatureSize],
     embedding_dim: int,
     optimizer: OptimizerName,
+    precision: Precision = "fp32",
 ) -> Builder:
     """Return the way from a share to the largest of each feature's options within that share of its full table.
 
@@ -94,12 +95,15 @@ def largest_options(
     """
     by_bytes = [
         sorted(
-            ((resident_bytes([scheme], 0, optimizer).total, scheme) for scheme in options(feature)),
+            (
+                (resident_bytes([scheme], 0, optimizer, precision=precision).total, scheme)
+                for scheme in options(feature)
+            ),
             key=lambda option: option[0],
         )
         for feature in features
     ]
-    full_bytes = [feature.num_ids * row_bytes(embedding_dim, optimizer) for feature in features]
+    full_bytes = [feature.num_ids * row_bytes(embedding_dim, optimizer, precision) for feature in features]
 
     def build(share: float) -> tuple[Scheme, ...]:
         return tuple(

@@ -9,12 +9,20 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import override
 
 from recsys_tables.bytes import OptimizerName
 from recsys_tables.combine.operations import Operation
-from recsys_tables.scheme import Scheme
+from recsys_tables.scheme import Precision, Scheme
 from recsys_tables.schemes.allocation import Allocation, Builder, FeatureSize, largest_options
 
 WIDEST = 4096  # numbers of a vector
@@ -61,6 +69,7 @@ class Declaration(BaseModel):
 
     embedding_dim: int = Field(16, ge=4, le=WIDEST, multiple_of=4)
     init_bound: float = Field(0.05, gt=0)
+    precision: Precision = "fp32"  # of the rows in training; their optimiser's state is fp32
     budget: Budget | None = None  # all resident bytes of training: weights, optimiser state, vocabularies
     budget_embedding_dim: int = Field(
         16, ge=4, le=WIDEST, multiple_of=4
@@ -87,6 +96,22 @@ class Declaration(BaseModel):
     def digest_of_files(self) -> str | None:
         """Return a digest of what lies in the files that it names, None where it names none. Raises DamagedFile."""
         return None
+
+    @model_serializer(mode="wrap")
+    def _without_usual_precision(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dump: dict[str, Any] = handler(self)
+        if dump.get("precision") == "fp32":  # so that it is named as before there was another
+            del dump["precision"]
+        return dump
+
+    @model_validator(mode="after")
+    def _masks_in_fp32(self) -> Self:
+        if self.precision != "fp32" and hasattr(self.scheme_class, "learned"):
+            raise ValueError(
+                f"`precision: {self.precision}` is not for the scheme {self.scheme_name()!r}, which learns from small "
+                "steps what to mask: leave it out here, and set it for the tables that come of it"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -128,7 +153,7 @@ class OptionsTables(Declaration):
 
     @override
     def builder(self, features: Sequence[FeatureSize], optimizer: OptimizerName) -> Builder:
-        return largest_options(self.options, features, self.embedding_dim, optimizer)
+        return largest_options(self.options, features, self.embedding_dim, optimizer, self.precision)
 
 
 class ComposedTables(Declaration):
