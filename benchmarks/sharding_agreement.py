@@ -25,6 +25,7 @@ from torch import nn
 from torchrec import KeyedJaggedTensor
 
 import recsys_tables
+from recsys_tables.codes import Codes
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.distributed.saving import save
 from recsys_tables.distributed.sharding import TableOptimizer, shard
@@ -34,6 +35,15 @@ from recsys_tables.remap import Remap
 
 D, IDS, BATCH, SEED = 8, 50, 24, 3
 KEPT = Remap.of(np.arange(IDS) % 3 > 0)
+
+
+def codes(feature: str, num_chunks: int) -> Codes:
+    """Return codes of most ids of a feature, on 13 rows; the others are hashed."""
+    ids = np.arange(IDS - 5)
+    rows = np.stack([(5 * ids + chunk) % 13 for chunk in range(num_chunks)], axis=1)
+    return Codes.build({feature: ids}, {feature: rows}, 13)
+
+
 SCHEMES: dict[str, Callable[[str], Any]] = {
     "full": lambda f: recsys_tables.Full(f, IDS, D),
     "hash": lambda f: recsys_tables.Hash(f, 13, D),
@@ -43,6 +53,8 @@ SCHEMES: dict[str, Callable[[str], Any]] = {
     "quotient_remainder product": lambda f: recsys_tables.QuotientRemainder(f, IDS, 7, D, "product"),
     "unified": lambda f: recsys_tables.Unified(f, 31, D, 4),
     "unified 2 tables": lambda f: recsys_tables.Unified(f, 31, D, 4, num_tables=2),
+    "coded": lambda f: recsys_tables.Coded(f, codes(f, 1), D),
+    "coded 2 chunks": lambda f: recsys_tables.Coded(f, codes(f, 2), D),
     "frequency_split": lambda f: recsys_tables.FrequencySplit(f, 20, 9, D),
     "hash_embedding": lambda f: recsys_tables.HashEmbedding(f, 13, 29, D),
     "mixed_radix sum": lambda f: recsys_tables.MixedRadix(f, IDS, (4, 4), D, "sum"),

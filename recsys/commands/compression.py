@@ -13,7 +13,6 @@ from recsys.commands.options import (
     AddressOption,
     ConfigArgument,
     DataOption,
-    DtypeOption,
     JobsOption,
     JsonOption,
     PreparedOption,
@@ -23,6 +22,7 @@ from recsys.commands.options import (
 )
 from recsys.console import app, bars, out, print_json, print_place, print_sheets, ready
 
+Dtype = Literal["fp32", "fp16", "fp8", "int8", "int4"]
 IntoOption = Annotated[
     Literal["auto", "coded", "unified", "compact"],
     typer.Option(
@@ -55,7 +55,10 @@ def compress(
     effect: Annotated[
         float, typer.Option(help="loss in AUC that would matter: not worse than it, or undecided")
     ] = 0.002,
-    dtype: DtypeOption = "fp32",
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(help="of the exported tables; default: as students are trained, and fp32 of compact ones"),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="say what time, memory and disk it takes, and train nothing")
     ] = False,
@@ -72,7 +75,7 @@ def compress(
     from recsys.config import load_experiment
 
     experiment = load_experiment(config, data)
-    options = {"seeds": seeds, "effect": effect, "dtype": dtype}
+    options = {"seeds": seeds, "effect": effect}
     with bars() as show:
         prepared_set = ready(experiment, prepared, None, show)
         places = prepared_set, (runs, prepared)
@@ -80,10 +83,10 @@ def compress(
             cost = _cost(experiment, into, prepared_set, seeds, jobs)
         elif into == "compact":
             evaluator = _evaluator(workers, address)
-            result: Any = _compacted(experiment, budget, *places, evaluator, {**options, "jobs": jobs}, show)
+            result: Any = _compacted(experiment, budget, *places, evaluator, {**options, "jobs": jobs, "dtype": dtype or "fp32"}, show)
         else:
             with _pool(experiment, jobs, address) as pool:
-                result = _distilled(experiment, budget, into, *places, {**options, "pool": pool}, show)
+                result = _distilled(experiment, budget, into, *places, {**options, "pool": pool, "dtype": dtype}, show)
     if dry_run:
         return _print_cost(cost, as_json)
     _show(result, report, as_json, compact=into == "compact")

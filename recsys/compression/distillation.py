@@ -121,7 +121,7 @@ def run_distillation(
     pool: Executor,
     seeds: int = 5,
     effect: float | None = None,
-    dtype: Dtype = "fp32",
+    dtype: Dtype | None = None,
     rivals: Sequence[ExperimentConfig] = (),
     progress: Progress = no_progress,
 ) -> DistillationResult:
@@ -138,7 +138,7 @@ def run_distillation(
         pool: Trains the runs: `training_pool`'s, or `ray_pool`'s.
         seeds: Of the final comparison; 0 stops before it.
         effect: As of `run_comparison`.
-        dtype: Of the artefact's tables.
+        dtype: Of the artefact's tables; unless given that which they are trained in.
         rivals: Further arms of the comparison, which get the same trials and epochs.
         progress: Is told how it goes.
 
@@ -164,6 +164,7 @@ def run_distillation(
             arms, seeds, runs, prepared_root, None, progress, effect=effect, baseline=base.name, pool=pool
         )
     run = compared.arms[STUDENT].runs[0]
+    dtype = dtype or run.config.tables.precision
     out = result.experiment.parent / f"artefact-{dtype}-{run.path.parent.name.rpartition('-')[2]}"
     with _timed("export", result.seconds):
         export(run, out, dtype)
