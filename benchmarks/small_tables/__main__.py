@@ -36,8 +36,8 @@ TEACHED = "+teacher"
 LEVEL = 0.95
 
 
-def base_of(name: str, root: Path, seed: int, trials: int) -> tuple[ExperimentConfig, ExperimentConfig]:
-    """Return the experiment of full tables on one split, with every arm's means, and as teachers are trained."""
+def base_of(name: str, root: Path, seed: int, trials: int) -> ExperimentConfig:
+    """Return the experiment of full tables on one split, with every arm's means."""
     file, data, splits, _ = SETS[name]
     config = load_experiment(CONFIGS / file, None if data is None else str(root / data))
     lr = config.training.table_lr
@@ -53,7 +53,7 @@ def base_of(name: str, root: Path, seed: int, trials: int) -> tuple[ExperimentCo
     if len(splits) > 1:
         settings["data.split.seed"] = seed
     config = config.replace(settings, where=name)
-    return config.replace({"training.epochs": 2 * config.training.epochs}), config
+    return config.replace({"training.epochs": 2 * config.training.epochs})
 
 
 def names_of(budgets: list[str], wanted: list[str] | None) -> list[tuple[str, str | None, bool]]:
@@ -94,10 +94,9 @@ def title_of(name: str, budget: str | None, taught: bool) -> str:
 def train(name: str, arguments: argparse.Namespace) -> None:
     """Train what is missing of a set, arm by arm."""
     folder = arguments.work / name
-    splits = [
-        Split(*base_of(name, arguments.data_root, seed, arguments.trials), folder) for seed in SETS[name][2]
-    ]
-    with training_pool([splits[0].base], arguments.jobs) as pool:
+    bases = [base_of(name, arguments.data_root, seed, arguments.trials) for seed in SETS[name][2]]
+    with training_pool(bases, arguments.jobs) as pool:
+        splits = [Split(base, folder, pool) for base in bases]
         for arm, budget, taught in names_of(arguments.budgets, arguments.arms):
             title, began = title_of(arm, budget, taught), time.perf_counter()
             file = folder / "arms" / f"{title}.json"

@@ -11,14 +11,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from arms import FULL
+
 from recsys.comparison.candidates import candidates_of
-from recsys.comparison.pool import collect, train_in_worker
+from recsys.comparison.pool import collect, train_in_worker, trained_in
 from recsys.compression.codes import TrainedIds, random_codes, trained_ids
 from recsys.compression.students import LearnedCodes, codes_for, hashed
 from recsys.config import FIT, MIN_COUNT, ExperimentConfig, TeacherConfig
 from recsys.planning import plan_of
+from recsys.training.loop import Watch
 from recsys.training.run import Run
-from recsys.training.train import teachers_of, with_teacher
+from recsys.training.teacher import teacher_runs
+from recsys.training.train import with_teacher
 from recsys.tuning.trials import Draws, best, run_trial, teaching
 from recsys_cython_ext.files import write_json
 from recsys_pipelines.batches.loader import Rows
@@ -35,12 +39,12 @@ TEACHERS = 3
 class Split:
     """One way of dividing a log: its experiment of full tables, teachers of its own, and what they know.
 
-    base: with the trials, the space and the epochs that every arm gets. teaching: as the teachers are trained.
+    base: with the trials, the space and the epochs that every arm gets. pool: trains teachers.
     """
 
     base: ExperimentConfig
-    teaching: ExperimentConfig
     folder: Path
+    pool: Executor
 
     @property
     def runs(self) -> Path:
@@ -55,17 +59,22 @@ class Split:
 
     @cached_property
     def teachers(self) -> tuple[list[Run], Prepared]:
-        return teachers_of(self._student, self.prepared, self.runs)
+        return teacher_runs(
+            self._student, self.prepare(self._student), trained_in(self.pool, self.runs), Watch()
+        )
 
     @cached_property
     def teacher(self) -> TeacherConfig:
-        teacher = with_teacher(self._student, self.prepared, self.runs).training.teacher
+        teacher = with_teacher(self._student, self.prepare(self._student), self.runs).training.teacher
         assert teacher is not None
         return teacher
 
     @property
     def _student(self) -> ExperimentConfig:
-        return self.teaching.replace({"training.teacher": {"runs": TEACHERS}})
+        """Return an experiment whose default teachers are the full tables that did best on validation, as they were set."""
+        file = max((self.folder / "arms" / f"{name}.json" for name in FULL), key=_validation)
+        settings = json.loads(file.read_text())["settings"]
+        return self.base.replace({**settings, "training.teacher": {"runs": TEACHERS}})
 
     @cached_property
     def trained_ids(self) -> TrainedIds:
@@ -98,6 +107,10 @@ class Split:
                 random_codes(ids, like.num_embeddings, like.num_chunks).save(folder)
             folders.append(str(folder))
         return folders
+
+
+def _validation(file: Path) -> float:
+    return float(json.loads(file.read_text())["validation"])
 
 
 def train_arm(

@@ -57,7 +57,9 @@ def compress(
     ] = 0.002,
     dtype: Annotated[
         Dtype | None,
-        typer.Option(help="of the exported tables; default: as students are trained, and fp32 of compact ones"),
+        typer.Option(
+            help="of the exported tables; default: as students are trained, and fp32 of compact ones"
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="say what time, memory and disk it takes, and train nothing")
@@ -83,10 +85,19 @@ def compress(
             cost = _cost(experiment, into, prepared_set, seeds, jobs)
         elif into == "compact":
             evaluator = _evaluator(workers, address)
-            result: Any = _compacted(experiment, budget, *places, evaluator, {**options, "jobs": jobs, "dtype": dtype or "fp32"}, show)
+            result: Any = _compacted(
+                experiment,
+                budget,
+                *places,
+                evaluator,
+                {**options, "jobs": jobs, "dtype": dtype or "fp32"},
+                show,
+            )
         else:
             with _pool(experiment, jobs, address) as pool:
-                result = _distilled(experiment, budget, into, *places, {**options, "pool": pool, "dtype": dtype}, show)
+                result = _distilled(
+                    experiment, budget, into, *places, {**options, "pool": pool, "dtype": dtype}, show
+                )
     if dry_run:
         return _print_cost(cost, as_json)
     _show(result, report, as_json, compact=into == "compact")

@@ -77,16 +77,15 @@ def expected_cost(
     """Measure some batches, and count what `distillation.run_distillation` will train."""
     students = config.compression.students
     trials = students.trials
-    runs = {"teachers": students.teachers, "trials of students": len(kinds) * trials}
+    of_full = trials if trials > 1 else 0
+    runs = {"trials of the full table": of_full, "teachers": students.teachers}
+    runs |= {"trials of students": len(kinds) * trials}
     if seeds:
-        runs |= {"trials of the full table, without and with the teacher": 2 * trials if trials > 1 else 0}
-        runs |= {"seeds of three arms": 3 * seeds}
+        runs |= {"trials of the full table with the teacher": of_full, "seeds of three arms": 3 * seeds}
     untaught = config.replace({"training.teacher": None})
     speed = measure_speed(untaught, prepared)
-    epochs = config.training.epochs
-    longer = sum(number for name, number in runs.items() if name != "teachers")
     seconds_an_epoch = speed.rows / speed.rows_per_second
-    seconds = epochs * seconds_an_epoch * (students.teachers + students.epochs * longer / max(1, jobs))
+    seconds = students.epochs * config.training.epochs * seconds_an_epoch * sum(runs.values()) / max(1, jobs)
     full = plan_of(untaught, prepared.features()).bytes.total
     on_disk = sum(file.stat().st_size for file in prepared.path.rglob("*") if file.is_file())
     kept = students.teachers + (3 * seeds if seeds else 0)

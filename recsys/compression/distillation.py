@@ -190,13 +190,16 @@ def _chosen(
     seconds: dict[str, float] = {}
     full_bytes = plan_of(config, prepared.features()).full_bytes
     limit = budget_bytes(check_budget(budget), full_bytes)
+    base = with_means(config)
+    with _timed("trials of the full table", seconds):
+        best_full, prepared = _best_full(base, prepared, roots, pool, progress)
     with _timed("teachers", seconds):
-        teachers, rows, teacher = _teach(config, prepared, runs, pool, progress)
+        named = config.training.teacher or TeacherConfig(runs=config.compression.students.teachers)
+        teachers, rows, teacher = _teach(best_full, named, prepared, runs, pool, progress)
     codes: list[LearnedCodes] = []
     if "coded" in kinds:
         with _timed("codes", seconds):
             codes = _codes(config, limit, teachers, rows, roots, progress)
-    base = with_means(config)
     students = [
         coded_student(base, budget, codes, teacher)
         if kind == "coded"
@@ -222,11 +225,32 @@ def _chosen(
     return result, choices, teacher
 
 
+def _best_full(
+    base: ExperimentConfig,
+    prepared: Prepared,
+    roots: tuple[Path, Path],
+    pool: Executor,
+    progress: Progress,
+) -> tuple[ExperimentConfig, Prepared]:
+    """Return the full table with the settings that do best on validation, where several are tried, and its rows."""
+    if base.tuning.trials == 1:
+        return base, prepared
+    (choice,) = choose([base], *roots, pool, progress)
+    return choice.candidate.config, Prepared.open(choice.candidate.prepared)
+
+
 def _teach(
-    config: ExperimentConfig, prepared: Prepared, runs: Path, pool: Executor, progress: Progress
+    config: ExperimentConfig,
+    named: TeacherConfig,
+    prepared: Prepared,
+    runs: Path,
+    pool: Executor,
+    progress: Progress,
 ) -> tuple[list[Run], Prepared, TeacherConfig]:
-    """Return the teachers' runs, their rows, and what they predict as the teacher of students."""
-    named = config.training.teacher or TeacherConfig(runs=config.compression.students.teachers)
+    """Return the teachers' runs, their rows, and what they predict as the teacher of students.
+
+    Teachers that `named` names no experiment of are runs of `config`.
+    """
     student = config.replace({"training.teacher": named.model_dump(mode="json", exclude_unset=True)})
     watch = Watch(progress=progress)
     teachers, rows = teacher_runs(student, prepared, trained_in(pool, runs), watch)

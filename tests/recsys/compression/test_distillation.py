@@ -280,9 +280,10 @@ def test_the_command_says_what_it_costs_and_what_it_found(
     base = ["compress", str(file), "--budget", "60%", "--seeds", "1", "--jobs", "1", *folders]
     cost: dict[str, Any] = json.loads(CliRunner().invoke(cli.app, [*base, "--dry-run", "--json"]).stdout)
     assert cost["runs"] == {
+        "trials of the full table": 0,
         "teachers": 2,
         "trials of students": 2,
-        "trials of the full table, without and with the teacher": 0,
+        "trials of the full table with the teacher": 0,
         "seeds of three arms": 3,
     }
     assert min(cost["seconds"], cost["memory"], cost["disk"]) > 0
