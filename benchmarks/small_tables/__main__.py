@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from arms import CODED, FULL, RANDOM, RIVALS, coded, experiment
+from arms import CODED, EVOLUTION, FULL, RANDOM, RIVALS, coded, evolved, experiment
 from judge import Predicted
 from rich.console import Console
 from rich.table import Table
@@ -66,8 +66,10 @@ def names_of(budgets: list[str], wanted: list[str] | None) -> list[tuple[str, st
     plan += [(CODED, budget, True) for budget in budgets]
     plan += [(rival, budget, False) for budget in budgets for rival in RIVALS]
     plan += [("unified", budget, True) for budget in budgets]
+    plan += [(EVOLUTION, budget, False) for budget in budgets]
     plan += [(RANDOM, budget, True) for budget in budgets] + [(CODED, budget, False) for budget in budgets]
     plan += [(rival, budget, True) for budget in budgets for rival in RIVALS if rival != "unified"]
+    plan += [(EVOLUTION, budget, True) for budget in budgets]
     return [item for item in plan if wanted is None or item[0] in wanted]
 
 
@@ -81,6 +83,8 @@ def arm_of(name: str, budget: str | None, taught: bool, split: Split, precision:
     if name == CODED:
         folders = [str(codes.folder) for codes in split.codes(budget, precision)]
         return coded(split.base, title, budget, precision, folders, teacher)
+    if name == EVOLUTION:
+        return evolved(split.base, split.evolution(budget, precision), title, teacher)
     if name == RANDOM:
         return coded(split.base, title, budget, precision, split.random_codes(budget, precision), teacher)
     return experiment(split.base, RIVALS[name], title, budget, precision, teacher)

@@ -1,10 +1,11 @@
 """The arms of the comparison: what each declares, and what of it is tried on validation; all else is the same for all."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from recsys.compression.students import hashed
-from recsys.config import ExperimentConfig, TeacherConfig
+from recsys.config import ExperimentConfig, TeacherConfig, load_experiment
 
 HASHED = {"features.encoding": "hash", "features.min_count": 1}
 COUNTED = {"features.form": "fingerprint"}  # a small vocabulary for every arm that needs one
@@ -59,6 +60,7 @@ RIVALS = {
 }
 CODED = "coded"  # with codes of k-means; its folders are those of a split
 RANDOM = "random_codes"
+EVOLUTION = "evolution"  # over a learner's rows and widths, of each split
 
 
 def experiment(
@@ -78,6 +80,18 @@ def experiment(
     if teacher is not None:
         settings["training.teacher"] = teacher.model_dump(mode="json", exclude_unset=True)
     return base.replace(settings, where=name)
+
+
+def evolved(base: ExperimentConfig, file: Path, name: str, teacher: TeacherConfig | None) -> ExperimentConfig:
+    """Return the experiment of compact tables that a search wrote, with the space that every arm tries."""
+    found = load_experiment(file)
+    settings: dict[str, Any] = {
+        "name": name,
+        "tuning": base.model_dump(mode="json", exclude_unset=True)["tuning"],
+    }
+    if teacher is not None:
+        settings["training.teacher"] = teacher.model_dump(mode="json", exclude_unset=True)
+    return found.replace(settings, where=name)
 
 
 def coded(

@@ -16,7 +16,9 @@ from arms import FULL
 from recsys.comparison.candidates import candidates_of
 from recsys.comparison.pool import collect, train_in_worker, trained_in
 from recsys.compression.codes import TrainedIds, random_codes, trained_ids
+from recsys.compression.search import run_compression
 from recsys.compression.students import LearnedCodes, codes_for, hashed
+from recsys.compression.supernet import evaluator
 from recsys.config import FIT, MIN_COUNT, ExperimentConfig, TeacherConfig
 from recsys.planning import plan_of
 from recsys.training.loop import Watch
@@ -95,6 +97,13 @@ class Split:
             config, limit, self.trained_ids, runs, self.student_features, self.runs, lambda *_: None
         )
         return sorted(learned, key=lambda codes: (-codes.num_rows, codes.min_count))
+
+    def evolution(self, budget: str, precision: str) -> Path:
+        """Return the experiment of what evolution finds within a budget, over the rows and widths of a learner."""
+        settings = {"compression.precision": precision, "compression.form": "fingerprint"}
+        config = self.base.replace(settings)
+        roots = self.runs, self.folder / "prepared"
+        return run_compression(config, budget, self.prepared, roots, evaluator, seeds=0).experiment
 
     def random_codes(self, budget: str, precision: str) -> list[str]:
         """Return folders of random codes, of as many rows and ids as the learned ones."""

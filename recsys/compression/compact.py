@@ -36,7 +36,7 @@ from recsys_pipelines.config import (
 )
 from recsys_pipelines.features import Features, kept_ids, write_kept_ids
 from recsys_pipelines.features.categorical import Categorical
-from recsys_pipelines.features.vocabulary import FINGERPRINT
+from recsys_pipelines.features.vocabulary import EXACT, FINGERPRINT
 from recsys_pipelines.sources import SourceError
 from recsys_tables.schemes.compact import compact_from
 from recsys_tables.schemes.full import Full
@@ -59,7 +59,7 @@ def space_of(config: ExperimentConfig, features: Features, learned: Learned) -> 
         if feature.form == FINGERPRINT and feature.name in prunable:
             raise ConfigError(
                 f"{config.name}: feature {feature.name!r}: `form: fingerprint` keeps no ids, and a search writes down "
-                "those that keep a row: search with `form: exact`, and set it in the experiment that the search writes"
+                "those that keep a row: search with `form: exact`, and say `compression.form: fingerprint`"
             )
     for declared in config.features:
         like = getattr(declared, "like", None)
@@ -78,6 +78,8 @@ def space_of(config: ExperimentConfig, features: Features, learned: Learned) -> 
         optimizer=config.training.table_optimizer,
         whole={f.name: f.vocabulary_bytes for f in searched if f.name not in prunable},
         statistics=statistics_bytes(features),
+        precision=config.compression.precision,
+        form=config.compression.form,
     )
 
 
@@ -149,6 +151,8 @@ def _raw_of(config: ExperimentConfig, name: str, space: GenomeSpace, genome: Gen
     for declared, feature in zip(raw["features"], config.features, strict=True):
         if set(feature.names) <= prunable:
             declared["keep"] = IDS
+            if space.form != EXACT:
+                declared["form"] = space.form
     old = config.tables
     raw["tables"] = {
         "scheme": "compact",
@@ -157,6 +161,8 @@ def _raw_of(config: ExperimentConfig, name: str, space: GenomeSpace, genome: Gen
         "budget_embedding_dim": old.budget_embedding_dim,
         "widths": dict(zip(space.features, genome.widths, strict=True)),
     }
+    if space.precision != "fp32":
+        raw["tables"]["precision"] = space.precision
     raw["name"] = name
     space_of_trials = raw.get("tuning", {}).get("space", {})  # of what a genome has not fixed
     for key in [key for key in space_of_trials if key.startswith(("tables.", "features.")) and key != INIT]:

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from recsys_cython_ext.vocabulary import FIRST_CODE, UNKNOWN_CODE, table_bytes
+from recsys_cython_ext.vocabulary import FIRST_CODE, UNKNOWN_CODE
+from recsys_pipelines.features.vocabulary import EXACT, vocabulary_bytes
 from recsys_tables.bytes import OptimizerName
 from recsys_tables.planning.plan import BudgetError
+from recsys_tables.scheme import Precision
 from recsys_tables.schemes.compact import compact_bytes
 
 HANDFUL = 4  # ids; the grid of rows goes from fewer to none
@@ -99,6 +101,7 @@ class GenomeSpace:
     whole: features whose codes cannot leave, such as a number's buckets, with the bytes of their vocabularies; they
         have all rows or, with width 0, none.
     statistics: bytes of id -> number tables, which every genome has.
+    precision, form: of the rows, and of the vocabularies of ids that are kept.
 
     Raises ValueError naming the feature whose scores or width do not fit, or when no field may have a width.
     """
@@ -111,6 +114,8 @@ class GenomeSpace:
     optimizer: OptimizerName = "rowwise_adagrad"
     whole: Mapping[str, int] = field(default_factory=dict)
     statistics: int = 0
+    precision: Precision = "fp32"
+    form: str = EXACT
 
     def __post_init__(self) -> None:
         self._check_names()
@@ -161,7 +166,8 @@ class GenomeSpace:
         """Return the bytes of field number i alone: of a `Compact` of a vocabulary of `rows` ids, and of these."""
         name = self.features[i]
         codes = self.num_codes[name] if name in self.whole else FIRST_CODE + rows
-        return compact_bytes(codes, width, self.optimizer) + self.whole.get(name, table_bytes(rows))
+        vocabulary = self.whole[name] if name in self.whole else vocabulary_bytes(rows, self.form)
+        return compact_bytes(codes, width, self.optimizer, self.precision) + vocabulary
 
     def keep(self, genome: Genome) -> dict[str, np.ndarray]:
         """Tell which codes keep a row, bool [V] by feature: the reserved ones and the best ids. Raises as `check` does."""

@@ -43,6 +43,8 @@ class CompressionConfig(Strict):
     """
 
     students: StudentsConfig = StudentsConfig()
+    precision: Precision = "fp32"  # of the rows of compact tables
+    form: Literal["exact", "fingerprint"] = "exact"  # of the vocabularies of the ids that they keep
 
     learner: dict[str, Any] = Field(default_factory=lambda: dict(LEARNER))
     weights: Literal["initial", "inherited"] = "initial"  # that compact tables and their network start from

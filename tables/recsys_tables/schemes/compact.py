@@ -12,7 +12,7 @@ from recsys_cython_ext.vocabulary import UNKNOWN_CODE
 from recsys_tables.bytes import OptimizerName, row_bytes
 from recsys_tables.combine.operations import ParameterFree
 from recsys_tables.remap import Remap, remap_bytes
-from recsys_tables.scheme import Lookup, Scheme, ServedTable, Table
+from recsys_tables.scheme import Lookup, Precision, Scheme, ServedTable, Table
 from recsys_tables.schemes.allocation import FeatureSize
 from recsys_tables.schemes.declared import FixedTables
 from recsys_tables.schemes.full import Full
@@ -182,13 +182,13 @@ class CompactTables(FixedTables):
         return Compact(feature.name, Remap.of(keep), width, self.embedding_dim, "zero", self.init_bound)
 
 
-def compact_bytes(num_codes: int, width: int, optimizer: OptimizerName) -> int:
+def compact_bytes(num_codes: int, width: int, optimizer: OptimizerName, precision: Precision = "fp32") -> int:
     """Return the bytes that a `Compact` of so many codes, all kept, has resident in training.
 
     Its table, the optimiser's state and the remap are counted, and the vocabulary is not.
     """
     rows, stored_width = _stored_rows(num_codes, width), _stored_width(width)
-    return rows * row_bytes(stored_width, optimizer) + remap_bytes(num_codes)
+    return rows * row_bytes(stored_width, optimizer, precision) + remap_bytes(num_codes)
 
 
 def _stored_rows(num_rows: int, width: int) -> int:

@@ -1,5 +1,6 @@
 """Genomes and what they cost: the bytes are those of the real compact tables, and a repaired genome fits."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +15,7 @@ from recsys.compression.space import Genome, GenomeSpace, Learned
 from recsys.planning import plan_of
 from recsys_cython_ext.vocabulary import FIRST_CODE
 from recsys_pipelines.features.categorical import Categorical
-from recsys_pipelines.features.vocabulary import ExactVocabulary
+from recsys_pipelines.features.vocabulary import ExactVocabulary, vocabulary_bytes
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_tables import Compact
 from recsys_tables.bytes import OptimizerName, resident_bytes
@@ -93,6 +94,14 @@ def test_every_column_of_every_kept_row_is_counted_and_nothing_beside():
     )  # one row of width 4 and its state, an empty vocabulary, a block of a remap
     vocabulary = 8 * rows + 4 * (rows * 10 // 7 + 1)
     assert space_of().bytes(genome) == (rows + 2) * (4 * width + 4) + vocabulary + 40 + others
+
+
+def test_rows_of_fp16_and_vocabularies_of_fingerprints_are_counted_as_such():
+    rows, width = 5, 12
+    genome = Genome((width, 0, 0), (rows, 0, 0))
+    others = 2 * (2 * 4 + 4 + 40 + vocabulary_bytes(0, "fingerprint"))
+    expected = (rows + 2) * (2 * width + 4) + vocabulary_bytes(rows, "fingerprint") + 40 + others
+    assert dataclasses.replace(space_of(), precision="fp16", form="fingerprint").bytes(genome) == expected
 
 
 @given(st.data())
