@@ -62,7 +62,7 @@ def hashed(config: ExperimentConfig) -> list[dict[str, Any]]:
     raw: list[dict[str, Any]] = config.model_dump(mode="json", exclude_unset=True)["features"]
     for declared, feature in zip(raw, config.features, strict=True):
         if isinstance(feature, EncodedFeature) and getattr(feature, "vocabulary", None) is None:
-            for key in ("min_count", "unknown", "keep"):
+            for key in ("min_count", "unknown", "keep", "form"):
                 declared.pop(key, None)
             if getattr(feature, "like", None) is None:
                 declared["encoding"] = "hash"

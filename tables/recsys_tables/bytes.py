@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Literal
 
+from recsys_tables.codes import Codes
 from recsys_tables.combine.operations import ParameterFree
+from recsys_tables.remap import Remap
 from recsys_tables.scheme import WEIGHT_BYTES, Precision, Scheme, Table, unique_tables
 
 OptimizerName = Literal["rowwise_adagrad", "adagrad", "sgd", "adam"]
@@ -62,8 +64,13 @@ def resident_bytes(
 
 def map_bytes(schemes: Iterable[Scheme]) -> ResidentBytes:
     """Count what leads from ids to rows, once where schemes share it."""
-    maps = {id(scheme.code_map): scheme.code_map for scheme in schemes}.values()
-    return sum((ResidentBytes(**{m.kind: m.nbytes}) for m in maps if m is not None), ResidentBytes())
+    maps = [scheme.code_map for scheme in schemes if scheme.code_map is not None]
+    codes = {code_map for code_map in maps if isinstance(code_map, Codes)}
+    remaps = {id(code_map): code_map for code_map in maps if isinstance(code_map, Remap)}
+    return ResidentBytes(
+        codes=sum(code_map.nbytes for code_map in codes),
+        remaps=sum(code_map.nbytes for code_map in remaps.values()),
+    )
 
 
 def table_bytes(tables: Iterable[Table], optimizer: OptimizerName) -> ResidentBytes:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -37,8 +37,6 @@ class Codes:
 
     features: how many ids have codes, by feature.
     """
-
-    kind: ClassVar[str] = "codes"  # of bytes
 
     def __init__(
         self, function: StaticFunction, num_embeddings: int, num_chunks: int, features: Mapping[str, int]

@@ -1,6 +1,6 @@
 """The way from the codes of a vocabulary to the rows of those that were kept: a bitmap with ranks, 1.25 bits a code."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +19,6 @@ class Remap:
 
     Raises TypeError or ValueError where `words` are not of that form, or a bit is set beyond the last code.
     """
-
-    kind: ClassVar[str] = "remaps"  # of bytes
 
     def __init__(self, words: np.ndarray, num_ids: int) -> None:
         if not isinstance(words, np.ndarray) or words.dtype != np.uint64:

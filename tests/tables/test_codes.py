@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_cython_ext.manifest import DamagedFile, OtherVersion
-from recsys_tables import Coded, FeatureSize, plan_tables, resident_bytes
+from recsys_tables import ArtefactError, Coded, FeatureSize, Field, artefact, plan_tables, resident_bytes
 from recsys_tables.codes import Codes
+from recsys_tables.lookup import lookup
 from recsys_tables.schemes.coded import CodedTables
+from recsys_tables.serving.write import write
 
 ANY_ID = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([-(2**63), 2**53 + 1, -1, 0, 1])
 
@@ -139,3 +141,21 @@ def test_a_feature_that_has_no_codes_is_named(tmp_path: Path) -> None:
 def test_ids_on_an_accelerator_are_refused_in_words() -> None:
     with pytest.raises(ValueError, match="its ids are on meta, but codes are looked up on a CPU"):
         Coded("user", codes(), 16).rows(torch.zeros(3, dtype=torch.int64, device="meta"))
+
+
+def test_an_artefact_holds_shared_codes_once_and_refuses_damaged_ones(tmp_path: Path) -> None:
+    schemes = [Coded("user", codes(), 16), Coded("item", codes(), 16)]
+    tables = {
+        t.name: np.random.default_rng(1).normal(size=(7, 8)).astype(np.float32) for t in schemes[0].tables()
+    }
+    made = write(tmp_path / "served", [Field(scheme) for scheme in schemes], tables.__getitem__, "fp32")
+    assert made.bytes.codes == codes().nbytes
+    ids = np.array([0, 2**53, -20, 4, 77, -(2**63)])
+    for scheme in schemes:
+        assert np.array_equal(made.vectors(scheme.feature, ids), lookup(scheme, tables, ids))
+    assert [path.name for path in (tmp_path / "served" / "codes").iterdir()] == ["0"]
+    flip(tmp_path / "served" / "codes" / "0" / "function" / "slots.bin", 5)
+    with pytest.raises(ArtefactError, match=r"codes/0/function/slots\.bin: damaged"):
+        artefact.open(tmp_path / "served")
+    with pytest.raises(ArtefactError, match="its checksum is wrong"):
+        artefact.open(tmp_path / "served", verify=False)
