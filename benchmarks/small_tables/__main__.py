@@ -15,9 +15,10 @@ from typing import Any
 
 from arms import CODED, EVOLUTION, FULL, RANDOM, RIVALS, coded, evolved, experiment
 from judge import Predicted
+from posttraining import KINDS, cluster_trained
 from rich.console import Console
 from rich.table import Table
-from runs import Split, train_arm
+from runs import ONE_TEACHER, SMALL_TEACHERS, SMOOTHING, TEACHERS, Split, train_arm
 
 from recsys.comparison.pool import training_pool
 from recsys.config import ExperimentConfig, load_experiment
@@ -32,7 +33,6 @@ SETS: dict[
     "criteo80k": ("criteo/full_every_id.yaml", "criteo80k.parquet", (0,), 5),
     "generated": ("generated/compress.yaml", None, (0,), 5),
 }
-TEACHED = "+teacher"
 LEVEL = 0.95
 
 
@@ -56,27 +56,27 @@ def base_of(name: str, root: Path, seed: int, trials: int) -> ExperimentConfig:
     return config.replace({"training.epochs": 2 * config.training.epochs})
 
 
-def names_of(budgets: list[str], wanted: list[str] | None) -> list[tuple[str, str | None, bool]]:
-    """Return arms, budgets and whether a teacher teaches, those that the claims need first."""
-    plan: list[tuple[str, str | None, bool]] = [
-        ("every-id", None, False),
-        ("full", None, False),
-        ("every-id", None, True),
-    ]
-    plan += [(CODED, budget, True) for budget in budgets]
-    plan += [(rival, budget, False) for budget in budgets for rival in RIVALS]
-    plan += [("unified", budget, True) for budget in budgets]
-    plan += [(EVOLUTION, budget, False) for budget in budgets]
-    plan += [(RANDOM, budget, True) for budget in budgets] + [(CODED, budget, False) for budget in budgets]
-    plan += [(rival, budget, True) for budget in budgets for rival in RIVALS if rival != "unified"]
-    plan += [(EVOLUTION, budget, True) for budget in budgets]
+def names_of(budgets: list[str], wanted: list[str] | None) -> list[tuple[str, str | None, str]]:
+    """Return arms, budgets and who teaches, those that the claims need first."""
+    plan: list[tuple[str, str | None, str]] = [("every-id", None, ""), ("full", None, "")]
+    plan += [("every-id", None, TEACHERS)] + [(CODED, budget, TEACHERS) for budget in budgets]
+    plan += [(rival, budget, "") for budget in budgets for rival in RIVALS]
+    plan += [("unified", budget, TEACHERS) for budget in budgets]
+    plan += [(EVOLUTION, budget, "") for budget in budgets]
+    plan += [(kind, budget, "") for budget in budgets for kind in KINDS]
+    plan += [(RANDOM, budget, TEACHERS) for budget in budgets] + [(CODED, budget, "") for budget in budgets]
+    plan += [(rival, budget, TEACHERS) for budget in budgets for rival in RIVALS if rival != "unified"]
+    plan += [(EVOLUTION, budget, TEACHERS) for budget in budgets]
+    first = budgets[0]  # controls
+    plan += [(CODED, first, ONE_TEACHER), ("unified", first, SMALL_TEACHERS), (CODED, first, SMALL_TEACHERS)]
+    plan += [("every-id", None, SMOOTHING), ("unified", first, SMOOTHING)]
     return [item for item in plan if wanted is None or item[0] in wanted]
 
 
-def arm_of(name: str, budget: str | None, taught: bool, split: Split, precision: str) -> ExperimentConfig:
+def arm_of(name: str, budget: str | None, by: str, split: Split, precision: str) -> ExperimentConfig:
     """Return an arm's experiment on a split."""
-    title = title_of(name, budget, taught).replace("+", "-")
-    teacher = split.teacher if taught else None
+    title = title_of(name, budget, by).replace("+", "-")
+    teacher = split.teacher(by, budget) if by else None
     if name in FULL:
         return experiment(split.base, FULL[name], title, None, "fp32", teacher)
     assert budget is not None
@@ -90,9 +90,9 @@ def arm_of(name: str, budget: str | None, taught: bool, split: Split, precision:
     return experiment(split.base, RIVALS[name], title, budget, precision, teacher)
 
 
-def title_of(name: str, budget: str | None, taught: bool) -> str:
+def title_of(name: str, budget: str | None, by: str) -> str:
     """Return what an arm is called."""
-    return name + (TEACHED if taught else "") + (f"@{budget}" if budget else "")
+    return name + (f"+{by}" if by else "") + (f"@{budget}" if budget else "")
 
 
 def train(name: str, arguments: argparse.Namespace) -> None:
@@ -101,12 +101,17 @@ def train(name: str, arguments: argparse.Namespace) -> None:
     bases = [base_of(name, arguments.data_root, seed, arguments.trials) for seed in SETS[name][2]]
     with training_pool(bases, arguments.jobs) as pool:
         splits = [Split(base, folder, pool) for base in bases]
-        for arm, budget, taught in names_of(arguments.budgets, arguments.arms):
-            title, began = title_of(arm, budget, taught), time.perf_counter()
+        for arm, budget, by in names_of(arguments.budgets, arguments.arms):
+            title, began = title_of(arm, budget, by), time.perf_counter()
             file = folder / "arms" / f"{title}.json"
             if file.exists():
                 continue
-            configs = [arm_of(arm, budget, taught, split, arguments.precision) for split in splits]
+            if arm in KINDS:
+                assert budget is not None
+                told = cluster_trained(arm, budget, splits, SETS[name][3], file)
+                print(f"{name} {title}: AUC {sum(told['auc']) / len(told['auc']):.4f}", flush=True)
+                continue
+            configs = [arm_of(arm, budget, by, split, arguments.precision) for split in splits]
             told = train_arm(title, configs, splits, SETS[name][3], pool, file)
             auc = sum(told["auc"]) / len(told["auc"])
             print(f"{name} {title}: AUC {auc:.4f}, {time.perf_counter() - began:.0f} s", flush=True)
@@ -123,10 +128,12 @@ def show(name: str, work: Path) -> dict[str, Any]:
     reference = max(
         ("every-id", "full"), key=lambda title: told[title]["validation"] if title in told else -1e9
     )
-    taught = f"every-id{TEACHED}"
+    taught = f"every-id+{TEACHERS}"
     small = [title for title in told if told[title]["budget"]]
-    claims = [title for title in small if title.startswith(f"{CODED}{TEACHED}@")]
-    rivals = [(f"{CODED}{TEACHED}@{told[title]['budget']}", title) for title in small if title not in claims]
+    claims = [title for title in small if title.startswith(f"{CODED}+{TEACHERS}@")]
+    rivals = [
+        (f"{CODED}+{TEACHERS}@{told[title]['budget']}", title) for title in small if title not in claims
+    ]
     rivals = [(claim, title) for claim, title in rivals if claim in claims]
     against = [predicted.difference(claim, title) for claim, title in rivals]
     adjusted = dict(zip([title for _, title in rivals], holm([d.p_value for d in against]), strict=True))

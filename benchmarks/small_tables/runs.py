@@ -11,6 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
 from arms import FULL
 
 from recsys.comparison.candidates import candidates_of
@@ -26,7 +30,7 @@ from recsys.training.run import Run
 from recsys.training.teacher import teacher_runs
 from recsys.training.train import with_teacher
 from recsys.tuning.trials import Draws, best, run_trial, teaching
-from recsys_cython_ext.files import write_json
+from recsys_cython_ext.files import file_digest, write_json, write_text
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
@@ -34,7 +38,8 @@ from recsys_tables.codes import Codes
 from recsys_tables.planning.plan import BudgetError
 from recsys_tables.schemes.declared import budget_bytes
 
-TEACHERS = 3
+NUM_TEACHERS = 3
+TEACHERS, ONE_TEACHER, SMALL_TEACHERS, SMOOTHING = "teacher", "one-teacher", "small-teachers", "smoothing"
 
 
 @dataclass(frozen=True)
@@ -65,23 +70,68 @@ class Split:
             self._student, self.prepare(self._student), trained_in(self.pool, self.runs), Watch()
         )
 
+    def teacher(self, by: str, budget: str | None) -> TeacherConfig:
+        """Return what an arm learns from: three full tables, one of them, three small ones, or smoothed labels."""
+        if by == SMOOTHING:
+            return self._smoothing
+        if by == SMALL_TEACHERS:
+            told = json.loads((self.folder / "arms" / f"unified@{budget}.json").read_text())
+            number = [split["seed"] for split in told["splits"]].index(self.base.data.split.seed)
+            teacher: dict[str, Any] = {
+                "experiment": self._experiment(told["runs"][number][0]),
+                "runs": NUM_TEACHERS,
+            }
+        else:
+            teacher = {"runs": 1 if by == ONE_TEACHER else NUM_TEACHERS}
+        student = self._student.replace({"training.teacher": teacher})
+        prepared = self.prepare(student)
+        teacher_runs(student, prepared, trained_in(self.pool, self.runs), Watch())
+        taught = with_teacher(student, prepared, self.runs).training.teacher
+        assert taught is not None
+        return taught
+
     @cached_property
-    def teacher(self) -> TeacherConfig:
-        teacher = with_teacher(self._student, self.prepare(self._student), self.runs).training.teacher
-        assert teacher is not None
-        return teacher
+    def _smoothing(self) -> TeacherConfig:
+        """Return a teacher who gives every row the rate of clicks, at a weight of 0.1: label smoothing."""
+        rows = Rows.load(self.prepared, "train")
+        rate = float(rows.label.mean())
+        file = self.folder / f"smoothing-{self.base.data.split.seed}.parquet"
+        logit = np.full(len(rows), np.log(rate / (1 - rate)))
+        pq.write_table(pa.table({"row_id": rows.row_id, "logit": logit}), file)
+        return TeacherConfig(predictions=file, xxh64=file_digest(file), weight=0.1)
+
+    def _experiment(self, run: str) -> str:
+        """Write the experiment of a run, without its seed, and return its file."""
+        raw = Run.open(run).config.model_dump(mode="json", exclude_unset=True)
+        raw["training"].pop("seed", None)
+        file = self.folder / f"teacher-{Path(run).parent.name}.yaml"
+        write_text(yaml.safe_dump(raw), file)
+        return str(file)
 
     @property
     def _student(self) -> ExperimentConfig:
         """Return an experiment whose default teachers are the full tables that did best on validation, as they were set."""
         file = max((self.folder / "arms" / f"{name}.json" for name in FULL), key=_validation)
         settings = json.loads(file.read_text())["settings"]
-        return self.base.replace({**settings, "training.teacher": {"runs": TEACHERS}})
+        return self.base.replace({**settings, "training.teacher": {"runs": NUM_TEACHERS}})
 
     @cached_property
     def trained_ids(self) -> TrainedIds:
         runs, rows = self.teachers
         return trained_ids(runs, Rows.load(rows, "train"), self.student_features)
+
+    def ids(self, run: Run, feature: str) -> np.ndarray:
+        """Return the codes of a feature that the training rows of a teacher have."""
+        return self._teachers_rows(run.prepared_path).ids_of(feature)
+
+    def _teachers_rows(self, prepared: Path) -> Rows:
+        if prepared not in self._loaded:
+            self._loaded[prepared] = Rows.load(prepared, "train")
+        return self._loaded[prepared]
+
+    @cached_property
+    def _loaded(self) -> dict[Path, Rows]:
+        return {}
 
     @cached_property
     def student_features(self) -> Any:
@@ -156,6 +206,7 @@ def train_arm(
         "bytes": [run.metrics["bytes"] for run in runs[::students]],
         "seconds": sum(run.metrics["training_seconds"] for run in runs) / len(runs),
         "auc": [run.metrics["test"]["auc"] for run in runs],
+        "splits": [{"seed": config.data.split.seed} for config in configs],
         "runs": [paths[start : start + students] for start in range(0, len(paths), students)],
     }
     file.parent.mkdir(parents=True, exist_ok=True)
