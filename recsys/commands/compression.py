@@ -100,7 +100,11 @@ def compress(
                 )
     if dry_run:
         return _print_cost(cost, as_json)
-    _show(result, report, as_json, compact=into == "compact")
+    if into == "compact":
+        from recsys.reports import compression
+
+        return _show(result, compression, report, as_json)
+    _show_distilled(result, report, as_json)
 
 
 @app.command(rich_help_panel="Tables")
@@ -129,27 +133,28 @@ def demo(
         with _pool(experiment, jobs, None) as pool:
             options = {"seeds": seeds, "effect": 0.002, "rivals": rivals, "pool": pool}
             result = _distilled(experiment, "10%", "auto", *places, options, show)
-    _show(result, report, as_json)
+    _show_distilled(result, report, as_json)
 
 
-def _show(result: Any, report: Path, as_json: bool, compact: bool = False) -> None:
-    """Write the report, and print the result."""
-    if compact:
-        from recsys.reports import compression as reports
-    else:
-        from recsys.reports import distillation as reports  # type: ignore[no-redef]
+def _show_distilled(result: Any, report: Path, as_json: bool) -> None:
+    """Write the report of students, and print it; its last line names the smallest arm that loses nothing."""
+    from recsys.reports import distillation
+
+    _show(result, distillation, report, as_json)
+    if not as_json:
+        out.print(distillation.last_line(result), style="bold", markup=False, highlight=False)
+
+
+def _show(result: Any, reports: Any, report: Path, as_json: bool) -> None:
+    """Write the report that a module of `recsys.reports` makes of a result, and print it."""
     reports.write_compression(result, report)
     if as_json:
         return print_json({**result.to_dict(), "summary": reports.summary(result), "report": str(report)})
-    sheets = [sheet for sheet in reports.compression_sheets(result) if not sheet.folded]
     print_place("small experiment", result.experiment)
     if result.artefact is not None:
         print_place("artefact", result.artefact)
+    sheets = [sheet for sheet in reports.compression_sheets(result) if not sheet.folded]
     print_sheets(reports.summary(result), sheets, report)
-    if not compact:
-        from recsys.reports.distillation import last_line
-
-        out.print(last_line(result), style="bold", markup=False, highlight=False)
 
 
 def _compacted(
