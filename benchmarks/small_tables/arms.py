@@ -43,7 +43,7 @@ RIVALS = {
     "frequency_split": Arm(
         {"features.unknown": "hash", "features.min_count": 10} | COUNTED,
         {"scheme": "frequency_split"},
-        {"features.min_count": [2, 3, 5, 10, 20, 50], "tables.embedding_dim": WIDTHS},
+        {"features.min_count": [2, 3, 5, 10, 20, 50, 100, 200], "tables.embedding_dim": WIDTHS},
     ),
     "quotient_remainder": Arm(
         COUNTED,
