@@ -1,6 +1,6 @@
 """Small tables that learn from teachers, against everything that has the same bytes, trials and students.
 
-python benchmarks/small_tables frappe86k ml-100k --data-root DATA --work DIR [--budgets 10%,5%] [--arms coded+teacher,unified]
+python benchmarks/small_tables frappe86k ml-100k --data-root DATA --work DIR [--budgets 10%,5%] [--arms coded+teacher,hash]
 
 Settings are chosen by eight trials of each arm on the validation rows of the first split, and trained on every split:
 two students each of five random splits, with teachers and codes of each split. Small arms have rows of `--precision`,
