@@ -36,10 +36,10 @@ def test_a_scheme_without_an_allocation_says_which_have_one(scheme: str) -> None
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_what_every_scheme_checks(scheme: str) -> None:
-    """Full and compact tables, and what learns compact ones, need no budget: their size is given."""
+    """Full, coded and compact tables, and what learns compact ones, need no budget: their size is given."""
     learners = ("opt_embed", "pep", "deep_light", "auto_dim", "auto_srh", "mde")
-    required = {"widths": {"f": 8}} if scheme == "compact" else {}
-    if scheme not in ("full", "compact", *learners):
+    required = {"compact": {"widths": {"f": 8}}, "coded": {"codes": "codes"}}.get(scheme, {})
+    if scheme not in ("full", "coded", "compact", *learners):
         with pytest.raises(ValidationError, match="a budget is a text"):
             parse(scheme=scheme, budget=None)
     for key, value, message in [

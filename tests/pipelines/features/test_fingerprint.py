@@ -324,7 +324,7 @@ def test_a_request_is_encoded_as_a_row_of_the_log(sets):
     by_name = {feature.name: feature for feature in features.categorical}
     assert by_name["seen"].vocabulary is by_name["n"].vocabulary
     ids_of_texts = string_ids(pa.array([row["c"] for row in rows]))
-    assert batch["c"].to_pylist() == by_name["c"]._encode(ids_of_texts).tolist()
+    assert batch["c"].to_pylist() == by_name["c"].encode_ids(ids_of_texts).tolist()
 
 
 def test_inspection_finds_ids_that_no_vocabulary_keeps(sets):
@@ -365,7 +365,7 @@ def test_a_fixed_vocabulary_can_be_of_fingerprints_and_takes_new_days(tmp_path):
     both_days = prepare(declared(tmp_path / "400.parquet", **options), features, tmp_path / "out", base=first)
     feature = both_days.features().categorical[0]
     assert isinstance(feature, Categorical)
-    assert feature._encode(string_ids(pa.array(["c50", "c1", None]))).tolist() == [2, 51, 0]
+    assert feature.encode_ids(string_ids(pa.array(["c50", "c1", None]))).tolist() == [2, 51, 0]
     assert [top.id for top in inspect(both_days).categorical[0].top][:1] == string_ids(
         pa.array(["c1"])
     ).tolist()
