@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from arms import CODED, EVOLUTION, FULL, RANDOM, RIVALS, coded, evolved, experiment
+from arms import CODED, EVOLUTION, FULL, RANDOM, RIVALS, TWO_CHUNKS, coded, evolved, experiment
 from judge import Predicted
 from posttraining import KINDS, cluster_trained
 from rich.console import Console
@@ -64,6 +64,7 @@ def names_of(budgets: list[str], wanted: list[str] | None) -> list[tuple[str, st
     plan += [(rival, budget, "") for budget in budgets for rival in RIVALS]
     plan += [("unified", budget, TEACHERS) for budget in budgets]
     plan += [(EVOLUTION, budget, "") for budget in budgets]
+    plan += [(TWO_CHUNKS, budget, TEACHERS) for budget in budgets]
     plan += [(kind, budget, "") for budget in budgets for kind in KINDS]
     plan += [(RANDOM, budget, TEACHERS) for budget in budgets] + [(CODED, budget, "") for budget in budgets]
     plan += [(rival, budget, TEACHERS) for budget in budgets for rival in RIVALS if rival != "unified"]
@@ -81,8 +82,9 @@ def arm_of(name: str, budget: str | None, by: str, split: Split, precision: str)
     if name in FULL:
         return experiment(split.base, FULL[name], title, None, "fp32", teacher)
     assert budget is not None
-    if name == CODED:
-        folders = [str(codes.folder) for codes in split.codes(budget, precision)]
+    if name in (CODED, TWO_CHUNKS):
+        chunks = 1 if name == CODED else 2
+        folders = [str(codes.folder) for codes in split.codes(budget, precision, chunks)]
         return coded(split.base, title, budget, precision, folders, teacher)
     if name == EVOLUTION:
         return evolved(split.base, split.evolution(budget, precision), title, teacher)

@@ -59,6 +59,7 @@ RIVALS = {
     ),
 }
 CODED = "coded"  # with codes of k-means; its folders are those of a split
+TWO_CHUNKS = "coded_2_chunks"  # with codes of two halves of the vectors
 RANDOM = "random_codes"
 EVOLUTION = "evolution"  # over a learner's rows and widths, of each split
 

@@ -138,9 +138,10 @@ class Split:
         student = self.base.replace({"features": hashed(self.base)})
         return self.prepare(student).features()
 
-    def codes(self, budget: str, precision: str) -> list[LearnedCodes]:
+    def codes(self, budget: str, precision: str, chunks: int = 1) -> list[LearnedCodes]:
         """Return the codes that fit a budget, in one order for all splits."""
-        config = self.base.replace({"compression.students.precision": precision})
+        settings = {"compression.students.precision": precision, "compression.students.chunks": chunks}
+        config = self.base.replace(settings)
         limit = budget_bytes(budget, plan_of(self.base, self.prepared.features()).full_bytes)
         runs, _ = self.teachers
         learned = codes_for(
