@@ -109,7 +109,7 @@ def compress(
 
 @app.command(rich_help_panel="Tables")
 def demo(
-    seeds: SeedsOption = 2,
+    seeds: SeedsOption = 3,
     prepared: PreparedOption = PREPARED,
     runs: RunsOption = RUNS,
     report: ReportOption = Path("demo-report.html"),
