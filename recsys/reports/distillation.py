@@ -121,7 +121,7 @@ def _loss_sentence(result: DistillationResult) -> str:
         return "No seeds were trained: whether these tables are worse than the full ones is not known."
     student = result.student
     size = (
-        f"{result.chosen} tables within {result.budget} take {student.bytes['total']:,} bytes, "
+        f"{result.chosen.capitalize()} tables within {result.budget} take {student.bytes['total']:,} bytes, "
         f"{share(student.bytes['total'] / result.full_bytes)} of the full table's {result.full_bytes:,}"
     )
     against_full = _at_most(compared.judged, student)

@@ -258,7 +258,7 @@ def test_the_report_answers_first(result: DistillationResult, tmp_path: Path) ->
     write_compression(result, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     text = summary(result)
-    assert text.startswith(f"{result.chosen} tables within 60% take ")
+    assert text.startswith(f"{result.chosen.capitalize()} tables within 60% take ")
     assert "with the same teacher" in text
     assert "loss against full, at most" in page
     assert "Codes that were tried" in page
