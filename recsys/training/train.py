@@ -41,7 +41,7 @@ from recsys.training.run import (
 )
 from recsys.training.start import trained_by
 from recsys.training.store import Store, discard
-from recsys.training.teacher import TrainRun, one_by_one, taught, teacher_runs
+from recsys.training.teacher import TrainRun, one_by_one, taught
 from recsys_cython_ext.files import file_digest, write_json, write_text
 from recsys_cython_ext.manifest import write_manifest
 from recsys_pipelines.batches.loader import Rows
@@ -114,17 +114,6 @@ def with_teacher(
     What is missing is trained here; an experiment without a teacher, or with predictions, is returned as it is.
     """
     return taught(config, prepared, runs, one_by_one(_trains_below(runs)), watch or Watch(), base)
-
-
-def teachers_of(
-    config: ExperimentConfig,
-    prepared: Prepared,
-    runs: str | Path,
-    watch: Watch | None = None,
-    base: ExperimentConfig | None = None,
-) -> tuple[list[Run], Prepared]:
-    """Return the finished runs of an experiment's teachers, and their rows, as `teacher.teacher_runs` does."""
-    return teacher_runs(config, prepared, one_by_one(_trains_below(runs)), watch or Watch(), base)
 
 
 def _trains_below(runs: str | Path) -> TrainRun:
