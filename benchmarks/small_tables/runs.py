@@ -180,9 +180,6 @@ def train_arm(
 
     configs: the arm's experiment on each split, alike but for the split and the folders of codes.
     """
-    if file.exists():
-        found: dict[str, Any] = json.loads(file.read_text())
-        return found
     first = splits[0]
     options = candidates_of(configs[0], first.folder / "prepared", first.runs, lambda *_: None).candidates
     trials = collect(

@@ -14,7 +14,10 @@ from recsys_pipelines.preparation.session import RETRIES, ray_session
 
 @contextmanager
 def ray_pool(jobs: int, address: str | None = None) -> Iterator[Executor]:
-    """Yield a pool of `jobs` tasks at once, which are done again where a worker is lost. Raises as `ray_session` does."""
+    """Yield a pool of tasks of one CPU each, which are done again where a worker is lost.
+
+    There must be `jobs` CPUs, and as many tasks run at once as there are. Raises as `ray_session` does.
+    """
     with redirect_stdout(sys.stderr), ray_session(jobs, address):
         yield _RayPool()
 

@@ -59,7 +59,7 @@ def trained_ids(
     Args:
         teachers: Finished runs of full tables.
         train: The training rows of the teachers.
-        student: Features of the same names, as a student reads them.
+        student: Its features; those of the teachers that it lacks are left out.
         progress: Is told how many rows of how many are done.
 
     Raises:
@@ -81,7 +81,7 @@ def trained_ids(
     for feature, owner in readers.items():
         impressions[owner] += np.bincount(train.ids_of(feature), minlength=len(impressions[owner]))
     by_student = {feature.name: feature for feature in student.categorical}
-    codes = {name: _known(counts) for name, counts in impressions.items()}
+    codes = {name: _known(counts) for name, counts in impressions.items() if name in by_student}
     fitted = {feature.name: feature for feature in train.features.categorical}
     return TrainedIds(
         ids={name: _as_read(fitted[name], by_student[name], known) for name, known in codes.items()},

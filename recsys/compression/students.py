@@ -13,7 +13,7 @@ from recsys.compression.codes import TrainedIds, learned_codes, row_use
 from recsys.config import ConfigError, ExperimentConfig, TeacherConfig, parse_experiment
 from recsys.planning import statistics_bytes
 from recsys.training.run import Run
-from recsys_cython_ext.files import lock_of, locked, text_digest
+from recsys_cython_ext.files import digest, lock_of, locked, text_digest
 from recsys_cython_ext.progress import Progress
 from recsys_cython_ext.static_function import static_function_bytes
 from recsys_pipelines.declared_feature import EncodedFeature
@@ -190,7 +190,7 @@ def _learned(
         num_chunks,
         rows,
         seed,
-        len(ids),
+        {name: digest(values.tobytes()) for name, values in ids.ids.items()},
     ]
     folder = runs / "codes" / text_digest(json.dumps(contents))
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -86,6 +86,16 @@ def test_trained_ids_are_those_of_training_as_a_student_reads_them(
         assert np.array_equal(trained.vectors["item_id"][position, 1], table[code])
 
 
+def test_a_feature_that_a_student_lacks_is_left_out(
+    result: DistillationResult, config: ExperimentConfig, roots: tuple[Path, Path]
+) -> None:
+    """A teacher may have features of its own: it is bound to the rows, not to the features."""
+    student = config.replace({"features": hashed(config)[:2]})
+    features = prepare(student.data, student.features, roots[1]).features()
+    known = trained_ids(result.teachers, result.teachers[0].rows("train"), features)
+    assert set(known.ids) == set(known.vectors) == set(known.importance) == {"user_id", "item_id"}
+
+
 def test_importance_is_the_sum_of_squared_gradients_of_single_rows(result: DistillationResult) -> None:
     """Against torch's own gradients of a row's loss by the rows of a table, one row of the log at a time."""
     run = result.teachers[0]
