@@ -1,5 +1,6 @@
 """The arms of the comparison: what each declares, and what of it is tried on validation; all else is the same for all."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from recsys.config import ExperimentConfig, TeacherConfig, load_experiment
 HASHED = {"features.encoding": "hash", "features.min_count": 1}
 COUNTED = {"features.form": "fingerprint"}  # a small vocabulary for every arm that needs one
 WIDTHS = [4, 8, 12, 16]
+LONGER_TRIALS = (
+    20  # trainings of the recipe: eight trials of the full table, three teachers, eight trials, a student
+)
 MIN_COUNTS = ["fit", 2, 3, 5, 10, 20]
 
 
@@ -21,18 +25,22 @@ class Arm:
         settings: Dotted keys of the experiment that differ from the full table's.
         tables: The section `tables`, without a budget.
         space: What is tried, beside the learning rate, decay and first values, which every arm tries.
+        longer: Whether it has the trials of the whole recipe, and twice the epochs of other arms.
     """
 
     settings: dict[str, Any]
     tables: dict[str, Any]
     space: dict[str, list[Any]] = field(default_factory=dict)
+    longer: bool = False
 
 
-FULL = {  # fp32 rows, an exact vocabulary, no budget
+FULL = {  # fp32 rows, no budget
     "every-id": Arm({}, {"scheme": "full"}),
     "full": Arm(
         {}, {"scheme": "full"}, {"features.min_count": [1, 2, 3, 5, 10, 20], "tables.embedding_dim": WIDTHS}
     ),
+    "every-id_longer": Arm({}, {"scheme": "full"}, longer=True),
+    "every-id_fingerprints": Arm(COUNTED, {"scheme": "full"}),  # to serve in int8 and int4
 }
 RIVALS = {
     "unified": Arm(HASHED, {"scheme": "unified", "chunk_dim": 8}, {"tables.chunk_dim": [8, 4, 16]}),
@@ -58,7 +66,10 @@ RIVALS = {
         COUNTED, {"scheme": "full"}, {"features.min_count": MIN_COUNTS, "tables.embedding_dim": WIDTHS}
     ),
 }
+REFERENCES = ("every-id", "full")  # of which the better on validation has the teachers' settings
+CONTROLS = {"unified_longer": dataclasses.replace(RIVALS["unified"], longer=True)}
 CODED = "coded"  # with codes of k-means; its folders are those of a split
+ALL_ROWS = "coded_all_rows"  # as many as fit, where `coded` tries half of them too
 TWO_CHUNKS = "coded_2_chunks"  # with codes of two halves of the vectors
 RANDOM = "random_codes"
 EVOLUTION = "evolution"  # over a learner's rows and widths, of each split
@@ -78,6 +89,8 @@ def experiment(
         tables["precision"] = precision
     space = base.model_dump(mode="json")["tuning"]["space"] | arm.space
     settings = {**arm.settings, "name": name, "tables": tables | {"budget": budget}, "tuning.space": space}
+    if arm.longer:
+        settings |= {"tuning.trials": LONGER_TRIALS, "training.epochs": 2 * base.training.epochs}
     if teacher is not None:
         settings["training.teacher"] = teacher.model_dump(mode="json", exclude_unset=True)
     return base.replace(settings, where=name)

@@ -44,10 +44,16 @@ class Difference:
 
 
 class Predicted:
-    """The test predictions of every arm: by split, then student; `arms` maps names to files of predictions."""
+    """The test predictions of every arm: by split, then student; `arms` maps names to files of predictions.
 
-    def __init__(self, arms: dict[str, list[list[Path]]], seed: int = 0) -> None:
+    only: numbers of the rows of each split's test part that count; all of them unless given.
+    """
+
+    def __init__(
+        self, arms: dict[str, list[list[Path]]], only: list[np.ndarray] | None = None, seed: int = 0
+    ) -> None:
         self._files = arms
+        self._only = only
         self._seed = seed
         self._ranks: dict[str, np.ndarray] = {}
 
@@ -68,8 +74,10 @@ class Predicted:
     def auc(self, arm: str) -> np.ndarray:
         """Return AUC [splits, students, 1 + replicates]."""
         if arm not in self._ranks:
-            values = [[self._auc(file) for file in files] for files in self._files[arm]]
-            self._ranks[arm] = np.array(values)
+            splits = enumerate(self._files[arm])
+            self._ranks[arm] = np.array(
+                [[self._auc(file, split) for file in files] for split, files in splits]
+            )
         return self._ranks[arm]
 
     def difference(self, arm: str, other: str) -> Difference:
@@ -91,8 +99,11 @@ class Predicted:
         name = "user_id" if "user_id" in table.column_names else "row_id"
         return table[name].to_numpy()
 
-    def _auc(self, file: Path) -> np.ndarray:
-        table = pq.read_table(file)
-        units, of_row = np.unique(self._unit_column(file), return_inverse=True)
+    def _auc(self, file: Path, split: int) -> np.ndarray:
+        table, of_unit = pq.read_table(file), self._unit_column(file)
+        if self._only is not None:
+            chosen = np.isin(table["row_id"].to_numpy(), self._only[split])
+            table, of_unit = table.filter(chosen), of_unit[chosen]
+        units, of_row = np.unique(of_unit, return_inverse=True)
         ranks = WeightedRanks(table["label"].to_numpy() > 0, table["prediction"].to_numpy(), of_row)
         return ranks.auc(np.ascontiguousarray(self._weights[:, np.searchsorted(self._units, units)]))

@@ -1,4 +1,4 @@
-"""Rivals that train nothing: the rows of trained full tables are clustered, and read as they are (k-means, and PQ)."""
+"""What full tables give without further training: clustered rows, read as they are (k-means, and PQ), and an ensemble."""
 
 from pathlib import Path
 from typing import Any
@@ -7,14 +7,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from runs import Split
+from scipy.special import expit, logit
 
 from recsys.compression.codes import nearest_centroids
 from recsys.compression.students import most_rows
 from recsys.compression.supernet import full_model
+from recsys.evaluation.metrics import auc
 from recsys.planning import plan_of
 from recsys.training.distributed import process_group
 from recsys.training.prediction import predict
 from recsys.training.run import Run
+from recsys.training.teacher import METADATA, Predicted
 from recsys_cython_ext.files import write_json
 from recsys_cython_ext.static_function import static_function_bytes
 from recsys_tables.bytes import row_bytes
@@ -26,7 +29,7 @@ PRECISION = "fp16"
 
 def cluster_trained(name: str, budget: str, splits: list[Split], students: int, file: Path) -> dict[str, Any]:
     """Cluster the tables of as many teachers as there are students of a split, predict its test rows, and write it."""
-    paths, sizes, auc = [], [], []
+    paths, sizes, aucs = [], [], []
     for split in splits:
         runs, _ = split.teachers
         of_split = []
@@ -39,7 +42,7 @@ def cluster_trained(name: str, budget: str, splits: list[Split], students: int, 
             )
             size, measured = _clustered(run, KINDS[name], budget, split, out)
             of_split.append(str(out))
-            auc.append(measured)
+            aucs.append(measured)
         paths.append(of_split)
         sizes.append(size)
     told = {
@@ -50,17 +53,29 @@ def cluster_trained(name: str, budget: str, splits: list[Split], students: int, 
         "trials": 0,
         "bytes": sizes,
         "seconds": 0.0,
-        "auc": auc,
+        "auc": aucs,
         "runs": paths,
     }
     write_json(told, file)
     return told
 
 
+def ensemble_auc(taught: list[list[str]]) -> list[float]:
+    """Return the AUC of the mean logit of each split's teachers on its test rows; `taught`: runs that learned from them."""
+    found = []
+    for students in taught:
+        teacher = Run.open(students[0]).config.training.teacher
+        assert teacher is not None
+        assert teacher.predictions is not None
+        about = Predicted.model_validate_json(pq.read_schema(teacher.predictions).metadata[METADATA])
+        tables = [Run.open(run).predictions() for run in about.runs]
+        logits = [logit(table["prediction"].to_numpy()) for table in tables]
+        found.append(auc(tables[0]["label"].to_numpy(), expit(np.mean(logits, axis=0))))
+    return found
+
+
 def _clustered(run: Run, chunks: int, budget: str, split: Split, out: Path) -> tuple[dict[str, int], float]:
     """Write the predictions of a run whose tables were clustered; return bytes and AUC."""
-    from recsys.evaluation.metrics import auc
-
     owners = {s.owner.feature: s.owner for s in plan_of(run.config, run.features()).schemes}
     saved = run.checkpoint()
     tables = {name: saved.read(f"table/{s.tables()[0].name}").numpy() for name, s in owners.items()}

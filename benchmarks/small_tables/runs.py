@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from arms import FULL
+from arms import ALL_ROWS, RANDOM, REFERENCES, TWO_CHUNKS
+from out_of_fold import write_out_of_fold
 
 from recsys.comparison.candidates import candidates_of
 from recsys.comparison.pool import collect, train_in_worker, trained_in
@@ -39,7 +40,8 @@ from recsys_tables.planning.plan import BudgetError
 from recsys_tables.schemes.declared import budget_bytes
 
 NUM_TEACHERS = 3
-TEACHERS, ONE_TEACHER, SMALL_TEACHERS, SMOOTHING = "teacher", "one-teacher", "small-teachers", "smoothing"
+TEACHERS, ONE_TEACHER, SMALL_TEACHERS = "teacher", "one-teacher", "small-teachers"
+OUT_OF_FOLD, SMOOTHING = "out-of-fold", "smoothing"
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,11 @@ class Split:
         )
 
     def teacher(self, by: str, budget: str | None) -> TeacherConfig:
-        """Return what an arm learns from: three full tables, one of them, three small ones, or smoothed labels."""
+        """Return teachers: three full tables, one, three that did not see the row, three small ones, or the clicks' rate."""
         if by == SMOOTHING:
             return self._smoothing
+        if by == OUT_OF_FOLD:
+            return self._out_of_fold
         if by == SMALL_TEACHERS:
             told = json.loads((self.folder / "arms" / f"unified@{budget}.json").read_text())
             number = [split["seed"] for split in told["splits"]].index(self.base.data.split.seed)
@@ -100,6 +104,15 @@ class Split:
         pq.write_table(pa.table({"row_id": rows.row_id, "logit": logit}), file)
         return TeacherConfig(predictions=file, xxh64=file_digest(file), weight=0.1)
 
+    @cached_property
+    def _out_of_fold(self) -> TeacherConfig:
+        """Return teachers of which each row has those that did not train on it."""
+        file = self.folder / f"out-of-fold-{self.base.data.split.seed}.parquet"
+        if not file.exists():
+            runs, rows = self.teachers
+            write_out_of_fold(runs[0].config, rows, NUM_TEACHERS, self.pool, self.folder, file)
+        return TeacherConfig(predictions=file, xxh64=file_digest(file))
+
     def _experiment(self, run: str) -> str:
         """Write the experiment of a run, without its seed, and return its file."""
         raw = Run.open(run).config.model_dump(mode="json", exclude_unset=True)
@@ -111,7 +124,7 @@ class Split:
     @property
     def _student(self) -> ExperimentConfig:
         """Return an experiment whose default teachers are the full tables that did best on validation, as they were set."""
-        file = max((self.folder / "arms" / f"{name}.json" for name in FULL), key=_validation)
+        file = max((self.folder / "arms" / f"{name}.json" for name in REFERENCES), key=_validation)
         settings = json.loads(file.read_text())["settings"]
         return self.base.replace({**settings, "training.teacher": {"runs": NUM_TEACHERS}})
 
@@ -156,17 +169,25 @@ class Split:
         roots = self.runs, self.folder / "prepared"
         return run_compression(config, budget, self.prepared, roots, evaluator, seeds=0).experiment
 
-    def random_codes(self, budget: str, precision: str) -> list[str]:
-        """Return folders of random codes, of as many rows and ids as the learned ones."""
-        folders = []
-        for learned in self.codes(budget, precision):
-            folder = learned.folder.with_name(f"random-{learned.folder.name}")
-            if not folder.exists():
-                like = Codes.open(learned.folder)
-                ids = self.trained_ids.seen(learned.min_count)
-                random_codes(ids, like.num_embeddings, like.num_chunks).save(folder)
-            folders.append(str(folder))
-        return folders
+    def code_folders(self, name: str, budget: str, precision: str) -> list[str]:
+        """Return the folders of codes that an arm tries; random ones have as many rows and ids as the learned ones."""
+        learned = self.codes(budget, precision, chunks=2 if name == TWO_CHUNKS else 1)
+        if name == RANDOM:
+            return [str(self._random_like(codes)) for codes in learned]
+        if name == ALL_ROWS:
+            most: dict[int, int] = {}
+            for codes in learned:
+                most[codes.min_count] = max(codes.num_rows, most.get(codes.min_count, 0))
+            learned = [codes for codes in learned if codes.num_rows == most[codes.min_count]]
+        return [str(codes.folder) for codes in learned]
+
+    def _random_like(self, learned: LearnedCodes) -> Path:
+        folder = learned.folder.with_name(f"random-{learned.folder.name}")
+        if not folder.exists():
+            like = Codes.open(learned.folder)
+            ids = self.trained_ids.seen(learned.min_count)
+            random_codes(ids, like.num_embeddings, like.num_chunks).save(folder)
+        return folder
 
 
 def _validation(file: Path) -> float:
