@@ -73,7 +73,7 @@ class Split:
         )
 
     def teacher(self, by: str, budget: str | None) -> TeacherConfig:
-        """Return teachers: three full tables, one, three that did not see the row, three small ones, or the clicks' rate."""
+        """Return teachers: three full tables, one, three that did not see the row, three small ones, or the mean."""
         if by == SMOOTHING:
             return self._smoothing
         if by == OUT_OF_FOLD:
