@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from recsys.compression.students import teacher_of_students
 from recsys.config import ExperimentConfig
 from recsys.planning import plan_of
 from recsys.training.distributed import default_device, peak_memory, process_group
@@ -78,7 +79,9 @@ def expected_cost(
     students = config.compression.students
     trials = students.trials
     of_full = trials if trials > 1 else 0
-    runs = {"trials of the full table": of_full, "teachers": students.teachers}
+    teacher = teacher_of_students(config)
+    teachers = 0 if teacher.predictions is not None else len(teacher.seeds)
+    runs = {"trials of the full table": of_full, "teachers": teachers}
     runs |= {"trials of students": len(kinds) * trials}
     if seeds:
         runs |= {"trials of the full table with the teacher": of_full, "seeds of three arms": 3 * seeds}
@@ -88,7 +91,7 @@ def expected_cost(
     seconds = students.epochs * config.training.epochs * seconds_an_epoch * sum(runs.values()) / max(1, jobs)
     full = plan_of(untaught, prepared.features()).bytes.total
     on_disk = sum(file.stat().st_size for file in prepared.path.rglob("*") if file.is_file())
-    kept = students.teachers + (3 * seeds if seeds else 0)
+    kept = teachers + (3 * seeds if seeds else 0)
     return Cost(
         runs=runs,
         seconds=seconds,

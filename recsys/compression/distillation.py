@@ -25,10 +25,11 @@ from recsys.compression.students import (
     coded_student,
     codes_for,
     hashed,
+    teacher_of_students,
     unified_student,
     with_means,
 )
-from recsys.config import ExperimentConfig, TeacherConfig
+from recsys.config import ConfigError, ExperimentConfig, TeacherConfig
 from recsys.planning import plan_of
 from recsys.serving.export import export
 from recsys.training.labels import check_measured
@@ -143,11 +144,17 @@ def run_distillation(
         progress: Is told how it goes.
 
     Raises:
-        ConfigError: The tables are not `full`, the budget is below the codes of the ids, or no id occurs often enough.
+        ConfigError: The tables are not `full`, the teacher of coded tables is predictions without runs, the budget is below
+            the codes of the ids, or no id occurs often enough.
         ValueError: As `teacher_runs`, `with_teacher` and `run_comparison` do.
     """
     runs, prepared_root = map(Path, roots)
     require_full_tables(config)
+    if "coded" in kinds and teacher_of_students(config).predictions is not None:
+        raise ConfigError(
+            f"{config.name}: coded tables are learned from the rows of teachers, and training.teacher.predictions has "
+            "none: name their `experiment`, or take --into unified"
+        )
     if seeds:
         test = prepared.manifest.splits["test"]
         check_measured("test", test.rows, test.positives, "a comparison")
@@ -194,8 +201,9 @@ def _chosen(
     with _timed("trials of the full table", seconds):
         best_full, prepared = _best_full(base, prepared, roots, pool, progress)
     with _timed("teachers", seconds):
-        named = config.training.teacher or TeacherConfig(runs=config.compression.students.teachers)
-        teachers, rows, teacher = _teach(best_full, named, prepared, runs, pool, progress)
+        teachers, rows, teacher = _teach(
+            best_full, teacher_of_students(config), prepared, runs, pool, progress
+        )
     codes: list[LearnedCodes] = []
     if "coded" in kinds:
         with _timed("codes", seconds):
@@ -249,11 +257,14 @@ def _teach(
 ) -> tuple[list[Run], Prepared, TeacherConfig]:
     """Return the teachers' runs, their rows, and what they predict as the teacher of students.
 
-    Teachers that `named` names no experiment of are runs of `config`.
+    Teachers that `named` names no experiment of are runs of `config`. Predictions that it names instead have no runs, and
+    their rows are the student's.
     """
     student = config.replace({"training.teacher": named.model_dump(mode="json", exclude_unset=True)})
     watch = Watch(progress=progress)
-    teachers, rows = teacher_runs(student, prepared, trained_in(pool, runs), watch)
+    teachers, rows = [], prepared
+    if named.predictions is None:
+        teachers, rows = teacher_runs(student, prepared, trained_in(pool, runs), watch)
     taught = with_teacher(student, prepared, runs, watch).training.teacher
     assert taught is not None
     return teachers, rows, taught
@@ -288,6 +299,8 @@ def _folder_name(config: ExperimentConfig, teachers: Sequence[Run]) -> str:
         config.compression.students.model_dump(mode="json"),
         [run.checkpoint_digest for run in teachers],
     ]
+    if not teachers:
+        contents.append(teacher_of_students(config).file_digest())
     return f"{config.name}-students-{text_digest(json.dumps(contents))}"
 
 

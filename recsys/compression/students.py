@@ -87,6 +87,11 @@ def with_means(config: ExperimentConfig) -> ExperimentConfig:
     )
 
 
+def teacher_of_students(config: ExperimentConfig) -> TeacherConfig:
+    """Return the teacher that an experiment of full tables names, or runs of its own."""
+    return config.training.teacher or TeacherConfig(runs=config.compression.students.teachers)
+
+
 def unified_student(config: ExperimentConfig, budget: str, teacher: TeacherConfig | None) -> ExperimentConfig:
     """Return the student whose tables are unified: `config` is of full tables and has its means already."""
     dims = config.tables.embedding_dim

@@ -153,11 +153,14 @@ def _choice_sentence(result: DistillationResult) -> str:
 
 
 def _cost_sentence(result: DistillationResult) -> str:
+    took = f"It took {sum(result.seconds.values()):,.0f} s, without what was there."
+    if not result.teachers:
+        return f"What the teacher predicts was there already. {took}"
     teachers = result.teachers[0].metrics["bytes"]["total"]
     return (
         f"While they are made, {len(result.teachers)} teachers train tables of {teachers:,} bytes each, "
         f"{share(teachers / result.full_bytes)} of the full table's: this makes tables small to keep and to serve, and "
-        f"takes what training full ones takes. It took {sum(result.seconds.values()):,.0f} s, without what was there."
+        f"takes what training full ones takes. {took}"
     )
 
 

@@ -24,6 +24,7 @@ from recsys.compression.codes import (
     row_use,
     trained_ids,
 )
+from recsys.compression.cost import expected_cost
 from recsys.compression.distillation import KINDS, DistillationResult, run_distillation
 from recsys.compression.saliency import importance
 from recsys.compression.students import hashed, most_rows
@@ -252,6 +253,23 @@ def test_a_budget_below_the_codes_and_ids_that_are_all_rare_end_in_a_sentence(
     small = config.replace({"tables": {"scheme": "hash", "budget": "50%"}, "features.encoding": "hash"})
     with pytest.raises(ConfigError, match=r"tables\.scheme is 'hash'; a search starts from full tables"):
         run_distillation(small, "60%", KINDS["auto"], ready, roots, pool, seeds=0)
+
+
+def test_students_of_predictions_alone_are_unified(
+    result: DistillationResult, config: ExperimentConfig, roots: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (file,) = (roots[0] / "teachers").glob("*.parquet")
+    named = config.replace({"training.teacher": {"predictions": str(file)}})
+    ready = prepare(config.data, config.features, roots[1])
+    with ThreadPoolExecutor(1) as pool:
+        taught = run_distillation(named, "60%", KINDS["unified"], ready, roots, pool, seeds=1)
+        assert taught.teachers == []
+        assert taught.scores["unified"] == pytest.approx(result.scores["unified"], abs=1e-6)
+        with pytest.raises(ConfigError, match="or take --into unified"):
+            run_distillation(named, "60%", KINDS["coded"], ready, roots, pool, seeds=1)
+    assert expected_cost(named, KINDS["unified"], ready, 1, 1).runs["teachers"] == 0
+    write_compression(taught, tmp_path / "report.html")
+    assert "What the teacher predicts was there already" in (tmp_path / "report.html").read_text()
 
 
 def test_rows_are_capped_by_ids_by_the_setting_and_by_the_budget(config: ExperimentConfig) -> None:
