@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from arms import (
-    ALL_ROWS,
     CODED,
     CONTROLS,
     EVOLUTION,
@@ -94,7 +93,7 @@ def names_of(budgets: list[str], wanted: list[str] | None) -> list[tuple[str, st
     plan += [(EVOLUTION, budget, "") for budget in budgets]
     plan += [(rival, budget, TEACHERS) for budget in budgets for rival in RIVALS if rival != "unified"]
     plan += [(EVOLUTION, budget, TEACHERS) for budget in budgets]
-    plan += [(kind, budget, TEACHERS) for budget in budgets for kind in (ALL_ROWS, TWO_CHUNKS)]
+    plan += [(TWO_CHUNKS, budget, TEACHERS) for budget in budgets]
     first = budgets[0]  # of the controls
     plan += [(CODED, first, by) for by in (ONE_TEACHER, SMALL_TEACHERS, OUT_OF_FOLD)]
     plan += [("unified", first, SMALL_TEACHERS), ("unified", first, SMOOTHING), ("every-id", None, SMOOTHING)]
@@ -115,7 +114,7 @@ def arm_of(name: str, budget: str | None, by: str, split: Split, precision: str)
     assert budget is not None
     if name == EVOLUTION:
         return evolved(split.base, split.evolution(budget, precision), title, teacher)
-    if name in (CODED, ALL_ROWS, TWO_CHUNKS, RANDOM):
+    if name in (CODED, TWO_CHUNKS, RANDOM):
         folders = split.code_folders(name, budget, precision)
         return coded(split.base, title, budget, precision, folders, teacher)
     return experiment(split.base, (RIVALS | CONTROLS)[name], title, budget, precision, teacher)

@@ -69,7 +69,6 @@ RIVALS = {
 REFERENCES = ("every-id", "full")  # of which the better on validation has the teachers' settings
 CONTROLS = {"unified_longer": dataclasses.replace(RIVALS["unified"], longer=True)}
 CODED = "coded"  # with codes of k-means; its folders are those of a split
-ALL_ROWS = "coded_all_rows"  # as many as fit, where `coded` tries half of them too
 TWO_CHUNKS = "coded_2_chunks"  # with codes of two halves of the vectors
 RANDOM = "random_codes"
 EVOLUTION = "evolution"  # over a learner's rows and widths, of each split

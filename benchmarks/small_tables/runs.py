@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from arms import ALL_ROWS, RANDOM, REFERENCES, TWO_CHUNKS
+from arms import RANDOM, REFERENCES, TWO_CHUNKS
 from out_of_fold import write_out_of_fold
 
 from recsys.comparison.candidates import candidates_of
@@ -174,11 +174,6 @@ class Split:
         learned = self.codes(budget, precision, chunks=2 if name == TWO_CHUNKS else 1)
         if name == RANDOM:
             return [str(self._random_like(codes)) for codes in learned]
-        if name == ALL_ROWS:
-            most: dict[int, int] = {}
-            for codes in learned:
-                most[codes.min_count] = max(codes.num_rows, most.get(codes.min_count, 0))
-            learned = [codes for codes in learned if codes.num_rows == most[codes.min_count]]
         return [str(codes.folder) for codes in learned]
 
     def _random_like(self, learned: LearnedCodes) -> Path:

@@ -118,7 +118,7 @@ def codes_for(
     runs: Path,
     progress: Progress,
 ) -> list[LearnedCodes]:
-    """Learn the codes that fit, of every minimum count, as many rows as fit and half of them; what is there is taken.
+    """Learn the codes that fit, of every minimum count and with as many rows as fit; what is there is taken.
 
     Args:
         config: The experiment of full tables.
@@ -140,8 +140,9 @@ def codes_for(
         if not len(ids) or any(len(ids) == len(other) for other, *_ in variants):
             continue
         chunks = settings.chunks or (1 if len(ids) < CHUNKS_FROM else 2)
-        most = most_rows(config, limit - fixed, len(ids), chunks)
-        variants += [(ids, min_count, chunks, rows) for rows in (most, most // 2) if rows > 1]
+        rows = most_rows(config, limit - fixed, len(ids), chunks)
+        if rows > 1:
+            variants.append((ids, min_count, chunks, rows))
     if not variants:
         raise ConfigError(_why_none(config, limit, fixed, trained))
     learned = []
