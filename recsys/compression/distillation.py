@@ -149,15 +149,7 @@ def run_distillation(
         ValueError: As `teacher_runs`, `with_teacher` and `run_comparison` do.
     """
     runs, prepared_root = map(Path, roots)
-    require_full_tables(config)
-    if "coded" in kinds and teacher_of_students(config).predictions is not None:
-        raise ConfigError(
-            f"{config.name}: coded tables are learned from the rows of teachers, and training.teacher.predictions has "
-            "none: name their `experiment`, or take --into unified"
-        )
-    if seeds:
-        test = prepared.manifest.splits["test"]
-        check_measured("test", test.rows, test.positives, "a comparison")
+    _require_possible(config, kinds, prepared, seeds)
     result, choices, teacher = _chosen(config, budget, kinds, prepared, (runs, prepared_root), pool, progress)
     if not seeds:
         return result
@@ -176,6 +168,21 @@ def run_distillation(
     with _timed("export", result.seconds):
         export(run, out, dtype)
     return replace(result, compared=compared, artefact=out)
+
+
+def _require_possible(
+    config: ExperimentConfig, kinds: Sequence[Kind], prepared: Prepared, seeds: int
+) -> None:
+    """Raise ConfigError or ValueError, as `run_distillation` says, for what would fail after hours."""
+    require_full_tables(config)
+    if "coded" in kinds and teacher_of_students(config).predictions is not None:
+        raise ConfigError(
+            f"{config.name}: coded tables are learned from the rows of teachers, and training.teacher.predictions has "
+            "none: name their `experiment`, or take --into unified"
+        )
+    if seeds:
+        test = prepared.manifest.splits["test"]
+        check_measured("test", test.rows, test.positives, "a comparison")
 
 
 def _with_means_of(base: ExperimentConfig, rival: ExperimentConfig) -> ExperimentConfig:
