@@ -43,11 +43,10 @@ def verdict_of(name: str, work: Path) -> dict[str, Any]:
         "level": level,
         "arms": rows,
         "ceiling": ensemble_auc(told[references[-1]]["runs"]) if len(references) > 1 else None,
+        "claims": list(claims.values()),
         "slices": {
-            claim: sliced(
-                told, claim, [*SLICED[:2], *(f"{arm}@{told[claim]['budget']}" for arm in SLICED[2:])]
-            )
-            for claim in claims
+            claim: sliced(told, claim, [*SLICED[:2], *(f"{arm}@{budget}" for arm in SLICED[2:])])
+            for budget, claim in claims.items()
         },
         "served": of_arms(told, folder / "served"),
     }
