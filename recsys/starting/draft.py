@@ -209,7 +209,8 @@ def _groups(guess: Guess) -> list[Group]:
     taken: set[str] = set()
     for column in guess.features:
         use = guess.uses[column]
-        name = _feature_name(column, use.keys.get("parts", ()), taken)
+        suffixes = ("tokens",) if use.kind == "tokens" else use.keys.get("parts", ())
+        name = _feature_name(column, suffixes, taken)
         alone = column if use.kind in ("date", "tokens") else ""
         key = json.dumps([use.kind, use.keys, use.reason, alone])
         group = groups.setdefault(key, Group(use.kind, use.keys, use.reason, {}))
@@ -217,15 +218,15 @@ def _groups(guess: Guess) -> list[Group]:
     return list(groups.values())
 
 
-def _feature_name(column: str, parts: Iterable[str], taken: set[str]) -> str:
-    """Return a name that a feature and its tables can have, which no other has, and take it."""
+def _feature_name(column: str, suffixes: Iterable[str], taken: set[str]) -> str:
+    """Return a name that a feature can have, and no other has, alone or with a suffix; it is taken then."""
     plain = re.sub(r"[^\w-]+", "_", column).strip("_") or "column"
     plain = "row" if plain == "row_id" else plain
     name, number = plain, 1
-    while (names := {name, *(f"{name}_{part}" for part in parts)}) & taken:
+    while (names := {name, *(f"{name}_{suffix}" for suffix in suffixes)}) & taken:
         number += 1
         name = f"{plain}_{number}"
-    taken |= names | {f"{name}_tokens"}
+    taken |= names
     return name
 
 

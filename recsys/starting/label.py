@@ -8,6 +8,7 @@ What is ambiguous, and what cannot be a label, is an error that names the candid
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,6 +99,12 @@ def _no_label(sample: Sample, path: str, zero_one: Sequence[Column]) -> str:
         return (
             f"{path}: no column is called like a label (click, label, target, …), and {listed(c.name for c in zero_one)} "
             f"hold 0 and 1: say which is the label with --label, such as --label {one_line(zero_one[0].name)}"
+        )
+    numbers = [name for name in sample.columns if re.fullmatch(r"[-+]?\d+([._]\d+)?", name)]
+    if 2 * len(numbers) >= len(sample.columns):
+        return (
+            f"{path}: no column is called like a label, for the first line holds values ({listed(numbers)}) and not names: "
+            "give the file a header"
         )
     users = [name for name in sample.columns if names.user_rank(name) is not None]
     items = [name for name in sample.columns if names.is_item(name)]

@@ -10,6 +10,7 @@ from recsys_pipelines.sources import avazu, criteo, kuairec, open_bandit, taobao
 from recsys_pipelines.sources.base import SourceError
 from recsys_pipelines.sources.blocks import COMPRESSIONS, first_bytes
 from recsys_pipelines.sources.columnar import COLUMNAR
+from recsys_pipelines.sources.delimited import DelimitedFile
 from recsys_pipelines.sources.location import Url, entries, located
 from recsys_pipelines.sources.table import FORMATS, ending, open_file
 
@@ -82,7 +83,8 @@ def _of_atomic_file(file: Path | Url) -> Reading:
 
 def _of_columns(file: Path | Url) -> Reading:
     """Return the published log that has the columns of a file with a header, or else a table."""
-    names = open_file(file, rename=str).schema.names
+    opened = open_file(file, rename=str)
+    names = opened.names if isinstance(opened, DelimitedFile) else opened.schema.names
     columnar = ending(file) in COLUMNAR
     small = {name.lower() for name in names}
     if set(criteo.COLUMNS) <= small and ending(file) != ".tsv":

@@ -82,7 +82,7 @@ def _why_left_out(column: Column, context: Context) -> str | None:
         return f"is another outcome or the logging policy's, and {OUTCOME}"
     if column.is_text and column.distinct <= 4 and _names_a_split(column):
         return "names the parts of a split, which data.split makes anew"
-    if _numbers_rows(column, context.sample):
+    if column.name not in context.times and _numbers_rows(column, context.sample):
         return "numbers the rows, or has another value in each"
     if _tells_the_label(column, context.labels):
         return f"tells the label nearly by itself (AUC ≥ {TELLS_THE_LABEL}): is it known before the label is?"

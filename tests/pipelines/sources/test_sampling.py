@@ -47,7 +47,7 @@ def test_groups_of_rows_are_chosen_evenly(tmp_path, table, kind):
     rows = numbers(sample)
     assert not sample.is_whole
     assert len(rows) == 40
-    assert rows[0] == 0 and rows[-1] == ROWS - 1
+    assert (rows[0], rows[-1]) == (0, ROWS - 1)
     assert rows == sorted(rows)
     assert numbers(source) == list(range(ROWS)), "the source itself is as it was"
     assert source.files[0].rows_by_metadata() == (ROWS if kind == "parquet" else None)
@@ -81,7 +81,7 @@ def test_blocks_of_text_are_chosen_evenly(tmp_path, monkeypatch):
     sample = source.sampled(4)
     rows = numbers(sample)
     assert 30 <= len(rows) <= 50
-    assert rows[0] == 0 and rows[-1] == ROWS - 1
+    assert (rows[0], rows[-1]) == (0, ROWS - 1)
     assert not sample.is_whole
     assert numbers(source) == list(range(ROWS))
     source.files[0]._block_size = 10_000
@@ -94,7 +94,8 @@ def test_of_compressed_text_the_first_blocks_are_read(tmp_path, monkeypatch):
     source.files[0]._block_size = 100
     sample = source.sampled(3)
     rows = numbers(sample)
-    assert rows == list(range(len(rows))) and 20 <= len(rows) <= 40
+    assert rows == list(range(len(rows)))
+    assert 20 <= len(rows) <= 40
     assert not sample.is_whole
     source.files[0]._block_size = 10_000
     sample = source.sampled(3)

@@ -9,7 +9,7 @@ import pytest
 
 ROWS = 900
 START = datetime(2024, 5, 1)
-WORDS = "alpha beta gamma delta eps zeta eta theta iota kappa".split()
+WORDS = ["alpha", "beta", "gamma", "delta", "eps", "zeta", "eta", "theta", "iota", "kappa"]
 
 
 def _columns() -> tuple[np.random.Generator, np.ndarray, np.ndarray, np.ndarray]:

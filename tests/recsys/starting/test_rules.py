@@ -207,11 +207,10 @@ def test_which_time_orders_rows(folder: Path) -> None:
         "ts": HOURS,
     }
     result = guessed(folder, rows)
-    assert result.time is not None and result.time.column.name == "ts", (
-        "called like a time, and finer than the date"
-    )
+    assert result.time is not None
+    assert result.time.column.name == "ts", "called like a time, and finer than the date"
     assert result.uses["signup"].kind == "date"
-    with pytest.raises(Ambiguous, match="ts and time are times .* --time ts"):
+    with pytest.raises(Ambiguous, match=r"ts and time are times .* --time ts"):
         guessed(folder, rows | {"time": HOURS[::-1]})
     assert guessed(folder, {**rows, "ts": [None, *HOURS[1:]], "date": MIXED}).time.column.name == "signup"  # type: ignore[union-attr]
     short = [hour.strftime("%d/%m/%Y") for hour in HOURS]
@@ -337,6 +336,7 @@ def test_few_positives_and_missing_labels_are_warned_of(folder: Path) -> None:
         ("a.jsonl", b'{"a": 1}\n', "convert the file to Parquet or CSV"),
         ("a.csv", b"x,click\n" + b"0.5,1\n0.7,0\n" * 40, "embedding tables need one"),
         ("b/a.inter", b"", "the file is empty"),
+        ("a.csv", b"1,7,2.5\n3,8,2.0\n", "give the file a header"),
     ],
 )
 def test_unreadable_files(folder: Path, name: str, content: bytes, message: str) -> None:
