@@ -14,6 +14,7 @@ from recsys.commands.options import JsonOption
 from recsys.console import app, err, out, print_json
 
 for commands in (
+    "init",
     "data",
     "tables",
     "compression",
