@@ -5,7 +5,6 @@ was and two processes never write one file. What a killed process left is remove
 """
 
 import errno
-import fcntl
 import json
 import os
 import secrets
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import recsys_cython_ext._hashing as _hashing
+from recsys_cython_ext import locks
 from recsys_cython_ext.hashing import xxh64
 
 _BLOCK = 1 << 20  # bytes read at a time
@@ -136,14 +136,13 @@ def locked(file: Path, seconds: float | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)  # whoever waits for it finds that it is gone, and makes it anew
-        os.close(handle)
+        locks.release(handle, file)
 
 
 def _open_and_lock(file: Path, until: float | None) -> int:
     while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        while not _held(handle, wait=until is None):
+        handle = locks.open_lock(file)
+        while not locks.acquire(handle, wait=until is None):
             if until is not None and time.monotonic() >= until:
                 os.close(handle)
                 raise TimeoutError(f"{file}: another process holds it")
@@ -175,18 +174,19 @@ def _workspace(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
 
 
-def _new_locked_folder(path: Path) -> tuple[Path, int]:
+def _new_locked_folder(path: Path) -> tuple[Path, int | None]:
     while True:
         folder = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         folder.mkdir()
         try:
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            handle = locks.open_folder(folder)
         except FileNotFoundError:  # another process saw it before it was locked, and removed it
             continue
-        if _held(handle, wait=False) and folder.exists():
+        if handle is None or (locks.acquire(handle, wait=False) and folder.exists()):
             return folder, handle
         os.close(handle)
 
@@ -195,20 +195,14 @@ def _remove_left_behind(path: Path) -> None:
     """Remove the unlocked workspaces of a target: their processes are gone."""
     for folder in path.parent.glob(f".{_escaped(path.name)}.{'[0-9a-f]' * 16}.tmp"):
         try:
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            handle = locks.open_folder(folder)
         except OSError:  # gone meanwhile, or planted: no folder of ours
             continue
-        if _held(handle, wait=False):
+        if handle is None:
+            return
+        if locks.acquire(handle, wait=False):
             shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
-
-
-def _held(handle: int, wait: bool) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _set_permissions(file: Path, folder: Path) -> None:

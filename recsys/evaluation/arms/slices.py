@@ -38,8 +38,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.stats import norm
-from statsmodels.stats.meta_analysis import combine_effects
 
 from recsys.evaluation.arms.compare import Comparison, Difference, Interval, compare
 from recsys.evaluation.arms.multiplicity import benjamini_hochberg, holm
@@ -274,11 +274,10 @@ def shrink(
     whole = errors**2
     common = float(np.clip(overall**2 - 1 / (1 / whole).sum(), 0.0, MOST_COMMON * whole.min()))
     count, variance = estimates.size, whole - common
-    unit = float(np.sqrt(np.median(variance)))  # statsmodels' tolerance is absolute
-    with np.errstate(divide="ignore", invalid="ignore"):  # of its I², where all estimates are the same
-        combined = combine_effects(estimates / unit, variance / unit**2, method_re="iterated")
-    tau2, mean = float(combined.tau2) * unit**2, float(combined.mean_effect_re) * unit
+    unit = float(np.sqrt(np.median(variance)))  # tolerances are absolute
+    tau2 = _paule_mandel(estimates / unit, variance / unit**2) * unit**2
     weights = 1 / (variance + tau2)
+    mean = float(np.average(estimates, weights=weights))
     toward = (count - 3) / (count - 1) * variance * weights
     unknown = 2 / (count - 3) * toward**2 * (np.average(variance, weights=weights) + tau2) * weights
     shrunk_variance = (
@@ -290,6 +289,19 @@ def shrink(
         mean,
         float(np.sqrt(tau2)),
     )
+
+
+def _paule_mandel(estimates: np.ndarray, variance: np.ndarray) -> float:
+    """Return τ², at which the weighted squares about their mean are as many as their degrees of freedom; 0 if fewer."""
+
+    def excess(tau2: float) -> float:
+        weights = 1 / (variance + tau2)
+        squares = (estimates - np.average(estimates, weights=weights)) ** 2
+        return float((weights * squares).sum() - (estimates.size - 1))
+
+    if excess(0.0) <= 0:
+        return 0.0
+    return float(brentq(excess, 0.0, estimates.var(ddof=1)))  # where all weights are at most 1 / τ²
 
 
 def _error(interval: Interval, half: float) -> float:

@@ -2,7 +2,7 @@
 
 import datetime
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,6 @@ from recsys.evaluation.online.result import OnlineTest
 from recsys.reports.online import online_json, summary, verdicts, write_online_report
 
 CLICKS, RATIO = Target("clicks"), Target("clicks", "impressions")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_collection() -> Iterator[None]:
-    """Keep statsmodels from collecting garbage in every call of multipletests, most of the time of a small test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gc.collect", lambda: 0)
-        yield
 
 
 def events(
