@@ -9,14 +9,14 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import recsys_cython_ext._hashing as _hashing
-from recsys_cython_ext import locks
 from recsys_cython_ext.hashing import xxh64
 
 _BLOCK = 1 << 20  # bytes read at a time
@@ -136,13 +136,13 @@ def locked(file: Path, seconds: float | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        locks.release(handle, file)
+        _release(handle, file)
 
 
 def _open_and_lock(file: Path, until: float | None) -> int:
     while True:
-        handle = locks.open_lock(file)
-        while not locks.acquire(handle, wait=until is None):
+        handle = _open_lock(file)
+        while not _acquire(handle, wait=until is None):
             if until is not None and time.monotonic() >= until:
                 os.close(handle)
                 raise TimeoutError(f"{file}: another process holds it")
@@ -183,10 +183,10 @@ def _new_locked_folder(path: Path) -> tuple[Path, int | None]:
         folder = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         folder.mkdir()
         try:
-            handle = locks.open_folder(folder)
+            handle = _open_folder(folder)
         except FileNotFoundError:  # another process saw it before it was locked, and removed it
             continue
-        if handle is None or (locks.acquire(handle, wait=False) and folder.exists()):
+        if handle is None or (_acquire(handle, wait=False) and folder.exists()):
             return folder, handle
         os.close(handle)
 
@@ -195,12 +195,12 @@ def _remove_left_behind(path: Path) -> None:
     """Remove the unlocked workspaces of a target: their processes are gone."""
     for folder in path.parent.glob(f".{_escaped(path.name)}.{'[0-9a-f]' * 16}.tmp"):
         try:
-            handle = locks.open_folder(folder)
+            handle = _open_folder(folder)
         except OSError:  # gone meanwhile, or planted: no folder of ours
             continue
         if handle is None:
             return
-        if locks.acquire(handle, wait=False):
+        if _acquire(handle, wait=False):
             shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
 
@@ -222,3 +222,58 @@ def _explained(path: Path, error: OSError) -> CannotWrite:
 
 def _escaped(name: str) -> str:
     return "".join(f"[{character}]" if character in "*?[" else character for character in name)
+
+
+# Locks by platform. Windows opens no folders: there, what a killed process left is not told from what is in use, and stays.
+if sys.platform == "win32":
+    import msvcrt
+
+    def _open_lock(file: Path) -> int:
+        """Open a lock file, which is made where it is missing."""
+        return os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+
+    def _open_folder(folder: Path) -> int | None:
+        """Return None: there are no locks on folders."""
+        return None
+
+    def _acquire(handle: int, wait: bool) -> bool:
+        """Lock an open file; return False where another process holds it and we do not wait."""
+        while True:
+            try:
+                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+            except OSError:
+                if not wait:
+                    return False
+                time.sleep(0.1)
+            else:
+                return True
+
+    def _release(handle: int, file: Path) -> None:
+        """Let go of a lock and remove its file, unless another process has opened it."""
+        os.close(handle)
+        with suppress(PermissionError):
+            file.unlink(missing_ok=True)
+
+else:
+    import fcntl
+
+    def _open_lock(file: Path) -> int:
+        """Open a lock file, which is made where it is missing; a link is an OSError."""
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+    def _open_folder(folder: Path) -> int | None:
+        """Open a folder to lock it; a link is an OSError."""
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+
+    def _acquire(handle: int, wait: bool) -> bool:
+        """Lock an open file or folder; return False where another process holds it and we do not wait."""
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        return True
+
+    def _release(handle: int, file: Path) -> None:
+        """Remove a lock file and let go of its lock."""
+        file.unlink(missing_ok=True)  # whoever waits for it finds that it is gone, and makes it anew
+        os.close(handle)

@@ -21,6 +21,14 @@ from recsys.commands.options import (
     SeedsOption,
 )
 from recsys.console import app, bars, out, print_json, print_place, print_sheets, ready
+from recsys_cython_ext.extras import require
+
+TRAINING = (
+    "torch",
+    "torchrec",
+    "fbgemm_gpu",
+    "matplotlib",
+)  # preparing a log takes minutes: all are there before it begins
 
 Dtype = Literal["fp32", "fp16", "fp8", "int8", "int4"]
 IntoOption = Annotated[
@@ -77,6 +85,7 @@ def compress(
     """Make the tables of a config small: learn what to keep, train, compare and export."""
     from recsys.config import load_experiment
 
+    require(*TRAINING)
     experiment = load_experiment(config, data)
     options = {"seeds": seeds, "effect": effect}
     with bars() as show:
@@ -122,6 +131,7 @@ def demo(
 
     from recsys.config import load_experiment
 
+    require(*TRAINING)
     with as_file(files("recsys_configs") / "generated") as folder:
         experiment = load_experiment(folder / "demo.yaml")
         rivals = [load_experiment(folder / f"{name}.yaml") for name in ("hash", "unified")]

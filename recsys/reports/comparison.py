@@ -12,9 +12,8 @@ from recsys.comparison.predictions import Arms
 from recsys.evaluation.arms.compare import Comparison, Difference
 from recsys.evaluation.arms.slices import SliceEffect
 from recsys.reports.bytes import bytes_sheets
-from recsys.reports.comparison_pictures import TITLES, comparison_pictures
-from recsys.reports.page import write_html
-from recsys.reports.sheet import Sheet
+from recsys.reports.page import Picture, drawn, write_html
+from recsys.reports.sheet import TITLES, Sheet
 
 WORDS = {"better": "better than", "worse": "worse than", "undecided": "not told apart from"}
 DIFFERENCES = {"calibration": "calibration's distance from 1"}  # what differs, unless the metric itself does
@@ -217,10 +216,16 @@ def write_comparison(judged: Judgement, arms: Arms, path: Path | str) -> None:
         summary=summary(judged),
         verdicts=verdicts(judged),
         sheets=[*bytes_sheets(bytes_by_arm(arms)), *main_sheets(judged)],
-        pictures=comparison_pictures(judged),
+        pictures=drawn(lambda: _pictures(judged)),
         details=[*slice_sheets(judged), *daily_sheets(judged)],
         sources={name: [predictions.source for predictions in seeds] for name, seeds in arms.items()},
     )
+
+
+def _pictures(judged: Judgement) -> list[Picture]:
+    from recsys.reports.comparison_pictures import comparison_pictures  # here, for it needs matplotlib
+
+    return comparison_pictures(judged)
 
 
 def _slice_sheet(judged: Judgement, dimension: str) -> Sheet:

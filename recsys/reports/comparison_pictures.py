@@ -11,11 +11,11 @@ from matplotlib.ticker import MaxNLocator
 from recsys.comparison.judge import DailyPath, Judgement
 from recsys.evaluation.arms.slices import SliceEffect
 from recsys.reports.page import Picture, png
+from recsys.reports.sheet import TITLES
 
 matplotlib.use("Agg")
 
 COLORS = {"better": "#11702d", "worse": "#b8433a", "undecided": "#6b7280"}
-TITLES = {"auc": "AUC", "gauc": "GAUC", "logloss": "logloss", "ne": "NE", "calibration": "calibration"}
 BETTER = {  # of differences
     "auc": "AUC, higher is better",
     "gauc": "GAUC, higher is better",

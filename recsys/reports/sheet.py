@@ -8,6 +8,14 @@ from rich.table import Table as Grid
 
 Row = tuple[str, ...]
 
+TITLES = {
+    "auc": "AUC",
+    "gauc": "GAUC",
+    "logloss": "logloss",
+    "ne": "NE",
+    "calibration": "calibration",
+}  # of metrics
+
 
 def plain(text: str) -> str:
     """Return a text, such as a name from data, for rich to show as it stands: no markup, no control characters."""
