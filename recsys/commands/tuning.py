@@ -17,6 +17,7 @@ from recsys.commands.options import (
     RunsOption,
 )
 from recsys.console import app, bars, preparing, print_json, print_place, print_sheets, with_doubts
+from recsys_cython_ext.extras import require
 
 
 @app.command(rich_help_panel="Training")
@@ -42,6 +43,7 @@ def tune(
     as_json: JsonOption = False,
 ) -> None:
     """Try the settings of tuning.space on validation rows; the same command goes on after an interruption."""
+    require("torch", "torchrec")
     from recsys.config import load_experiment
     from recsys.reports.tuning import summary, trials_sheet, write_tuning
     from recsys.tuning.study import opened

@@ -104,16 +104,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "site": user % 3,
         }
         pl.DataFrame(frame).write_csv(place / f"{name}.csv")
-    shown = {"action": random.integers(0, 3, n), "reward": click, "propensity": np.full(n, 1 / 3)}
-    pl.DataFrame(shown).write_csv(place / "bandit.csv")
-    chosen = random.random(n)
-    pl.DataFrame(
-        {
-            "row_id": np.arange(n),
-            "probability": chosen,
-            **{str(a): np.where(shown["action"] == a, chosen, (1 - chosen) / 2) for a in range(3)},
-        }
-    ).write_csv(place / "policy.csv")
+    action, target = random.integers(0, 3, n), np.array([0.5, 0.3, 0.2])
+    logged = {"action": action, "reward": click, "propensity": np.full(n, 1 / 3)}
+    pl.DataFrame(logged).write_csv(place / "bandit.csv")
+    policy = {"row_id": np.arange(n), "probability": target[action]}
+    policy |= {str(other): np.full(n, target[other]) for other in range(3)}
+    pl.DataFrame(policy).write_csv(place / "policy.csv")
     pl.DataFrame(
         {
             "user_id": user,
@@ -161,6 +157,7 @@ def test_what_the_bare_installation_does(folder: Path) -> None:
             "cpu",
             [
                 ["train", "small.yaml"],
+                ["tune", "small.yaml"],
                 ["tables", "small.yaml"],
                 ["compress", "small.yaml"],
                 ["demo"],
@@ -172,7 +169,6 @@ def test_what_the_bare_installation_does(folder: Path) -> None:
                 ["ope", "bandit.csv", "--policy", "."],
             ],
         ),
-        ("pictures", [["tune", "small.yaml"]]),
         ("ray", [["prepare", "small.yaml", "--workers", "2"]]),
     ],
 )

@@ -38,8 +38,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from recsys.evaluation.arms.compare import Comparison, Difference, Interval, compare
 from recsys.evaluation.arms.multiplicity import benjamini_hochberg, holm
@@ -293,6 +292,7 @@ def shrink(
 
 def _paule_mandel(estimates: np.ndarray, variance: np.ndarray) -> float:
     """Return τ², at which the weighted squares about their mean are as many as their degrees of freedom; 0 if fewer."""
+    from scipy.optimize import brentq  # here, for it is slow to import, and few comparisons have slices
 
     def excess(tau2: float) -> float:
         weights = 1 / (variance + tau2)
@@ -306,7 +306,7 @@ def _paule_mandel(estimates: np.ndarray, variance: np.ndarray) -> float:
 
 def _error(interval: Interval, half: float) -> float:
     """Return half of an interval over the normal quantile at `half`."""
-    return (interval[1] - interval[0]) / (2 * float(norm.ppf(half)))
+    return (interval[1] - interval[0]) / (2 * float(ndtri(half)))
 
 
 def _shrink(group: Sequence[SliceEffect], half: float, overall: float) -> tuple[list[SliceEffect], Spread]:
@@ -315,7 +315,7 @@ def _shrink(group: Sequence[SliceEffect], half: float, overall: float) -> tuple[
     varied = [effect for effect in group if effect.standard_error > 0]
     if len(varied) < LEAST_SLICES:
         return list(group), Spread(first.dimension, first.arm, first.metric, None, None)
-    z = float(norm.ppf(half))
+    z = float(ndtri(half))
     values, errors, mean, tau = shrink(
         np.array([effect.estimate for effect in varied]),
         np.array([_error(effect.interval, half) for effect in varied]),
