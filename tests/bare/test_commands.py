@@ -144,10 +144,10 @@ def test_what_the_bare_installation_does(folder: Path) -> None:
         assert status == 0, (line, text)
         result: Any = json.loads(text)
         assert "error" not in result, (line, result)
-    for name in ("inspect", "drift", "compare", "ope", "replay", "interleave", "abtest"):
-        page = (folder / f"{name}-report.html").read_text(encoding="utf-8")
-        assert "pip install &#39;recsys-embedding-tables[pictures]&#39;" in page, name
-        assert "<img" not in page
+        if "report" in result:
+            page = (folder / result["report"]).read_text(encoding="utf-8")
+            assert "pip install &#39;recsys-embedding-tables[pictures]&#39;" in page, line
+            assert "<img" not in page
 
 
 @pytest.mark.parametrize(
