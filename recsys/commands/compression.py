@@ -40,6 +40,10 @@ IntoOption = Annotated[
         "and evolution over rows and widths",
     ),
 ]
+ExportedOption = Annotated[
+    Dtype | None,
+    typer.Option(help="of the exported tables; default: as students are trained, and fp32 of compact ones"),
+]
 SeedsOrNoneOption = Annotated[
     int, typer.Option("--seeds", min=0, help="training seeds per arm of the comparison; 0: no comparison")
 ]
@@ -64,12 +68,7 @@ def compress(
     effect: Annotated[
         float, typer.Option(help="loss in AUC that would matter: not worse than it, or undecided")
     ] = 0.002,
-    dtype: Annotated[
-        Dtype | None,
-        typer.Option(
-            help="of the exported tables; default: as students are trained, and fp32 of compact ones"
-        ),
-    ] = None,
+    dtype: ExportedOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="say what time, memory and disk it takes, and train nothing")
     ] = False,

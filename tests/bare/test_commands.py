@@ -130,6 +130,7 @@ def test_what_the_bare_installation_does(folder: Path) -> None:
     lines = [
         ["prepare", "small.yaml"],
         ["sources"],
+        ["init", "a.csv"],
         ["inspect", prepared],
         ["drift", prepared, prepared],
         ["compare", "a.csv", "b.csv"],
