@@ -222,8 +222,9 @@ def _codes_sheets(result: DistillationResult) -> list[Sheet]:
             "Codes that were tried",
             ("minimum count", "ids", "rows", "dead", "of several features", "bytes", "of the budget"),
             rows,
-            "Ids with at least so many impressions have codes, and nearly all others read one row. Dead rows are read by no "
-            "id that has codes. Where a budget is not used up, the tables have `compression.students.max_rows`, or a row an id.",
+            "Ids with at least so many impressions have codes, and nearly all others read one row. Dead rows are read by "
+            "no id that has codes. Where a budget is not used up, the tables have `compression.students.max_rows`, or "
+            "a row an id.",
         )
     ]
 
