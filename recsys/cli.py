@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from recsys import __version__
 from recsys.commands.options import JsonOption
-from recsys.console import app, err, out, print_json
+from recsys.console import app, err, out, print_json, table
 
 for commands in (
     "init",
@@ -55,10 +54,10 @@ def doctor(as_json: JsonOption = False) -> None:
     if as_json:
         print_json(diagnosis.to_dict())
     else:
-        table = Table("package", "version")
+        grid = table("package", "version")
         for name, number in diagnosis.versions.items():
-            table.add_row(name, number or "[dim]not installed[/dim]")
-        out.print(table)
+            grid.add_row(name, number or "[dim]not installed[/dim]")
+        out.print(grid)
         for problem in diagnosis.problems:
             out.print(f"[red]✗[/red] {problem}")
         if not diagnosis.problems:

@@ -11,13 +11,14 @@ from recsys.commands.options import (
     PREPARED,
     RUNS,
     DataOption,
+    DetailsOption,
     JobsOption,
     JsonOption,
     PreparedOption,
     ReportOption,
     RunsOption,
 )
-from recsys.console import app, bars, out, preparing, print_json, print_place, with_doubts
+from recsys.console import app, bars, out, preparing, print_json, print_place, print_result, with_doubts
 
 SEEDS = 5
 
@@ -81,6 +82,7 @@ class _ConfigComparison:
     runs: Path
     jobs: int | None
     report: Path
+    details: bool
     as_json: bool
     budgets: str = ""
     effect: float | None = None
@@ -108,6 +110,7 @@ def compare(
     prediction: FilePredictionOption = None,
     time: FileTimeOption = None,
     report: ReportOption = Path("report.html"),
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Pair predictions row by row and say which arm is better, after training what is missing."""
@@ -125,7 +128,7 @@ def compare(
         _refuse(of_files, "files of predictions", "experiments")
         settings = {"evaluation.replicates": replicates, "evaluation.level": level}
         how = _ConfigComparison(
-            seeds or SEEDS, prepared, runs, jobs, report, as_json, budgets, effect, names, baseline
+            seeds or SEEDS, prepared, runs, jobs, report, details, as_json, budgets, effect, names, baseline
         )
         return _compare_configs(_experiments(arms, data, baseline, settings), how)
     of_configs = {"seeds": seeds, "budgets": budgets or None, "data": data, "jobs": jobs}
@@ -146,7 +149,7 @@ def compare(
         time,
         columns,
     )
-    _compare_predictions(arms, options, report, as_json)
+    _compare_predictions(arms, options, report, details, as_json)
 
 
 def _refuse(options: Mapping[str, Any], of: str, arguments: str) -> None:
@@ -194,54 +197,42 @@ def _compare_configs(experiments: Sequence[Any], how: _ConfigComparison) -> None
         )
     for prepared_set in {arm.runs[0].prepared_path: arm.runs[0].prepared() for arm in result.arms}.values():
         with_doubts(prepared_set)
-    _show_experiments(result, how.report, how.as_json)
+    _show_experiments(result, how.report, how.details, how.as_json)
 
 
-def _compare_predictions(arguments: Sequence[str], options: Any, report: Path, as_json: bool) -> None:
+def _compare_predictions(
+    arguments: Sequence[str], options: Any, report: Path, details: bool, as_json: bool
+) -> None:
     """Compare finished runs or files of predictions, and show the result."""
     from recsys.comparison.judge import judge
     from recsys.comparison.predictions import find_arms
-    from recsys.reports.bytes import bytes_sheets
-    from recsys.reports.comparison import bytes_by_arm, comparison_json, summary, verdicts, write_comparison
+    from recsys.reports import comparison as reports
+    from recsys.reports.answer import answer, answer_sheet
 
     arms = find_arms(arguments)
     judgement = judge(arms, options)
-    write_comparison(judgement, arms, report)
+    reports.write_comparison(judgement, arms, report)
     if as_json:
-        return print_json({**comparison_json(judgement, arms), "report": str(report)})
-    _print_judgement(judgement, verdicts(judgement))
-    for sheet in bytes_sheets(bytes_by_arm(arms)):
-        out.print(sheet.grid())
-    out.print(summary(judgement), style="bold", markup=False, highlight=False)
+        return print_json({**reports.comparison_json(judgement, arms), "report": str(report)})
+    sizes = reports.bytes_by_arm(arms)
+    lines = [*reports.power_lines(judgement), *reports.verdicts(judgement), reports.summary(judgement)]
+    sheets = [answer_sheet(judgement, sizes), *reports.detail_sheets(judgement, arms)]
+    print_result(answer(judgement, sizes), sheets, details, lines)
     print_place("report", report.resolve())
 
 
-def _print_judgement(judgement: Any, lines: Sequence[str]) -> None:
-    """Print what the data can tell, the verdicts `lines`, and their tables."""
-    from recsys.reports.comparison import main_sheets, power_lines, slice_sheets
-
-    for line in [*power_lines(judgement), *lines]:
-        out.print(line, markup=False, highlight=False)
-    for sheet in [*main_sheets(judgement), *slice_sheets(judgement)]:
-        out.print(sheet.grid())
-
-
-def _show_experiments(result: Any, report: Path, as_json: bool) -> None:
+def _show_experiments(result: Any, report: Path, details: bool, as_json: bool) -> None:
     """Write the report of compared experiments, and print the result."""
-    from recsys.reports.bytes import bytes_sheets
-    from recsys.reports.experiments import arms_grid, baseline_lines, summary, verdict, write_report
+    from recsys.reports import experiments as reports
+    from recsys.reports.comparison import power_lines
 
-    write_report(result, report)
+    reports.write_report(result, report)
     if as_json:
-        sentences = {"summary": summary(result), "verdict": verdict(result)}
+        sentences = {"summary": reports.summary(result), "verdict": reports.verdict(result)}
         return print_json({**result.to_dict(), **sentences, "report": str(report)})
-    _print_judgement(result.judged, verdict(result))
-    out.print(arms_grid(result))
-    for sheet in bytes_sheets({arm.name: arm.bytes for arm in result.arms}):
-        out.print(sheet.grid())
-    for reason in result.left_out.values():
-        out.print(f"left out: {reason}", style="yellow", markup=False, highlight=False)
-    for line in baseline_lines(result):
+    for line in [f"left out: {why}" for why in result.left_out.values()] + reports.baseline_lines(result):
         out.print(line, style="yellow", markup=False, highlight=False)
-    out.print(summary(result), markup=False, highlight=False)
+    lines = [*power_lines(result.judged), *reports.verdict(result), reports.summary(result)]
+    sheets = [reports.result_sheet(result), *reports.detail_sheets(result)]
+    print_result(reports.result_answer(result), sheets, details, lines)
     print_place("report", report.resolve())

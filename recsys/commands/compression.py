@@ -13,6 +13,7 @@ from recsys.commands.options import (
     AddressOption,
     ConfigArgument,
     DataOption,
+    DetailsOption,
     JobsOption,
     JsonOption,
     PreparedOption,
@@ -20,7 +21,7 @@ from recsys.commands.options import (
     RunsOption,
     SeedsOption,
 )
-from recsys.console import app, bars, out, print_json, print_place, print_sheets, ready
+from recsys.console import app, bars, out, print_json, print_place, print_result, ready
 
 Dtype = Literal["fp32", "fp16", "fp8", "int8", "int4"]
 IntoOption = Annotated[
@@ -72,6 +73,7 @@ def compress(
     runs: RunsOption = RUNS,
     jobs: JobsOption = None,
     report: ReportOption = Path("compress-report.html"),
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make the tables of a config small: learn what to keep, train, compare and export."""
@@ -101,11 +103,7 @@ def compress(
                 )
     if dry_run:
         return _print_cost(cost, as_json)
-    if into == "compact":
-        from recsys.reports import compression
-
-        return _show(result, compression, report, as_json)
-    _show_distilled(result, report, as_json)
+    _show(result, into, report, details, as_json)
 
 
 @app.command(rich_help_panel="Tables")
@@ -115,6 +113,7 @@ def demo(
     runs: RunsOption = RUNS,
     report: ReportOption = Path("demo-report.html"),
     jobs: JobsOption = None,
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make the tables of a generated log small, whose best possible AUC is known, and compare them with their rivals."""
@@ -134,28 +133,23 @@ def demo(
         with _pool(experiment, jobs, None) as pool:
             options = {"seeds": seeds, "effect": 0.002, "rivals": rivals, "pool": pool}
             result = _distilled(experiment, "10%", "auto", *places, options, show)
-    _show_distilled(result, report, as_json)
+    _show(result, "auto", report, details, as_json)
 
 
-def _show_distilled(result: Any, report: Path, as_json: bool) -> None:
-    """Write the report of students, and print it; its last line names the smallest arm that loses nothing."""
-    from recsys.reports import distillation
+def _show(result: Any, into: str, report: Path, details: bool, as_json: bool) -> None:
+    """Write the report of small tables and print it; its last line is the answer."""
+    from recsys.reports import compression, distillation
 
-    _show(result, distillation, report, as_json)
-    if not as_json:
-        out.print(distillation.last_line(result), style="bold", markup=False, highlight=False)
-
-
-def _show(result: Any, reports: Any, report: Path, as_json: bool) -> None:
-    """Write the report that a module of `recsys.reports` makes of a result, and print it."""
+    reports: Any = compression if into == "compact" else distillation
     reports.write_compression(result, report)
     if as_json:
         return print_json({**result.to_dict(), "summary": reports.summary(result), "report": str(report)})
+    print_place("report", report.resolve())
     print_place("small experiment", result.experiment)
     if result.artefact is not None:
         print_place("artefact", result.artefact)
-    sheets = [sheet for sheet in reports.compression_sheets(result) if not sheet.folded]
-    print_sheets(reports.summary(result), sheets, report)
+    sheets = [*reports.compression_sheets(result), *reports.detail_sheets(result)]
+    print_result(reports.answer(result), sheets, details, reports.detail_lines(result))
 
 
 def _compacted(

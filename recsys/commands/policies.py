@@ -7,6 +7,7 @@ import typer
 
 from recsys.commands.options import (
     RUNS,
+    DetailsOption,
     JsonOption,
     LevelOption,
     PositionOption,
@@ -14,7 +15,7 @@ from recsys.commands.options import (
     RunsOption,
     UserOption,
 )
-from recsys.console import app, bars, print_json, print_sheets
+from recsys.console import app, bars, print_json, print_place, print_result
 from recsys_cython_ext.progress import Progress
 
 PolicyOption = Annotated[
@@ -95,6 +96,7 @@ def ope(
     level: LevelOption = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="of folds and bootstrap")] = 0,
     report: ReportOption = Path("ope-report.html"),
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate what another policy would have earned on logged actions, or say why the log cannot tell."""
@@ -128,7 +130,8 @@ def ope(
     write_ope(result, report, truth)
     if as_json:
         return print_json({**ope_dict(result, truth), "report": str(report)})
-    print_sheets(ope_summary(result, truth), ope_sheets(result, truth), report)
+    print_result(ope_summary(result, truth), ope_sheets(result, truth), details)
+    print_place("report", report.resolve())
 
 
 @app.command(rich_help_panel="Judging")
@@ -169,7 +172,8 @@ def replay(
     write_replay(result, report)
     if as_json:
         return print_json({**replay_dict(result), "report": str(report)})
-    print_sheets(replay_summary(result), replay_sheets(result), report)
+    print_result(replay_summary(result), replay_sheets(result), details=True)
+    print_place("report", report.resolve())
 
 
 def _columns(*names: str | None) -> dict[str, str | None]:

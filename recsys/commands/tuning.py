@@ -12,11 +12,14 @@ from recsys.commands.options import (
     AddressOption,
     ConfigArgument,
     DataOption,
+    DetailsOption,
     JsonOption,
     PreparedOption,
     RunsOption,
 )
-from recsys.console import app, bars, preparing, print_json, print_place, print_sheets, with_doubts
+from recsys.console import app, bars, preparing, print_json, print_place, print_result, with_doubts
+
+SHOWN = 10  # trials that are printed without --details
 
 
 @app.command(rich_help_panel="Training")
@@ -39,6 +42,7 @@ def tune(
     report: Annotated[
         Path, typer.Option(help="HTML report to write; the best settings go beside it as YAML")
     ] = Path("tune-report.html"),
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Try the settings of tuning.space on validation rows; the same command goes on after an interruption."""
@@ -67,7 +71,12 @@ def tune(
     if as_json:
         paths = {"best_config": str(best), "report": str(report)}
         return print_json({**tuned.to_dict(), "summary": summary(tuned), **paths})
-    print_sheets(summary(tuned), [trials_sheet(tuned)], report)
+    trials_table = trials_sheet(tuned)
+    if not details:
+        note = f"The best {SHOWN} of {len(tuned.trials)}; all of them with --details."
+        trials_table = trials_table.head(SHOWN, note)
+    print_result(summary(tuned), [trials_table], details)
+    print_place("report", report.resolve())
     print_place("best settings", best.resolve())
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from recsys.reports.data_pictures import (
+from recsys.reports.page import write_page
+from recsys.reports.pictures.data import (
     VERDICT_COLORS,
     curves_picture,
     deciles_picture,
@@ -12,7 +13,6 @@ from recsys.reports.data_pictures import (
     psi_picture,
     shares_pictures,
 )
-from recsys.reports.page import write_page
 from recsys.reports.sheet import Row, Sheet
 from recsys_pipelines.features.vocabulary import EXACT, FINGERPRINT, ONE_IN
 from recsys_pipelines.inspection.drift import Drift

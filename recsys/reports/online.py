@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from recsys.evaluation.online.result import Effect, OnlineTest
-from recsys.reports.online_pictures import online_pictures
 from recsys.reports.online_words import (
     day_text,
     decision,
@@ -14,6 +13,7 @@ from recsys.reports.online_words import (
     with_display_names,
 )
 from recsys.reports.page import write_html
+from recsys.reports.pictures.online import online_pictures
 from recsys.reports.sheet import Sheet
 
 VERDICTS = ("higher", "lower", "undecided")

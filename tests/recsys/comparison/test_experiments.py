@@ -15,7 +15,7 @@ from recsys.comparison.budgets import with_budgets
 from recsys.comparison.experiments import Arm, Result, run_comparison
 from recsys.config import ConfigError, ExperimentConfig, parse_experiment
 from recsys.planning import plan_of
-from recsys.reports.experiments import _title, summary, table_rows, verdict, write_report
+from recsys.reports.experiments import _title, result_answer, summary, table_rows, verdict, write_report
 from recsys.tuning.trials import NothingFits, Trial, best, candidates, run_trial
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features
@@ -123,7 +123,8 @@ def test_the_report_needs_nothing_beside_it(result: Result, work: Path) -> None:
     assert html.count("data:image/png;base64,") == 5
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:)", html)
     assert "http" not in html.replace("http-equiv", "")
-    assert html.index("What this much data can find") < html.index("<h2>Verdict")
+    answer, picture = html.index(result_answer(result)), html.index("Quality against bytes")
+    assert answer < picture < html.index("<h2>Details") < html.index("What this much data can find")
     for text in ("unified", "best possible", "rows in", "Validation trials per arm: 2", "training.table_lr"):
         assert text in html
     assert not list(work.glob("*.tmp"))
