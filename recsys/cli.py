@@ -25,6 +25,7 @@ for commands in (
     "policies",
     "online",
     "exporting",
+    "cleaning",
 ):  # in the order of the help
     import_module(f"recsys.commands.{commands}")
 

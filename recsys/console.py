@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.progress import Progress as ProgressBars
 from rich.table import Table
 
+from recsys_cython_ext.files import in_use
 from recsys_cython_ext.progress import Progress
 
 WIDTH = 100  # columns of what is printed at most; a pipe, which has no width, gets them all
@@ -87,10 +88,17 @@ def preparing(show: Progress) -> Progress:
 
 
 @contextmanager
-def bars() -> Iterator[Progress]:
-    """Show progress on standard error by `show(stage, finished, of, detail)`: bars, or lines without a terminal."""
-    with _bars() if err.is_terminal else _lines() as show:
+def bars(*folders: Path) -> Iterator[Progress]:
+    """Show progress on standard error by `show(stage, finished, of, detail)`: bars, or lines without a terminal.
+
+    The folders are what a job works in: they are made, and `recsys clean` leaves alone what lies there meanwhile.
+    """
+    with ExitStack() as stack:
+        show = stack.enter_context(_bars() if err.is_terminal else _lines())
         try:
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(in_use(folder))
             yield show
         except KeyboardInterrupt:
             err.print("interrupted; what was finished is kept, and the same command goes on from there")
@@ -170,7 +178,13 @@ def print_metrics(columns: dict[str, dict[str, Any]]) -> None:
     out.print(grid)
 
 
-def print_result(answer: str, sheets: Sequence[Any], details: bool, lines: Sequence[str] = ()) -> None:
+def print_result(
+    answer: str,
+    sheets: Sequence[Any],
+    details: bool,
+    lines: Sequence[str] = (),
+    report: Path | None = None,
+) -> None:
     """Print one table, the first, and below it the answer in a sentence; before them all the rest, with `--details`.
 
     Args:
@@ -178,6 +192,7 @@ def print_result(answer: str, sheets: Sequence[Any], details: bool, lines: Seque
         sheets: The table that goes with it, then those of the details.
         details: Whether the user asks for them; their names are printed otherwise.
         lines: Sentences of the details.
+        report: Is named at the end.
     """
     first, *others = sheets
     if details:
@@ -191,6 +206,8 @@ def print_result(answer: str, sheets: Sequence[Any], details: bool, lines: Seque
         rest = f"; and {len(others) - NAMED} more" if len(others) > NAMED else ""
         out.print(f"With --details: {titles}{rest}.", style="dim", markup=False, highlight=False)
     out.print(answer, style="bold", markup=False, highlight=False)
+    if report is not None:
+        print_place("report", report.resolve())
 
 
 def print_sheet(sheet: Any) -> None:
@@ -199,6 +216,21 @@ def print_sheet(sheet: Any) -> None:
         out.print(grid)
     if sheet.note:
         out.print(sheet.footer, style="dim", highlight=False)
+
+
+def print_cost(cost: Any, as_json: bool) -> None:
+    """Print how many trainings there are, and what they need at most."""
+    if as_json:
+        return print_json(cost.to_dict())
+    for step, number in cost.runs.items():
+        if number:
+            out.print(f"{number:4d} {step}", highlight=False)
+    out.print(cost.sentence, highlight=False)
+
+
+def announce(text: str) -> None:
+    """Say on standard error what is to be expected of the work that begins."""
+    err.print(text, style="bold", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_place(label: str, place: Path, more: str = "") -> None:

@@ -12,13 +12,24 @@ from recsys.commands.options import (
     RUNS,
     DataOption,
     DetailsOption,
+    DryRunOption,
     JobsOption,
     JsonOption,
     PreparedOption,
     ReportOption,
     RunsOption,
 )
-from recsys.console import app, bars, out, preparing, print_json, print_place, print_result, with_doubts
+from recsys.console import (
+    announce,
+    app,
+    bars,
+    out,
+    preparing,
+    print_cost,
+    print_json,
+    print_result,
+    with_doubts,
+)
 
 SEEDS = 5
 
@@ -88,6 +99,7 @@ class _ConfigComparison:
     effect: float | None = None
     slices: tuple[str, ...] = ()
     baseline: str | None = None
+    dry_run: bool = False
 
 
 @app.command(rich_help_panel="Judging")
@@ -110,6 +122,7 @@ def compare(
     prediction: FilePredictionOption = None,
     time: FileTimeOption = None,
     report: ReportOption = Path("report.html"),
+    dry_run: DryRunOption = False,
     details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -118,38 +131,34 @@ def compare(
 
     names = tuple(slices or ())
     if are_configs(arms):
-        of_files = {
-            "row-id": row_id,
-            "user": user,
-            "label": label,
-            "prediction": prediction,
-            "time": time,
-        }
-        _refuse(of_files, "files of predictions", "experiments")
+        columns_of_files = {"row-id": row_id, "user": user, "label": label, "prediction": prediction}
+        _refuse({**columns_of_files, "time": time}, "files of predictions", "experiments")
         settings = {"evaluation.replicates": replicates, "evaluation.level": level}
+        output = (report, details, as_json)
         how = _ConfigComparison(
-            seeds or SEEDS, prepared, runs, jobs, report, details, as_json, budgets, effect, names, baseline
+            seeds or SEEDS, prepared, runs, jobs, *output, budgets, effect, names, baseline, dry_run
         )
         return _compare_configs(_experiments(arms, data, baseline, settings), how)
     of_configs = {"seeds": seeds, "budgets": budgets or None, "data": data, "jobs": jobs}
-    _refuse(of_configs, "experiments", "finished runs and files")
+    _refuse({**of_configs, "dry-run": dry_run or None}, "experiments", "finished runs and files")
 
     from recsys.comparison.judge import Options
-    from recsys.comparison.predictions import Columns
 
-    columns = Columns(
-        row_id or Columns.row_id, label or Columns.label, prediction or Columns.prediction, user
-    )
-    options = Options(
+    settings_of_files = (
         baseline,
         replicates or Options.replicates,
         Options.level if level is None else level,
-        effect,
-        names,
-        time,
-        columns,
     )
+    columns = _columns(row_id, label, prediction, user)
+    options = Options(*settings_of_files, effect, names, time, columns)
     _compare_predictions(arms, options, report, details, as_json)
+
+
+def _columns(row_id: str | None, label: str | None, prediction: str | None, user: str | None) -> Any:
+    """Return the columns of files of predictions."""
+    from recsys.comparison.predictions import Columns
+
+    return Columns(row_id or Columns.row_id, label or Columns.label, prediction or Columns.prediction, user)
 
 
 def _refuse(options: Mapping[str, Any], of: str, arguments: str) -> None:
@@ -182,9 +191,12 @@ def _compare_configs(experiments: Sequence[Any], how: _ConfigComparison) -> None
     from recsys.comparison.experiments import run_comparison
 
     budgets = [budget.strip() for budget in how.budgets.split(",") if budget.strip()]
-    with bars() as show:
+    arms = with_budgets(experiments, budgets)
+    if how.dry_run:
+        return _print_cost(arms, how)
+    with bars(how.runs, how.prepared) as show:
         result = run_comparison(
-            with_budgets(experiments, budgets),
+            arms,
             how.seeds,
             how.runs,
             how.prepared,
@@ -194,10 +206,40 @@ def _compare_configs(experiments: Sequence[Any], how: _ConfigComparison) -> None
             effect=how.effect,
             slices=how.slices,
             baseline=how.baseline,
+            before=lambda candidates: _announce(candidates, how),
         )
     for prepared_set in {arm.runs[0].prepared_path: arm.runs[0].prepared() for arm in result.arms}.values():
         with_doubts(prepared_set)
     _show_experiments(result, how.report, how.details, how.as_json)
+
+
+def _print_cost(arms: Sequence[Any], how: _ConfigComparison) -> None:
+    """Print what a comparison takes, and train nothing."""
+    from recsys.comparison.candidates import check_alike
+    from recsys.comparison.cost import expected_cost
+
+    check_alike(arms)
+    with bars(how.runs, how.prepared) as show:
+        jobs = _at_once(arms, how.jobs)
+        cost = expected_cost(arms, how.seeds, how.runs, how.prepared, jobs, show, preparing(show))
+    print_cost(cost, how.as_json)
+
+
+def _announce(candidates: Sequence[Any], how: _ConfigComparison) -> None:
+    """Say what is to be expected, where it is long."""
+    from recsys.comparison.cost import cost_if_long
+
+    jobs = _at_once([arm.config for arm in candidates], how.jobs)
+    if cost := cost_if_long(candidates, how.seeds, how.runs, jobs):
+        trainings = " and ".join(f"{number} {step}" for step, number in cost.runs.items() if number)
+        announce(f"expect {trainings}: {cost.sentence} (by the speed of {candidates[0].config.name})")
+
+
+def _at_once(configs: Sequence[Any], jobs: int | None) -> int:
+    """Return how many trainings run at a time."""
+    from recsys.comparison.pool import jobs_at_once
+
+    return jobs_at_once(configs, jobs)
 
 
 def _compare_predictions(
@@ -217,8 +259,7 @@ def _compare_predictions(
     sizes = reports.bytes_by_arm(arms)
     lines = [*reports.power_lines(judgement), *reports.verdicts(judgement), reports.summary(judgement)]
     sheets = [answer_sheet(judgement, sizes), *reports.detail_sheets(judgement, arms)]
-    print_result(answer(judgement, sizes), sheets, details, lines)
-    print_place("report", report.resolve())
+    print_result(answer(judgement, sizes), sheets, details, lines, report=report)
 
 
 def _show_experiments(result: Any, report: Path, details: bool, as_json: bool) -> None:
@@ -234,5 +275,4 @@ def _show_experiments(result: Any, report: Path, details: bool, as_json: bool) -
         out.print(line, style="yellow", markup=False, highlight=False)
     lines = [*power_lines(result.judged), *reports.verdict(result), reports.summary(result)]
     sheets = [reports.result_sheet(result), *reports.detail_sheets(result)]
-    print_result(reports.result_answer(result), sheets, details, lines)
-    print_place("report", report.resolve())
+    print_result(reports.result_answer(result), sheets, details, lines, report=report)

@@ -1,6 +1,5 @@
 """Command that makes the tables of an experiment small: compress."""
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from recsys.commands.options import (
     ConfigArgument,
     DataOption,
     DetailsOption,
+    DryRunOption,
     JobsOption,
     JsonOption,
     PreparedOption,
@@ -21,7 +21,7 @@ from recsys.commands.options import (
     RunsOption,
     SeedsOption,
 )
-from recsys.console import app, bars, out, print_json, print_place, print_result, ready
+from recsys.console import announce, app, bars, print_cost, print_json, print_place, print_result, ready
 
 Dtype = Literal["fp32", "fp16", "fp8", "int8", "int4"]
 IntoOption = Annotated[
@@ -63,9 +63,7 @@ def compress(
             help="of the exported tables; default: as students are trained, and fp32 of compact ones"
         ),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="say what time, memory and disk it takes, and train nothing")
-    ] = False,
+    dry_run: DryRunOption = False,
     workers: GenomesOption = 1,
     address: AddressOption = None,
     data: DataOption = None,
@@ -81,7 +79,7 @@ def compress(
 
     experiment = load_experiment(config, data)
     options = {"seeds": seeds, "effect": effect}
-    with bars() as show:
+    with bars(runs, prepared) as show:
         prepared_set = ready(experiment, prepared, None, show)
         places = prepared_set, (runs, prepared)
         if dry_run:
@@ -97,12 +95,14 @@ def compress(
                 show,
             )
         else:
+            if address is None:
+                _announce(experiment, into, prepared_set, seeds, jobs)
             with _pool(experiment, jobs, address) as pool:
                 result = _distilled(
                     experiment, budget, into, *places, {**options, "pool": pool, "dtype": dtype}, show
                 )
     if dry_run:
-        return _print_cost(cost, as_json)
+        return print_cost(cost, as_json)
     _show(result, into, report, details, as_json)
 
 
@@ -128,7 +128,7 @@ def demo(
         rival.replace({"data": experiment.data.model_dump(mode="json"), "tables.budget": "10%"})
         for rival in rivals
     ]
-    with bars() as show:
+    with bars(runs, prepared) as show:
         places = ready(experiment, prepared, None, show), (runs, prepared)
         with _pool(experiment, jobs, None) as pool:
             options = {"seeds": seeds, "effect": 0.002, "rivals": rivals, "pool": pool}
@@ -194,20 +194,25 @@ def _cost(experiment: Any, into: str, prepared: Any, seeds: int, jobs: int | Non
 
     if into == "compact":
         raise ValueError("--dry-run knows what students of teachers take, not --into compact: leave one out")
-    at_once = jobs or max(1, (os.cpu_count() or 1) // experiment.training.num_threads)
-    return expected_cost(experiment, KINDS[into], prepared, seeds, at_once)
+    return expected_cost(experiment, KINDS[into], prepared, seeds, _at_once(experiment, jobs))
 
 
-def _print_cost(cost: Any, as_json: bool) -> None:
-    if as_json:
-        return print_json(cost.to_dict())
-    for step, number in cost.runs.items():
-        out.print(f"{number:4d} {step}", highlight=False)
-    out.print(
-        f"at most {cost.seconds / 60:,.0f} min on this machine, {cost.memory / 1e9:.1f} GB of memory, "
-        f"{cost.disk / 1e9:.2f} GB of disk; tables of {cost.peak_table_bytes:,} bytes while teachers train",
-        highlight=False,
-    )
+def _announce(experiment: Any, into: str, prepared: Any, seeds: int, jobs: int | None) -> None:
+    """Say what is to be expected, where it is long."""
+    from recsys.compression.cost import expected_cost, is_long
+    from recsys.compression.kinds import KINDS
+    from recsys.compression.stages import require_full_tables
+
+    require_full_tables(experiment)
+    if is_long(experiment, KINDS[into], prepared, seeds):
+        cost = expected_cost(experiment, KINDS[into], prepared, seeds, _at_once(experiment, jobs))
+        announce(f"expect {cost.sentence}; what is there already takes none")
+
+
+def _at_once(experiment: Any, jobs: int | None) -> int:
+    from recsys.comparison.pool import jobs_at_once
+
+    return jobs_at_once([experiment], jobs)
 
 
 def _evaluator(workers: int, address: str | None) -> Any:

@@ -53,7 +53,7 @@ def prepare(
 
     experiment = load_experiment(config, data)
     base = None if append is None else Prepared.open(append)
-    with bars() as show, _runner(workers, address) as runner:
+    with bars(prepared) as show, _runner(workers, address) as runner:
         finished = run_prepare(
             experiment.data, experiment.features, prepared, preparing(show), runner=runner, base=base
         )
@@ -105,8 +105,7 @@ def inspect(
     if as_json:
         return print_json({**inspection.to_dict(), "report": str(report)})
     splits, *features = inspection_sheets(inspection)
-    print_result(inspection_summary(inspection), [*features, splits], details)
-    print_place("report", report.resolve())
+    print_result(inspection_summary(inspection), [*features, splits], details, report=report)
 
 
 @app.command(rich_help_panel="Data")
@@ -130,8 +129,7 @@ def drift(
     write_drift(result, report)
     if as_json:
         return print_json({**result.to_dict(), "summary": drift_summary(result), "report": str(report)})
-    print_result(drift_summary(result), drift_sheets(result), details)
-    print_place("report", report.resolve())
+    print_result(drift_summary(result), drift_sheets(result), details, report=report)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from recsys.commands.options import (
     ReportOption,
     UserOption,
 )
-from recsys.console import app, print_json, print_place, print_result
+from recsys.console import app, print_json, print_result
 
 TeamsOption = Annotated[
     str | None,
@@ -100,8 +100,7 @@ def interleave(
         print_json({**interleaving_dict(result), "report": str(report)})
     else:
         credit, preference = interleaving_sheets(result)
-        print_result(interleaving_summary(result), [preference, credit], details)
-        print_place("report", report.resolve())
+        print_result(interleaving_summary(result), [preference, credit], details, report=report)
     if result.verdict == "broken":
         raise typer.Exit(1)
 
@@ -174,5 +173,4 @@ def _print_test(test: Any, report: Path, details: bool) -> None:
     from recsys.reports.online import online_sheets, summary, verdicts
 
     sheets = [sheet for sheet in online_sheets(test) if not sheet.folded]
-    print_result(summary(test), [*sheets[2:], *sheets[:2]], details, verdicts(test))
-    print_place("report", report.resolve())
+    print_result(summary(test), [*sheets[2:], *sheets[:2]], details, verdicts(test), report=report)

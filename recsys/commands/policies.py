@@ -15,7 +15,7 @@ from recsys.commands.options import (
     RunsOption,
     UserOption,
 )
-from recsys.console import app, bars, print_json, print_place, print_result
+from recsys.console import app, bars, print_json, print_result
 from recsys_cython_ext.progress import Progress
 
 PolicyOption = Annotated[
@@ -111,7 +111,7 @@ def ope(
     columns = _columns(action, reward, propensity, position, user, row_id)
     logged = read_log(log, columns, where or (), _rows(log, policy, test_rows))
     own_log = None if policy_log is None else read_log(policy_log, columns, policy_where or ())
-    with bars() as show:
+    with bars(*([] if reward_model is None else [runs])) as show:
         target = _target(policy, log, logged, own_log, greedy, softmax, show)
         model = None
         if reward_model is not None:
@@ -130,8 +130,7 @@ def ope(
     write_ope(result, report, truth)
     if as_json:
         return print_json({**ope_dict(result, truth), "report": str(report)})
-    print_result(ope_summary(result, truth), ope_sheets(result, truth), details)
-    print_place("report", report.resolve())
+    print_result(ope_summary(result, truth), ope_sheets(result, truth), details, report=report)
 
 
 @app.command(rich_help_panel="Judging")
@@ -172,8 +171,7 @@ def replay(
     write_replay(result, report)
     if as_json:
         return print_json({**replay_dict(result), "report": str(report)})
-    print_result(replay_summary(result), replay_sheets(result), details=True)
-    print_place("report", report.resolve())
+    print_result(replay_summary(result), replay_sheets(result), details=True, report=report)
 
 
 def _columns(*names: str | None) -> dict[str, str | None]:

@@ -44,7 +44,7 @@ def tables(
     from recsys_pipelines.batches.loader import Rows
 
     experiment = load_experiment(config, data, on)
-    with bars() as show:
+    with bars(prepared) as show:
         prepared_set = ready(experiment, prepared, on, show)
     prepared_set.verify()
     rows = Rows.load(prepared_set.path, "train")

@@ -55,7 +55,7 @@ def tune(
     most = trials or (None if how == "grid" else experiment.tuning.trials)
     at_once = workers or max(1, (os.cpu_count() or 1) // experiment.training.num_threads)
     announced: set[Path] = set()  # prepared sets whose doubts were printed
-    with bars() as show:
+    with bars(runs, prepared) as show:
 
         def prepare(changed: Any) -> Any:
             prepared_set = run_prepare(changed.data, changed.features, prepared, preparing(show))
@@ -75,8 +75,7 @@ def tune(
     if not details:
         note = f"The best {SHOWN} of {len(tuned.trials)}; all of them with --details."
         trials_table = trials_table.head(SHOWN, note)
-    print_result(summary(tuned), [trials_table], details)
-    print_place("report", report.resolve())
+    print_result(summary(tuned), [trials_table], details, report=report)
     print_place("best settings", best.resolve())
 
 

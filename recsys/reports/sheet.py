@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from rich.cells import cell_len
 from rich.markup import escape
@@ -53,7 +54,7 @@ class Sheet:
         for number, columns in enumerate(blocks):
             grid = Grid(title=None if number else plain(self.title), title_justify="left")
             for place, room in zip(columns, self._widths(columns, width), strict=True):
-                justify = "right" if place else "left"
+                justify: Literal["left", "right"] = "right" if place else "left"
                 grid.add_column(plain(self.headers[place]), justify=justify, overflow="fold", width=room)
             for row in self.rows:
                 grid.add_row(*(plain(row[place]) for place in columns))
