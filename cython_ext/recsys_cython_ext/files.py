@@ -168,7 +168,11 @@ def is_locked(path: Path) -> bool:
     except OSError:  # not there, or a link
         return False
     try:
-        return not _held(handle, wait=False)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # two who look see each other not
+    except BlockingIOError:
+        return True
+    else:
+        return False
     finally:
         os.close(handle)
 
@@ -207,7 +211,7 @@ def remove(path: Path, lock: Path, still: Callable[[], bool]) -> bool:
     except OSError:  # gone with its folder, or a link
         return False
     try:
-        if not (_held(handle, wait=False) and os.path.samestat(os.fstat(handle), lock.stat())):
+        if not (_held_soon(handle) and os.path.samestat(os.fstat(handle), lock.stat())):
             return False
         if still():
             aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
@@ -276,6 +280,15 @@ def _remove_left_behind(path: Path) -> None:
     """Remove the unlocked workspaces of a target: their processes are gone."""
     for folder in path.parent.glob(f".{_escaped(path.name)}.{'[0-9a-f]' * 16}.tmp"):
         remove_workspace(folder)
+
+
+def _held_soon(handle: int) -> bool:
+    """Lock a file unless a process holds it for longer than `is_locked` does."""
+    for _ in range(10):
+        if _held(handle, wait=False):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _held(handle: int, wait: bool) -> bool:

@@ -189,9 +189,10 @@ import sys, time
 from contextlib import ExitStack
 from pathlib import Path
 from recsys_cython_ext.files import in_use, locked
+alone = lambda path: in_use(path, alone=True)
 with ExitStack() as stack:
     for kind, path in zip(sys.argv[1::2], sys.argv[2::2]):
-        stack.enter_context({"lock": locked, "use": in_use}[kind](Path(path)))
+        stack.enter_context({"lock": locked, "use": in_use, "write": alone}[kind](Path(path)))
     print("held", flush=True)
     time.sleep(60)
 """
@@ -254,7 +255,7 @@ def test_while_a_command_is_at_work_only_temporary_files_go(root: Path) -> None:
 
 def test_what_a_job_is_writing_stays(root: Path) -> None:
     folder = root / "runs" / f"full-{DIGESTS[0]}" / "seed-0" / f".metrics.json.{DIGESTS[0]}.tmp"
-    with other_process("use", folder, "lock", root / "prepared" / f"killed-{DIGESTS[2]}" / ".lock"):
+    with other_process("write", folder, "lock", root / "prepared" / f"killed-{DIGESTS[2]}" / ".lock"):
         result = clean("--yes")
         assert folder.exists()
         assert (root / "prepared" / f"killed-{DIGESTS[2]}").exists()
