@@ -73,16 +73,17 @@ def answer_sheet(judged: Judgement, sizes: Sizes, by_budget: Mapping[str, Compar
         row += [] if not sizes else ["–" if size is None else f"{size['total']:,}", share]
         row += [f"{arm.auc:.4f}", *_verdict(changes.get(arm.name), arm.name == judged.comparison.baseline)]
         if by_budget:
+            del row[-2]  # the interval, for which there is no room
             estimate, _, word = _verdict(within.get(arm.name), arm.name in within_baselines)
             row += [estimate, word]
         rows.append(tuple(row))
-    level = f"{judged.comparison.level:.0%} interval"
+    interval = () if by_budget else (f"{judged.comparison.level:.0%} interval",)
     return Sheet(
         f"Against {judged.comparison.baseline}",
         (
             "arm",
             *(("bytes", "of full") if sizes else ()),
-            *("AUC", "ΔAUC", level, "verdict"),
+            *("AUC", "ΔAUC", *interval, "verdict"),
             *(("ΔAUC at its budget", "verdict there") if by_budget else ()),
         ),
         rows,
