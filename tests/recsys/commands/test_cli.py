@@ -193,7 +193,7 @@ def test_tables_of_a_generated_log_are_printed(tmp_path: Path, monkeypatch: pyte
         "unified/shared, of 11 features",
         "advertiser",
         "optimiser",
-        "a row of another feature",
+        "another",  # a row of another feature: the header is wrapped
         "row_wise",
         "statistics",
         "in no budget: a network of",
