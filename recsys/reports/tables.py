@@ -41,12 +41,7 @@ def _sizes_sheet(report: TableReport, network: NetworkBytes) -> Sheet:
 
 def _kinds_sheet(report: TableReport) -> Sheet:
     rows = [(row[0], *_kinds(size)) for row, size in _entries(report)]
-    used = [place for place, kind in enumerate(KINDS, start=1) if any(row[place] != "0" for row in rows)]
-    return Sheet(
-        "Bytes by kind",
-        ("feature", *(KINDS[place - 1] for place in used)),
-        [(row[0], *(row[place] for place in used)) for row in rows],
-    )
+    return Sheet("Bytes by kind", ("feature", *KINDS), rows)
 
 
 def _entries(report: TableReport) -> list[tuple[Row, ResidentBytes]]:
