@@ -8,11 +8,10 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from recsys import __version__
 from recsys.commands.options import JsonOption
-from recsys.console import app, err, out, print_json
+from recsys.console import app, err, out, print_json, table
 from recsys_cython_ext.extras import MissingExtra, install_hint
 
 for commands in (
@@ -28,6 +27,7 @@ for commands in (
     "policies",
     "online",
     "exporting",
+    "cleaning",
 ):  # in the order of the help
     import_module(f"recsys.commands.{commands}")
 
@@ -57,10 +57,10 @@ def doctor(as_json: JsonOption = False) -> None:
     if as_json:
         print_json(diagnosis.to_dict())
     else:
-        table = Table("package", "version")
+        grid = table("package", "version")
         for name, number in diagnosis.versions.items():
-            table.add_row(name, number or "[dim]not installed[/dim]")
-        out.print(table)
+            grid.add_row(name, number or "[dim]not installed[/dim]")
+        out.print(grid)
         for problem in diagnosis.problems:
             out.print(f"[red]✗[/red] {escape(problem)}")
         for note in diagnosis.notes:

@@ -5,14 +5,15 @@ was and two processes never write one file. What a killed process left is remove
 """
 
 import errno
+import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -136,13 +137,98 @@ def locked(file: Path, seconds: float | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        _release(handle, file)
+        file.unlink(missing_ok=True)  # whoever waits for it finds that it is gone, and makes it anew
+        os.close(handle)
+
+
+@contextmanager
+def in_use(folder: Path, alone: bool = False) -> Iterator[None]:
+    """Hold a folder together with all others who use it, waiting for one who is alone there; nothing is written.
+
+    With `alone`, raises TimeoutError where anybody else holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+        except BlockingIOError:
+            raise TimeoutError(f"{folder}: another process works there") from None
+        except OSError:  # a file system that locks no folders
+            if alone:
+                raise
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds a lock file, or the workspace that it writes to; what is not there nobody holds."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # not there, or a link
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # two who look see each other not
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(handle)
+
+
+def is_workspace(path: Path) -> bool:
+    """Tell whether a path is a folder that something is being written in, or was when its process was killed."""
+    return (
+        re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", path.name) is not None
+        and path.is_dir()
+        and not path.is_symlink()
+    )
+
+
+def remove_workspace(folder: Path) -> bool:
+    """Remove what a killed process was writing to; False where its process lives, or it is gone."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # gone meanwhile, or planted: no folder of ours
+        return False
+    try:
+        free = _held(handle, wait=False)
+        if free:
+            shutil.rmtree(folder, ignore_errors=True)
+        return free
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path, lock: Path, still: Callable[[], bool]) -> bool:
+    """Remove a file or folder while holding its lock, if it is `still` to be removed; False where it is not.
+
+    A folder goes whole: a process that is killed meanwhile leaves a workspace, and nothing under the folder's name.
+    """
+    try:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError:  # gone with its folder, or a link
+        return False
+    try:
+        if not (_held_soon(handle) and os.path.samestat(os.fstat(handle), lock.stat())):
+            return False
+        if still():
+            aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+            path.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True) if aside.is_dir() else aside.unlink()
+        lock.unlink(missing_ok=True)
+        return not path.exists()
+    except FileNotFoundError:  # the process that held the lock has removed it
+        return False
+    finally:
+        os.close(handle)
 
 
 def _open_and_lock(file: Path, until: float | None) -> int:
     while True:
-        handle = _open_lock(file)
-        while not _acquire(handle, wait=until is None):
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        while not _held(handle, wait=until is None):
             if until is not None and time.monotonic() >= until:
                 os.close(handle)
                 raise TimeoutError(f"{file}: another process holds it")
@@ -174,19 +260,18 @@ def _workspace(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if handle is not None:
-            os.close(handle)
+        os.close(handle)
 
 
-def _new_locked_folder(path: Path) -> tuple[Path, int | None]:
+def _new_locked_folder(path: Path) -> tuple[Path, int]:
     while True:
         folder = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         folder.mkdir()
         try:
-            handle = _open_folder(folder)
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:  # another process saw it before it was locked, and removed it
             continue
-        if handle is None or (_acquire(handle, wait=False) and folder.exists()):
+        if _held(handle, wait=False) and folder.exists():
             return folder, handle
         os.close(handle)
 
@@ -194,15 +279,24 @@ def _new_locked_folder(path: Path) -> tuple[Path, int | None]:
 def _remove_left_behind(path: Path) -> None:
     """Remove the unlocked workspaces of a target: their processes are gone."""
     for folder in path.parent.glob(f".{_escaped(path.name)}.{'[0-9a-f]' * 16}.tmp"):
-        try:
-            handle = _open_folder(folder)
-        except OSError:  # gone meanwhile, or planted: no folder of ours
-            continue
-        if handle is None:
-            return
-        if _acquire(handle, wait=False):
-            shutil.rmtree(folder, ignore_errors=True)
-        os.close(handle)
+        remove_workspace(folder)
+
+
+def _held_soon(handle: int) -> bool:
+    """Lock a file unless a process holds it for longer than `is_locked` does."""
+    for _ in range(10):
+        if _held(handle, wait=False):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _held(handle: int, wait: bool) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _set_permissions(file: Path, folder: Path) -> None:
@@ -222,58 +316,3 @@ def _explained(path: Path, error: OSError) -> CannotWrite:
 
 def _escaped(name: str) -> str:
     return "".join(f"[{character}]" if character in "*?[" else character for character in name)
-
-
-# Locks by platform. Windows opens no folders: there, what a killed process left is not told from what is in use, and stays.
-if sys.platform == "win32":
-    import msvcrt
-
-    def _open_lock(file: Path) -> int:
-        """Open a lock file, which is made where it is missing."""
-        return os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-
-    def _open_folder(folder: Path) -> int | None:
-        """Return None: there are no locks on folders."""
-        return None
-
-    def _acquire(handle: int, wait: bool) -> bool:
-        """Lock an open file; return False where another process holds it and we do not wait."""
-        while True:
-            try:
-                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-            except OSError:
-                if not wait:
-                    return False
-                time.sleep(0.1)
-            else:
-                return True
-
-    def _release(handle: int, file: Path) -> None:
-        """Let go of a lock and remove its file, unless another process has opened it."""
-        os.close(handle)
-        with suppress(PermissionError):
-            file.unlink(missing_ok=True)
-
-else:
-    import fcntl
-
-    def _open_lock(file: Path) -> int:
-        """Open a lock file, which is made where it is missing; a link is an OSError."""
-        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-
-    def _open_folder(folder: Path) -> int | None:
-        """Open a folder to lock it; a link is an OSError."""
-        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-
-    def _acquire(handle: int, wait: bool) -> bool:
-        """Lock an open file or folder; return False where another process holds it and we do not wait."""
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            return False
-        return True
-
-    def _release(handle: int, file: Path) -> None:
-        """Remove a lock file and let go of its lock."""
-        file.unlink(missing_ok=True)  # whoever waits for it finds that it is gone, and makes it anew
-        os.close(handle)

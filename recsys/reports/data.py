@@ -62,7 +62,7 @@ def write_inspection(inspection: Inspection, path: Path | str) -> None:
 
 
 def _inspection_pictures(inspection: Inspection) -> list[Picture]:
-    from recsys.reports.data_pictures import curves_picture, deciles_picture, shares_pictures
+    from recsys.reports.pictures.data import curves_picture, deciles_picture, shares_pictures
 
     pictures = []
     if inspection.categorical:
@@ -89,7 +89,7 @@ def write_drift(drift: Drift, path: Path | str) -> None:
 
 
 def _drift_pictures(drift: Drift) -> list[Picture]:
-    from recsys.reports.data_pictures import labels_picture, new_ids_picture, psi_picture
+    from recsys.reports.pictures.data import labels_picture, new_ids_picture, psi_picture
 
     pictures = [psi_picture(_by_psi(drift)), labels_picture(drift)]
     if any(feature.new_impressions or feature.vanished_impressions for feature in drift.features):

@@ -33,7 +33,7 @@ def write_online_report(test: OnlineTest, path: Path | str, source: str = "") ->
 
 
 def _pictures(test: OnlineTest) -> list[Picture]:
-    from recsys.reports.online_pictures import online_pictures  # here, for it needs matplotlib
+    from recsys.reports.pictures.online import online_pictures  # here, for it needs matplotlib
 
     return online_pictures(test)
 

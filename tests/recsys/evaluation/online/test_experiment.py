@@ -413,9 +413,10 @@ def test_the_command(tmp_path: Path) -> None:
     path, report = tmp_path / "log.parquet", tmp_path / "out" / "report.html"
     events(16, users=3000, lift=0.4, variants=("control", "b", "c")).write_parquet(path)
     options = ["--metric", "clicks", "--ratio", "clicks/impressions", "--day", "day", "--covariate", "before"]
-    found = call(path, *options, "--report", report, "--worthwhile", "0.05")
+    found = call(path, *options, "--report", report, "--worthwhile", "0.05", "--details")
     assert found.exit_code == 0, found.output
     assert "decided on" in found.output
+    assert max(map(len, found.output.splitlines())) <= 100
     html = report.read_text()
     assert html.count("data:image/png;base64,") == 2
     assert "http" not in html.replace("http-equiv", "")
