@@ -4,12 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 DEVICE ?= cpu
 BIN := $(VENV)/bin
-EXTRAS := [$(DEVICE),ray,dev]
+EXTRAS := [$(DEVICE),ray,dev,docs]
 WHAT := $(if $(WHEEL),'$(WHEEL)$(EXTRAS)',-e '.$(EXTRAS)')
 ALIAS := $(if $(filter cpu,$(DEVICE)),./packaging/fbgemm-gpu-cpu-alias)
 KERNELS := $(wildcard cython_ext/recsys_cython_ext/*.pyx cython_ext/recsys_cython_ext/*.pxd)
 
-.PHONY: install demo test test-slow lint format bench clean
+.PHONY: install demo test test-slow lint format bench docs clean
 
 install: $(VENV)/installed
 
@@ -37,6 +37,9 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: install
 	$(BIN)/python benchmarks/hashing.py
