@@ -42,7 +42,7 @@ class CompressionConfig(Strict):
     what it leaves; from `population` on the names are `evolution.Settings`'.
     """
 
-    students: StudentsConfig = StudentsConfig()  # of `--into coded`, `unified` and `auto`
+    students: StudentsConfig = StudentsConfig()  # of all but `--into compact`
     precision: Precision = "fp32"  # of the rows of compact tables
     form: Literal["exact", "fingerprint"] = "exact"  # of the vocabularies of the ids that they keep
 
