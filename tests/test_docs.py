@@ -185,11 +185,11 @@ def run_or_parse(line: str) -> str | None:
 
 
 def expanded(argument: str) -> list[str]:
-    """Return what a shell makes of braces, and a reader of `runs/full-…`."""
+    """Return what a shell makes of braces, and a reader of `runs/full-…`: the first that was made."""
     if braces := re.fullmatch(r"(.*)\{(.+)\}(.*)", argument):
         return [f"{braces[1]}{middle}{braces[3]}" for middle in braces[2].split(",")]
-    matches = sorted(map(str, Path().glob(argument.replace("…", "*")))) if "…" in argument else []
-    return matches[:1] or [argument]
+    matches = list(Path().glob(argument.replace("…", "*"))) if "…" in argument else []
+    return [str(min(matches, key=lambda path: path.stat().st_mtime))] if matches else [argument]
 
 
 def is_there(argument: str) -> bool:
