@@ -14,11 +14,11 @@ BARE := build/bare-env
 BARE_TESTS ?= tests/bare tests/cython_ext tests/pipelines tests/recsys/config tests/recsys/evaluation
 WHEEL_ENV := build/wheel-env
 
-.PHONY: install demo test test-slow test-bare lint format wheel bench clean
+.PHONY: install demo test test-slow test-bare lint format wheel docs bench clean
 
 install: $(VENV)/installed
 
-$(VENV)/installed: EXTRAS := [$(LINE),ray,dev]
+$(VENV)/installed: EXTRAS := [$(LINE),ray,docs,dev]
 $(VENV)/trains: EXTRAS := [$(LINE)]
 $(VENV)/installed $(VENV)/trains: pyproject.toml setup.py $(KERNELS)
 	@echo "installing $(EXTRAS) into $(VENV) …"
@@ -66,6 +66,9 @@ wheel:
 	@cp build/dist/*.tar.gz dist
 	@$(WHEEL_ENV)/bin/pip wheel -qq --no-deps --wheel-dir dist $(addprefix ./,$(wildcard $(ALIASES)/*))
 	@ls dist
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: install
 	$(BIN)/python benchmarks/hashing.py

@@ -100,7 +100,7 @@ class CodedTables(FixedTables):
 
     scheme_class: ClassVar[type[Scheme]] = Coded
     scheme: Literal["coded"]
-    codes: Path
+    codes: Path  # folder that `recsys compress` has made
 
     @override
     def schemes(self, features: Sequence[FeatureSize]) -> tuple[Coded, ...]:
