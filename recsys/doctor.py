@@ -4,7 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ class Diagnosis:
 
     versions: dict[str, str | None]
     problems: list[str]
-    notes: list[str]
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values, ready for JSON."""

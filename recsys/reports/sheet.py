@@ -7,6 +7,7 @@ from typing import Literal
 from rich.cells import cell_len
 from rich.markup import escape
 from rich.table import Table as Grid
+from rich.text import Text
 
 Row = tuple[str, ...]
 
@@ -62,9 +63,11 @@ class Sheet:
             grid = Grid(title=None if number else plain(self.title), title_justify="left")
             for place, room in zip(columns, self._widths(columns, width), strict=True):
                 justify: Literal["left", "right"] = "right" if place else "left"
-                grid.add_column(plain(self.headers[place]), justify=justify, overflow="fold", width=room)
+                grid.add_column(
+                    Text(printable(self.headers[place])), justify=justify, overflow="fold", width=room
+                )
             for row in self.rows:
-                grid.add_row(*(plain(row[place]) for place in columns))
+                grid.add_row(*(Text(printable(row[place])) for place in columns))
             grids.append(grid)
         return grids
 

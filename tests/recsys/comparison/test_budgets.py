@@ -211,7 +211,7 @@ def test_finished_runs_show_their_bytes_and_networks(here: Path) -> None:
         assert of == metrics["bytes"]
         assert of["statistics"] > 0
         assert of["network"] > 0
-    said = " ".join(run(*folders, "--replicates", 100).split())
+    said = " ".join(run(*folders, "--replicates", 100, "--details").split())
     page = Path("report.html").read_text()
     for text in (said, page):
         assert "Resident bytes" in text
