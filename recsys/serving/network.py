@@ -1,0 +1,87 @@
+"""The network above the tables as an ONNX program, which onnxruntime runs where there is no torch.
+
+Inputs are `dense` float32 [B, n] and `vectors` float32 [B, F, D]; for each history i `history_<i>` float32 [B, L, D],
+padded to the longest, and `lengths_<i>` int64 [B]. The output is `logit` float32 [B].
+"""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from typing_extensions import override
+
+from recsys.models import DIN, InBfloat16
+
+HISTORY, LENGTHS = "history_{}", "lengths_{}"
+_ROWS = 2  # of the example that is traced; torch would take 1 for a constant
+
+
+class Padded(nn.Module):
+    """A DIN whose histories are padded."""
+
+    def __init__(self, din: DIN) -> None:
+        super().__init__()
+        self.din = din
+
+    @override
+    def forward(self, dense: Tensor, vectors: Tensor, *parts: Tensor) -> Tensor:
+        """Map what `DIN.padded` takes, values and lengths of each history in turn, to logits [B]."""
+        return self.din.padded(dense, vectors, *zip(parts[::2], parts[1::2], strict=True))
+
+
+def write_network(
+    network: nn.Module, num_dense: int, num_fields: int, embedding_dim: int, file: Path
+) -> None:
+    """Write a trained network as an ONNX program; one that was trained in bfloat16 is written in float32.
+
+    Raises ValueError, naming the extra, where the packages that write it are missing.
+    """
+    if isinstance(network, InBfloat16):
+        network = network.network
+    names = ["dense", "vectors"]
+    example = [torch.zeros(_ROWS, num_dense), torch.zeros(_ROWS, num_fields, embedding_dim)]
+    shapes: list[dict[int, Any]] = [{0: Dim.DYNAMIC}, {0: Dim.DYNAMIC}]
+    if isinstance(network, DIN):
+        for number in range(len(network.interests)):
+            names += [HISTORY.format(number), LENGTHS.format(number)]
+            example += [torch.zeros(_ROWS, 3, embedding_dim), torch.ones(_ROWS, dtype=torch.int64)]
+            shapes += [{0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC}]
+        network = Padded(network)
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            "a network is exported with onnx and onnxscript: pip install 'recsys-embedding-tables[export]'"
+        ) from None
+    with _quiet():
+        program = torch.onnx.export(
+            network.eval(),
+            tuple(example),
+            dynamo=True,
+            dynamic_shapes=tuple(shapes) if len(shapes) == 2 else (*shapes[:2], tuple(shapes[2:])),
+            input_names=names,
+            output_names=["logit"],
+            verbose=False,
+        )
+    assert program is not None
+    program.save(file)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what torch's exporter says of packages that nobody asked for."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
