@@ -20,7 +20,7 @@ _DIGITS = np.setdiff1d(np.arange(_TEXT_BYTES), _DASHES)
 
 
 def has_ids(kind: pa.DataType) -> bool:
-    """Tell whether `hashing.arrow_ids` takes columns of this type; a dictionary counts as its values."""
+    """Tell whether `arrow_ids` takes columns of this type; a dictionary counts as its values."""
     kind = kind.value_type if pt.is_dictionary(kind) else kind
     if pt.is_decimal(kind):
         return bool(kind.scale >= 0)

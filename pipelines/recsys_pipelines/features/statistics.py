@@ -9,11 +9,10 @@ import pyarrow as pa
 from typing_extensions import override
 
 from recsys_cython_ext import IdCounter, IdTable
+from recsys_pipelines.encoding.numbers import UNIT, rates_and_counts
 from recsys_pipelines.features.base import Arrays, Feature, Fit
 from recsys_pipelines.features.plain import TextIds
 from recsys_pipelines.shards import line_of, uniform
-
-UNIT = 2**16  # counts are of 65,536ths of a row: weights are rounded to them, and then counted exactly
 
 
 def fold_of(line: np.ndarray, folds: int) -> np.ndarray:
@@ -61,12 +60,8 @@ class Statistic(Feature):
         self, rows: np.ndarray, clicks: np.ndarray, total_rows: Any, total_clicks: Any, scale: Any = 1.0
     ) -> dict[str, pa.Array]:
         """Make the columns of ids from their `rows` and `clicks` [B] and the totals of all ids; counts times `scale`."""
-        prior = total_clicks / np.maximum(total_rows, 1)
-        statistics = {
-            "ctr": (clicks + UNIT * self.smoothing * prior) / (rows + UNIT * self.smoothing),
-            "count": np.log1p(rows * scale / UNIT),
-        }
-        return {f"{self.column}:{name}": pa.array(statistics[name].astype(np.float32)) for name in self.of}
+        statistics = rates_and_counts(rows, clicks, total_rows, total_clicks, self.smoothing, scale)
+        return {f"{self.column}:{name}": pa.array(statistics[name]) for name in self.of}
 
     @override
     def to_dict(self) -> dict[str, Any]:

@@ -7,11 +7,12 @@ import numpy as np
 from pydantic import ValidationError
 from typing_extensions import override
 
-from recsys_cython_ext import IdTable, StaticFunction
+from recsys_cython_ext import MISSING_ID, IdTable, StaticFunction, mix64
 from recsys_cython_ext.static_function import Shape, static_function_bytes
-from recsys_cython_ext.vocabulary import table_bytes
-from recsys_pipelines.features.base import Arrays
+from recsys_cython_ext.vocabulary import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, table_bytes
 
+Arrays = Mapping[str, np.ndarray]
+SIGN_BIT = np.int64(-(2**63))
 EXACT, FINGERPRINT = "exact", "fingerprint"  # the forms, as they are declared
 FINGERPRINT_BITS = 8
 ONE_IN = 2**FINGERPRINT_BITS  # ids outside a vocabulary of fingerprints, one passes for an id of it
@@ -118,6 +119,21 @@ class FingerprintVocabulary(Vocabulary):
     @override
     def arrays(self) -> Arrays:
         return {"slots": self._function.slots}
+
+
+def codes_of(ids: np.ndarray, vocabulary: Vocabulary, hash_unknown: bool) -> np.ndarray:
+    """Return the codes of 64-bit ids [n]; those outside have code 1, or with `hash_unknown` a hash of their own.
+
+    Codes are int32, and int64 where hashes are among them.
+    """
+    codes = vocabulary.positions(ids)
+    codes += FIRST_CODE  # of -1 the unknown one
+    if hash_unknown:
+        codes = codes.astype(np.int64)
+        outside = codes == UNKNOWN_CODE
+        codes[outside] = mix64(ids[outside]) | SIGN_BIT
+    codes[ids == MISSING_ID] = MISSING_CODE
+    return codes
 
 
 def vocabulary_of(ids: np.ndarray, form: str) -> Vocabulary:
