@@ -269,7 +269,8 @@ def _teach(
     """
     student = config.replace({"training.teacher": named.model_dump(mode="json", exclude_unset=True)})
     watch = Watch(progress=progress)
-    teachers, rows = [], prepared
+    teachers: list[Run] = []
+    rows = prepared
     if named.predictions is None:
         teachers, rows = teacher_runs(student, prepared, trained_in(pool, runs), watch)
     taught = with_teacher(student, prepared, runs, watch).training.teacher
