@@ -1,6 +1,7 @@
 """The Deep Interest Network (DIN) sums a user's history by attention to the item that is shown."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -76,12 +77,13 @@ class DIN(nn.Module):
 
     def padded(self, dense: Tensor, vectors: Tensor, *histories: tuple[Tensor, Tensor]) -> Tensor:
         """Map the same to logits [B], each history as padded values [B, L, D] and lengths [B], as a server has them."""
+        units = cast(Iterable[ActivationUnit], self.units)
         summed = [
             unit.padded(vectors[:, target], *history)
-            for unit, target, history in zip(self.units, self.targets, histories, strict=True)
+            for unit, target, history in zip(units, self.targets, histories, strict=True)
         ]
         return self._logit(dense, vectors, summed)
 
-    def _logit(self, dense: Tensor, vectors: Tensor, summed: Sequence[Tensor]) -> Tensor:
+    def _logit(self, dense: Tensor, vectors: Tensor, summed: list[Tensor]) -> Tensor:
         x = concatenated(dense, torch.cat([vectors, torch.stack(summed, dim=1)], dim=1))
         return self.output(self.mlp(x)).squeeze(1)

@@ -51,8 +51,15 @@ class ExactVocabulary(Vocabulary):
     form = EXACT
 
     def __init__(self, ids: np.ndarray) -> None:
-        self._table = IdTable(ids)
-        self.ids = self._table.keys  # the table has its own copy
+        self.table = IdTable(ids)
+        self.ids = self.table.keys  # the table has its own copy
+
+    @classmethod
+    def of_table(cls, table: IdTable) -> "ExactVocabulary":
+        """Return the vocabulary of a table that is there, whose arrays may be mapped."""
+        vocabulary = cls.__new__(cls)
+        vocabulary.table, vocabulary.ids = table, table.keys
+        return vocabulary
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,11 +67,11 @@ class ExactVocabulary(Vocabulary):
     @property
     @override
     def nbytes(self) -> int:
-        return self._table.nbytes
+        return self.table.nbytes
 
     @override
     def positions(self, ids: np.ndarray) -> np.ndarray:
-        return self._table.codes(ids, -1)
+        return self.table.codes(ids, -1)
 
     @override
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +97,7 @@ class FingerprintVocabulary(Vocabulary):
                 f"a vocabulary of {shape.num_keys} ids has as many values and {FINGERPRINT_BITS} bits of fingerprint, "
                 f"got {shape.num_values} values and {shape.fingerprint_bits} bits"
             )
-        self._function = function
+        self.function = function
 
     @classmethod
     def of(cls, ids: np.ndarray) -> "FingerprintVocabulary":
@@ -99,26 +106,26 @@ class FingerprintVocabulary(Vocabulary):
         return cls(StaticFunction.build(ids, positions, num_values, fingerprint_bits=FINGERPRINT_BITS))
 
     def __len__(self) -> int:
-        return len(self._function)
+        return len(self.function)
 
     @property
     @override
     def nbytes(self) -> int:
-        return self._function.nbytes
+        return self.function.nbytes
 
     @override
     def positions(self, ids: np.ndarray) -> np.ndarray:
         if not len(self):  # whose one value is no position
             return np.full(len(ids), -1, np.int32)
-        return self._function.lookup(ids).astype(np.int32)
+        return self.function.lookup(ids).astype(np.int32)
 
     @override
     def to_dict(self) -> dict[str, Any]:
-        return {"form": self.form, "shape": self._function.shape.model_dump()}
+        return {"form": self.form, "shape": self.function.shape.model_dump()}
 
     @override
     def arrays(self) -> Arrays:
-        return {"slots": self._function.slots}
+        return {"slots": self.function.slots}
 
 
 def codes_of(ids: np.ndarray, vocabulary: Vocabulary, hash_unknown: bool) -> np.ndarray:

@@ -37,14 +37,14 @@ class Statistic(Feature):
     clicks: np.ndarray
 
     def __post_init__(self) -> None:
-        self._table = IdTable(self.ids)
-        self.ids = self._table.keys  # the table has its own copy
-        self._total_rows, self._total_clicks = self.rows.sum(), self.clicks.sum()
+        self.table = IdTable(self.ids)
+        self.ids = self.table.keys  # the table has its own copy
+        self.total_rows, self.total_clicks = self.rows.sum(), self.clicks.sum()
 
     @property
     def nbytes(self) -> int:
         """Resident bytes: the ids' table and their totals."""
-        return self._table.nbytes + self.rows.nbytes + self.clicks.nbytes
+        return self.table.nbytes + self.rows.nbytes + self.clicks.nbytes
 
     @property
     @override
@@ -53,8 +53,8 @@ class Statistic(Feature):
 
     @override
     def encode(self, table: pa.Table) -> dict[str, pa.Array]:
-        places = self._table.codes(table[self.name].to_numpy(), len(self.ids))
-        return self.arrays_of(self.rows[places], self.clicks[places], self._total_rows, self._total_clicks)
+        places = self.table.codes(table[self.name].to_numpy(), len(self.ids))
+        return self.arrays_of(self.rows[places], self.clicks[places], self.total_rows, self.total_clicks)
 
     def arrays_of(
         self, rows: np.ndarray, clicks: np.ndarray, total_rows: Any, total_clicks: Any, scale: Any = 1.0
@@ -85,7 +85,7 @@ class OutOfFold(Feature):
 
     def __post_init__(self) -> None:
         self.name = self.statistic.name
-        self._table = IdTable(self.statistic.ids)
+        self.table = IdTable(self.statistic.ids)
         self._fold_rows, self._fold_clicks = self.rows.sum(axis=0), self.clicks.sum(axis=0)
 
     @property
@@ -95,7 +95,7 @@ class OutOfFold(Feature):
 
     @override
     def encode(self, table: pa.Table) -> dict[str, pa.Array]:
-        places = self._table.codes(table[self.name].to_numpy(), len(self.statistic.ids))
+        places = self.table.codes(table[self.name].to_numpy(), len(self.statistic.ids))
         fold = fold_of(line_of(table), self.rows.shape[1])
         rows = self.statistic.rows[places] - self.rows[places, fold]
         clicks = self.statistic.clicks[places] - self.clicks[places, fold]

@@ -7,7 +7,7 @@ import datetime as dt
 import math
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -30,8 +30,10 @@ class Unreadable(ValueError):
 
 
 def is_missing(value: Any) -> bool:
-    """Tell whether a value is missing: None, or NaN as pandas writes it."""
-    return value is None or (isinstance(value, float | np.floating) and value != value)
+    """Tell whether a value is missing: None, or a number that is none, as pandas writes it."""
+    if isinstance(value, Decimal):
+        return value.is_nan()
+    return value is None or (isinstance(value, float | np.floating | np.datetime64) and value != value)
 
 
 def plain(value: Any) -> Any:
@@ -78,7 +80,7 @@ def ids_of(value: Any, text: TextIds | None, separator: str | None) -> list[int]
     return [id_of(element, text) for element in elements(value, separator)]
 
 
-def elements(value: Any, separator: str | None) -> Sequence[Any]:
+def elements(value: Any, separator: str | None) -> Iterable[Any]:
     """Return the elements of a list, or of text cut at `separator`, whose empty pieces are missing."""
     if is_missing(value):
         return ()
@@ -99,7 +101,10 @@ def number_of(value: Any) -> float:
     if isinstance(value, str | bytes):
         number = _parsed(text_of(value, "a number"))
     elif isinstance(value, bool | int | float | Decimal):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
     else:
         raise Unreadable(f"{type(value).__name__} where a number is needed", "a number")
     if math.isinf(number):
