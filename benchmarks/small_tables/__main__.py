@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from arms import (
+    CLUSTERED,
     CODED,
     CONTROLS,
     EVOLUTION,
@@ -94,6 +95,7 @@ def names_of(budgets: list[str], wanted: list[str] | None) -> list[tuple[str, st
     plan += [(rival, budget, TEACHERS) for budget in budgets for rival in RIVALS if rival != "unified"]
     plan += [(EVOLUTION, budget, TEACHERS) for budget in budgets]
     plan += [(TWO_CHUNKS, budget, TEACHERS) for budget in budgets]
+    plan += [(CLUSTERED, budget, TEACHERS) for budget in budgets]
     first = budgets[0]  # of the controls
     plan += [(CODED, first, by) for by in (ONE_TEACHER, SMALL_TEACHERS, OUT_OF_FOLD)]
     plan += [("unified", first, SMALL_TEACHERS), ("unified", first, SMOOTHING), ("every-id", None, SMOOTHING)]
@@ -114,6 +116,10 @@ def arm_of(name: str, budget: str | None, by: str, split: Split, precision: str)
     assert budget is not None
     if name == EVOLUTION:
         return evolved(split.base, split.evolution(budget, precision), title, teacher)
+    if name == CLUSTERED:
+        folder, starts = split.clustered(budget, precision, 1)
+        arm = coded(split.base, title, budget, precision, [folder], teacher)
+        return arm.replace({"training.start": starts[0]})
     if name in (CODED, TWO_CHUNKS, RANDOM):
         folders = split.code_folders(name, budget, precision)
         return coded(split.base, title, budget, precision, folders, teacher)
@@ -144,7 +150,12 @@ def train(name: str, arguments: argparse.Namespace) -> None:
                 continue
             configs = [arm_of(arm, budget, by, split, arguments.precision) for split in splits]
             try:
-                told = train_arm(title, configs, splits, students, pool, file)
+                starts = None
+                if arm == CLUSTERED:
+                    assert budget is not None
+                    precision = arguments.precision
+                    starts = [split.clustered(budget, precision, students)[1] for split in splits]
+                told = train_arm(title, configs, splits, students, pool, file, starts)
             except NothingFits as error:
                 print(f"{name} {title}: left out: {error}", flush=True)
                 continue

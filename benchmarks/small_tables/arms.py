@@ -70,6 +70,7 @@ REFERENCES = ("every-id", "full")  # of which the better on validation has the t
 CONTROLS = {"unified_longer": dataclasses.replace(RIVALS["unified"], longer=True)}
 CODED = "coded"  # with codes of k-means; its folders are those of a split
 TWO_CHUNKS = "coded_2_chunks"  # with codes of two halves of the vectors
+CLUSTERED = "clustered"  # that begin as a teacher whose rows are clustered, in two halves
 RANDOM = "random_codes"
 EVOLUTION = "evolution"  # over a learner's rows and widths, of each split
 

@@ -20,6 +20,7 @@ from out_of_fold import write_out_of_fold
 
 from recsys.comparison.candidates import candidates_of
 from recsys.comparison.pool import collect, train_in_worker, trained_in
+from recsys.compression.clustered import like_teacher, write_start
 from recsys.compression.codes import TrainedIds, random_codes, trained_ids
 from recsys.compression.search import run_compression
 from recsys.compression.students import LearnedCodes, codes_for, hashed
@@ -176,6 +177,19 @@ class Split:
             return [str(self._random_like(codes)) for codes in learned]
         return [str(codes.folder) for codes in learned]
 
+    def clustered(self, budget: str, precision: str, students: int) -> tuple[str, list[str]]:
+        """Return the folder of codes of clustered tables, and what each student begins with, of a teacher of its own."""
+        runs, _ = self.teachers
+        config = like_teacher(self.base.replace({"compression.students.precision": precision}), runs[0])
+        limit = budget_bytes(budget, plan_of(self.base, self.prepared.features()).full_bytes)
+        (learned,) = codes_for(
+            config, limit, self.trained_ids, runs, self.student_features, self.runs, lambda *_: None
+        )
+        starts = [
+            write_start(learned, self.trained_ids, runs, number % len(runs)) for number in range(students)
+        ]
+        return str(learned.folder), [str(start) for start in starts]
+
     def _random_like(self, learned: LearnedCodes) -> Path:
         folder = learned.folder.with_name(f"random-{learned.folder.name}")
         if not folder.exists():
@@ -190,11 +204,18 @@ def _validation(file: Path) -> float:
 
 
 def train_arm(
-    name: str, configs: list[ExperimentConfig], splits: list[Split], students: int, pool: Executor, file: Path
+    name: str,
+    configs: list[ExperimentConfig],
+    splits: list[Split],
+    students: int,
+    pool: Executor,
+    file: Path,
+    starts: list[list[str]] | None = None,
 ) -> dict[str, Any]:
     """Choose an arm's settings on the first split, train its students on all, and write what came of it.
 
-    configs: the arm's experiment on each split, alike but for the split and the folders of codes.
+    configs: the arm's experiment on each split, alike but for the split and the folders of codes. starts: what each student
+    of each split begins with, if not with random values.
     """
     first = splits[0]
     options = candidates_of(configs[0], first.folder / "prepared", first.runs, lambda *_: None).candidates
@@ -204,10 +225,11 @@ def train_arm(
     chosen = best(configs[0], options, trials)
     scores = [trial.score(configs[0]) for trial in trials]
     futures = []
-    for split, config in zip(splits, configs, strict=True):
+    for number, (split, config) in enumerate(zip(splits, configs, strict=True)):
         candidate = _on_split(chosen.settings, config, configs[0], split)
         for seed in range(students):
-            seeded = candidate.config.replace({"training.seed": seed})
+            start = {} if starts is None else {"training.start": starts[number][seed]}
+            seeded = candidate.config.replace({"training.seed": seed} | start)
             futures.append(pool.submit(train_in_worker, seeded, candidate.prepared, split.runs))
     paths = [str(path) for path in collect("runs", futures, lambda *_: None)]
     runs = [Run.open(path) for path in paths]

@@ -24,11 +24,12 @@ from recsys.console import app, bars, out, print_json, print_place, print_sheets
 
 Dtype = Literal["fp32", "fp16", "fp8", "int8", "int4"]
 IntoOption = Annotated[
-    Literal["auto", "coded", "unified", "compact"],
+    Literal["auto", "coded", "clustered", "unified", "compact"],
     typer.Option(
         "--into",
-        help="coded: rows learned from teachers; unified: hashed rows, with teachers; auto: the better of both on "
-        "validation; compact: a learner's masks, and evolution over rows and widths",
+        help="coded: rows learned from teachers; clustered: rows that begin as centroids of a teacher's; "
+        "unified: hashed rows, with teachers; auto: the best of these on validation; compact: a learner's masks, "
+        "and evolution over rows and widths",
     ),
 ]
 SeedsOrNoneOption = Annotated[
@@ -172,7 +173,8 @@ def _compacted(
 def _distilled(
     experiment: Any, budget: str, into: str, prepared: Any, roots: Any, options: Any, show: Any
 ) -> Any:
-    from recsys.compression.distillation import KINDS, run_distillation
+    from recsys.compression.distillation import run_distillation
+    from recsys.compression.kinds import KINDS
 
     return run_distillation(experiment, budget, KINDS[into], prepared, roots, **options, progress=show)
 
@@ -194,12 +196,10 @@ def _pool(experiment: Any, jobs: int | None, address: str | None) -> Any:
 
 def _cost(experiment: Any, into: str, prepared: Any, seeds: int, jobs: int | None) -> Any:
     from recsys.compression.cost import expected_cost
-    from recsys.compression.distillation import KINDS
+    from recsys.compression.kinds import KINDS
 
     if into == "compact":
-        raise ValueError(
-            "--dry-run knows what coded and unified students take, not --into compact: leave one out"
-        )
+        raise ValueError("--dry-run knows what students of teachers take, not --into compact: leave one out")
     at_once = jobs or max(1, (os.cpu_count() or 1) // experiment.training.num_threads)
     return expected_cost(experiment, KINDS[into], prepared, seeds, at_once)
 

@@ -96,8 +96,9 @@ def _watch(show: Progress) -> Any:
 
     def report(entry: dict[str, Any]) -> None:
         auc = entry["validation_auc"]
+        loss = f"train loss {entry['train_loss']:.4f}" if "train_loss" in entry else "before training"
         err.print(
-            f"epoch {entry['epoch']:.2f}  train loss {entry['train_loss']:.4f}  "
+            f"epoch {entry['epoch']:.2f}  {loss}  "
             f"validation AUC {'–' if auc is None else f'{auc:.4f}'}  "
             f"logloss {entry['validation_logloss']:.5f}  {rate}",
             soft_wrap=True,

@@ -12,21 +12,17 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from recsys.comparison.experiments import Arm, Chosen, Result, choose, run_comparison
 from recsys.comparison.pool import trained_in
-from recsys.compression.codes import TrainedIds, trained_ids
+from recsys.compression.kinds import Kind, known_ids, students_of
 from recsys.compression.stages import require_full_tables
 from recsys.compression.students import (
     LearnedCodes,
-    coded_student,
-    codes_for,
-    hashed,
     teacher_of_students,
-    unified_student,
     with_means,
 )
 from recsys.config import ConfigError, ExperimentConfig, TeacherConfig
@@ -39,19 +35,11 @@ from recsys.training.teacher import teacher_runs
 from recsys.training.train import with_teacher
 from recsys_cython_ext.files import text_digest, write_text
 from recsys_cython_ext.progress import Progress, no_progress
-from recsys_pipelines.batches.loader import Rows
-from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_tables.schemes.declared import budget_bytes, check_budget
 from recsys_tables.serving.quantise import Dtype
 
 STUDENT = 2  # its place among the arms
-Kind = Literal["coded", "unified"]
-KINDS: dict[str, tuple[Kind, ...]] = {
-    "auto": ("coded", "unified"),
-    "coded": ("coded",),
-    "unified": ("unified",),
-}
 
 
 @dataclass(frozen=True)
@@ -175,9 +163,9 @@ def _require_possible(
 ) -> None:
     """Raise ConfigError or ValueError, as `run_distillation` says, for what would fail after hours."""
     require_full_tables(config)
-    if "coded" in kinds and teacher_of_students(config).predictions is not None:
+    if set(kinds) != {"unified"} and teacher_of_students(config).predictions is not None:
         raise ConfigError(
-            f"{config.name}: coded tables are learned from the rows of teachers, and training.teacher.predictions has "
+            f"{config.name}: codes are learned from the rows of teachers, and training.teacher.predictions has "
             "none: name their `experiment`, or take --into unified"
         )
     if seeds:
@@ -211,16 +199,9 @@ def _chosen(
         teachers, rows, teacher = _teach(
             best_full, teacher_of_students(config), prepared, runs, pool, progress
         )
-    codes: list[LearnedCodes] = []
-    if "coded" in kinds:
-        with _timed("codes", seconds):
-            codes = _codes(config, limit, teachers, rows, roots, progress)
-    students = [
-        coded_student(base, budget, codes, teacher)
-        if kind == "coded"
-        else unified_student(base, budget, teacher)
-        for kind in kinds
-    ]
+    with _timed("codes", seconds):
+        known = known_ids(config, limit, teachers, rows, roots, progress) if teachers else None
+        codes, students = students_of(base, budget, kinds, known, teacher)
     with _timed("trials of students", seconds):
         chosen = choose(students, runs, prepared_root, pool, progress)
     choices: dict[str, Chosen] = dict(zip(kinds, chosen, strict=True))
@@ -276,20 +257,6 @@ def _teach(
     taught = with_teacher(student, prepared, runs, watch).training.teacher
     assert taught is not None
     return teachers, rows, taught
-
-
-def _codes(
-    config: ExperimentConfig,
-    limit: int,
-    teachers: list[Run],
-    rows: Prepared,
-    roots: tuple[Path, Path],
-    progress: Progress,
-) -> list[LearnedCodes]:
-    student = config.replace({"features": hashed(config)}, where=config.name)
-    features = prepare(student.data, student.features, roots[1]).features()
-    trained: TrainedIds = trained_ids(teachers, Rows.load(rows, "train"), features, progress)
-    return codes_for(config, limit, trained, teachers, features, roots[0], progress)
 
 
 def _write_student(choice: Chosen, file: Path) -> Path:

@@ -172,8 +172,11 @@ class _Training:
         """Train to the end."""
         if self._store is not None:
             self._state = self._store.resume(self._model, self._optimizer)
-        if self._state.steps == 0:
+        if self._state.steps == 0 and not self._state.history:
             begin(self._config, self._train.features, self._model, self._optimizer, self._watch.warn)
+            if self._settings.start is not None:  # which may be the best of all
+                self._evaluate()
+                self._save()
         before = self._state.rows
         self._model.train()
         interval = sys.getswitchinterval()
@@ -251,7 +254,7 @@ class _Training:
                 f"rank {rank} is slow: {by_rank[rank]['busy']:.1f} s of its own work since the last evaluation, "
                 f"{times:.1f} times the median of all ranks, which wait for it"
             )
-        total = seconds["tables"] + seconds["dense"] + seconds["loading"]
+        total = seconds["tables"] + seconds["dense"] + seconds["loading"] or 1.0  # before the first batch
         shares = {f"share_{part}": seconds[part] / total for part in ("tables", "dense", "loading")}
         return shares | {f"memory_rank_{rank}": numbers["memory"] for rank, numbers in enumerate(by_rank)}
 

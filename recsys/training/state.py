@@ -33,15 +33,14 @@ class TrainingState:
             self.loss_sum, self.loss_rows = self.loss_sum + loss * rows, self.loss_rows + rows
 
     def evaluated(self, metrics: dict[str, Any], settings: TrainingConfig, num_steps: int) -> bool:
-        """Note an evaluation after `step` of `num_steps` batches of the epoch, and tell whether it is the best so far."""
-        self.history.append(
-            {
-                "epoch": self.epoch + self.step / num_steps,
-                "rows": self.rows,
-                "train_loss": self.loss_sum / max(1, self.loss_rows),
-            }
-            | {f"validation_{name}": value for name, value in metrics.items()}
-        )
+        """Note an evaluation after `step` of `num_steps` batches of the epoch, and tell whether it is the best so far.
+
+        There is no training loss before the first batch.
+        """
+        at = {"epoch": self.epoch + self.step / num_steps, "rows": self.rows}
+        if self.rows:
+            at["train_loss"] = self.loss_sum / max(1, self.loss_rows)
+        self.history.append(at | {f"validation_{name}": value for name, value in metrics.items()})
         self.loss_sum, self.loss_rows = 0.0, 0
         better = not self.best or settings.score(metrics) > settings.score(self.best)
         if better:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from recsys import cli
 from recsys.comparison.pool import training_pool
+from recsys.compression.clustered import centroids, like_teacher
 from recsys.compression.codes import (
     TrainedIds,
     learned_codes,
@@ -25,19 +26,24 @@ from recsys.compression.codes import (
     trained_ids,
 )
 from recsys.compression.cost import expected_cost
-from recsys.compression.distillation import KINDS, DistillationResult, run_distillation
+from recsys.compression.distillation import DistillationResult, run_distillation
+from recsys.compression.kinds import KINDS
 from recsys.compression.saliency import importance
 from recsys.compression.students import hashed, most_rows
 from recsys.compression.supernet import full_model
 from recsys.config import ConfigError, ExperimentConfig, load_experiment
+from recsys.evaluation.metrics import logloss
 from recsys.models.click import ClickModel
 from recsys.reports.distillation import loss_at_most, summary, write_compression
+from recsys.training.distributed import process_group
 from recsys.training.feed import click_batch
+from recsys.training.prediction import predict
 from recsys.training.run import Run
 from recsys.training.train import train
 from recsys_cython_ext.files import file_digest
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare
+from recsys_tables.codes import Codes
 from recsys_tables.distributed.checkpoint import CheckpointError
 from recsys_tables.serving import artefact
 
@@ -173,7 +179,7 @@ def test_students_fit_the_budget_and_codes_are_counted_once(result: Distillation
     assert [arm.name for arm in (baseline, taught)] == ["small", "small-taught"]
     assert student.name == f"small-{result.chosen}"
     assert student.bytes["total"] <= result.budget_bytes < baseline.bytes["total"]
-    assert set(result.scores) == set(result.students) == {"coded", "unified"}
+    assert set(result.scores) == set(result.students) == {"coded", "clustered", "unified"}
     assert result.scores[result.chosen] == max(result.scores.values())
     assert {codes.min_count for codes in result.codes} == {1, 400}
     assert all(codes.bytes <= result.budget_bytes for codes in result.codes)
@@ -310,7 +316,7 @@ def test_the_command_says_what_it_costs_and_what_it_found(
     assert cost["runs"] == {
         "trials of the full table": 0,
         "teachers": 2,
-        "trials of students": 2,
+        "trials of students": 3,
         "trials of the full table with the teacher": 0,
         "seeds of three arms": 3,
     }
@@ -322,7 +328,43 @@ def test_the_command_says_what_it_costs_and_what_it_found(
     plain = CliRunner().invoke(cli.app, [*base, "--dry-run"]).stdout
     assert "at most" in plain
     refused = CliRunner().invoke(cli.app, [*base, "--into", "compact", "--dry-run"])
-    assert "--dry-run knows what coded and unified students take" in str(refused.exception)
+    assert "--dry-run knows what students of teachers take" in str(refused.exception)
+
+
+def test_a_clustered_student_begins_as_its_teacher_clustered(
+    result: DistillationResult, config: ExperimentConfig, roots: tuple[Path, Path], trained: TrainedIds
+) -> None:
+    """Against the teacher itself with the row of every id replaced by the mean of its cluster."""
+    student = load_experiment(result.students["clustered"])
+    run = train(student, prepare(student.data, student.features, roots[1]), roots[0])
+    start = run.metrics["history"][0]
+    assert (start["epoch"], start["rows"]) == (0, 0)
+    assert run.metrics["validation"]["logloss"] <= start["validation_logloss"]
+    teacher = result.teachers[0]
+    codes = Codes.open(student.tables.codes)  # type: ignore[union-attr]
+    assert codes.num_chunks == 2
+    tables = {
+        name: teacher.checkpoint().read(f"table/{name}/full").numpy().copy()
+        for name in ("user_id", "item_id", "tags")
+    }
+    for chunk, means in enumerate(centroids(codes, trained, 0)):
+        width = means.shape[1]
+        for feature in teacher.features().categorical:
+            known = feature.encode_ids(feature.ids)
+            rows = codes.rows(feature.ids, feature.name)[chunk]
+            tables[feature.name][known, chunk * width : (chunk + 1) * width] = means[rows]
+    with process_group():
+        expected = predict(full_model(teacher, tables), teacher.rows("validation"), teacher.config)
+    labels = teacher.rows("validation").label
+    assert start["validation_logloss"] == pytest.approx(logloss(labels, expected), abs=2e-4)
+
+
+def test_a_clustered_student_has_the_network_of_its_teacher(
+    result: DistillationResult, config: ExperimentConfig
+) -> None:
+    other = config.replace({"model": {"name": "lr"}})
+    with pytest.raises(ConfigError, match="model differs: make it the same, or take --into coded"):
+        like_teacher(other, result.teachers[0])
 
 
 @pytest.mark.slow

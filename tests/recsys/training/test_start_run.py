@@ -149,9 +149,21 @@ def test_it_ends_as_one_that_was_not_killed_and_does_not_read_the_start_again(
     states = [saved_of(run).extra() for run in (again, whole)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    first = whole.metrics["history"][0]["train_loss"]
+    start, first = whole.metrics["history"][0], whole.metrics["history"][1]["train_loss"]
+    assert (start["epoch"], start["rows"]) == (0, 0), "what it began with counts among its evaluations"
     fresh = train(configure({"training.epochs": 1}), grown, tmp_path / "fresh")
     assert first < fresh.metrics["history"][0]["train_loss"] - 0.02, "it began with what was learnt"
+
+
+def test_a_start_that_training_does_not_improve_stays(
+    configure: Configure, grown: Prepared, run: Run, yesterday: dict[str, Any], tmp_path: Path
+) -> None:
+    wild = {"training.table_lr": 50.0, "training.dense_lr": 5.0, "training.epochs": 1}
+    again = train(configure(yesterday | wild), grown, tmp_path)
+    losses = [entry["validation_logloss"] for entry in again.metrics["history"]]
+    assert losses[0] == min(losses) == again.metrics["validation"]["logloss"] < max(losses)
+    network = [name for name in saved_of(run).names if name.startswith("dense/")]
+    assert all(torch.equal(saved_of(again).read(name), saved_of(run).read(name)) for name in network)
 
 
 # ---- what does not fit
