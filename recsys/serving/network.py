@@ -5,6 +5,7 @@ padded to the longest, and `lengths_<i>` int64 [B]. The output is `logit` float3
 """
 
 import contextlib
+import importlib.util
 import logging
 import warnings
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from typing_extensions import override
 
-from recsys.models import DIN, InBfloat16
+from recsys.models import DIN
 
 HISTORY, LENGTHS = "history_{}", "lengths_{}"
 _ROWS = 2  # of the example that is traced; torch would take 1 for a constant
@@ -38,12 +39,7 @@ class Padded(nn.Module):
 def write_network(
     network: nn.Module, num_dense: int, num_fields: int, embedding_dim: int, file: Path
 ) -> None:
-    """Write a trained network as an ONNX program; one that was trained in bfloat16 is written in float32.
-
-    Raises ValueError, naming the extra, where the packages that write it are missing.
-    """
-    if isinstance(network, InBfloat16):
-        network = network.network
+    """Write a trained network as an ONNX program, in float32 even if it was trained in bfloat16."""
     names = ["dense", "vectors"]
     example = [torch.zeros(_ROWS, num_dense), torch.zeros(_ROWS, num_fields, embedding_dim)]
     shapes: list[dict[int, Any]] = [{0: Dim.DYNAMIC}, {0: Dim.DYNAMIC}]
@@ -53,12 +49,6 @@ def write_network(
             example += [torch.zeros(_ROWS, 3, embedding_dim), torch.ones(_ROWS, dtype=torch.int64)]
             shapes += [{0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, {0: Dim.DYNAMIC}]
         network = Padded(network)
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise ValueError(
-            "a network is exported with onnx and onnxscript: pip install 'recsys-embedding-tables[export]'"
-        ) from None
     with _quiet():
         program = torch.onnx.export(
             network.eval(),
@@ -71,6 +61,11 @@ def write_network(
         )
     assert program is not None
     program.save(file)
+
+
+def can_write_network() -> bool:
+    """Tell whether the packages that write a network are installed, which are the extra `export`."""
+    return all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxscript"))
 
 
 @contextlib.contextmanager

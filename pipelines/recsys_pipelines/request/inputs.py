@@ -41,6 +41,11 @@ class Bags:
     missing: int
     unknown: int
 
+    @property
+    def single(self) -> bool:
+        """Return whether every row has one id."""
+        return len(self.values) == len(self.offsets) - 1 and bool((np.diff(self.offsets) == 1).all())
+
 
 class VocabularyInput(Strict):
     """What a vocabulary's arrays do not say: its form, the seed of an exact one, the shape of one of fingerprints."""

@@ -7,7 +7,7 @@ an exported folder.
 import datetime as dt
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -280,8 +280,3 @@ def _of_pattern(text: str, pattern: str) -> int:
     if parsed is None or parsed.strftime(pattern) != text:  # strptime alone takes 7 digits for 8
         raise Unreadable(f"not a time of the format {pattern}", f"a time of the format {pattern}")
     return microseconds(parsed)
-
-
-def source_columns(readers: Mapping[str, Reader]) -> list[str]:
-    """Return the source columns of readers, each once, in the order of the alphabet."""
-    return sorted({column for reader in readers.values() for column in reader.columns})

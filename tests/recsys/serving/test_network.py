@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from torchrec import JaggedTensor
 
 from recsys.config.models import ModelConfig
-from recsys.models import InBfloat16, build
+from recsys.models import build
 from recsys.serving.network import write_network
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -61,14 +61,3 @@ def test_the_program_is_the_module(model: dict[str, Any], tmp_path: Path) -> Non
             expected = network(torch.from_numpy(dense), torch.from_numpy(vectors), *histories).numpy()
         (logit,) = session.run(None, inputs)
         np.testing.assert_allclose(logit, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_a_network_of_bfloat16_is_written_in_float32(tmp_path: Path) -> None:
-    network = network_of(MODELS[2])
-    write_network(InBfloat16(network), DENSE, len(FIELDS), D, tmp_path / "network.onnx")
-    vectors = np.full((1, 3, D), 0.3, np.float32)
-    (logit,) = onnxruntime.InferenceSession(tmp_path / "network.onnx").run(
-        None, {"dense": np.ones((1, DENSE), np.float32), "vectors": vectors}
-    )
-    expected = network(torch.ones(1, DENSE), torch.from_numpy(vectors))
-    np.testing.assert_allclose(logit, expected.detach().numpy(), rtol=1e-5)
