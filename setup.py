@@ -1,13 +1,16 @@
-"""Build the Cython extensions and find the packages; everything else is declared in pyproject.toml.
+"""Find the packages and build the Cython extensions; everything else is declared in pyproject.toml.
 
 RECSYS_CYTHON_DEBUG=1 turns bounds checks on in every kernel (the directives live here, in one
 place, because a misspelt directive in a file header is ignored in silence).
 """
 
 import os
+import subprocess
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, find_namespace_packages, setup
+from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("RECSYS_CYTHON_DEBUG") == "1"
 
@@ -37,62 +40,49 @@ PACKAGES = [
     ),
 ]
 
+KERNELS = "cython_ext/recsys_cython_ext"
 EXTENSIONS = [
-    Extension(
-        "recsys_cython_ext._hashing",
-        ["cython_ext/recsys_cython_ext/_hashing.pyx"],
-        extra_compile_args=["-O3"],  # no -march: wheels are portable
-    ),
-    Extension(
-        "recsys_cython_ext._text",
-        ["cython_ext/recsys_cython_ext/_text.pyx"],
-        extra_compile_args=["-O3"],
-    ),
-    Extension(
-        "recsys_cython_ext._sums",
-        ["cython_ext/recsys_cython_ext/_sums.pyx"],
-        extra_compile_args=["-O3"],
-    ),
-    Extension(
-        "recsys_cython_ext._ranks",
-        ["cython_ext/recsys_cython_ext/_ranks.pyx"],
-        extra_compile_args=["-O3"],
-    ),
-    Extension(
-        "recsys_cython_ext._gather",
-        ["cython_ext/recsys_cython_ext/_gather.pyx"],
-        extra_compile_args=["-O3"],
-    ),
-    Extension(
-        "recsys_cython_ext._vocabulary",
-        ["cython_ext/recsys_cython_ext/_vocabulary.pyx"],
-        extra_compile_args=["-O3"],
-    ),
-    Extension(
-        "recsys_cython_ext._static_function",
-        ["cython_ext/recsys_cython_ext/_static_function.pyx"],
-        extra_compile_args=["-O3"],
-    ),
-    Extension(
-        "recsys_cython_ext._remap",
-        ["cython_ext/recsys_cython_ext/_remap.pyx"],
-        extra_compile_args=["-O3"],
-    ),
-    Extension(
-        "recsys_cython_ext._lookup",
-        ["cython_ext/recsys_cython_ext/_lookup.pyx"],
-        extra_compile_args=[
-            "-O3",
-            "-ffp-contract=off",  # sums do not depend on whether the machine has FMA
-            "-fno-trapping-math",  # loops with a choice between floats are vectorised,
-            "-fno-tree-loop-distribute-patterns",  # as is setting 16 floats to zero,
-            "--param=max-completely-peel-times=4",  # and loops over 8 or 16 columns: 2 to 5 times as fast
-        ],
-    ),
+    Extension(f"recsys_cython_ext.{kernel.stem}", [f"{KERNELS}/{kernel.name}"])
+    for kernel in sorted(Path(KERNELS).glob("*.pyx"))
 ]
+
+# No -march: wheels are portable, and the kernels choose among their clones when they are loaded.
+FLAGS = {
+    "msvc": ["/O2", "/fp:precise"],
+    "clang": ["-O3", "-ffp-contract=off"],  # sums do not depend on whether the machine has FMA
+    "gcc": ["-O3", "-ffp-contract=off"],
+}
+LOOKUP_FLAGS = {
+    "gcc": [
+        "-fno-trapping-math",  # loops with a choice between floats are vectorised,
+        "-fno-tree-loop-distribute-patterns",  # as is setting 16 floats to zero,
+        "--param=max-completely-peel-times=4",  # and loops over 8 or 16 columns: 2 to 5 times as fast
+    ],
+}
+
+
+class BuildKernels(build_ext):
+    """Build each kernel with the flags that its compiler knows."""
+
+    def build_extension(self, extension: Extension) -> None:
+        family = self._compiler_family()
+        extension.extra_compile_args = list(FLAGS[family])
+        if extension.name.endswith("._lookup"):
+            extension.extra_compile_args += LOOKUP_FLAGS.get(family, [])
+        super().build_extension(extension)
+
+    def _compiler_family(self) -> str:
+        """Return "msvc", "clang" or "gcc"; a compiler that is none of them is taken for clang, whose flags are plain."""
+        if self.compiler.compiler_type == "msvc":
+            return "msvc"
+        command = [*self.compiler.compiler, "--version"]
+        version = subprocess.run(command, capture_output=True, text=True, check=False).stdout.lower()
+        return "gcc" if "free software foundation" in version else "clang"
+
 
 setup(
     packages=PACKAGES,
     package_dir=FOLDERS,
-    ext_modules=cythonize(EXTENSIONS, compiler_directives=DIRECTIVES),
+    ext_modules=cythonize(EXTENSIONS, compiler_directives=DIRECTIVES, quiet=True),
+    cmdclass={"build_ext": BuildKernels},
 )

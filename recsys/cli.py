@@ -4,16 +4,18 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 
 from recsys import __version__
 from recsys.commands.options import JsonOption
-from recsys.console import app, err, out, print_json
+from recsys.console import app, err, out, print_json, table
+from recsys_cython_ext.extras import MissingExtra, install_hint
 
 for commands in (
+    "init",
     "data",
     "tables",
     "compression",
@@ -25,6 +27,7 @@ for commands in (
     "policies",
     "online",
     "exporting",
+    "cleaning",
 ):  # in the order of the help
     import_module(f"recsys.commands.{commands}")
 
@@ -54,13 +57,15 @@ def doctor(as_json: JsonOption = False) -> None:
     if as_json:
         print_json(diagnosis.to_dict())
     else:
-        table = Table("package", "version")
+        grid = table("package", "version")
         for name, number in diagnosis.versions.items():
-            table.add_row(name, number or "[dim]not installed[/dim]")
-        out.print(table)
+            grid.add_row(name, number or "[dim]not installed[/dim]")
+        out.print(grid)
         for problem in diagnosis.problems:
-            out.print(f"[red]✗[/red] {problem}")
-        if not diagnosis.problems:
+            out.print(f"[red]✗[/red] {escape(problem)}")
+        for note in diagnosis.notes:
+            out.print(f"[yellow]–[/yellow] {escape(note)}")
+        if not diagnosis.problems and not diagnosis.notes:
             out.print("[green]✓[/green] torch, torchrec and fbgemm belong together")
     if diagnosis.problems:
         raise typer.Exit(1)
@@ -95,10 +100,20 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("RECSYS_TRACEBACK"):
             raise
-        if "--json" in sys.argv:
-            print_json({"error": str(error)})
-        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _exit_with(str(error))
+    except ImportError as error:
+        hint = str(error) if isinstance(error, MissingExtra) else install_hint(error.name or "")
+        if hint is None or os.environ.get("RECSYS_TRACEBACK"):
+            raise
+        _exit_with(f"this needs more than the bare installation: {hint}")
+
+
+def _exit_with(message: str) -> NoReturn:
+    """Print what is wrong, on standard output too where a program reads it, and exit with status 2."""
+    if "--json" in sys.argv:
+        print_json({"error": message})
+    err.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":  # of a Ray job, whose package is not installed

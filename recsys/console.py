@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ from rich.progress import (
 from rich.progress import Progress as ProgressBars
 from rich.table import Table
 
+from recsys_cython_ext.files import in_use
 from recsys_cython_ext.progress import Progress
 
+WIDTH = 100  # columns of what is printed at most; a pipe, which has no width, gets them all
+NAMED = 5  # tables that are left out and named
 LINE_SECONDS = 10.0  # between two lines on a stage, where there is no terminal
 
 app = typer.Typer(
@@ -46,7 +50,7 @@ def open_closed_streams() -> None:
 
 
 open_closed_streams()
-out = Console(width=None if sys.stdout.isatty() else 170)  # a pipe has no width, and 80 would cut tables
+out = Console(width=min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
 err = Console(stderr=True)
 
 
@@ -84,10 +88,17 @@ def preparing(show: Progress) -> Progress:
 
 
 @contextmanager
-def bars() -> Iterator[Progress]:
-    """Show progress on standard error by `show(stage, finished, of, detail)`: bars, or lines without a terminal."""
-    with _bars() if err.is_terminal else _lines() as show:
+def bars(*folders: Path) -> Iterator[Progress]:
+    """Show progress on standard error by `show(stage, finished, of, detail)`: bars, or lines without a terminal.
+
+    The folders are what a job works in: they are made, and `recsys clean` leaves alone what lies there meanwhile.
+    """
+    with ExitStack() as stack:
+        show = stack.enter_context(_bars() if err.is_terminal else _lines())
         try:
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(in_use(folder))
             yield show
         except KeyboardInterrupt:
             err.print("interrupted; what was finished is kept, and the same command goes on from there")
@@ -150,21 +161,76 @@ def warn(text: str) -> None:
     err.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
+def table(*headers: str) -> Table:
+    """Return an empty table whose cells are folded where they are too long, and never cut."""
+    grid = Table()
+    for header in headers:
+        grid.add_column(escape(header), overflow="fold")
+    return grid
+
+
 def print_metrics(columns: dict[str, dict[str, Any]]) -> None:
     """Print a table of metrics, one column for each set of them."""
-    table = Table("metric", *map(escape, columns))
+    grid = table("metric", *columns)
     for name in next(iter(columns.values())):
         values = [column.get(name) for column in columns.values()]
-        table.add_row(name, *("–" if v is None else f"{v:.6g}" for v in values))
-    out.print(table)
+        grid.add_row(name, *("–" if v is None else f"{v:.6g}" for v in values))
+    out.print(grid)
 
 
-def print_sheets(summary: str, sheets: Any, report: Path) -> None:
-    """Print tables, what they say in a sentence, and where the report is."""
-    for sheet in sheets:
-        out.print(sheet.grid())
-    out.print(summary, markup=False, highlight=False)
-    print_place("report", report.resolve())
+def print_result(
+    answer: str,
+    sheets: Sequence[Any],
+    details: bool,
+    lines: Sequence[str] = (),
+    report: Path | None = None,
+) -> None:
+    """Print one table, the first, and below it the answer in a sentence; before them all the rest, with `--details`.
+
+    Args:
+        answer: The result in a sentence.
+        sheets: The table that goes with it, then those of the details.
+        details: Whether the user asks for them; their names are printed otherwise.
+        lines: Sentences of the details.
+        report: Is named at the end.
+    """
+    first, *others = sheets
+    if details:
+        for line in lines:
+            out.print(line, markup=False, highlight=False)
+        for sheet in others:
+            print_sheet(sheet)
+    print_sheet(first)
+    if others and not details:
+        titles = "; ".join(sheet.title for sheet in others[:NAMED])
+        rest = f"; and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        out.print(f"With --details: {titles}{rest}.", style="dim", markup=False, highlight=False)
+    out.print(answer, style="bold", markup=False, highlight=False)
+    if report is not None:
+        print_place("report", report.resolve())
+
+
+def print_sheet(sheet: Any) -> None:
+    """Print a table, in several below each other where it is wider than the terminal, and its note."""
+    for grid in sheet.grids(out.width):
+        out.print(grid)
+    if sheet.note:
+        out.print(sheet.footer, style="dim", highlight=False)
+
+
+def print_cost(cost: Any, as_json: bool) -> None:
+    """Print how many trainings there are, and what they need at most."""
+    if as_json:
+        return print_json(cost.to_dict())
+    for step, number in cost.runs.items():
+        if number:
+            out.print(f"{number:4d} {step}", highlight=False)
+    out.print(cost.sentence, highlight=False)
+
+
+def announce(text: str) -> None:
+    """Say on standard error what is to be expected of the work that begins."""
+    err.print(text, style="bold", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_place(label: str, place: Path, more: str = "") -> None:

@@ -52,6 +52,10 @@ WINGS = {
         *("torch", "recsys_tables", "recsys.models", "recsys.training", "recsys.reports"),
         *("recsys_pipelines.sources", "recsys.policies"),
     ),
+    "recsys/starting": (
+        *("torch", "recsys_tables", "recsys_pipelines.batches", "recsys_pipelines.preparation"),
+        *("recsys.training", "recsys.models", "recsys.reports", "recsys.commands"),
+    ),
     "recsys/compression": ("recsys.reports", "recsys.commands"),
     "recsys/training": ("recsys.serving", "recsys.tuning", "recsys.comparison", "recsys.reports"),
     "recsys/tuning": ("recsys.comparison", "recsys.compression", "recsys.reports"),

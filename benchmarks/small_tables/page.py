@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from served import smallest
 
 matplotlib.use("Agg")
 MARKERS = "osD^vP*X<>hd"
@@ -21,12 +22,12 @@ def table(result: dict[str, Any]) -> str:
     reference, *taught = result["references"]
     lines = [
         "| arm | bytes | of full | to serve | AUC | splits, lowest to highest "
-        f"| Δ to {reference} | Δ to it with the teacher | coded ahead by (Holm's p) |",
+        f"| Δ to {reference} | Δ to it with the teacher | students ahead by (Holm's p) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in ordered(result):
         lines.append(
-            f"| {row['arm']} | {row['bytes']:,.0f} | {row['bytes'] / row['full_table']:.1%} | {row['serving']:,.0f} "
+            f"| {row['arm']} | {row['bytes']:,.0f} | {row['bytes'] / row['full_table']:.1%} | {served(row, result)} "
             f"| {row['auc']:.4f} | {min(row['by_split']):.4f}–{max(row['by_split']):.4f} "
             f"| {change(row, reference)} | {change(row, taught[0]) if taught else '–'} "
             f"| {lead(row)} |"
@@ -34,9 +35,38 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def served(row: dict[str, Any], result: dict[str, Any]) -> str:
+    """Return the bytes to serve an arm, in the fewest bits that cost no AUC to speak of."""
+    if row["arm"] not in result["served"]:
+        return f"{row['serving']:,.0f}"
+    dtype, found = smallest(result["served"][row["arm"]])
+    return f"{found['bytes']:,.0f} ({dtype})"
+
+
+def slices(result: dict[str, Any]) -> str:
+    """Return how the arms do on rows with new, rare and frequent ids, at each claim's budget."""
+    lines = []
+    for claim, parts in result["slices"].items():
+        arms = list(parts[0]["auc"])
+        lines += [
+            f"| {claim}: test rows with | rows | " + " | ".join(arms) + " |",
+            "|---|---|" + "---|" * len(arms),
+        ]
+        for part in parts:
+            cells = [f"{part['auc'][claim]:.4f}"]
+            for arm in arms[1:]:
+                ahead = part["ahead"][arm]
+                cells.append(
+                    f"{part['auc'][arm]:.4f} ({ahead['estimate']:+.4f} ± {1.96 * ahead['error']:.4f})"
+                )
+            lines.append(f"| {part['slice']} | {part['rows']:,} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 def lead(row: dict[str, Any]) -> str:
-    """Return how far coded tables are ahead of an arm at its budget, and the p-value."""
-    ahead = row["coded_ahead"]
+    """Return how far the chosen students are ahead of an arm of their budget, and the p-value."""
+    ahead = row["ahead"]
     return "–" if ahead is None else f"{ahead['estimate']:+.4f} ({p_value(ahead['holm'])})"
 
 
@@ -107,6 +137,9 @@ def main() -> None:
         file = arguments.pictures / f"small-{result['set']}.png"
         picture(result, file)
         print(f"## {result['set']}\n\n{table(result)}\n\n![Quality against bytes](pictures/{file.name})\n")
+        if result["ceiling"]:
+            print(f"The teachers together: {sum(result['ceiling']) / len(result['ceiling']):.4f}.\n")
+        print(slices(result))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from recsys.training.run import Run
 from recsys_cython_ext.files import write_json
 from recsys_tables.serving.quantise import Dtype
 
+HARMLESS = 0.0002  # AUC that rows of fewer bits may cost
 SMALLER: tuple[Dtype, ...] = ("int8", "int4")
 
 
@@ -22,6 +23,14 @@ def served(run: Run) -> dict[str, dict[str, float]]:
             size = export(run, out, dtype).bytes.serving
             found[dtype] = {"bytes": size, "change": check(run, out)["auc"] - run.metrics["test"]["auc"]}
     return found
+
+
+def smallest(of_types: dict[str, dict[str, float]]) -> tuple[str, dict[str, float]]:
+    """Return the type of rows that takes the fewest bytes and costs no AUC to speak of, or else the least."""
+    harmless = {dtype: found for dtype, found in of_types.items() if found["change"] > -HARMLESS}
+    if not harmless:
+        return max(of_types.items(), key=lambda item: item[1]["change"])
+    return min(harmless.items(), key=lambda item: item[1]["bytes"])
 
 
 def of_arms(told: dict[str, Any], folder: Path) -> dict[str, Any]:

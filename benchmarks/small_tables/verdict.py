@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from arms import CODED, REFERENCES
+from arms import CLUSTERED, CODED, REFERENCES
 from judge import Predicted
 from posttraining import ensemble_auc
 from rich.console import Console
@@ -16,7 +16,9 @@ from slices import sliced
 from recsys.evaluation.arms.multiplicity import holm
 
 LEVEL = 0.95
-CLAIM = f"{CODED}+{TEACHERS}"
+CANDIDATES = [
+    f"{name}+{TEACHERS}" for name in (CODED, CLUSTERED, "unified")
+]  # among which validation chooses
 SLICED = ("every-id", f"every-id+{TEACHERS}", "unified", f"unified+{TEACHERS}", "width_x_min_count")
 
 
@@ -30,8 +32,8 @@ def verdict_of(name: str, work: Path) -> dict[str, Any]:
     )
     references = [title for title in (reference, f"{reference}+{TEACHERS}") if title in told]
     small = [title for title, arm in told.items() if arm["budget"]]
-    claims = [title for title in small if title.startswith(f"{CLAIM}@")]
-    ahead = _ahead(predicted, told, [title for title in small if title not in claims], claims)
+    claims = _chosen(told)
+    ahead = _ahead(predicted, told, [title for title in small if title not in claims.values()], claims)
     level = 1 - (1 - LEVEL) / max(1, len(claims) * len(references))
     rows = [_row(title, arm, predicted, references, level, ahead) for title, arm in told.items()]
     print_table(name, rows, references, level)
@@ -41,11 +43,10 @@ def verdict_of(name: str, work: Path) -> dict[str, Any]:
         "level": level,
         "arms": rows,
         "ceiling": ensemble_auc(told[references[-1]]["runs"]) if len(references) > 1 else None,
+        "claims": list(claims.values()),
         "slices": {
-            claim: sliced(
-                told, claim, [*SLICED[:2], *(f"{arm}@{told[claim]['budget']}" for arm in SLICED[2:])]
-            )
-            for claim in claims
+            claim: sliced(told, claim, [*SLICED[:2], *(f"{arm}@{budget}" for arm in SLICED[2:])])
+            for budget, claim in claims.items()
         },
         "served": of_arms(told, folder / "served"),
     }
@@ -55,12 +56,27 @@ def _files(arm: dict[str, Any]) -> list[list[Path]]:
     return [[Path(run) / "predictions.parquet" for run in runs] for runs in arm["runs"]]
 
 
+def _chosen(told: dict[str, Any]) -> dict[str, str]:
+    """Return, for each budget, the student that does best on validation, as `recsys compress --into auto` takes it."""
+    chosen: dict[str, str] = {}
+    for title, arm in told.items():
+        if title.partition("@")[0] not in CANDIDATES or not arm["budget"]:
+            continue
+        best = chosen.get(arm["budget"])
+        if best is None or arm["validation"] > told[best]["validation"]:
+            chosen[arm["budget"]] = title
+    return chosen
+
+
 def _ahead(
-    predicted: Predicted, told: dict[str, Any], rivals: list[str], claims: list[str]
+    predicted: Predicted, told: dict[str, Any], rivals: list[str], claims: dict[str, str]
 ) -> dict[str, dict[str, float]]:
-    """Return how far coded tables of the same budget are ahead of each rival, and p-values after Holm over all of them."""
-    pairs = [(f"{CLAIM}@{told[rival]['budget']}", rival) for rival in rivals]
-    differences = [predicted.difference(claim, rival) for claim, rival in pairs if claim in claims]
+    """Return how far the chosen students are ahead of rivals of their budget, and p-values after Holm over all of them."""
+    differences = [
+        predicted.difference(claims[told[rival]["budget"]], rival)
+        for rival in rivals
+        if told[rival]["budget"] in claims
+    ]
     adjusted = holm([difference.p_value for difference in differences])
     return {
         difference.other: {"estimate": difference.estimate, "holm": p_value}
@@ -89,7 +105,7 @@ def _row(
             other: {"estimate": d.estimate, "interval": d.interval(level), "by_split": d.by_split}
             for other, d in against.items()
         },
-        "coded_ahead": ahead.get(title),
+        "ahead": ahead.get(title),
         "seconds": arm["seconds"],
         "settings": arm["settings"],
     }
@@ -103,7 +119,7 @@ def print_table(name: str, rows: list[dict[str, Any]], references: list[str], le
         "of full",
         "AUC",
         *(f"loss to {r}, at most" for r in references),
-        "coded ahead",
+        "students ahead",
         "Holm p",
         title=f"{name}, intervals {level:.2%}",
     )
@@ -111,7 +127,7 @@ def print_table(name: str, rows: list[dict[str, Any]], references: list[str], le
         losses = [
             f"{-row['against'][r]['interval'][0]:+.4f}" if r in row["against"] else "–" for r in references
         ]
-        ahead = row["coded_ahead"]
+        ahead = row["ahead"]
         cells = ("–", "–") if ahead is None else (f"{ahead['estimate']:+.4f}", f"{ahead['holm']:.4f}")
         table.add_row(
             row["arm"],

@@ -8,10 +8,11 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -140,6 +141,90 @@ def locked(file: Path, seconds: float | None = None) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def in_use(folder: Path, alone: bool = False) -> Iterator[None]:
+    """Hold a folder together with all others who use it, waiting for one who is alone there; nothing is written.
+
+    With `alone`, raises TimeoutError where anybody else holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+        except BlockingIOError:
+            raise TimeoutError(f"{folder}: another process works there") from None
+        except OSError:  # a file system that locks no folders
+            if alone:
+                raise
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds a lock file, or the workspace that it writes to; what is not there nobody holds."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # not there, or a link
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # two who look see each other not
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(handle)
+
+
+def is_workspace(path: Path) -> bool:
+    """Tell whether a path is a folder that something is being written in, or was when its process was killed."""
+    return (
+        re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", path.name) is not None
+        and path.is_dir()
+        and not path.is_symlink()
+    )
+
+
+def remove_workspace(folder: Path) -> bool:
+    """Remove what a killed process was writing to; False where its process lives, or it is gone."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # gone meanwhile, or planted: no folder of ours
+        return False
+    try:
+        free = _held(handle, wait=False)
+        if free:
+            shutil.rmtree(folder, ignore_errors=True)
+        return free
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path, lock: Path, still: Callable[[], bool]) -> bool:
+    """Remove a file or folder while holding its lock, if it is `still` to be removed; False where it is not.
+
+    A folder goes whole: a process that is killed meanwhile leaves a workspace, and nothing under the folder's name.
+    """
+    try:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError:  # gone with its folder, or a link
+        return False
+    try:
+        if not (_held_soon(handle) and os.path.samestat(os.fstat(handle), lock.stat())):
+            return False
+        if still():
+            aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+            path.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True) if aside.is_dir() else aside.unlink()
+        lock.unlink(missing_ok=True)
+        return not path.exists()
+    except FileNotFoundError:  # the process that held the lock has removed it
+        return False
+    finally:
+        os.close(handle)
+
+
 def _open_and_lock(file: Path, until: float | None) -> int:
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -194,13 +279,16 @@ def _new_locked_folder(path: Path) -> tuple[Path, int]:
 def _remove_left_behind(path: Path) -> None:
     """Remove the unlocked workspaces of a target: their processes are gone."""
     for folder in path.parent.glob(f".{_escaped(path.name)}.{'[0-9a-f]' * 16}.tmp"):
-        try:
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:  # gone meanwhile, or planted: no folder of ours
-            continue
+        remove_workspace(folder)
+
+
+def _held_soon(handle: int) -> bool:
+    """Lock a file unless a process holds it for longer than `is_locked` does."""
+    for _ in range(10):
         if _held(handle, wait=False):
-            shutil.rmtree(folder, ignore_errors=True)
-        os.close(handle)
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _held(handle: int, wait: bool) -> bool:

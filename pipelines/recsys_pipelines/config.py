@@ -47,7 +47,7 @@ class LabelConfig(Strict):
     """The label column; with `threshold`, a row is positive when its value is >= threshold."""
 
     column: str = "label"
-    threshold: float | None = None
+    threshold: float | None = None  # unless given, labels are 0 and 1
 
 
 class TimeConfig(Strict):
@@ -100,17 +100,17 @@ class DataConfig(Strict):
         "table",
         "generated",
     ]
-    path: Location | None = None
-    label: LabelConfig = LabelConfig()
+    path: Location | None = None  # a file, a folder or a URL
+    label: LabelConfig = LabelConfig()  # what is to be predicted
     # column of sample weights of the training loss; evaluation counts every row once
     weight: str | None = None
     user: str | None = None  # clusters of tests and groups of GAUC; a row without a user is a user of its own
     # column that orders rows: whole numbers, times, dates, or ISO 8601 as text
     time: str | TimeConfig | None = None
     truth: str | None = None  # column with the true click probability, where a generator knows it
-    split: SplitConfig = SplitConfig()
+    split: SplitConfig = SplitConfig()  # of the rows into training, validation and test
     quarantine_limit: float = Field(0.01, ge=0, le=1)  # share of unreadable rows that stops the run
-    generator: GeneratorConfig | None = None
+    generator: GeneratorConfig | None = None  # of `source: generated`
 
     @property
     def time_column(self) -> str | None:

@@ -92,10 +92,10 @@ class EncodedFeature(DeclaredFeature):
     categorical: ClassVar[bool] = True
     later: ClassVar[Mapping[str, Any]] = {"form": "exact"}
 
-    encoding: Literal["vocabulary", "hash"] = "vocabulary"
-    form: Literal["exact", "fingerprint"] = "exact"
-    min_count: int = Field(1, ge=1)
-    unknown: Literal["code", "hash"] = "code"
+    encoding: Literal["vocabulary", "hash"] = "vocabulary"  # how ids become numbers
+    form: Literal["exact", "fingerprint"] = "exact"  # how the vocabulary is held
+    min_count: int = Field(1, ge=1)  # rows of training that an id needs for a code
+    unknown: Literal["code", "hash"] = "code"  # what an id without a code becomes
 
     @model_validator(mode="after")
     def _encoding_agrees(self) -> Self:
@@ -117,7 +117,7 @@ class KeptFeature(EncodedFeature):
     those of its 64-bit ids that the folder lists, and every other id is unknown.
     """
 
-    keep: Location | None = None
+    keep: Location | None = None  # folder of the ids that may have a code
 
     @model_validator(mode="after")
     def _can_be_kept(self) -> Self:

@@ -35,12 +35,12 @@ class CategoricalConfig(KeptFeature):
     kind: Literal["categorical"]
     names: tuple[FeatureName, ...] = Field(min_length=1)
     columns: tuple[ColumnName, ...] = Field(min_length=1)
-    vocabulary: Location | None = None
+    vocabulary: Location | None = None  # a text file with one value a line
     buckets: Literal["squared_log"] | None = None
-    multivalued: bool = False
+    multivalued: bool = False  # whether a row holds a list
     separator: str | None = Field(None, min_length=1)  # splits a text column into a list
     weights: str | None = None  # column of the weights of the elements
-    pooling: Literal["sum", "mean"] = "sum"
+    pooling: Literal["sum", "mean"] = "sum"  # of the vectors of a list
 
     @classmethod
     @override
@@ -94,10 +94,10 @@ class TokensConfig(KeptFeature):
     kind: Literal["tokens"]
     names: tuple[FeatureName, ...] = Field(min_length=1)
     columns: tuple[ColumnName, ...] = Field(min_length=1)
-    lowercase: bool = True
-    ngrams: int = Field(1, ge=1, le=5)
-    max_tokens: int = Field(64, ge=1)
-    pooling: Literal["sum", "mean"] = "mean"
+    lowercase: bool = True  # whether A is a
+    ngrams: int = Field(1, ge=1, le=5)  # words of the longest run that is one id
+    max_tokens: int = Field(64, ge=1)  # of a text; the rest is cut
+    pooling: Literal["sum", "mean"] = "mean"  # of the vectors of a list
 
 
 class PrefixesConfig(KeptFeature):
@@ -113,7 +113,7 @@ class PrefixesConfig(KeptFeature):
     names: tuple[FeatureName, ...] = Field(min_length=1)
     columns: tuple[ColumnName, ...] = Field(min_length=1)
     lengths: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
-    pooling: Literal["sum", "mean"] = "sum"
+    pooling: Literal["sum", "mean"] = "sum"  # of the vectors of a list
 
 
 class DateConfig(DeclaredFeature):
@@ -191,11 +191,11 @@ class SequenceConfig(EncodedFeature):
     kind: Literal["sequence"]
     name: FeatureName
     column: ColumnName
-    length: int = Field(50, ge=1, le=1000)
+    length: int = Field(50, ge=1, le=1000)  # events at most, the last ones
     separator: str | None = Field(None, min_length=1)  # cuts the text of a request, as in CSV, into a list
-    only_positive: bool = False
+    only_positive: bool = False  # whether events need label 1
     like: str | None = None
-    pooling: Literal["sum", "mean"] = "mean"
+    pooling: Literal["sum", "mean"] = "mean"  # of the vectors of a list
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -236,7 +236,7 @@ class NumericConfig(DeclaredFeature):
     columns: tuple[ColumnName, ...] = Field(min_length=1)
     clip: tuple[float | None, float | None] = (None, None)
     transform: Literal["none", "log", "squared_log"] = "none"
-    standardise: bool = True
+    standardise: bool = True  # to mean 0 and deviation 1 in training
 
     @model_validator(mode="after")
     def _bounds_rise(self) -> Self:
@@ -264,8 +264,8 @@ class StatisticConfig(DeclaredFeature):
     names: tuple[Annotated[str, AfterValidator(_statistic_name)], ...] = Field(min_length=1)
     columns: tuple[ColumnName, ...] = Field(min_length=1)
     of: tuple[Literal["ctr", "count"], ...] = Field(("ctr", "count"), min_length=1)
-    folds: int = Field(5, ge=2, le=64)
-    smoothing: float = Field(20.0, gt=0)
+    folds: int = Field(5, ge=2, le=64)  # of the training rows
+    smoothing: float = Field(20.0, gt=0)  # rows' worth of the mean click rate
 
 
 def _of_parts(stem: Any, parts: Any) -> tuple[str, ...]:

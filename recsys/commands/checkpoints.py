@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from recsys.commands.options import JsonOption
-from recsys.console import app, err, out, print_json
+from recsys.console import app, err, out, print_json, table
 
 
 @app.command(rich_help_panel="Training")
@@ -25,11 +24,11 @@ def checkpoints(
     if as_json:
         print_json({"checkpoints": [asdict(item) for item in items]})
     else:
-        table = Table("checkpoint", "step", "epoch", "rows", "bytes", "holds", "best", "state")
+        grid = table("checkpoint", "step", "epoch", "rows", "bytes", "holds", "best", "state")
         for item in items:
             holds = "–" if item.damage else "everything" if item.base is None else f"changes of {item.base}"
             numbers = ((item.step, ","), (item.epoch, ".4g"), (item.rows, ","))
-            table.add_row(
+            grid.add_row(
                 item.name,
                 *("–" if value is None else format(value, style) for value, style in numbers),
                 f"{item.bytes:,}",
@@ -37,7 +36,7 @@ def checkpoints(
                 "best" if item.best else "",
                 "[red]damaged[/red]" if item.damage else "[green]whole[/green]",
             )
-        out.print(table)
+        out.print(grid)
         for item in items:
             if item.damage:
                 err.print("✗", item.damage, style="red", markup=False, highlight=False, soft_wrap=True)

@@ -11,13 +11,25 @@ from recsys.commands.options import (
     PREPARED,
     RUNS,
     DataOption,
+    DetailsOption,
+    DryRunOption,
     JobsOption,
     JsonOption,
     PreparedOption,
     ReportOption,
     RunsOption,
 )
-from recsys.console import app, bars, out, preparing, print_json, print_place, with_doubts
+from recsys.console import (
+    announce,
+    app,
+    bars,
+    out,
+    preparing,
+    print_cost,
+    print_json,
+    print_result,
+    with_doubts,
+)
 
 SEEDS = 5
 
@@ -81,11 +93,13 @@ class _ConfigComparison:
     runs: Path
     jobs: int | None
     report: Path
+    details: bool
     as_json: bool
     budgets: str = ""
     effect: float | None = None
     slices: tuple[str, ...] = ()
     baseline: str | None = None
+    dry_run: bool = False
 
 
 @app.command(rich_help_panel="Judging")
@@ -108,6 +122,8 @@ def compare(
     prediction: FilePredictionOption = None,
     time: FileTimeOption = None,
     report: ReportOption = Path("report.html"),
+    dry_run: DryRunOption = False,
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Pair predictions row by row and say which arm is better, after training what is missing."""
@@ -115,38 +131,34 @@ def compare(
 
     names = tuple(slices or ())
     if are_configs(arms):
-        of_files = {
-            "row-id": row_id,
-            "user": user,
-            "label": label,
-            "prediction": prediction,
-            "time": time,
-        }
-        _refuse(of_files, "files of predictions", "experiments")
+        columns_of_files = {"row-id": row_id, "user": user, "label": label, "prediction": prediction}
+        _refuse({**columns_of_files, "time": time}, "files of predictions", "experiments")
         settings = {"evaluation.replicates": replicates, "evaluation.level": level}
+        output = (report, details, as_json)
         how = _ConfigComparison(
-            seeds or SEEDS, prepared, runs, jobs, report, as_json, budgets, effect, names, baseline
+            seeds or SEEDS, prepared, runs, jobs, *output, budgets, effect, names, baseline, dry_run
         )
         return _compare_configs(_experiments(arms, data, baseline, settings), how)
     of_configs = {"seeds": seeds, "budgets": budgets or None, "data": data, "jobs": jobs}
-    _refuse(of_configs, "experiments", "finished runs and files")
+    _refuse({**of_configs, "dry-run": dry_run or None}, "experiments", "finished runs and files")
 
     from recsys.comparison.judge import Options
-    from recsys.comparison.predictions import Columns
 
-    columns = Columns(
-        row_id or Columns.row_id, label or Columns.label, prediction or Columns.prediction, user
-    )
-    options = Options(
+    settings_of_files = (
         baseline,
         replicates or Options.replicates,
         Options.level if level is None else level,
-        effect,
-        names,
-        time,
-        columns,
     )
-    _compare_predictions(arms, options, report, as_json)
+    columns = _columns(row_id, label, prediction, user)
+    options = Options(*settings_of_files, effect, names, time, columns)
+    _compare_predictions(arms, options, report, details, as_json)
+
+
+def _columns(row_id: str | None, label: str | None, prediction: str | None, user: str | None) -> Any:
+    """Return the columns of files of predictions."""
+    from recsys.comparison.predictions import Columns
+
+    return Columns(row_id or Columns.row_id, label or Columns.label, prediction or Columns.prediction, user)
 
 
 def _refuse(options: Mapping[str, Any], of: str, arguments: str) -> None:
@@ -179,9 +191,12 @@ def _compare_configs(experiments: Sequence[Any], how: _ConfigComparison) -> None
     from recsys.comparison.experiments import run_comparison
 
     budgets = [budget.strip() for budget in how.budgets.split(",") if budget.strip()]
-    with bars() as show:
+    arms = with_budgets(experiments, budgets)
+    if how.dry_run:
+        return _print_cost(arms, how)
+    with bars(how.runs, how.prepared) as show:
         result = run_comparison(
-            with_budgets(experiments, budgets),
+            arms,
             how.seeds,
             how.runs,
             how.prepared,
@@ -191,57 +206,73 @@ def _compare_configs(experiments: Sequence[Any], how: _ConfigComparison) -> None
             effect=how.effect,
             slices=how.slices,
             baseline=how.baseline,
+            before=lambda candidates: _announce(candidates, how),
         )
     for prepared_set in {arm.runs[0].prepared_path: arm.runs[0].prepared() for arm in result.arms}.values():
         with_doubts(prepared_set)
-    _show_experiments(result, how.report, how.as_json)
+    _show_experiments(result, how.report, how.details, how.as_json)
 
 
-def _compare_predictions(arguments: Sequence[str], options: Any, report: Path, as_json: bool) -> None:
+def _print_cost(arms: Sequence[Any], how: _ConfigComparison) -> None:
+    """Print what a comparison takes, and train nothing."""
+    from recsys.comparison.candidates import check_alike
+    from recsys.comparison.cost import expected_cost
+
+    check_alike(arms)
+    with bars(how.runs, how.prepared) as show:
+        jobs = _at_once(arms, how.jobs)
+        cost = expected_cost(arms, how.seeds, how.runs, how.prepared, jobs, show, preparing(show))
+    print_cost(cost, how.as_json)
+
+
+def _announce(candidates: Sequence[Any], how: _ConfigComparison) -> None:
+    """Say what is to be expected, where it is long."""
+    from recsys.comparison.cost import cost_if_long
+
+    jobs = _at_once([arm.config for arm in candidates], how.jobs)
+    if cost := cost_if_long(candidates, how.seeds, how.runs, jobs):
+        trainings = " and ".join(f"{number} {step}" for step, number in cost.runs.items() if number)
+        announce(f"expect {trainings}: {cost.sentence} (by the speed of {candidates[0].config.name})")
+
+
+def _at_once(configs: Sequence[Any], jobs: int | None) -> int:
+    """Return how many trainings run at a time."""
+    from recsys.comparison.pool import jobs_at_once
+
+    return jobs_at_once(configs, jobs)
+
+
+def _compare_predictions(
+    arguments: Sequence[str], options: Any, report: Path, details: bool, as_json: bool
+) -> None:
     """Compare finished runs or files of predictions, and show the result."""
     from recsys.comparison.judge import judge
     from recsys.comparison.predictions import find_arms
-    from recsys.reports.bytes import bytes_sheets
-    from recsys.reports.comparison import bytes_by_arm, comparison_json, summary, verdicts, write_comparison
+    from recsys.reports import comparison as reports
+    from recsys.reports.answer import answer, answer_sheet
 
     arms = find_arms(arguments)
     judgement = judge(arms, options)
-    write_comparison(judgement, arms, report)
+    reports.write_comparison(judgement, arms, report)
     if as_json:
-        return print_json({**comparison_json(judgement, arms), "report": str(report)})
-    _print_judgement(judgement, verdicts(judgement))
-    for sheet in bytes_sheets(bytes_by_arm(arms)):
-        out.print(sheet.grid())
-    out.print(summary(judgement), style="bold", markup=False, highlight=False)
-    print_place("report", report.resolve())
+        return print_json({**reports.comparison_json(judgement, arms), "report": str(report)})
+    sizes = reports.bytes_by_arm(arms)
+    lines = [*reports.power_lines(judgement), *reports.verdicts(judgement), reports.summary(judgement)]
+    sheets = [answer_sheet(judgement, sizes), *reports.detail_sheets(judgement, arms)]
+    print_result(answer(judgement, sizes), sheets, details, lines, report=report)
 
 
-def _print_judgement(judgement: Any, lines: Sequence[str]) -> None:
-    """Print what the data can tell, the verdicts `lines`, and their tables."""
-    from recsys.reports.comparison import main_sheets, power_lines, slice_sheets
-
-    for line in [*power_lines(judgement), *lines]:
-        out.print(line, markup=False, highlight=False)
-    for sheet in [*main_sheets(judgement), *slice_sheets(judgement)]:
-        out.print(sheet.grid())
-
-
-def _show_experiments(result: Any, report: Path, as_json: bool) -> None:
+def _show_experiments(result: Any, report: Path, details: bool, as_json: bool) -> None:
     """Write the report of compared experiments, and print the result."""
-    from recsys.reports.bytes import bytes_sheets
-    from recsys.reports.experiments import arms_grid, baseline_lines, summary, verdict, write_report
+    from recsys.reports import experiments as reports
+    from recsys.reports.comparison import power_lines
 
-    write_report(result, report)
+    reports.write_report(result, report)
     if as_json:
-        sentences = {"summary": summary(result), "verdict": verdict(result)}
+        sentences = {"summary": reports.summary(result), "verdict": reports.verdict(result)}
         return print_json({**result.to_dict(), **sentences, "report": str(report)})
-    _print_judgement(result.judged, verdict(result))
-    out.print(arms_grid(result))
-    for sheet in bytes_sheets({arm.name: arm.bytes for arm in result.arms}):
-        out.print(sheet.grid())
-    for reason in result.left_out.values():
-        out.print(f"left out: {reason}", style="yellow", markup=False, highlight=False)
-    for line in baseline_lines(result):
+    for line in [f"left out: {why}" for why in result.left_out.values()] + reports.baseline_lines(result):
         out.print(line, style="yellow", markup=False, highlight=False)
-    out.print(summary(result), markup=False, highlight=False)
-    print_place("report", report.resolve())
+    lines = [*power_lines(result.judged), *reports.verdict(result), reports.summary(result)]
+    sheets = [reports.result_sheet(result), *reports.detail_sheets(result)]
+    print_result(reports.result_answer(result), sheets, details, lines, report=report)

@@ -1,6 +1,5 @@
 """Command that makes the tables of an experiment small: compress."""
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +12,8 @@ from recsys.commands.options import (
     AddressOption,
     ConfigArgument,
     DataOption,
+    DetailsOption,
+    DryRunOption,
     JobsOption,
     JsonOption,
     PreparedOption,
@@ -20,7 +21,11 @@ from recsys.commands.options import (
     RunsOption,
     SeedsOption,
 )
-from recsys.console import app, bars, out, print_json, print_place, print_sheets, ready
+from recsys.console import announce, app, bars, print_cost, print_json, print_place, print_result, ready
+from recsys_cython_ext.extras import require
+
+# Preparing a log takes minutes: all are there before it begins.
+TRAINING = ("torch", "torchrec", "fbgemm_gpu", "matplotlib")
 
 Dtype = Literal["fp32", "fp16", "fp8", "int8", "int4"]
 IntoOption = Annotated[
@@ -31,6 +36,10 @@ IntoOption = Annotated[
         "unified: hashed rows, with teachers; auto: the best of these on validation; compact: a learner's masks, "
         "and evolution over rows and widths",
     ),
+]
+ExportedOption = Annotated[
+    Dtype | None,
+    typer.Option(help="of the exported tables; default: as students are trained, and fp32 of compact ones"),
 ]
 SeedsOrNoneOption = Annotated[
     int, typer.Option("--seeds", min=0, help="training seeds per arm of the comparison; 0: no comparison")
@@ -56,15 +65,8 @@ def compress(
     effect: Annotated[
         float, typer.Option(help="loss in AUC that would matter: not worse than it, or undecided")
     ] = 0.002,
-    dtype: Annotated[
-        Dtype | None,
-        typer.Option(
-            help="of the exported tables; default: as students are trained, and fp32 of compact ones"
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="say what time, memory and disk it takes, and train nothing")
-    ] = False,
+    dtype: ExportedOption = None,
+    dry_run: DryRunOption = False,
     workers: GenomesOption = 1,
     address: AddressOption = None,
     data: DataOption = None,
@@ -72,14 +74,16 @@ def compress(
     runs: RunsOption = RUNS,
     jobs: JobsOption = None,
     report: ReportOption = Path("compress-report.html"),
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make the tables of a config small: learn what to keep, train, compare and export."""
     from recsys.config import load_experiment
 
+    require(*TRAINING)
     experiment = load_experiment(config, data)
     options = {"seeds": seeds, "effect": effect}
-    with bars() as show:
+    with bars(runs, prepared) as show:
         prepared_set = ready(experiment, prepared, None, show)
         places = prepared_set, (runs, prepared)
         if dry_run:
@@ -95,17 +99,15 @@ def compress(
                 show,
             )
         else:
+            if address is None:
+                _announce(experiment, into, prepared_set, seeds, jobs)
             with _pool(experiment, jobs, address) as pool:
                 result = _distilled(
                     experiment, budget, into, *places, {**options, "pool": pool, "dtype": dtype}, show
                 )
     if dry_run:
-        return _print_cost(cost, as_json)
-    if into == "compact":
-        from recsys.reports import compression
-
-        return _show(result, compression, report, as_json)
-    _show_distilled(result, report, as_json)
+        return print_cost(cost, as_json)
+    _show(result, into, report, details, as_json)
 
 
 @app.command(rich_help_panel="Tables")
@@ -115,6 +117,7 @@ def demo(
     runs: RunsOption = RUNS,
     report: ReportOption = Path("demo-report.html"),
     jobs: JobsOption = None,
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make the tables of a generated log small, whose best possible AUC is known, and compare them with their rivals."""
@@ -122,6 +125,7 @@ def demo(
 
     from recsys.config import load_experiment
 
+    require(*TRAINING)
     with as_file(files("recsys_configs") / "generated") as folder:
         experiment = load_experiment(folder / "demo.yaml")
         rivals = [load_experiment(folder / f"{name}.yaml") for name in ("hash", "unified")]
@@ -129,33 +133,28 @@ def demo(
         rival.replace({"data": experiment.data.model_dump(mode="json"), "tables.budget": "10%"})
         for rival in rivals
     ]
-    with bars() as show:
+    with bars(runs, prepared) as show:
         places = ready(experiment, prepared, None, show), (runs, prepared)
         with _pool(experiment, jobs, None) as pool:
             options = {"seeds": seeds, "effect": 0.002, "rivals": rivals, "pool": pool}
             result = _distilled(experiment, "10%", "auto", *places, options, show)
-    _show_distilled(result, report, as_json)
+    _show(result, "auto", report, details, as_json)
 
 
-def _show_distilled(result: Any, report: Path, as_json: bool) -> None:
-    """Write the report of students, and print it; its last line names the smallest arm that loses nothing."""
-    from recsys.reports import distillation
+def _show(result: Any, into: str, report: Path, details: bool, as_json: bool) -> None:
+    """Write the report of small tables and print it; its last line is the answer."""
+    from recsys.reports import compression, distillation
 
-    _show(result, distillation, report, as_json)
-    if not as_json:
-        out.print(distillation.last_line(result), style="bold", markup=False, highlight=False)
-
-
-def _show(result: Any, reports: Any, report: Path, as_json: bool) -> None:
-    """Write the report that a module of `recsys.reports` makes of a result, and print it."""
+    reports: Any = compression if into == "compact" else distillation
     reports.write_compression(result, report)
     if as_json:
         return print_json({**result.to_dict(), "summary": reports.summary(result), "report": str(report)})
+    print_place("report", report.resolve())
     print_place("small experiment", result.experiment)
     if result.artefact is not None:
         print_place("artefact", result.artefact)
-    sheets = [sheet for sheet in reports.compression_sheets(result) if not sheet.folded]
-    print_sheets(reports.summary(result), sheets, report)
+    sheets = [*reports.compression_sheets(result), *reports.detail_sheets(result)]
+    print_result(reports.answer(result), sheets, details, reports.detail_lines(result))
 
 
 def _compacted(
@@ -200,20 +199,25 @@ def _cost(experiment: Any, into: str, prepared: Any, seeds: int, jobs: int | Non
 
     if into == "compact":
         raise ValueError("--dry-run knows what students of teachers take, not --into compact: leave one out")
-    at_once = jobs or max(1, (os.cpu_count() or 1) // experiment.training.num_threads)
-    return expected_cost(experiment, KINDS[into], prepared, seeds, at_once)
+    return expected_cost(experiment, KINDS[into], prepared, seeds, _at_once(experiment, jobs))
 
 
-def _print_cost(cost: Any, as_json: bool) -> None:
-    if as_json:
-        return print_json(cost.to_dict())
-    for step, number in cost.runs.items():
-        out.print(f"{number:4d} {step}", highlight=False)
-    out.print(
-        f"at most {cost.seconds / 60:,.0f} min on this machine, {cost.memory / 1e9:.1f} GB of memory, "
-        f"{cost.disk / 1e9:.2f} GB of disk; tables of {cost.peak_table_bytes:,} bytes while teachers train",
-        highlight=False,
-    )
+def _announce(experiment: Any, into: str, prepared: Any, seeds: int, jobs: int | None) -> None:
+    """Say what is to be expected, where it is long."""
+    from recsys.compression.cost import expected_cost, is_long
+    from recsys.compression.kinds import KINDS
+    from recsys.compression.stages import require_full_tables
+
+    require_full_tables(experiment)
+    if is_long(experiment, KINDS[into], prepared, seeds):
+        cost = expected_cost(experiment, KINDS[into], prepared, seeds, _at_once(experiment, jobs))
+        announce(f"expect {cost.sentence}; what is there already takes none")
+
+
+def _at_once(experiment: Any, jobs: int | None) -> int:
+    from recsys.comparison.pool import jobs_at_once
+
+    return jobs_at_once([experiment], jobs)
 
 
 def _evaluator(workers: int, address: str | None) -> Any:

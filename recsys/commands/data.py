@@ -7,18 +7,28 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from recsys.commands.options import (
     PREPARED,
     AddressOption,
     ConfigArgument,
     DataOption,
+    DetailsOption,
     JsonOption,
     PreparedOption,
     ReportOption,
 )
-from recsys.console import app, bars, out, preparing, print_json, print_place, print_sheets, with_doubts
+from recsys.console import (
+    app,
+    bars,
+    out,
+    preparing,
+    print_json,
+    print_place,
+    print_result,
+    table,
+    with_doubts,
+)
 
 
 @app.command(rich_help_panel="Data")
@@ -43,7 +53,7 @@ def prepare(
 
     experiment = load_experiment(config, data)
     base = None if append is None else Prepared.open(append)
-    with bars() as show, _runner(workers, address) as runner:
+    with bars(prepared) as show, _runner(workers, address) as runner:
         finished = run_prepare(
             experiment.data, experiment.features, prepared, preparing(show), runner=runner, base=base
         )
@@ -56,10 +66,10 @@ def prepare(
         f"{manifest.rows_in:,} rows in{added} = {manifest.rows_out:,} out + "
         f"{manifest.quarantined:,} quarantined"
     )
-    table = Table("split", "rows", "positive")
+    grid = table("split", "rows", "positive")
     for name, counts in manifest.splits.items():
-        table.add_row(name, f"{counts.rows:,}", f"{counts.positives:,}")
-    out.print(table)
+        grid.add_row(name, f"{counts.rows:,}", f"{counts.positives:,}")
+    out.print(grid)
 
 
 @app.command(rich_help_panel="Data")
@@ -69,16 +79,17 @@ def sources(as_json: JsonOption = False) -> None:
 
     if as_json:
         return print_json({name: entry._asdict() for name, entry in CATALOGUE.items()})
-    table = Table("source", "data set", "data.path")
+    grid = table("source", "data set", "data.path")
     for name, entry in CATALOGUE.items():
-        table.add_row(name, *map(escape, entry))
-    out.print(table)
+        grid.add_row(name, *map(escape, entry))
+    out.print(grid)
 
 
 @app.command(rich_help_panel="Data")
 def inspect(
     prepared: Annotated[Path, typer.Argument(help="folder of prepared data", show_default=False)],
     report: ReportOption = Path("inspect-report.html"),
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a prepared set holds, feature by feature: ids, skew, missing and unknown values, label rates."""
@@ -93,7 +104,8 @@ def inspect(
     write_inspection(inspection, report)
     if as_json:
         return print_json({**inspection.to_dict(), "report": str(report)})
-    print_sheets(inspection_summary(inspection), inspection_sheets(inspection), report)
+    splits, *features = inspection_sheets(inspection)
+    print_result(inspection_summary(inspection), [*features, splits], details, report=report)
 
 
 @app.command(rich_help_panel="Data")
@@ -101,6 +113,7 @@ def drift(
     a: Annotated[Path, typer.Argument(help="prepared folder of reference", show_default=False)],
     b: Annotated[Path, typer.Argument(help="prepared folder to compare with it", show_default=False)],
     report: ReportOption = Path("drift-report.html"),
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the training rows of two prepared sets: population stability, new and vanished ids, label rates."""
@@ -116,7 +129,7 @@ def drift(
     write_drift(result, report)
     if as_json:
         return print_json({**result.to_dict(), "summary": drift_summary(result), "report": str(report)})
-    print_sheets(drift_summary(result), drift_sheets(result), report)
+    print_result(drift_summary(result), drift_sheets(result), details, report=report)
 
 
 @contextmanager

@@ -4,11 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from recsys.commands.options import DtypeOption, JsonOption, RunArgument
-from recsys.console import app, out, print_json, print_metrics
+from recsys.console import app, out, print_json, print_metrics, table
 
 
 @app.command(rich_help_panel="Serving")
@@ -44,12 +42,12 @@ def export(
                 "test": metrics,
             }
         )
-    table = Table("resident bytes", "run", escape(to.name), "times smaller")
+    grid = table("resident bytes", "run", to.name, "times smaller")
     for kind in ("parameters", "vocabulary", "remaps", "codes", "dense", "statistics", "serving"):
         trained = before.get(kind, 0)  # of a run before codes were counted
         ratio = f"{trained / after[kind]:.2f}" if after[kind] else "–"
-        table.add_row(kind, f"{trained:,}", f"{after[kind]:,}", ratio)
-    out.print(table)
+        grid.add_row(kind, f"{trained:,}", f"{after[kind]:,}", ratio)
+    out.print(grid)
     if metrics is not None:
         print_metrics(metrics)
     out.print(f"{to}: {file_bytes(to):,} bytes on disk", soft_wrap=True, markup=False, highlight=False)

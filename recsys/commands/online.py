@@ -6,8 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from recsys.commands.options import JsonOption, LevelOption, PositionOption, ReportOption, UserOption
-from recsys.console import app, out, print_json, print_place, print_sheets
+from recsys.commands.options import (
+    DetailsOption,
+    JsonOption,
+    LevelOption,
+    PositionOption,
+    ReportOption,
+    UserOption,
+)
+from recsys.console import app, print_json, print_result
 
 TeamsOption = Annotated[
     str | None,
@@ -66,6 +73,7 @@ def interleave(
     user: UserOption = None,
     level: LevelOption = 0.95,
     report: ReportOption = Path("interleave-report.html"),
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say which of two rankers users prefer, from lists that both drafted; status 1 when the draft was not fair."""
@@ -91,7 +99,8 @@ def interleave(
     if as_json:
         print_json({**interleaving_dict(result), "report": str(report)})
     else:
-        print_sheets(interleaving_summary(result), interleaving_sheets(result), report)
+        credit, preference = interleaving_sheets(result)
+        print_result(interleaving_summary(result), [preference, credit], details, report=report)
     if result.verdict == "broken":
         raise typer.Exit(1)
 
@@ -115,6 +124,7 @@ def abtest(
     expected_share: ExpectedShareOption = None,
     worthwhile: WorthwhileOption = None,
     report: ReportOption = Path("abtest-report.html"),
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Judge an online A/B test from its assignment log; status 1 when its sample ratio is broken."""
@@ -130,7 +140,7 @@ def abtest(
     if as_json:
         print_json({**online_json(test), "report": str(report)})
     else:
-        _print_test(test, report)
+        _print_test(test, report, details)
     if not test.sample_ratio.passed:
         raise typer.Exit(1)
 
@@ -158,14 +168,9 @@ def _targets(metrics: Sequence[str], ratios: Sequence[str]) -> list[Any]:
     return targets
 
 
-def _print_test(test: Any, report: Path) -> None:
-    """Print tables, verdicts and summary of an online test, and where its report is."""
+def _print_test(test: Any, report: Path, details: bool) -> None:
+    """Print the differences of an online test and its summary, in details the rest, and where its report is."""
     from recsys.reports.online import online_sheets, summary, verdicts
 
-    for sheet in online_sheets(test):
-        if not sheet.folded:
-            out.print(sheet.grid())
-    for line in verdicts(test):
-        out.print(line, markup=False, highlight=False)
-    out.print(summary(test), style="bold", markup=False, highlight=False)
-    print_place("report", report.resolve())
+    sheets = [sheet for sheet in online_sheets(test) if not sheet.folded]
+    print_result(summary(test), [*sheets[2:], *sheets[:2]], details, verdicts(test), report=report)

@@ -21,6 +21,12 @@ RunsOption = Annotated[Path, typer.Option("--runs", help="where runs are kept")]
 SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="training seeds per arm")]
 JobsOption = Annotated[int | None, typer.Option("--jobs", min=1, help="runs at once; default: one per core")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="say what time, memory and disk it takes, and train nothing")
+]
+DetailsOption = Annotated[
+    bool, typer.Option("--details", help="print every table and sentence, not only the first")
+]
 ReportOption = Annotated[Path, typer.Option("--report", help="HTML report to write")]
 AddressOption = Annotated[
     str | None,

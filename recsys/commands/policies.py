@@ -7,6 +7,7 @@ import typer
 
 from recsys.commands.options import (
     RUNS,
+    DetailsOption,
     JsonOption,
     LevelOption,
     PositionOption,
@@ -14,7 +15,7 @@ from recsys.commands.options import (
     RunsOption,
     UserOption,
 )
-from recsys.console import app, bars, print_json, print_sheets
+from recsys.console import app, bars, print_json, print_result
 from recsys_cython_ext.progress import Progress
 
 PolicyOption = Annotated[
@@ -95,6 +96,7 @@ def ope(
     level: LevelOption = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="of folds and bootstrap")] = 0,
     report: ReportOption = Path("ope-report.html"),
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate what another policy would have earned on logged actions, or say why the log cannot tell."""
@@ -109,7 +111,7 @@ def ope(
     columns = _columns(action, reward, propensity, position, user, row_id)
     logged = read_log(log, columns, where or (), _rows(log, policy, test_rows))
     own_log = None if policy_log is None else read_log(policy_log, columns, policy_where or ())
-    with bars() as show:
+    with bars(*([] if reward_model is None else [runs])) as show:
         target = _target(policy, log, logged, own_log, greedy, softmax, show)
         model = None
         if reward_model is not None:
@@ -128,7 +130,7 @@ def ope(
     write_ope(result, report, truth)
     if as_json:
         return print_json({**ope_dict(result, truth), "report": str(report)})
-    print_sheets(ope_summary(result, truth), ope_sheets(result, truth), report)
+    print_result(ope_summary(result, truth), ope_sheets(result, truth), details, report=report)
 
 
 @app.command(rich_help_panel="Judging")
@@ -169,7 +171,7 @@ def replay(
     write_replay(result, report)
     if as_json:
         return print_json({**replay_dict(result), "report": str(report)})
-    print_sheets(replay_summary(result), replay_sheets(result), report)
+    print_result(replay_summary(result), replay_sheets(result), details=True, report=report)
 
 
 def _columns(*names: str | None) -> dict[str, str | None]:

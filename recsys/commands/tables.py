@@ -9,11 +9,12 @@ from recsys.commands.options import (
     PREPARED,
     ConfigArgument,
     DataOption,
+    DetailsOption,
     JsonOption,
     OnOption,
     PreparedOption,
 )
-from recsys.console import app, bars, out, print_json, ready
+from recsys.console import app, bars, print_json, print_result, ready
 
 
 @app.command(rich_help_panel="Tables")
@@ -31,18 +32,19 @@ def tables(
     ] = "rowwise_adagrad",
     on: OnOption = None,
     prepared: PreparedOption = PREPARED,
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print the planned tables: rows and bytes by feature, collisions of training's ids, bytes by rank."""
     from recsys.config import load_experiment
     from recsys.planning import report_tables
-    from recsys.reports.tables import grids
+    from recsys.reports.tables import tables_sheets, tables_summary
     from recsys.training.distributed import default_device
     from recsys.training.size import network_bytes
     from recsys_pipelines.batches.loader import Rows
 
     experiment = load_experiment(config, data, on)
-    with bars() as show:
+    with bars(prepared) as show:
         prepared_set = ready(experiment, prepared, on, show)
     prepared_set.verify()
     rows = Rows.load(prepared_set.path, "train")
@@ -50,5 +52,4 @@ def tables(
     network = network_bytes(experiment, rows.features)
     if as_json:
         return print_json({**report.to_dict(), "network": asdict(network)})
-    for grid in grids(report, network):
-        out.print(grid)
+    print_result(tables_summary(report), tables_sheets(report, network), details)

@@ -11,16 +11,19 @@ from recsys.commands.options import (
     AddressOption,
     ConfigArgument,
     DataOption,
+    DryRunOption,
     JsonOption,
     OnOption,
     PreparedOption,
     RunsOption,
 )
 from recsys.console import (
+    announce,
     app,
     bars,
     err,
     preparing,
+    print_cost,
     print_json,
     print_metrics,
     print_place,
@@ -56,11 +59,13 @@ def train(
     cpus_per_worker: CpusOption = 0.5,
     wheel: WheelOption = None,
     max_failures: FailuresOption = 3,
+    dry_run: DryRunOption = False,
     profile: Annotated[bool, typer.Option("--profile", help="write a trace of a few steps")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train one run and evaluate it on the test rows; a finished run is shown as it is."""
     from recsys.config import load_experiment
+    from recsys.cost import Forecast
     from recsys.training.distributed import require_one_process
     from recsys.training.train import train as run_train
 
@@ -68,12 +73,16 @@ def train(
     experiment = load_experiment(config, data, on)
     if seed is not None:
         experiment = experiment.replace({"training.seed": seed})
-    with bars() as show:
-        watch = _watch(show)
+    if dry_run:
+        return _print_cost(experiment, prepared, on, runs, as_json)
+    forecast = Forecast(experiment, announce)
+    with bars(runs, prepared) as show:
+        watch = _watch(show, forecast)
         if workers is None and address is None:
             if wheel is not None:
                 raise ValueError("--wheel is for the workers of a Ray job: give --workers too")
-            run = run_train(experiment, ready(experiment, prepared, on, show), runs, watch, profile)
+            forecast.prepared = ready(experiment, prepared, on, show)
+            run = run_train(experiment, forecast.prepared, runs, watch, profile)
         else:
             options = (workers or 1, cpus_per_worker, address, wheel, max_failures)
             run = _train_on_ray(experiment, prepared, on, runs, options, show, watch, profile)
@@ -83,8 +92,17 @@ def train(
     print_metrics({"validation": run.metrics["validation"], "test": run.metrics["test"]})
 
 
-def _watch(show: Progress) -> Any:
-    """Return a watch that prints every evaluation, with the rate that the progress tells."""
+def _print_cost(experiment: Any, prepared: Path, on: Path | None, runs: Path, as_json: bool) -> None:
+    """Print what a training takes in this process, and train nothing."""
+    from recsys.cost import cost_of_run
+
+    with bars(runs, prepared) as show:
+        cost = cost_of_run(experiment, ready(experiment, prepared, on, show))
+    print_cost(cost, as_json)
+
+
+def _watch(show: Progress, forecast: Any) -> Any:
+    """Return a watch that prints every evaluation, with the rate that the progress tells, and one forecast."""
     from recsys.training.loop import Watch
 
     rate = ""
@@ -93,6 +111,7 @@ def _watch(show: Progress) -> Any:
         nonlocal rate
         rate = detail
         show(stage, finished, of, detail)
+        forecast.progress(stage, finished, of)
 
     def report(entry: dict[str, Any]) -> None:
         auc = entry["validation_auc"]

@@ -12,11 +12,15 @@ from recsys.commands.options import (
     AddressOption,
     ConfigArgument,
     DataOption,
+    DetailsOption,
     JsonOption,
     PreparedOption,
     RunsOption,
 )
-from recsys.console import app, bars, preparing, print_json, print_place, print_sheets, with_doubts
+from recsys.console import app, bars, preparing, print_json, print_place, print_result, with_doubts
+from recsys_cython_ext.extras import require
+
+SHOWN = 10  # trials that are printed without --details
 
 
 @app.command(rich_help_panel="Training")
@@ -39,9 +43,11 @@ def tune(
     report: Annotated[
         Path, typer.Option(help="HTML report to write; the best settings go beside it as YAML")
     ] = Path("tune-report.html"),
+    details: DetailsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Try the settings of tuning.space on validation rows; the same command goes on after an interruption."""
+    require("torch", "torchrec")
     from recsys.config import load_experiment
     from recsys.reports.tuning import summary, trials_sheet, write_tuning
     from recsys.tuning.study import opened
@@ -51,7 +57,7 @@ def tune(
     most = trials or (None if how == "grid" else experiment.tuning.trials)
     at_once = workers or max(1, (os.cpu_count() or 1) // experiment.training.num_threads)
     announced: set[Path] = set()  # prepared sets whose doubts were printed
-    with bars() as show:
+    with bars(runs, prepared) as show:
 
         def prepare(changed: Any) -> Any:
             prepared_set = run_prepare(changed.data, changed.features, prepared, preparing(show))
@@ -67,7 +73,11 @@ def tune(
     if as_json:
         paths = {"best_config": str(best), "report": str(report)}
         return print_json({**tuned.to_dict(), "summary": summary(tuned), **paths})
-    print_sheets(summary(tuned), [trials_sheet(tuned)], report)
+    trials_table = trials_sheet(tuned)
+    if not details:
+        note = f"The best {SHOWN} of {len(tuned.trials)}; all of them with --details."
+        trials_table = trials_table.head(SHOWN, note)
+    print_result(summary(tuned), [trials_table], details, report=report)
     print_place("best settings", best.resolve())
 
 

@@ -3,7 +3,7 @@
 Everything finished is kept under `runs` by its digest, so an interrupted comparison goes on where it was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -98,6 +98,7 @@ def run_comparison(
     slices: Sequence[str] = (),
     baseline: str | None = None,
     pool: Executor | None = None,
+    before: Callable[[Sequence[ArmCandidates]], None] = lambda _: None,
 ) -> Result:
     """Train what is missing and compare all arms on the same test rows.
 
@@ -115,6 +116,7 @@ def run_comparison(
         slices: As in `judge.Options`.
         baseline: As in `baseline_of`.
         pool: Trains the runs, whatever `jobs`; made for this comparison unless given.
+        before: Is called before the first training with what may be trained.
 
     Raises:
         ConfigError: Arms share a name or differ in their data, fewer than two are left, or as of `baseline_of`.
@@ -127,6 +129,7 @@ def run_comparison(
     (baseline_arm,) = (arm_name(c.name, c.tables.budget) for c in configs if c.name == named)
     candidates, left_out = draw_candidates(configs, prepared, runs, progress, prepare_progress)
     overall = baseline_of(configs, baseline, left_out)
+    before(candidates)
     with training_pool(configs, jobs) if pool is None else nullcontext(pool) as pool:
         arms = _train_arms(_choose(candidates, pool, runs, progress), seeds, pool, runs, progress)
     evaluation = configs[0].evaluation

@@ -19,12 +19,16 @@ from recsys_pipelines.preparation.prepared import Prepared
 
 def training_pool(configs: Sequence[ExperimentConfig], jobs: int | None) -> ProcessPoolExecutor:
     """Make a pool of `jobs` processes, or of as many as the cores have room for."""
-    threads = max(config.training.num_threads for config in configs)
     # spawned, not forked: a forked torch or Arrow thread pool can hang
     context = multiprocessing.get_context("spawn")
     _silence_tracker()
-    workers = jobs or max(1, (os.cpu_count() or 1) // threads)
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+    return ProcessPoolExecutor(jobs_at_once(configs, jobs), mp_context=context, initializer=_end_with_parent)
+
+
+def jobs_at_once(configs: Sequence[ExperimentConfig], jobs: int | None) -> int:
+    """Return how many trainings run at a time: `jobs`, or as many as the cores have room for."""
+    threads = max(config.training.num_threads for config in configs)
+    return jobs or max(1, (os.cpu_count() or 1) // threads)
 
 
 def trained_in(

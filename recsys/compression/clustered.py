@@ -77,9 +77,9 @@ def write_start(learned: LearnedCodes, trained: TrainedIds, teachers: Sequence[R
 
 
 def centroids(codes: Codes, trained: TrainedIds, number: int) -> list[Array]:
-    """Return the rows of each chunk's table, float32 [num_embeddings, width]: means of the rows of teacher `number`.
+    """Return the rows of each chunk's table, float32 [num_rows, width]: means of the rows of teacher `number`.
 
-    Ids are weighted by their impressions; a row that no id reads is 0.
+    Ids are weighted by their impressions; a row that no id reads is 0, and so is that of ids without codes.
     """
     vectors = np.concatenate(list(trained.vectors.values()))[:, number]
     weights = np.concatenate(list(trained.impressions.values())).astype(np.float64)
@@ -89,8 +89,8 @@ def centroids(codes: Codes, trained: TrainedIds, number: int) -> list[Array]:
     for chunk in range(codes.num_chunks):
         rows = np.concatenate([part[chunk] for part in of_feature])
         part = vectors[:, chunk * width : (chunk + 1) * width]
-        sums = np.zeros((codes.num_embeddings, width))
+        sums = np.zeros((codes.num_rows, width))
         np.add.at(sums, rows, part * weights[:, None])
-        total = np.bincount(rows, weights, codes.num_embeddings)
+        total = np.bincount(rows, weights, codes.num_rows)
         tables.append((sums / np.maximum(total, 1)[:, None]).astype(np.float32))
     return tables

@@ -104,7 +104,7 @@ def learned_codes(
 
     Args:
         trained: The ids, and what is known of them.
-        num_embeddings: Rows of a shared table.
+        num_embeddings: Rows of a shared table that codes name.
         num_chunks: Shared tables; vectors are cut into so many (product quantisation: Jégou et al., PAMI 2011).
         seed: Of the first centroids.
         progress: Is told how many chunks of how many are done.
@@ -131,7 +131,7 @@ def random_codes(trained: TrainedIds, num_embeddings: int, num_chunks: int = 1, 
 
 def row_use(codes: Codes, ids: Mapping[str, np.ndarray]) -> tuple[int, int]:
     """Return how many rows, of all chunks, some of the `ids` [n] by feature read, and how many several features do."""
-    readers = np.zeros((codes.num_chunks, codes.num_embeddings), np.int64)
+    readers = np.zeros((codes.num_chunks, codes.num_rows), np.int64)
     for feature, values in ids.items():
         for chunk, rows in enumerate(codes.rows(values, feature)):
             readers[chunk, np.unique(rows)] += 1

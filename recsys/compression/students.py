@@ -19,9 +19,9 @@ from recsys_cython_ext.static_function import static_function_bytes
 from recsys_pipelines.declared_feature import EncodedFeature
 from recsys_pipelines.features import Features
 from recsys_tables.bytes import row_bytes
-from recsys_tables.codes import MAX_VALUES, Codes
+from recsys_tables.codes import MAX_VALUES, Codes, num_values
 
-VERSION = 1  # of how codes are learned
+VERSION = 2  # of how codes are learned
 CHUNKS_FROM = 1_000_000  # ids that get two chunks unless the experiment says how many
 INIT = "tables.init_bound"
 MARGIN = 1.02  # of the bytes of a static function, which may need a few more slots than most do
@@ -35,8 +35,8 @@ class LearnedCodes:
         folder: Where they are kept.
         min_count: Impressions in training of an id that has codes.
         num_ids: Such ids, of all features.
-        num_rows: Rows of all chunks.
-        used_rows: Those that some of these ids read; others are dead.
+        num_rows: Rows of all chunks, with those for ids without codes.
+        used_rows: Those that some ids read; others are dead.
         shared_rows: Those that ids of several features read.
         bytes: Of the tables in training, and of the codes.
     """
@@ -168,14 +168,14 @@ def most_rows(config: ExperimentConfig, limit: int, num_ids: int, num_chunks: in
 
 def _bytes(config: ExperimentConfig, rows: int, num_ids: int, num_chunks: int) -> int:
     return _table_bytes(config, rows, num_chunks) + int(
-        MARGIN * static_function_bytes(num_ids, rows**num_chunks, 0)
+        MARGIN * static_function_bytes(num_ids, num_values(rows, num_chunks))
     )
 
 
 def _table_bytes(config: ExperimentConfig, rows: int, num_chunks: int) -> int:
-    """Return the bytes of `num_chunks` shared tables of so many rows, in training."""
+    """Return the bytes in training of `num_chunks` shared tables of so many rows that codes name, and one."""
     width, precision = config.tables.embedding_dim // num_chunks, config.compression.students.precision
-    return num_chunks * rows * row_bytes(width, config.training.table_optimizer, precision)
+    return num_chunks * (rows + 1) * row_bytes(width, config.training.table_optimizer, precision)
 
 
 def _learned(
@@ -206,7 +206,9 @@ def _learned(
     codes = Codes.open(folder)
     tables = _table_bytes(config, rows, num_chunks)
     used, shared = row_use(codes, ids.ids)
-    return LearnedCodes(folder, min_count, len(ids), num_chunks * rows, used, shared, codes.nbytes + tables)
+    return LearnedCodes(
+        folder, min_count, len(ids), num_chunks * (rows + 1), used + num_chunks, shared, codes.nbytes + tables
+    )
 
 
 def _why_none(config: ExperimentConfig, limit: int, fixed: int, trained: TrainedIds) -> str:

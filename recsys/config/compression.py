@@ -42,7 +42,7 @@ class CompressionConfig(Strict):
     what it leaves; from `population` on the names are `evolution.Settings`'.
     """
 
-    students: StudentsConfig = StudentsConfig()
+    students: StudentsConfig = StudentsConfig()  # of all but `--into compact`
     precision: Precision = "fp32"  # of the rows of compact tables
     form: Literal["exact", "fingerprint"] = "exact"  # of the vocabularies of the ids that they keep
 
@@ -50,9 +50,9 @@ class CompressionConfig(Strict):
     weights: Literal["initial", "inherited"] = "initial"  # that compact tables and their network start from
     min_count: int = Field(5, ge=1)  # impressions of an id that may keep a row
     validation_rows: int = Field(50_000, ge=1)  # at most so many judge a genome
-    population: int = Field(20, ge=1, le=1_000_000)
-    mutations: int = Field(10, ge=0, le=1_000_000)
-    crossovers: int = Field(10, ge=0, le=1_000_000)
+    population: int = Field(20, ge=1, le=1_000_000)  # genomes of a generation that go on
+    mutations: int = Field(10, ge=0, le=1_000_000)  # new ones of a generation
+    crossovers: int = Field(10, ge=0, le=1_000_000)  # new ones of a generation
     generations: int = Field(30, ge=0, le=1_000_000)
     mutation_rate: float = Field(0.1, gt=0, le=1)
     seed: Seed = 0

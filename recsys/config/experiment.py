@@ -35,7 +35,7 @@ FP16_SWEEP = 2**-8
 class StartRun(Strict):
     """A finished run that training goes on from: its tables, its network and the states of their optimisers."""
 
-    run: Path
+    run: Path  # its folder
 
 
 def _validated_start(value: Any) -> Any:
@@ -57,19 +57,19 @@ class TrainingConfig(Strict):
     every `accumulate` batches.
     """
 
-    batch_size: int = Field(1024, ge=64, le=2**24, multiple_of=64)
-    epochs: int = Field(3, ge=1, le=10_000)
+    batch_size: int = Field(1024, ge=64, le=2**24, multiple_of=64)  # rows of a batch, over all ranks
+    epochs: int = Field(3, ge=1, le=10_000)  # at most; `patience` may end training before
     monitor: Literal["logloss", "auc"] = "logloss"  # on validation: stops training and chooses settings
     patience: int = Field(1, ge=1)  # evaluations without a better monitored metric before stopping
-    evaluations_per_epoch: int = Field(2, ge=1, le=10_000)
-    table_optimizer: OptimizerName = "rowwise_adagrad"
-    table_lr: float = Field(0.05, gt=0)
+    evaluations_per_epoch: int = Field(2, ge=1, le=10_000)  # on validation, evenly spread
+    table_optimizer: OptimizerName = "rowwise_adagrad"  # `adam` needs a GPU
+    table_lr: float = Field(0.05, gt=0)  # learning rate of the tables
     table_decay: float = Field(0.0, ge=0)  # λ of λ/2 · mean over samples of Σ_f |e_f|², added to the loss
     table_weight_decay: float = Field(0.0, ge=0)  # λ: each batch multiplies all rows by 1 - table_lr · λ
     table_decay_every: int = Field(16, ge=1)  # batches whose table_weight_decay is one sweep over the rows
-    dense_optimizer: Literal["adam", "adamw", "adagrad", "sgd"] = "adam"
-    dense_lr: float = Field(0.001, gt=0)
-    dense_decay: float = Field(0.0, ge=0)
+    dense_optimizer: Literal["adam", "adamw", "adagrad", "sgd"] = "adam"  # of the network
+    dense_lr: float = Field(0.001, gt=0)  # learning rate of the network
+    dense_decay: float = Field(0.0, ge=0)  # weight decay of the network
     warmup_steps: int = Field(0, ge=0)  # batches over which both learning rates rise from 0, in a line
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # of both learning rates after that
     final_lr: float = Field(0.0, ge=0, le=1)  # share of the learning rates that a schedule ends with
@@ -83,7 +83,7 @@ class TrainingConfig(Strict):
     start: Start | None = None  # inherited weights, or a run to go on from: see `recsys.training.start`
     teacher: TeacherConfig | None = None  # whose answers the loss sees beside labels, or instead of them
     seed: Seed = 0
-    num_threads: int = Field(1, ge=1, le=1024)
+    num_threads: int = Field(1, ge=1, le=1024)  # of torch, in each process
 
     @model_validator(mode="after")
     def _decays_less_than_all(self) -> "TrainingConfig":
@@ -109,7 +109,7 @@ class TrainingConfig(Strict):
 class CheckpointConfig(Strict):
     """When and where a run is saved while it trains, which it is after each evaluation and every `every_steps` batches."""
 
-    every_steps: int | None = Field(None, ge=1)
+    every_steps: int | None = Field(None, ge=1)  # batches between two checkpoints
     keep: int = Field(2, ge=1)  # newest ones; the best evaluation's is kept besides
     incremental: bool = False  # only the rows that changed since the last full one, where that is smaller
     # of a folder that fsspec can write: copies of checkpoints, each run's in a folder of its own below it
@@ -119,7 +119,7 @@ class CheckpointConfig(Strict):
 class ShardingConfig(Strict):
     """How TorchRec places tables on ranks: one way for all, or by table."""
 
-    default: Sharding = "auto"
+    default: Sharding = "auto"  # of all tables that `tables` does not name
     tables: dict[str, Sharding] = Field(
         default_factory=dict
     )  # physical tables by name, as `recsys tables` shows
@@ -129,8 +129,8 @@ class ShardingConfig(Strict):
 class JobConfig(Strict):
     """How a run is carried out. Its results do not depend on it, nor does the folder it is kept in."""
 
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    sharding: ShardingConfig = ShardingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()  # when and where a run is saved
+    sharding: ShardingConfig = ShardingConfig()  # where tables lie
     mlflow: str | None = None  # tracking URI; metrics go to TensorBoard in any case
     straggler_ratio: float = Field(1.5, gt=1)  # a rank this much slower than the median of all is named
 
@@ -141,23 +141,25 @@ class EvaluationConfig(Strict):
     replicates: int = Field(
         1000, ge=100, le=1_000_000
     )  # of the bootstrap over rows, or over users where `data.user` is set
-    level: float = Field(0.95, gt=0.5, lt=1)
+    level: float = Field(0.95, gt=0.5, lt=1)  # of the intervals
     batch_size: int = Field(8192, ge=1, le=2**24)
 
 
 class ExperimentConfig(Strict):
     """One arm of a comparison: data, features, tables, model, training, evaluation, tuning and compression."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._@%-]+$")
-    data: DataConfig
-    features: tuple[FeatureConfig, ...]
-    tables: TablesConfig
-    model: ModelConfig
-    training: TrainingConfig = TrainingConfig()
-    job: JobConfig = JobConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    tuning: TuningConfig = TuningConfig()
-    compression: CompressionConfig = CompressionConfig()
+    name: str = Field(
+        min_length=1, pattern=r"^[A-Za-z0-9._@%-]+$"
+    )  # of the arm, in tables, reports and the folders of its runs
+    data: DataConfig  # the rows and what they mean
+    features: tuple[FeatureConfig, ...]  # what a model reads of a row
+    tables: TablesConfig  # the scheme of all features, and its budget
+    model: ModelConfig  # the network above the tables
+    training: TrainingConfig = TrainingConfig()  # what the weights depend on
+    job: JobConfig = JobConfig()  # how a run is carried out
+    evaluation: EvaluationConfig = EvaluationConfig()  # how runs are judged
+    tuning: TuningConfig = TuningConfig()  # settings that are tried on validation
+    compression: CompressionConfig = CompressionConfig()  # of `recsys compress`
 
     @model_validator(mode="after")
     def _features_once(self) -> "ExperimentConfig":

@@ -12,8 +12,8 @@ Width = Annotated[int, Field(ge=1, le=65_536)]  # of a layer
 
 
 class _Network(Strict):
-    hidden: tuple[Width, ...] = Field((400, 400), min_length=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    hidden: tuple[Width, ...] = Field((400, 400), min_length=1)  # widths of the layers of the MLP
+    dropout: float = Field(0.0, ge=0, lt=1)  # share of numbers that training drops
 
 
 class LRConfig(Strict):
@@ -38,7 +38,7 @@ class DCNv2Config(_Network):
     """DCN-V2, which has a cross network of full rank beside an MLP."""
 
     name: Literal["dcn_v2"]
-    cross_layers: int = Field(3, ge=1, le=100)
+    cross_layers: int = Field(3, ge=1, le=100)  # of the cross network
 
 
 class DLRMConfig(_Network):
@@ -77,12 +77,12 @@ class AutoIntConfig(Strict):
     """
 
     name: Literal["autoint"]
-    layers: int = Field(3, ge=1, le=100)
-    heads: int = Field(2, ge=1, le=1024)
-    head_dim: int = Field(32, ge=1, le=65_536)
-    residual: bool = True
+    layers: int = Field(3, ge=1, le=100)  # of attention
+    heads: int = Field(2, ge=1, le=1024)  # of each layer
+    head_dim: int = Field(32, ge=1, le=65_536)  # numbers of a head
+    residual: bool = True  # whether a layer's input is added to its output
     hidden: tuple[Width, ...] = ()
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1)  # share of numbers that training drops
 
 
 class FinalMLPConfig(_Network):
@@ -92,10 +92,10 @@ class FinalMLPConfig(_Network):
     """
 
     name: Literal["final_mlp"]
-    second_hidden: tuple[Width, ...] = Field((400, 400), min_length=1)
+    second_hidden: tuple[Width, ...] = Field((400, 400), min_length=1)  # of the second MLP
     first_gate: tuple[str, ...] = ()
     second_gate: tuple[str, ...] = ()
-    gate_hidden: tuple[Width, ...] = (64,)
+    gate_hidden: tuple[Width, ...] = (64,)  # widths of the gates' layers
     heads: int = Field(1, ge=1)  # of the bilinear fusion
 
     @model_validator(mode="after")
@@ -111,8 +111,8 @@ class FinalMLPConfig(_Network):
 class InterestConfig(Strict):
     """A history that is attended to by its target: a sequence declared `like: <target>`, and the target."""
 
-    target: str
-    history: str
+    target: str  # a feature that holds one id
+    history: str  # a `sequence` that is `like` it
 
 
 class DINConfig(_Network):

@@ -24,7 +24,7 @@ class TeacherConfig(Strict):
     runs: int | None = Field(None, ge=1, le=1000)  # of the experiment: RUNS unless given
     predictions: Path | None = None  # a file with the columns row_id and logit
     xxh64: str | None = None  # of that file, which is refused where it is another one
-    weight: float = Field(1.0, ge=0, le=1)
+    weight: float = Field(1.0, ge=0, le=1)  # of the teachers; the rest is the label's
 
     @model_validator(mode="after")
     def _runs_or_predictions(self) -> "TeacherConfig":

@@ -59,7 +59,7 @@ class TuningConfig(Strict):
     full tables fit the budget, 1 where there is none. Tables of other schemes take up a budget by themselves.
     """
 
-    trials: int = Field(1, ge=1, le=100_000)
-    space: dict[str, Choices] = Field(default_factory=dict)
-    seed: Seed = 0
-    training_seed: Seed = 1000
+    trials: int = Field(1, ge=1, le=100_000)  # of each arm; the file's own settings are the first
+    space: dict[str, Choices] = Field(default_factory=dict)  # dotted keys, and values or a range of each
+    seed: Seed = 0  # of the draws
+    training_seed: Seed = 1000  # of the trials' trainings

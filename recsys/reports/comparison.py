@@ -11,10 +11,10 @@ from recsys.comparison.judge import DailyPath, Judgement, Power
 from recsys.comparison.predictions import Arms
 from recsys.evaluation.arms.compare import Comparison, Difference
 from recsys.evaluation.arms.slices import SliceEffect
+from recsys.reports.answer import answer, answer_sheet
 from recsys.reports.bytes import bytes_sheets
-from recsys.reports.comparison_pictures import TITLES, comparison_pictures
-from recsys.reports.page import write_html
-from recsys.reports.sheet import Sheet
+from recsys.reports.page import Picture, drawn, write_html
+from recsys.reports.sheet import TITLES, Sheet
 
 WORDS = {"better": "better than", "worse": "worse than", "undecided": "not told apart from"}
 DIFFERENCES = {"calibration": "calibration's distance from 1"}  # what differs, unless the metric itself does
@@ -160,6 +160,7 @@ def differences_sheet(comparison: Comparison, title: str = "", folded: bool = Fa
         "DeLong assumes independent rows: "
         "a fast check, never the verdict." + "".join(f" {note[0].upper()}{note[1:]}." for note in notes),
         folded,
+        keys=2,
     )
 
 
@@ -204,6 +205,22 @@ def main_sheets(judged: Judgement) -> list[Sheet]:
     return [arms_sheet(judged), differences_sheet(judged.comparison), best_sheet(judged.comparison)]
 
 
+def detail_sheets(judged: Judgement, arms: Arms) -> list[Sheet]:
+    """Return the tables behind the answer: bytes, metrics, differences, slices and days."""
+    sheets = [*bytes_sheets(bytes_by_arm(arms)), *main_sheets(judged)]
+    return [*sheets, *slice_sheets(judged), *daily_sheets(judged)]
+
+
+def _first_picture(judged: Judgement, arms: Arms) -> Picture | None:
+    """Return quality against bytes; None where the bytes of an arm are not known, and all pictures are of differences."""
+    sizes = bytes_by_arm(arms)
+    if len(sizes) < len(arms):
+        return None
+    from recsys.reports.pictures.comparison import quality_against_bytes  # here, for it needs matplotlib
+
+    return quality_against_bytes(judged, sizes, {name: name for name in arms})
+
+
 def write_comparison(judged: Judgement, arms: Arms, path: Path | str) -> None:
     """Render the comparison of runs or files into a self-contained HTML file."""
     comparison = judged.comparison
@@ -211,16 +228,24 @@ def write_comparison(judged: Judgement, arms: Arms, path: Path | str) -> None:
         path,
         "comparison.html.j2",
         title=f"Comparison of {len(arms)} arms",
+        answer=answer(judged, bytes_by_arm(arms)),
+        picture=_first_picture(judged, arms),
+        table=answer_sheet(judged, bytes_by_arm(arms)),
         comparison=comparison,
         one_seed=any(arm.seeds == 1 for arm in comparison.arms),
         power=power_lines(judged),
         summary=summary(judged),
         verdicts=verdicts(judged),
-        sheets=[*bytes_sheets(bytes_by_arm(arms)), *main_sheets(judged)],
-        pictures=comparison_pictures(judged),
-        details=[*slice_sheets(judged), *daily_sheets(judged)],
+        sheets=detail_sheets(judged, arms),
+        pictures=drawn(lambda: _pictures(judged)),
         sources={name: [predictions.source for predictions in seeds] for name, seeds in arms.items()},
     )
+
+
+def _pictures(judged: Judgement) -> list[Picture]:
+    from recsys.reports.pictures.comparison import comparison_pictures  # here, for it needs matplotlib
+
+    return comparison_pictures(judged)
 
 
 def _slice_sheet(judged: Judgement, dimension: str) -> Sheet:
@@ -247,7 +272,7 @@ def _slice_sheet(judged: Judgement, dimension: str) -> Sheet:
     return Sheet(
         f"Slices by {dimension}",
         (
-            *("slice", "rows", "positive", "arm", "AUC difference", "interval", "shrunk", "shrunk interval"),
+            *("slice", "arm", "rows", "positive", "AUC difference", "interval", "shrunk", "shrunk interval"),
             *("p (Holm)", "p (BH)", "logloss difference"),
         ),
         [
@@ -257,15 +282,16 @@ def _slice_sheet(judged: Judgement, dimension: str) -> Sheet:
             if (name, d.arm, "auc") in effects
         ],
         note.replace("  ", " "),
+        keys=2,
     )
 
 
 def _slice_row(auc: SliceEffect, logloss: SliceEffect) -> tuple[str, ...]:
     return (
         auc.slice,
+        auc.arm,
         f"{auc.rows:,}",
         f"{auc.positives:,}",
-        auc.arm,
         f"{auc.estimate:+.4f}",
         _range(auc.interval, "auc", "+"),
         f"{auc.shrunk:+.4f}",

@@ -17,15 +17,15 @@ from recsys.compression.space import Genome
 from recsys.evaluation.arms.compare import Verdict
 from recsys.reports import comparison as comparison_report
 from recsys.reports.comparison import WORDS, differences_sheet, main_sheets, power_lines, verdicts
-from recsys.reports.comparison_pictures import comparison_pictures
-from recsys.reports.compression_pictures import (
+from recsys.reports.page import share, write_html
+from recsys.reports.pictures.comparison import comparison_pictures
+from recsys.reports.pictures.compression import (
     NAMES,
     evaluated,
     fields_picture,
     progress_picture,
     trade_picture,
 )
-from recsys.reports.page import share, write_html
 from recsys.reports.sheet import Row, Sheet
 from recsys.training.run import PREDICTIONS
 from recsys_pipelines.batches.loader import Rows
@@ -40,15 +40,14 @@ def summary(result: CompressionResult) -> str:
     return " ".join(_paragraphs(result))
 
 
+def answer(result: CompressionResult) -> str:
+    """Return what is kept, and of how many bytes, in a sentence or two."""
+    return _kept_sentence(result)
+
+
 def compression_sheets(result: CompressionResult) -> list[Sheet]:
-    """Return searches and fields, trained arms if there are any; folded, what was evaluated."""
-    shares = impressions(result)
-    return [
-        _searches_sheet(result),
-        _fields_sheet(result, shares),
-        *_trained_sheets(result),
-        *_evaluated_sheets(result),
-    ]
+    """Return searches and fields."""
+    return [_searches_sheet(result), _fields_sheet(result, impressions(result))]
 
 
 def write_compression(result: CompressionResult, path: Path | str) -> None:
@@ -60,11 +59,17 @@ def write_compression(result: CompressionResult, path: Path | str) -> None:
         path,
         "compression.html.j2",
         title=f"Small tables for {result.config.name}, within {result.budget}",
-        texts=_paragraphs(result),
+        answer=answer(result),
+        picture=trade_picture(result),
+        texts=_paragraphs(result)[1:],
         note=f"{_started(result)} Bytes are all that must be resident in training: weights, the table optimiser's state, "
         "vocabularies of kept ids, remaps.",
-        sheets=[_searches_sheet(result), _fields_sheet(result, shares)],
-        pictures=[fields_picture(result, shares), trade_picture(result), progress_picture(result)],
+        sheets=compression_sheets(result),
+        pictures=[
+            fields_picture(result, shares),
+            progress_picture(result),
+            *([] if judged is None else comparison_pictures(judged)),
+        ],
         judged=judged,
         seeds=0 if judged is None else judged.comparison.arms[0].seeds,
         judged_summary="" if judged is None else comparison_report.summary(judged),
@@ -72,10 +77,19 @@ def write_compression(result: CompressionResult, path: Path | str) -> None:
         verdicts=[
             line for judgement in (judged, rivals) if judgement is not None for line in verdicts(judgement)
         ],
-        trained=_trained_sheets(result),
-        trained_pictures=[] if judged is None else comparison_pictures(judged),
-        details=_evaluated_sheets(result),
+        details=detail_sheets(result),
     )
+
+
+def detail_sheets(result: CompressionResult) -> list[Sheet]:
+    """Return the tables of trained arms, if there are any, and what was evaluated."""
+    return [*_trained_sheets(result), *_evaluated_sheets(result)]
+
+
+def detail_lines(result: CompressionResult) -> list[str]:
+    """Return the sentences behind the answer: what the data can find, and how the searches did."""
+    judged = None if result.compared is None else result.compared.judged
+    return [*([] if judged is None else power_lines(judged)), *_paragraphs(result)[1:]]
 
 
 def impressions(result: CompressionResult) -> dict[str, float | None]:

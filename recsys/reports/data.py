@@ -3,21 +3,14 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from recsys.reports.data_pictures import (
-    VERDICT_COLORS,
-    curves_picture,
-    deciles_picture,
-    labels_picture,
-    new_ids_picture,
-    psi_picture,
-    shares_pictures,
-)
-from recsys.reports.page import write_page
+from recsys.reports.page import Picture, drawn, write_page
 from recsys.reports.sheet import Row, Sheet
 from recsys_pipelines.encoding.vocabulary import EXACT, FINGERPRINT, ONE_IN
 from recsys_pipelines.inspection.drift import Drift
 from recsys_pipelines.inspection.psi import DRIFTED, SHIFTED, FeatureDrift
 from recsys_pipelines.inspection.result import CategoricalReport, Inspection, NumericReport, Rate
+
+VERDICTS = ("stable", "shifted", "drifted")
 
 
 def inspection_sheets(inspection: Inspection) -> list[Sheet]:
@@ -46,7 +39,7 @@ def inspection_summary(inspection: Inspection) -> str:
 
 def drift_summary(drift: Drift) -> str:
     """Say in a sentence or two how many features drifted, and what the label rate did."""
-    counts = {word: [f.name for f in drift.features if f.verdict == word] for word in VERDICT_COLORS}
+    counts = {word: [f.name for f in drift.features if f.verdict == word] for word in VERDICTS}
     names = f" ({', '.join(counts['drifted'])})" if counts["drifted"] else ""
     low, high = drift.label.interval
     return (
@@ -58,6 +51,19 @@ def drift_summary(drift: Drift) -> str:
 
 def write_inspection(inspection: Inspection, path: Path | str) -> None:
     """Write tables and pictures as one HTML file, under a temporary name first."""
+    title = f"Inspection of {Path(inspection.path).name}"
+    write_page(
+        path,
+        title,
+        [inspection_summary(inspection), inspection.path],
+        inspection_sheets(inspection),
+        drawn(lambda: _inspection_pictures(inspection)),
+    )
+
+
+def _inspection_pictures(inspection: Inspection) -> list[Picture]:
+    from recsys.reports.pictures.data import curves_picture, deciles_picture, shares_pictures
+
     pictures = []
     if inspection.categorical:
         pictures.append(curves_picture(inspection.categorical))
@@ -71,14 +77,7 @@ def write_inspection(inspection: Inspection, path: Path | str) -> None:
     pictures += shares_pictures("Missing values, by split", missing, note)
     if inspection.numeric:
         pictures.append(deciles_picture(inspection))
-    title = f"Inspection of {Path(inspection.path).name}"
-    write_page(
-        path,
-        title,
-        [inspection_summary(inspection), inspection.path],
-        inspection_sheets(inspection),
-        pictures,
-    )
+    return pictures
 
 
 def write_drift(drift: Drift, path: Path | str) -> None:
@@ -86,10 +85,16 @@ def write_drift(drift: Drift, path: Path | str) -> None:
     title = f"Drift from {Path(drift.a).name} to {Path(drift.b).name}"
     texts = [drift_summary(drift), f"A: {drift.a}", f"B: {drift.b}"]
     sheets = [*drift_sheets(drift), _largest_sheet(drift)]
+    write_page(path, title, texts, sheets, drawn(lambda: _drift_pictures(drift)))
+
+
+def _drift_pictures(drift: Drift) -> list[Picture]:
+    from recsys.reports.pictures.data import labels_picture, new_ids_picture, psi_picture
+
     pictures = [psi_picture(_by_psi(drift)), labels_picture(drift)]
     if any(feature.new_impressions or feature.vanished_impressions for feature in drift.features):
         pictures.insert(1, new_ids_picture(_by_psi(drift)))
-    write_page(path, title, texts, sheets, pictures)
+    return pictures
 
 
 # Tables

@@ -10,9 +10,9 @@ from recsys.compression.distillation import STUDENT, DistillationResult
 from recsys.reports import comparison as comparison_report
 from recsys.reports.bytes import bytes_sheets
 from recsys.reports.comparison import differences_sheet, main_sheets, power_lines, verdicts
-from recsys.reports.comparison_pictures import comparison_pictures
 from recsys.reports.experiments import quality_picture
 from recsys.reports.page import share, write_html
+from recsys.reports.pictures.comparison import comparison_pictures
 from recsys.reports.sheet import Row, Sheet
 from recsys.training.run import PREDICTIONS
 from recsys_tables.serving import artefact
@@ -41,27 +41,40 @@ def write_compression(result: DistillationResult, path: Path | str) -> None:
         path,
         "compression.html.j2",
         title=f"Small tables for {result.config.name}, within {result.budget}",
-        texts=[*_paragraphs(result), last_line(result)],
+        answer=answer(result),
+        picture=None if compared is None else quality_picture(compared),
+        texts=_paragraphs(result),
         note="Bytes are all that must be resident in training: weights, the table optimiser's state, vocabularies, codes. "
         "Validation rows chose settings and the kind of tables; test rows chose nothing.",
         sheets=compression_sheets(result),
-        pictures=[] if compared is None else [quality_picture(compared)],
+        pictures=[] if judged is None else comparison_pictures(judged),
         judged=judged,
         seeds=0 if judged is None else judged.comparison.arms[0].seeds,
         judged_summary="" if judged is None else comparison_report.summary(judged),
         power=[] if judged is None else power_lines(judged),
         verdicts=[line for judgement in judgements for line in verdicts(judgement)],
-        trained=[]
-        if judged is None or taught is None
-        else [
-            *main_sheets(judged),
-            differences_sheet(taught.comparison, f"Differences from {taught.comparison.baseline}"),
-        ],
-        trained_pictures=[] if judged is None else comparison_pictures(judged),
-        details=[]
-        if compared is None
-        else [*_trials_sheets(compared), *bytes_sheets({a.name: a.bytes for a in compared.arms})],
+        details=detail_sheets(result),
     )
+
+
+def detail_sheets(result: DistillationResult) -> list[Sheet]:
+    """Return the tables behind the comparison; none where nothing was compared."""
+    compared, taught = result.compared, against_taught(result)
+    if compared is None or taught is None:
+        return []
+    return [
+        *main_sheets(compared.judged),
+        differences_sheet(taught.comparison, f"Differences from {taught.comparison.baseline}"),
+        *_trials_sheets(compared),
+        *bytes_sheets({arm.name: arm.bytes for arm in compared.arms}),
+    ]
+
+
+def detail_lines(result: DistillationResult) -> list[str]:
+    """Return the sentences behind the answer: what the data can find, and the verdicts."""
+    if result.compared is None:
+        return []
+    return [*power_lines(result.compared.judged), *verdicts(result.compared.judged), summary(result)]
 
 
 def against_taught(result: DistillationResult) -> Judgement | None:
@@ -90,9 +103,11 @@ def _paragraphs(result: DistillationResult) -> list[str]:
     return [_loss_sentence(result), _choice_sentence(result), _cost_sentence(result)]
 
 
-def last_line(result: DistillationResult) -> str:
-    """Return the one sentence that a terminal ends with: `smallest_sentence`, where something was compared."""
-    return "" if result.compared is None else smallest_sentence(result.compared)
+def answer(result: DistillationResult) -> str:
+    """Return the result in one sentence: `smallest_sentence`, where something was compared."""
+    if result.compared is not None:
+        return smallest_sentence(result.compared)
+    return " ".join(_paragraphs(result)[:2])
 
 
 def smallest_sentence(compared: Result) -> str:
@@ -222,8 +237,9 @@ def _codes_sheets(result: DistillationResult) -> list[Sheet]:
             "Codes that were tried",
             ("minimum count", "ids", "rows", "dead", "of several features", "bytes", "of the budget"),
             rows,
-            "Ids with at least so many impressions have codes, and others are hashed. Dead rows are read by no id that has "
-            "codes. Where a budget is not used up, the tables have `compression.students.max_rows`, or a row an id.",
+            "Ids with at least so many impressions have codes, and nearly all others read one row. Dead rows are read by "
+            "no id that has codes. Where a budget is not used up, the tables have `compression.students.max_rows`, or "
+            "a row an id.",
         )
     ]
 

@@ -1,18 +1,17 @@
 """The report of a comparison of configurations: that of `comparison`, and bytes, training and data beside it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-from rich.table import Table as Grid
 
 from recsys.comparison.budgets import arm_name
 from recsys.comparison.experiments import Arm, Result
 from recsys.evaluation.metrics import reliability
+from recsys.reports.answer import answer, answer_sheet
 from recsys.reports.bytes import bytes_sheets
 from recsys.reports.comparison import (
     daily_sheets,
@@ -22,12 +21,11 @@ from recsys.reports.comparison import (
     sentence,
     slice_sheets,
 )
-from recsys.reports.comparison_pictures import comparison_pictures
 from recsys.reports.page import Picture, png, write_html
+from recsys.reports.pictures.comparison import comparison_pictures, quality_against_bytes
+from recsys.reports.sheet import Sheet
 
 matplotlib.use("Agg")
-
-MARKERS = "osD^vP*X"
 
 
 def write_report(result: Result, path: Path | str) -> None:
@@ -37,27 +35,20 @@ def write_report(result: Result, path: Path | str) -> None:
         path,
         "experiments.html.j2",
         title=_title(result.arms),
+        answer=result_answer(result),
+        picture=quality_picture(result),
+        table=result_sheet(result),
         power=power_lines(result.judged),
         summary=summary(result),
         verdict=verdict(result),
         data=arm.config.data.model_dump(mode="json", exclude_none=True),
         splits=arm.runs[0].prepared().manifest,
         rows=table_rows(result),
-        by_budget=result.by_budget,
-        sheets=[*bytes_sheets({arm.name: arm.bytes for arm in result.arms}), *main_sheets(result.judged)],
+        sheets=detail_sheets(result),
         pictures=[
-            quality_picture(result),
             *comparison_pictures(result.judged),
             _reliability_picture(result.arms),
             _curves_picture(result.arms),
-        ],
-        details=[
-            *slice_sheets(result.judged),
-            *daily_sheets(result.judged),
-            *(
-                differences_sheet(judged, f"At {budget}: differences from {judged.baseline}", folded=True)
-                for budget, judged in result.by_budget.items()
-            ),
         ],
         arms=result.arms,
         left_out=result.left_out,
@@ -66,6 +57,30 @@ def write_report(result: Result, path: Path | str) -> None:
         seeds=len(arm.runs),
         trials=trial_counts(result),
     )
+
+
+def result_answer(result: Result) -> str:
+    """Return the verdict in one plain sentence."""
+    return answer(result.judged, {arm.name: arm.bytes for arm in result.arms})
+
+
+def result_sheet(result: Result) -> Sheet:
+    """Return the table of arms: bytes, quality, and verdicts."""
+    return answer_sheet(result.judged, {arm.name: arm.bytes for arm in result.arms}, result.by_budget)
+
+
+def detail_sheets(result: Result) -> list[Sheet]:
+    """Return the tables behind the answer: bytes by kind, metrics, differences, slices, and each budget within itself."""
+    return [
+        *bytes_sheets({arm.name: arm.bytes for arm in result.arms}),
+        *main_sheets(result.judged),
+        *slice_sheets(result.judged),
+        *daily_sheets(result.judged),
+        *(
+            differences_sheet(judged, f"At {budget}: differences from {judged.baseline}", folded=True)
+            for budget, judged in result.by_budget.items()
+        ),
+    ]
 
 
 def _title(arms: Sequence[Arm]) -> str:
@@ -85,8 +100,6 @@ def table_rows(result: Result) -> list[dict[str, Any]]:
     rows = []
     full = result.arms[0].bytes["full_table"]
     changes = {(d.arm, d.metric): d for d in result.overall.differences}
-    baselines = {item.baseline for item in result.by_budget.values()}
-    within = {d.arm: d for item in result.by_budget.values() for d in item.differences if d.metric == "auc"}
     for arm, judged in zip(result.arms, result.overall.arms, strict=True):
         tests = [run.metrics["test"] for run in arm.runs]
         limit = arm.runs[0].metrics["best_possible"]
@@ -106,52 +119,12 @@ def table_rows(result: Result) -> list[dict[str, Any]]:
                 "auc_below_best": None if limit is None else limit["auc"] - judged.auc,
                 "logloss_above_best": None if limit is None else judged.logloss - limit["logloss"],
                 "auc_change": changes.get((arm.name, "auc")),
-                "auc_change_at_budget": within.get(arm.name),
-                "is_baseline_at_budget": arm.name in baselines,
                 "logloss_change": changes.get((arm.name, "logloss")),
                 "settings": arm.settings,
                 "seconds": _mean(run.metrics["training_seconds"] for run in arm.runs),
             }
         )
     return rows
-
-
-def arms_grid(result: Result) -> Grid:
-    """Return the table of arms for a terminal: bytes, quality, and differences from the baseline."""
-    rows = table_rows(result)
-    known = rows[0]["auc_below_best"] is not None
-    by_budget = bool(result.by_budget)
-    grid = Grid(
-        *("arm", "bytes", "of full", "AUC", "interval", "logloss", "interval"),
-        *(["below best AUC"] if known else []),
-        *("ΔAUC", "verdict"),
-        *(["ΔAUC at its budget", "verdict there"] if by_budget else []),
-        title=f"baseline: {result.overall.baseline}",
-    )
-    for row in rows:
-        change = row["auc_change"]
-        grid.add_row(
-            row["arm"],
-            f"{row['bytes']['total']:,}",
-            f"{row['share']:.1%}",
-            f"{row['auc']:.4f}",
-            "{:.4f}–{:.4f}".format(*row["auc_interval"]),
-            f"{row['logloss']:.5f}",
-            "{:.5f}–{:.5f}".format(*row["logloss_interval"]),
-            *([f"{row['auc_below_best']:.4f}"] if known else []),
-            f"{change.estimate:+.4f}" if change else "",
-            change.verdict_word if change else "baseline",
-            *(_at_budget(row) if by_budget else ()),
-        )
-    return grid
-
-
-def _at_budget(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the difference of an arm from the baseline of its budget, and the verdict on it."""
-    change = row["auc_change_at_budget"]
-    if change is None:
-        return "", "baseline" if row["is_baseline_at_budget"] else ""
-    return f"{change.estimate:+.4f}", change.verdict_word
 
 
 def summary(result: Result) -> str:
@@ -214,39 +187,13 @@ def trial_counts(result: Result) -> str:
 
 def quality_picture(result: Result) -> Picture:
     """Draw the AUC of arms on test over their resident bytes, with intervals."""
-    figure = Figure(figsize=(8.5, 5), layout="constrained")
-    axes = figure.subplots()
-    families: dict[str, list[tuple[float, float, float, float]]] = {}
-    for arm, judged in zip(result.arms, result.overall.arms, strict=True):
-        low, high = judged.auc_interval
-        families.setdefault(arm_name(arm.name, arm.budget), []).append(
-            (arm.bytes["total"], judged.auc, low, high)
-        )
-    for number, (name, points) in enumerate(families.items()):
-        x, y, low, high = np.array(sorted(points)).T
-        axes.errorbar(
-            x,
-            y,
-            yerr=[y - low, high - y],
-            label=name,
-            marker=MARKERS[number % len(MARKERS)],
-            capsize=3,
-            alpha=0.85,
-        )
-    if (limit := result.arms[0].runs[0].metrics["best_possible"]) is not None:
-        axes.axhline(limit["auc"], color="black", linestyle=":", label="best possible")
-    axes.axvline(result.arms[0].bytes["full_table"], color="grey", linewidth=0.8, linestyle="--")
-    axes.set(xscale="log", xlabel="resident bytes in training (dashed: the full table)", ylabel="test AUC")
-    axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_title(f"mean over seeds with {result.overall.level:.0%} intervals over rows and seeds")
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, 0.0), min(high, 1.0))
-    axes.legend()
-    axes.grid(alpha=0.3)
-    note = "Resident bytes in training against AUC on test; a line for each scheme, a point for each budget."
-    return "Quality against bytes", png(figure), note
+    limit = result.arms[0].runs[0].metrics["best_possible"]
+    return quality_against_bytes(
+        result.judged,
+        {arm.name: arm.bytes for arm in result.arms},
+        {arm.name: arm_name(arm.name, arm.budget) for arm in result.arms},
+        None if limit is None else limit["auc"],
+    )
 
 
 def _reliability_picture(arms: Sequence[Arm]) -> Picture:

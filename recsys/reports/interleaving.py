@@ -1,15 +1,16 @@
 """The report of an interleaving: a sentence, tables in a terminal and in a self-contained HTML file, a picture."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from recsys.evaluation.online.interleaving import Interleaving
-from recsys.reports.page import Picture, png, share, write_page
+from recsys.reports.page import Picture, drawn, png, share, write_page
 from recsys.reports.sheet import Sheet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLORS = ("#33608c", "#b8433a")
 
@@ -102,7 +103,7 @@ def write_interleaving(result: Interleaving, path: Path | str) -> None:
             f"Log: {result.source}. Team draft (Radlinski, Kurup & Joachims 2008).",
         ],
         interleaving_sheets(result),
-        [_picture(result)],
+        drawn(lambda: [_picture(result)]),
     )
 
 
@@ -112,6 +113,8 @@ def _points(value: float) -> str:
 
 
 def _picture(result: Interleaving) -> Picture:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_shares(left, result)
@@ -122,7 +125,7 @@ def _picture(result: Interleaving) -> Picture:
     return "Who wins, and where", png(figure), note
 
 
-def _draw_shares(axes: Axes, result: Interleaving) -> None:
+def _draw_shares(axes: "Axes", result: Interleaving) -> None:
     """Draw the lists won, tied and won, and the preference with its interval below."""
     counts = [result.wins[0], result.ties + result.without_click, result.wins[1]]
     start = 0.0
@@ -143,7 +146,7 @@ def _draw_shares(axes: Axes, result: Interleaving) -> None:
     axes.set_title("Won, tied, won", fontsize=9)
 
 
-def _draw_click_rates(axes: Axes, result: Interleaving) -> None:
+def _draw_click_rates(axes: "Axes", result: Interleaving) -> None:
     """Draw the click rate of each team by position."""
     places = np.arange(len(result.positions))
     for t, (team, rates) in enumerate(zip(result.teams, result.click_rates, strict=True)):

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from recsys.evaluation.off_policy.errors import standard_error
 from recsys.evaluation.off_policy.log import Log
 from recsys.evaluation.off_policy.result import Estimate, OffPolicy, Slice
-from recsys.reports.page import DAGGER, Picture, interval, number, png, share, write_page
+from recsys.reports.page import DAGGER, Picture, drawn, interval, number, png, share, write_page
 from recsys.reports.sheet import Sheet
 
 
@@ -109,7 +108,7 @@ def write_ope(result: OffPolicy, path: Path | str, truth: OnPolicy | None = None
         f"{result.overall.rows:,} rows, {result.actions} actions. Intervals: {_method(result)}. Threshold on weights of "
         f"clipped and switch-dr: {result.threshold:.4g}. Reward model: {result.reward_model or 'none'}.",
     ]
-    pictures = [_estimates_picture(result, truth), _weights_picture(result)]
+    pictures = drawn(lambda: [_estimates_picture(result, truth), _weights_picture(result)])
     write_page(path, f"Off-policy evaluation of {result.policy}", texts, ope_sheets(result, truth), pictures)
 
 
@@ -206,6 +205,8 @@ def _slices_sheet(result: OffPolicy) -> Sheet:
 
 
 def _estimates_picture(result: OffPolicy, truth: OnPolicy | None) -> Picture:
+    from matplotlib.figure import Figure
+
     parts = [part for part in (result.overall, *result.positions) if part.estimates]
     names = [estimate.estimator for estimate in result.overall.estimates]
     figure = Figure(figsize=(max(3.2 * len(parts), 5.5), 1.2 + 0.42 * len(names)), layout="constrained")
@@ -238,6 +239,8 @@ def _estimates_picture(result: OffPolicy, truth: OnPolicy | None) -> Picture:
 
 
 def _weights_picture(result: OffPolicy) -> Picture:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     axes = figure.subplots()
     edges = np.array(result.edges)

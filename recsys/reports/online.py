@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from recsys.evaluation.online.result import Effect, OnlineTest
-from recsys.reports.online_pictures import online_pictures
 from recsys.reports.online_words import (
     day_text,
     decision,
@@ -13,7 +12,7 @@ from recsys.reports.online_words import (
     verdict_word,
     with_display_names,
 )
-from recsys.reports.page import write_html
+from recsys.reports.page import Picture, drawn, write_html
 from recsys.reports.sheet import Sheet
 
 VERDICTS = ("higher", "lower", "undecided")
@@ -28,9 +27,15 @@ def write_online_report(test: OnlineTest, path: Path | str, source: str = "") ->
         summary=summary(test),
         verdicts=verdicts(test),
         sheets=online_sheets(test),
-        pictures=online_pictures(test),
+        pictures=drawn(lambda: _pictures(test)),
         passed=test.sample_ratio.passed,
     )
+
+
+def _pictures(test: OnlineTest) -> list[Picture]:
+    from recsys.reports.pictures.online import online_pictures  # here, for it needs matplotlib
+
+    return online_pictures(test)
 
 
 def online_json(test: OnlineTest) -> dict[str, Any]:

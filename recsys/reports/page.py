@@ -2,19 +2,19 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
-import matplotlib
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from recsys.reports.sheet import Sheet
+from recsys_cython_ext.extras import install_hint
 from recsys_cython_ext.files import write_text
 
-matplotlib.use("Agg")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DAGGER = "†"  # beside what is not to be relied on
 
@@ -33,12 +33,26 @@ def write_html(path: Path | str, template: str, **values: Any) -> None:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("recsys.reports"), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    if find_spec("matplotlib") is None:
+        values["no_pictures"] = f"No pictures: {install_hint('matplotlib')}."
     html = environment.get_template(template).render(**values)
     write_text(html, Path(path))
 
 
-def png(figure: Figure) -> str:
+def drawn(draw: Callable[[], list[Picture]]) -> list[Picture]:
+    """Return the pictures that `draw` makes: none without matplotlib, and the page says so."""
+    try:
+        return draw()
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        return []
+
+
+def png(figure: "Figure") -> str:
     """Return a figure as PNG in base64."""
+    from matplotlib.text import Text
+
     buffer = io.BytesIO()
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a name such as "$x_{1" is no formula

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from recsys.evaluation.off_policy.replay import Replay, Replayed
-from recsys.reports.page import DAGGER, Picture, interval, number, png, share, write_page
+from recsys.reports.page import DAGGER, Picture, drawn, interval, number, png, share, write_page
 from recsys.reports.sheet import Sheet
 
 
@@ -74,7 +73,7 @@ def write_replay(result: Replay, path: Path | str) -> None:
         f"Replay of {result.policy}",
         [replay_summary(result), f"Draws of the target: seed {result.seed}."],
         replay_sheets(result),
-        [] if result.overall.value is None else [_picture(result)],
+        [] if result.overall.value is None else drawn(lambda: [_picture(result)]),
     )
 
 
@@ -97,6 +96,8 @@ def _row(part: Replayed) -> tuple[str, ...]:
 
 
 def _picture(result: Replay) -> Picture:
+    from matplotlib.figure import Figure
+
     parts = [part for part in (result.overall, *result.positions) if part.value is not None]
     figure = Figure(figsize=(7.5, 1.4 + 0.42 * len(parts)), layout="constrained")
     axes = figure.subplots()

@@ -1,77 +1,85 @@
-"""The report of an experiment's tables: their bytes, collisions of their ids, and their places on ranks, as text tables."""
+"""The report of an experiment's tables: their bytes, collisions of their ids, and their places on ranks."""
 
 from dataclasses import asdict
 
-from rich.table import Table as Grid
-
 from recsys.planning import TableReport
-from recsys.reports.sheet import plain
+from recsys.reports.sheet import Row, Sheet
 from recsys.training.size import NetworkBytes
 from recsys_tables.bytes import ResidentBytes
 
-
-def grids(report: TableReport, network: NetworkBytes) -> list[Grid]:
-    """Return the report as three tables for a terminal: bytes, with the network above the tables, collisions, ranks."""
-    return [_bytes_grid(report, network), _collisions_grid(report), _ranks_grid(report)]
+KINDS = ("weights", "optimiser", "vocabulary", "remaps", "codes", "pointers", "dense", "statistics", "bytes")
 
 
-def _bytes_grid(report: TableReport, network: NetworkBytes) -> Grid:
+def tables_sheets(report: TableReport, network: NetworkBytes) -> list[Sheet]:
+    """Return the rows and bytes of tables; then their bytes by kind, collisions of ids, and what each rank holds."""
+    return [
+        _sizes_sheet(report, network),
+        _kinds_sheet(report),
+        _collisions_sheet(report),
+        _ranks_sheet(report),
+    ]
+
+
+def tables_summary(report: TableReport) -> str:
+    """Return the bytes of all tables, and how many these are of the full table's."""
     share = report.bytes.total / report.full_bytes
-    grid = Grid(
-        *("feature", "scheme", "ids", "rows", "width"),
-        *(
-            "weights",
-            "optimiser",
-            "vocabulary",
-            "remaps",
-            "codes",
-            "pointers",
-            "dense",
-            "statistics",
-            "bytes",
-        ),
-        title=f"{report.name}: {report.bytes.total:,} bytes, {share:.1%} of the full table's {report.full_bytes:,}",
-        caption=f"above the tables, in no budget: a network of {network.parameters:,} bytes, and in training "
-        f"{network.optimizer:,} of its optimiser",
+    return (
+        f"{report.name}: {report.bytes.total:,} bytes, {share:.1%} of the full table's {report.full_bytes:,}"
     )
-    shared = {table.table for table in report.shared}
+
+
+def _sizes_sheet(report: TableReport, network: NetworkBytes) -> Sheet:
+    rows = [(*row[:5], _kinds(size)[0], _kinds(size)[-1]) for row, size in _entries(report)]
+    return Sheet(
+        "Tables",
+        ("feature", "scheme", "ids", "rows", "width", "weights", "bytes"),
+        rows,
+        f"Above the tables, in no budget: a network of {network.parameters:,} bytes, and in training "
+        f"{network.optimizer:,} of its optimiser.",
+    )
+
+
+def _kinds_sheet(report: TableReport) -> Sheet:
+    rows = [(row[0], *_kinds(size)) for row, size in _entries(report)]
+    return Sheet("Bytes by kind", ("feature", *KINDS), rows)
+
+
+def _entries(report: TableReport) -> list[tuple[Row, ResidentBytes]]:
+    """Return name, scheme, ids, rows and width of whatever has bytes, and these; the total is the last."""
+    entries: list[tuple[Row, ResidentBytes]] = []
     for table in report.shared:
-        label = f"{plain(table.table)}, of {len(table.features)} features"
-        grid.add_row(label, "", "", f"{table.rows:,}", str(table.width), *_kinds(table.bytes))
+        label = f"{table.table}, of {len(table.features)} features"
+        entries.append(((label, "", "", f"{table.rows:,}", str(table.width)), table.bytes))
+    shared = {table.table for table in report.shared}
     for entry in report.features:
         rows = "shared" if shared.issuperset(entry.tables) else f"{entry.rows:,}"
-        grid.add_row(
-            plain(entry.feature), entry.scheme, f"{entry.ids:,}", rows, str(entry.width), *_kinds(entry.bytes)
-        )
+        entries.append(((entry.feature, entry.scheme, f"{entry.ids:,}", rows, str(entry.width)), entry.bytes))
+    nothing = ("", "", "", "")
     if report.bytes.codes:
-        grid.add_row(
-            "codes, of all features", "", "", "", "", *_kinds(ResidentBytes(codes=report.bytes.codes))
-        )
+        entries.append((("codes, of all features", *nothing), ResidentBytes(codes=report.bytes.codes)))
     for name, size in report.statistics.items():
-        grid.add_row(plain(name), "", "", "", "", *_kinds(ResidentBytes(statistics=size)))
-    grid.add_section()
-    grid.add_row("total", "", "", "", "", *_kinds(report.bytes))
-    return grid
+        entries.append(((name, *nothing), ResidentBytes(statistics=size)))
+    return [*entries, (("total", *nothing), report.bytes)]
 
 
-def _collisions_grid(report: TableReport) -> Grid:
-    grid = Grid(
-        *("feature", "ids", "all rows: expected", "observed", "any row: expected", "observed"),
-        *("a row of another feature: expected", "observed"),
-        title="share of impressions whose id collides",
-    )
+def _collisions_sheet(report: TableReport) -> Sheet:
+    rows = []
     for entry in report.features:
         pairs = zip(asdict(entry.expected).values(), asdict(entry.observed).values(), strict=True)
         rates = ["–" if rate is None else f"{rate:.2%}" for pair in pairs for rate in pair]
-        grid.add_row(plain(entry.feature), f"{entry.ids:,}", *rates)
-    return grid
-
-
-def _ranks_grid(report: TableReport) -> Grid:
-    grid = Grid(
-        *("rank", "shards", "weights", "optimiser", "codes", "dense", "bytes", "tables"),
-        title=f"sharding over {len(report.ranks)} ranks: {report.sharding}",
+        rows.append((entry.feature, f"{entry.ids:,}", *rates))
+    return Sheet(
+        "Share of impressions whose id collides",
+        (
+            *("feature", "ids", "all rows: expected", "observed", "any row: expected", "observed"),
+            *("a row of another feature: expected", "observed"),
+        ),
+        rows,
     )
+
+
+def _ranks_sheet(report: TableReport) -> Sheet:
+    rows = []
     for entry in report.ranks:
         kinds = (entry.parameters, entry.optimizer, entry.codes, entry.dense)
         by_type: dict[str, list[str]] = {}
@@ -79,8 +87,12 @@ def _ranks_grid(report: TableReport) -> Grid:
             by_type.setdefault(shard.sharding, []).append(shard.table)
         tables = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in by_type.items())
         numbers = (f"{number:,}" for number in (*kinds, sum(kinds)))
-        grid.add_row(str(entry.rank), str(len(entry.shards)), *numbers, plain(tables))
-    return grid
+        rows.append((str(entry.rank), str(len(entry.shards)), *numbers, tables))
+    return Sheet(
+        f"Sharding over {len(report.ranks)} ranks: {report.sharding}",
+        ("rank", "shards", "weights", "optimiser", "codes", "dense", "bytes", "tables"),
+        rows,
+    )
 
 
 def _kinds(counts: ResidentBytes) -> list[str]:

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from recsys.reports.page import write_page
+from recsys.reports.pictures.tuning import curves_picture, parallel_picture, progress_picture
 from recsys.reports.sheet import Sheet
-from recsys.reports.tuning_pictures import curves_picture, parallel_picture, progress_picture
 from recsys.tuning.study import TuningResult
 from recsys.tuning.trials import Trial
 from recsys_cython_ext.files import write_text
@@ -30,7 +30,7 @@ def write_tuning(tuned: TuningResult, source: Path | str, path: Path | str) -> P
     text = best_yaml(tuned, source, best)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(text, best)
-    pictures = [parallel_picture(tuned), progress_picture(tuned), curves_picture(tuned)]
+    pictures = [progress_picture(tuned), parallel_picture(tuned), curves_picture(tuned)]
     texts = [summary(tuned), f"{best.name}, beside this page, is a configuration with these settings."]
     write_page(path, f"Tuning of {tuned.config.name}", texts, [trials_sheet(tuned)], pictures)
     return best

@@ -7,6 +7,7 @@ are first used. Every scheme of the union in `recsys_tables.config` can be impor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from recsys_cython_ext.extras import explained as _explained
 from recsys_cython_ext.version import __version__
 from recsys_tables.bytes import ResidentBytes, resident_bytes
 from recsys_tables.config import scheme_classes
@@ -47,12 +48,15 @@ __all__ = [
 __all__ += scheme_classes()
 
 
-def __getattr__(name: str) -> Any:
+def _attribute(name: str) -> Any:
     if name in _WITH_TORCH:
         return getattr(import_module(_WITH_TORCH[name]), name)
     if name.startswith("_") or name not in (schemes := scheme_classes()):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return schemes[name]
+
+
+__getattr__ = _explained(_attribute)
 
 
 def __dir__() -> list[str]:

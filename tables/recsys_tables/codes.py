@@ -13,13 +13,16 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from recsys_cython_ext import mix64
 from recsys_cython_ext.files import new_folder, text_digest
 from recsys_cython_ext.manifest import DamagedFile, Manifest, read_manifest, write_manifest
 from recsys_cython_ext.static_function import StaticFunction, feature_keys
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST, FUNCTION = "codes.json", "function"
-MAX_VALUES = 2**32  # of a static function: rows ** chunks
+UNKNOWN_BITS = 2  # of a key's fingerprint, which tells most ids without codes from those with some
+_FINGERPRINT = np.int64(0x5851F42D4C957F2D)  # what its hash begins with, as that of its slots does not
+MAX_VALUES = 2 ** (32 - UNKNOWN_BITS)  # of rows ** chunks, for a static function has values of 32 bits
 _AGAIN = "make the codes again"
 
 
@@ -30,10 +33,25 @@ class _Saved(Manifest):
     features: dict[str, Annotated[int, Field(ge=0)]]
 
 
-class Codes:
-    """The rows of `num_chunks` shared tables of `num_embeddings` rows each that an id of a feature reads.
+def num_values(num_embeddings: int, num_chunks: int) -> int:
+    """Return the values that a static function of codes has: a fingerprint of `UNKNOWN_BITS` above the bits of a code."""
+    return 1 << (_code_bits(num_embeddings, num_chunks) + UNKNOWN_BITS)
 
-    An id that was given no rows reads some that are always the same, as if it were hashed.
+
+def _code_bits(num_embeddings: int, num_chunks: int) -> int:
+    return (num_embeddings**num_chunks - 1).bit_length()
+
+
+def _fingerprints(keys: np.ndarray) -> np.ndarray:
+    """Return `UNKNOWN_BITS` bits of every key, int64 [L], which depend on another hash than its slots do."""
+    return mix64(keys ^ _FINGERPRINT) & ((1 << UNKNOWN_BITS) - 1)
+
+
+class Codes:
+    """The rows of `num_chunks` shared tables that an id of a feature reads.
+
+    Codes name the first `num_embeddings` rows of each table. An id that has no code reads the last one, which is for all
+    of them, except one in 4 to 8: that reads rows of others, always the same.
 
     features: how many ids have codes, by feature.
     """
@@ -41,7 +59,7 @@ class Codes:
     def __init__(
         self, function: StaticFunction, num_embeddings: int, num_chunks: int, features: Mapping[str, int]
     ) -> None:
-        if num_embeddings**num_chunks != function.shape.num_values:
+        if num_values(num_embeddings, num_chunks) != function.shape.num_values:
             raise ValueError(
                 f"a static function of {function.shape.num_values} values is none of {num_chunks} chunks of "
                 f"{num_embeddings} rows"
@@ -60,7 +78,7 @@ class Codes:
         Args:
             ids: Distinct int64 ids [n], by feature.
             rows: Int64 rows [n, num_chunks] in [0, num_embeddings) of those ids, by feature.
-            num_embeddings: Rows of a table; `num_embeddings ** num_chunks` is at most 2^32.
+            num_embeddings: Rows of a table that codes name; `num_embeddings ** num_chunks` is at most 2^30.
 
         Raises:
             ValueError: There is no id, one of the above does not hold, or an id is given two codes.
@@ -70,7 +88,7 @@ class Codes:
         (num_chunks,) = {values.shape[1] for values in rows.values()}
         if num_embeddings**num_chunks > MAX_VALUES:
             raise ValueError(
-                f"{num_chunks} chunks of {num_embeddings} rows are more than 2^32 codes: take fewer rows or chunks"
+                f"{num_chunks} chunks of {num_embeddings} rows are more than 2^30 codes: take fewer rows or chunks"
             )
         scale = num_embeddings ** np.arange(num_chunks)
         outside = [
@@ -82,17 +100,31 @@ class Codes:
             raise ValueError(f"feature {outside[0]!r}: a row is outside 0..{num_embeddings - 1}")
         keys = np.concatenate([feature_keys(values, feature) for feature, values in ids.items()])
         values = np.concatenate([rows[feature] @ scale for feature in ids])
-        function = StaticFunction.build(keys, values, num_embeddings**num_chunks)
+        values |= _fingerprints(keys) << _code_bits(num_embeddings, num_chunks)
+        function = StaticFunction.build(keys, values, num_values(num_embeddings, num_chunks))
         return cls(function, num_embeddings, num_chunks, {name: len(values) for name, values in ids.items()})
 
     def rows(self, ids: np.ndarray, feature: str) -> tuple[np.ndarray, ...]:
         """Return the row of each chunk, int64 [L], of int64 ids [L]."""
-        values = self.function.lookup(feature_keys(ids, feature))
+        keys = feature_keys(ids, feature)
+        bits = _code_bits(self.num_embeddings, self.num_chunks)
+        values = self.function.lookup(keys)
+        outside = values >> bits != _fingerprints(keys)
+        values &= (1 << bits) - 1
+        outside |= values >= self.num_embeddings**self.num_chunks
         chunks = []
-        for _ in range(self.num_chunks - 1):
-            values, row = np.divmod(values, self.num_embeddings)
+        for _ in range(self.num_chunks):
+            row = values
+            if self.num_chunks > 1:
+                values, row = np.divmod(values, self.num_embeddings)
+            row[outside] = self.num_embeddings
             chunks.append(row)
-        return (*chunks, values)
+        return tuple(chunks)
+
+    @property
+    def num_rows(self) -> int:
+        """Return the rows of a table: those that codes name, and the one of ids without codes."""
+        return self.num_embeddings + 1
 
     @property
     def nbytes(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from recsys_pipelines.parallel import ordered
 from recsys_pipelines.quarantine import Quarantine
@@ -94,6 +96,7 @@ class Source(ABC):
     columns: tuple[str, ...]
     files: Sequence["File"]
     first_file = 0  # number of the first of `files`, which is not 0 in a piece of a source
+    files_left_out = 0  # of a sample
 
     @abstractmethod
     def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
@@ -121,6 +124,22 @@ class Source(ABC):
                 piece.files, piece.first_file = [piece_of_file], number
                 pieces.append(piece)
         return pieces
+
+    def sampled(self, parts: int) -> "Source":
+        """Return a source of some `parts` parts of this one, spread over its files and within them where that is cheap.
+
+        After it was read, it is the whole source if `is_whole` says so.
+        """
+        chosen = [self.files[place] for place in spread(len(self.files), parts)]
+        sample = copy(self)
+        sample.files = [file.sampled(max(parts // len(chosen), 1)) for file in chosen]
+        sample.files_left_out = len(self.files) - len(chosen)
+        return sample
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether these are all rows of the source that `sampled` was called on, which is known when they were read."""
+        return not self.files_left_out and not any(file.is_piece for file in self.files)
 
     def _parts_of_files(self, columns: Sequence[str], first_row: int) -> Iterator[Part]:
         row = first_row
@@ -163,6 +182,14 @@ class File(ABC):
         """Return this piece with the number of rows of the same file that come before it."""
         return self
 
+    def sampled(self, parts: int) -> "File":
+        """Return this file with some `parts` of its parts, or itself where it has no more."""
+        return FirstParts(self, parts)
+
+    def rows_by_metadata(self) -> int | None:
+        """Return how many rows there are where the file says so without being read."""
+        return None
+
     def count(self) -> int:
         """Return how many rows there are, bad ones included; nothing is parsed that need not be."""
         for _ in self.parts([]):
@@ -172,6 +199,29 @@ class File(ABC):
     def read_to(self, share: float) -> None:
         """Note how far reading has come."""
         self.share_read = share
+
+
+class FirstParts(File):
+    """The first parts of a file, at most `most`. When they were read, `is_piece` says whether there are more."""
+
+    is_piece = True
+
+    def __init__(self, file: File, most: int) -> None:
+        self.path, self.schema, self.repeated = file.path, file.schema, file.repeated
+        self._file = file
+        self._most = most
+
+    @override
+    def parts(self, columns: Sequence[str], first_row: int = 0) -> Iterator[Part]:
+        parts = iter(self._file.parts(columns, first_row))
+        yield from islice(parts, self._most)
+        self.is_piece = next(parts, None) is not None
+        self.rows = self._file.rows
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return the places of at most `most` of `count` things, as far from each other as they can be."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
 
 
 def read_parts(parts: Iterable[Part], quarantine: Quarantine) -> Iterator[Chunk]:

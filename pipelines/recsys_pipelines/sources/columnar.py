@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from copy import copy
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from recsys_pipelines.sources.base import (
     existing_file,
     reading,
     repeated_names,
+    spread,
 )
 from recsys_pipelines.sources.location import Place
 
@@ -29,6 +32,7 @@ class ColumnarFile(File):
     """One file whose format is `kind`. `rename` turns the names in the file into those of `schema`."""
 
     kind: str
+    _sampled: int | None = None  # how many chunks to read of all
 
     def __init__(self, path: Place, rename: Callable[[str], str] = str) -> None:
         self.path = existing_file(path)
@@ -55,6 +59,27 @@ class ColumnarFile(File):
                 row += batch.num_rows
         self.rows = row - first_row
 
+    @override
+    def sampled(self, parts: int) -> File:
+        if self._chunks_of_groups(parts) is None:
+            return self
+        sample = copy(self)
+        sample._sampled, sample.is_piece = parts, True
+        return sample
+
+    def _chunks_of_groups(self, parts: int) -> tuple[list[int], int] | None:
+        """Return of which groups of rows some parts are, and how many of each; None where the file has no more parts."""
+        with reading(self.path, self.kind):
+            groups, rows = self._read_size()
+        if groups <= parts and rows <= parts * ROWS:
+            return None
+        chosen = spread(groups, parts)
+        return chosen, -(-parts // len(chosen))
+
+    def _read_size(self) -> tuple[int, int]:
+        """Return how many groups of rows there are, and how many rows, or more than any where these are not told."""
+        raise NotImplementedError
+
     def _read_schema(self) -> pa.Schema:
         raise NotImplementedError
 
@@ -80,10 +105,28 @@ class ParquetFile(ColumnarFile):
     def _batches(self, columns: list[str]) -> Generator[pa.RecordBatch, None, None]:
         with self.path.open("rb") as stream, pq.ParquetFile(stream) as file:
             rows = 0
-            for batch in file.iter_batches(batch_size=ROWS, columns=columns, use_threads=False):
+            for batch in self._stored_batches(file, columns):
                 rows += batch.num_rows
                 self.read_to(rows / max(file.metadata.num_rows, 1))
                 yield batch
+
+    def _stored_batches(self, file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        sample = None if self._sampled is None else self._chunks_of_groups(self._sampled)
+        if sample is None:
+            yield from file.iter_batches(batch_size=ROWS, columns=columns, use_threads=False)
+            return
+        for group in sample[0]:
+            batches = file.iter_batches(ROWS, row_groups=[group], columns=columns, use_threads=False)
+            yield from islice(batches, sample[1])
+
+    @override
+    def _read_size(self) -> tuple[int, int]:
+        with self.path.open("rb") as stream, pq.ParquetFile(stream) as file:
+            return file.num_row_groups, file.metadata.num_rows
+
+    @override
+    def rows_by_metadata(self) -> int | None:
+        return self._read_size()[1]
 
 
 class ArrowFile(ColumnarFile):
@@ -102,12 +145,22 @@ class ArrowFile(ColumnarFile):
         places = [places_of[name] for name in columns]
         with self._stream() as stream:
             reader = pa.ipc.open_file(stream, options=pa.ipc.IpcReadOptions(included_fields=places))
-            for index in range(reader.num_record_batches):
+            sample = None if self._sampled is None else self._chunks_of_groups(self._sampled)
+            for index in range(reader.num_record_batches) if sample is None else sample[0]:
                 batch = reader.get_batch(index)
                 self.read_to((index + 1) / reader.num_record_batches)
                 batch.validate(full=True)  # Arrow trusts offsets, and a damaged one ends the process
-                for start in range(0, batch.num_rows, ROWS):
+                starts = range(0, batch.num_rows, ROWS)
+                for start in starts if sample is None else starts[: sample[1]]:
                     yield batch.slice(start, ROWS)
+
+    @override
+    def _read_size(self) -> tuple[int, int]:
+        with self._stream() as stream:
+            reader = pa.ipc.open_file(stream)
+            return reader.num_record_batches, sum(
+                reader.get_batch(i).num_rows for i in range(reader.num_record_batches)
+            )
 
     def _stream(self) -> pa.NativeFile:
         if isinstance(self.path, Path):

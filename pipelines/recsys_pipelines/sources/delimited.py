@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ from recsys_pipelines.sources.base import (
     reading,
     repeated_names,
     size_of,
+    spread,
 )
 from recsys_pipelines.sources.dialect import Dialect, wrong_width
 from recsys_pipelines.sources.location import Place, Url
@@ -51,7 +53,7 @@ class DelimitedFile(File):
         self._dialect = dialect
         self._header_lines = int(names is None)
         self._block_size = blocks.BLOCK  # goes with the file to other processes
-        self._blocks: tuple[int, int | None] = (0, None)
+        self._ranges: list[tuple[int, int | None]] = [(0, None)]  # of blocks
         self._rows_before = 0
         stored = self.first_line() if names is None else names
         self.names = list(map(rename, stored))
@@ -84,14 +86,31 @@ class DelimitedFile(File):
 
     @override
     def pieces(self) -> list[File]:
-        if isinstance(self.path, Url) or self.path.suffix.lower() in blocks.COMPRESSIONS:
+        count = self._count_of_blocks()
+        if count is None:
             return [self]
-        pieces: list[File] = []
-        for start in range(0, -(-size_of(self.path) // self._block_size), BLOCKS_OF_PIECE):
-            piece = copy(self)
-            piece._blocks, piece.is_piece = (start, start + BLOCKS_OF_PIECE), True
-            pieces.append(piece)
-        return pieces
+        return [
+            self._with_blocks([(start, start + BLOCKS_OF_PIECE)])
+            for start in range(0, count, BLOCKS_OF_PIECE)
+        ]
+
+    @override
+    def sampled(self, parts: int) -> File:
+        count = self._count_of_blocks()
+        if count is None:
+            return super().sampled(parts)
+        return self if count <= parts else self._with_blocks([(n, n + 1) for n in spread(count, parts)])
+
+    def _count_of_blocks(self) -> int | None:
+        """Return how many blocks can be read alone; None where none can."""
+        if isinstance(self.path, Url) or self.path.suffix.lower() in blocks.COMPRESSIONS:
+            return None
+        return -(-size_of(self.path) // self._block_size)
+
+    def _with_blocks(self, ranges: list[tuple[int, int | None]]) -> "DelimitedFile":
+        piece = copy(self)
+        piece._ranges, piece.is_piece = ranges, True
+        return piece
 
     @override
     def after(self, rows: int) -> File:
@@ -101,8 +120,11 @@ class DelimitedFile(File):
 
     def _numbered_blocks(self, line: int) -> Iterator["_Block"]:
         """Yield blocks of rows, without the header; the first has the line number `line`."""
-        headers = self._header_lines if self._blocks[0] == 0 else 0
-        for number, text in blocks.read_blocks(self.path, self._blocks, self._block_size, self.read_to):
+        headers = self._header_lines if self._ranges[0][0] == 0 else 0
+        ranges = (
+            blocks.read_blocks(self.path, numbers, self._block_size, self.read_to) for numbers in self._ranges
+        )
+        for number, text in chain.from_iterable(ranges):
             if headers:
                 text, headers = text.partition(b"\n")[2], 0
             look = scan(text, self._dialect.byte)

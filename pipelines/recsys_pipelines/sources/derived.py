@@ -35,7 +35,15 @@ class Over(File):
         for part in self._file.parts(stored, first_row):
             self.share_read = self._file.share_read
             yield part.then(changed)
-        self.rows = self._file.rows
+        self.rows, self.is_piece = self._file.rows, self._file.is_piece
+
+    @override
+    def sampled(self, parts: int) -> File:
+        return self._with_file(self._file.sampled(parts))
+
+    @override
+    def rows_by_metadata(self) -> int | None:
+        return self._file.rows_by_metadata()
 
     @override
     def pieces(self) -> list[File]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from recsys.evaluation.metrics import binary_labels
 
@@ -56,7 +56,7 @@ class DeLong:
         variance = float(c[first, first] - c[first, second] + (c[second, second] - c[second, first]))
         error = float(np.sqrt(max(variance, 0.0)))
         z = estimate / error if error else 0.0
-        return DeLongTest(estimate, error, _interval(estimate, error, level), z, float(2 * norm.sf(abs(z))))
+        return DeLongTest(estimate, error, _interval(estimate, error, level), z, float(2 * ndtr(-abs(z))))
 
 
 def delong(labels: ArrayLike, scores: ArrayLike) -> DeLong:
@@ -122,5 +122,5 @@ def from_placements(positive: np.ndarray, rows: np.ndarray) -> DeLong:
 def _interval(value: float, error: float, level: float) -> tuple[float, float]:
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: must be within (0, 1)")
-    half = float(norm.ppf((1 + level) / 2)) * error
+    half = float(ndtri((1 + level) / 2)) * error
     return value - half, value + half

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -24,7 +23,10 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     In the order given; for independent or positively dependent tests, as those against one baseline are.
     """
     p = _checked(p_values)
-    return false_discovery_control(p).tolist() if p.size else []
+    falling = np.argsort(p)[::-1]
+    adjusted = np.empty(p.size)
+    adjusted[falling] = np.minimum.accumulate(p[falling] * p.size / np.arange(p.size, 0, -1))
+    return adjusted.tolist()
 
 
 def _checked(p_values: Sequence[float]) -> np.ndarray:

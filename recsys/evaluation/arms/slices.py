@@ -38,8 +38,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
-from statsmodels.stats.meta_analysis import combine_effects
+from scipy.special import ndtri
 
 from recsys.evaluation.arms.compare import Comparison, Difference, Interval, compare
 from recsys.evaluation.arms.multiplicity import benjamini_hochberg, holm
@@ -274,11 +273,10 @@ def shrink(
     whole = errors**2
     common = float(np.clip(overall**2 - 1 / (1 / whole).sum(), 0.0, MOST_COMMON * whole.min()))
     count, variance = estimates.size, whole - common
-    unit = float(np.sqrt(np.median(variance)))  # statsmodels' tolerance is absolute
-    with np.errstate(divide="ignore", invalid="ignore"):  # of its I², where all estimates are the same
-        combined = combine_effects(estimates / unit, variance / unit**2, method_re="iterated")
-    tau2, mean = float(combined.tau2) * unit**2, float(combined.mean_effect_re) * unit
+    unit = float(np.sqrt(np.median(variance)))  # tolerances are absolute
+    tau2 = _paule_mandel(estimates / unit, variance / unit**2) * unit**2
     weights = 1 / (variance + tau2)
+    mean = float(np.average(estimates, weights=weights))
     toward = (count - 3) / (count - 1) * variance * weights
     unknown = 2 / (count - 3) * toward**2 * (np.average(variance, weights=weights) + tau2) * weights
     shrunk_variance = (
@@ -292,9 +290,23 @@ def shrink(
     )
 
 
+def _paule_mandel(estimates: np.ndarray, variance: np.ndarray) -> float:
+    """Return τ², at which the weighted squares about their mean are as many as their degrees of freedom; 0 if fewer."""
+    from scipy.optimize import brentq  # here, for it is slow to import, and few comparisons have slices
+
+    def excess(tau2: float) -> float:
+        weights = 1 / (variance + tau2)
+        squares = (estimates - np.average(estimates, weights=weights)) ** 2
+        return float((weights * squares).sum() - (estimates.size - 1))
+
+    if excess(0.0) <= 0:
+        return 0.0
+    return float(brentq(excess, 0.0, estimates.var(ddof=1)))  # where all weights are at most 1 / τ²
+
+
 def _error(interval: Interval, half: float) -> float:
     """Return half of an interval over the normal quantile at `half`."""
-    return (interval[1] - interval[0]) / (2 * float(norm.ppf(half)))
+    return (interval[1] - interval[0]) / (2 * float(ndtri(half)))
 
 
 def _shrink(group: Sequence[SliceEffect], half: float, overall: float) -> tuple[list[SliceEffect], Spread]:
@@ -303,7 +315,7 @@ def _shrink(group: Sequence[SliceEffect], half: float, overall: float) -> tuple[
     varied = [effect for effect in group if effect.standard_error > 0]
     if len(varied) < LEAST_SLICES:
         return list(group), Spread(first.dimension, first.arm, first.metric, None, None)
-    z = float(norm.ppf(half))
+    z = float(ndtri(half))
     values, errors, mean, tau = shrink(
         np.array([effect.estimate for effect in varied]),
         np.array([_error(effect.interval, half) for effect in varied]),

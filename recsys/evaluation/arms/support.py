@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
 
 LEAST = 10  # units that hold the rarer class, and as many that the arms see differently
 EXACT = 1e-12  # what differs by less is rounding
@@ -88,5 +87,10 @@ def _same(metric: str, first: np.ndarray, second: np.ndarray) -> bool:
     if first.shape != second.shape:
         return False
     if metric in RANKED:
-        return all(np.array_equal(rankdata(a), rankdata(b)) for a, b in zip(first, second, strict=True))
+        return all(np.array_equal(_order(a), _order(b)) for a, b in zip(first, second, strict=True))
     return np.array_equal(first, second)
+
+
+def _order(values: np.ndarray) -> np.ndarray:
+    """Return the place of each value among the distinct ones, which tells order and ties."""
+    return np.unique(values, return_inverse=True)[1]

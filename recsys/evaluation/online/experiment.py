@@ -1,9 +1,8 @@
 """Arithmetic of an online A/B test from its assignment log: is the split sound, and is the difference real?
 
 The unit of randomisation is the user, so it is the unit of all errors: rows are summed by user first. For a ratio of
-totals (clicks / impressions) this is the cluster-robust error of its rows, by the delta method (Deng, Knoblich
-& Lu 2018). Means, ratios, CUPED (Deng, Xu, Kohavi & Walker 2013) and the minimum detectable effect are tea-tasting's;
-the sample ratio is scipy's chi-square, Holm's correction statsmodels'; the sequence over days is `sequential`.
+totals (clicks / impressions) this is the cluster-robust error of its rows (`ratio`). The sample ratio is scipy's
+chi-square; the sequence over days is `sequential`.
 
 A test whose sample ratio fails has no effects: users are missing from a variant, and nothing says that these
 are like the others (Fabijan et al. 2019).
@@ -14,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 from scipy.stats import chisquare
-from statsmodels.stats.multitest import multipletests
 
+from recsys.evaluation.arms.multiplicity import holm
 from recsys.evaluation.online.effect import effect_of
 from recsys.evaluation.online.log import Assignments, Target, display_name, value_name
 from recsys.evaluation.online.result import Effect, OnlineTest, SampleRatio, Verdict
@@ -124,7 +123,7 @@ def _effects(
             sequence = _sequence(log, target, name, control, (1 - level) / len(pairs), planned_days)
             effect = replace(effect, sequence=sequence)
         effects.append(effect)
-    adjusted = multipletests([effect.p_value for effect in effects], method="holm")[1]
+    adjusted = holm([effect.p_value for effect in effects])
     return tuple(
         replace(e, adjusted_p_value=float(p), verdict=_verdict(e.difference, float(p), level))
         for e, p in zip(effects, adjusted, strict=True)

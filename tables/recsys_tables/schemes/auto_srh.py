@@ -64,7 +64,7 @@ class AutoSrhTables(FixedTables):
     scheme: Literal["auto_srh"]
     groups: int = Field(6, ge=1, le=1_000_000)  # of equally many ids
     l1: float = Field(1e-4, ge=0)  # of the scales' sum in the loss
-    cut: float = Field(0.01, ge=0)
+    cut: float = Field(0.01, ge=0)  # smaller scales are masked
     scale_lr: float | None = Field(None, gt=0)  # `training.dense_lr` unless given
 
     @override

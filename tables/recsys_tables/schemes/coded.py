@@ -20,8 +20,8 @@ class Coded(ParameterFree):
     """e_f(i) = concat over c of T_c[codes_c(f, i)]: as `Unified`, but the rows are learned instead of hashed.
 
     `codes` hold the rows of ids that were seen when they were made, such as the nearest of the centroids of trained rows
-    (`recsys.compression.codes`; with several chunks, a product quantisation: Jégou et al., PAMI 2011). Any other
-    64-bit id reads rows as if it were hashed. Every feature shares the tables and the codes.
+    (`recsys.compression.codes`; with several chunks, a product quantisation: Jégou et al., PAMI 2011). Nearly every other
+    64-bit id reads one row that is for all of them. Every feature shares the tables and the codes.
     """
 
     feature: str
@@ -51,7 +51,7 @@ class Coded(ParameterFree):
     def tables(self) -> tuple[Table, ...]:
         """Return a shared table for each chunk."""
         width = self.embedding_dim // self.codes.num_chunks
-        rows = self.codes.num_embeddings
+        rows = self.codes.num_rows
         return tuple(Table(name, rows, width, self.init_bound) for name in self._tables)
 
     def rows(self, ids: Any) -> tuple[Lookup, ...]:
@@ -100,7 +100,7 @@ class CodedTables(FixedTables):
 
     scheme_class: ClassVar[type[Scheme]] = Coded
     scheme: Literal["coded"]
-    codes: Path
+    codes: Path  # folder that `recsys compress` has made
 
     @override
     def schemes(self, features: Sequence[FeatureSize]) -> tuple[Coded, ...]:

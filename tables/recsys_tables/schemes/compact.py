@@ -145,8 +145,8 @@ class CompactTables(FixedTables):
 
     scheme_class: ClassVar[type[Scheme]] = Compact
     scheme: Literal["compact"]
-    widths: dict[str, int]
-    unknown: Literal["default", "zero"] = "default"
+    widths: dict[str, int]  # by feature; 0 gives it up
+    unknown: Literal["default", "zero"] = "default"  # what ids without a row read: a row they share, or 0
 
     @model_validator(mode="after")
     def _widths_fit(self) -> Self:

@@ -67,8 +67,8 @@ class Declaration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     scheme_class: ClassVar[type[Scheme]]
 
-    embedding_dim: int = Field(16, ge=4, le=WIDEST, multiple_of=4)
-    init_bound: float = Field(0.05, gt=0)
+    embedding_dim: int = Field(16, ge=4, le=WIDEST, multiple_of=4)  # numbers of a vector
+    init_bound: float = Field(0.05, gt=0)  # first values are uniform within ± this
     precision: Precision = "fp32"  # of the rows in training; their optimiser's state is fp32
     budget: Budget | None = None  # all resident bytes of training: weights, optimiser state, vocabularies
     budget_embedding_dim: int = Field(
@@ -141,7 +141,7 @@ class AllocatedTables(Declaration):
     """Hashed tables, whose rows a budget can deal to the features as it likes."""
 
     budget: Budget
-    allocation: Allocation = "proportional"
+    allocation: Allocation = "proportional"  # rows by a feature's ids, or by their root
 
 
 class OptionsTables(Declaration):
@@ -159,7 +159,7 @@ class OptionsTables(Declaration):
 class ComposedTables(Declaration):
     """Every feature has several small tables, whose rows are combined."""
 
-    operation: Operation = "product"
+    operation: Operation = "product"  # how rows are combined
     budget: Budget
 
     @property
@@ -180,7 +180,7 @@ class ComposedTables(Declaration):
 class DigitTables(ComposedTables, OptionsTables):
     """Every one of `num_tables` digits of a code has a table, whatever a digit is."""
 
-    num_tables: int = Field(3, ge=2, le=8)
+    num_tables: int = Field(3, ge=2, le=8)  # digits, and tables of each feature
 
     @property
     @override

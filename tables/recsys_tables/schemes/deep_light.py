@@ -53,8 +53,8 @@ class DeepLightTables(FixedTables):
 
     scheme_class: ClassVar[type[Scheme]] = DeepLight
     scheme: Literal["deep_light"]
-    sparsity: float = Field(0.9, gt=0, lt=1)
-    damping: float = Field(0.99, gt=0, lt=1)
+    sparsity: float = Field(0.9, gt=0, lt=1)  # share of weights that is masked in the end
+    damping: float = Field(0.99, gt=0, lt=1)  # the nearer to 1, the slower
 
     @override
     def schemes(self, features: Sequence[FeatureSize]) -> tuple[DeepLight, ...]:

@@ -74,7 +74,7 @@ class HashEmbeddingTables(AllocatedTables):
 
     scheme_class: ClassVar[type[Scheme]] = HashEmbedding
     scheme: Literal["hash_embedding"]
-    num_hashes: int = Field(2, ge=1, le=16)
+    num_hashes: int = Field(2, ge=1, le=16)  # rows of an id
     importances_per_row: float = Field(4.0, gt=0)  # rows of importances for each row of components
 
     @override

@@ -65,7 +65,7 @@ class MdeTables(FixedTables):
 
     scheme_class: ClassVar[type[Scheme]] = Mde
     scheme: Literal["mde"]
-    alpha: float = Field(0.3, ge=0, le=1)
+    alpha: float = Field(0.3, ge=0, le=1)  # 0 makes all features equally wide
 
     @override
     def schemes(self, features: Sequence[FeatureSize]) -> tuple[Mde, ...]:

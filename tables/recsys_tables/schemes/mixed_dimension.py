@@ -65,7 +65,7 @@ class MixedDimensionTables(Declaration):
 
     scheme_class: ClassVar[type[Scheme]] = MixedDimension
     scheme: Literal["mixed_dimension"]
-    alpha: float = Field(0.3, ge=0, le=1)
+    alpha: float = Field(0.3, ge=0, le=1)  # 0 makes all features equally wide
     budget: Budget
 
     @override

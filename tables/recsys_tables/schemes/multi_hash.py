@@ -58,7 +58,7 @@ class MultiHashTables(AllocatedTables):
 
     scheme_class: ClassVar[type[Scheme]] = MultiHash
     scheme: Literal["multi_hash"]
-    num_hashes: int = Field(2, ge=1, le=16)
+    num_hashes: int = Field(2, ge=1, le=16)  # rows of an id
 
     @override
     def builder(self, features: Sequence[FeatureSize], optimizer: OptimizerName) -> Builder:

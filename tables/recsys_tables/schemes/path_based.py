@@ -71,7 +71,7 @@ class PathBasedTables(OptionsTables):
 
     scheme_class: ClassVar[type[Scheme]] = PathBased
     scheme: Literal["path_based"]
-    hidden_dim: int = Field(16, ge=1, le=WIDEST)
+    hidden_dim: int = Field(16, ge=1, le=WIDEST)  # of each of the networks
     budget: Budget
 
     @override

@@ -113,7 +113,7 @@ class RobeTables(Declaration):
 
     scheme_class: ClassVar[type[Scheme]] = Robe
     scheme: Literal["robe"]
-    block_dim: int = Field(8, ge=4, le=WIDEST, multiple_of=4)
+    block_dim: int = Field(8, ge=4, le=WIDEST, multiple_of=4)  # weights of a block
     signs: bool = True
     budget: Budget
 

@@ -78,7 +78,7 @@ class TensorTrainTables(OptionsTables):
 
     scheme_class: ClassVar[type[Scheme]] = TensorTrain
     scheme: Literal["tensor_train"]
-    max_rank: int = Field(16, ge=1, le=128)
+    max_rank: int = Field(16, ge=1, le=128)  # of the cores
     budget: Budget
 
     @override

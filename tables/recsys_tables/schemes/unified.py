@@ -83,7 +83,7 @@ class UnifiedTables(Declaration):
 
     scheme_class: ClassVar[type[Scheme]] = Unified
     scheme: Literal["unified"]
-    chunk_dim: int = Field(8, ge=4, le=WIDEST, multiple_of=4)
+    chunk_dim: int = Field(8, ge=4, le=WIDEST, multiple_of=4)  # numbers of a row of the shared table
     num_tables: int = Field(1, ge=1, le=1024)  # sub-tables the chunks are dealt to
     own_rows_up_to: int = Field(0, ge=0)  # features of so many vocabulary codes or fewer keep a row per code
     budget: Budget

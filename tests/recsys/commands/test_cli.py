@@ -185,13 +185,15 @@ def test_tables_of_a_generated_log_are_printed(tmp_path: Path, monkeypatch: pyte
     recipe = Path(__file__).parents[3] / "configs" / "generated" / "unified.yaml"
     text = f"extends: {recipe}\nset: {{data.generator.rows: 3000}}\ntables: {{scheme: unified, own_rows_up_to: 9}}\n"
     (tmp_path / "small.yaml").write_text(text)
-    result = CliRunner().invoke(cli.app, ["tables", "small.yaml", "--ranks", "2"], catch_exceptions=False)
+    result = CliRunner().invoke(
+        cli.app, ["tables", "small.yaml", "--ranks", "2", "--details"], catch_exceptions=False
+    )
     assert result.exit_code == 0, result.output
     for said in (
         "unified/shared, of 11 features",
         "advertiser",
         "optimiser",
-        "a row of another feature",
+        "another",  # a row of another feature: the header is wrapped
         "row_wise",
         "statistics",
         "in no budget: a network of",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from recsys import console
+from recsys.reports.sheet import Sheet
 
 
 @pytest.fixture
@@ -123,3 +124,49 @@ def test_a_killed_pool_leaves_no_warning_of_semaphores(how: str, tmp_path: Path)
     for _ in range(20):  # the process that clears up outlives it
         time.sleep(0.1)
     assert "leaked" not in (tmp_path / "said").read_text()
+
+
+# ---- one table, and the rest with --details
+
+
+def wide(columns: int) -> Sheet:
+    numbers = tuple(f"+0.{column:04d} to +0.9999" for column in range(columns))
+    headers = ("arm", "metric", *(f"column {column}" for column in range(columns)))
+    return Sheet("Wide", headers, [("unified", "AUC", *numbers)], "A note.", keys=2)
+
+
+def printed(capsys: pytest.CaptureFixture[str], *sheets: Sheet, details: bool) -> str:
+    console.out.file = None  # type: ignore[assignment]
+    console.print_result("The answer.", sheets, details, ["A sentence."])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [1, 4, 5, 12])
+def test_nothing_is_wider_than_the_terminal_and_nothing_is_cut(
+    columns: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(capsys, wide(columns), details=False)
+    assert max(map(len, text.splitlines())) <= console.WIDTH
+    assert all(f"+0.{column:04d} to +0.9999" in text for column in range(columns)), "an interval is one line"
+    assert text.count("unified") == text.count("AUC") == text.count("┏"), "its row is named again"
+    assert text.count("Wide") == text.count("A note.") == 1
+
+
+def test_long_texts_are_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    sheet = Sheet("Why", ("arm", "reason", "rows"), [("a", "word " * 60, "1"), ("b" * 130, "short", "2")])
+    text = printed(capsys, sheet, details=False)
+    assert max(map(len, text.splitlines())) <= console.WIDTH
+    assert text.count("word") == 60
+    assert text.count("b") >= 130
+
+
+def test_details_come_before_the_one_table_and_its_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    others = [Sheet(f"other {number}", ("a", "b"), [("1", "2")]) for number in range(7)]
+    short = printed(capsys, wide(1), *others, details=False)
+    assert short.count("┏") == 1
+    named = "With --details: other 0; other 1; other 2; other 3; other 4; and 2 more."
+    assert short.splitlines()[-2:] == [named, "The answer."]
+    full = printed(capsys, wide(1), *others, details=True)
+    places = [full.index(text) for text in ("A sentence.", "other 0", "other 6", "Wide", "The answer.")]
+    assert places == sorted(places)
+    assert full.count("┏") == 8

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from recsys.comparison.budgets import with_budgets
+from recsys.comparison.candidates import draw_candidates
+from recsys.comparison.cost import cost_if_long, expected_cost
 from recsys.comparison.experiments import Arm, Result, run_comparison
 from recsys.config import ConfigError, ExperimentConfig, parse_experiment
 from recsys.planning import plan_of
-from recsys.reports.experiments import _title, summary, table_rows, verdict, write_report
+from recsys.reports.experiments import _title, result_answer, summary, table_rows, verdict, write_report
 from recsys.tuning.trials import NothingFits, Trial, best, candidates, run_trial
+from recsys_cython_ext.progress import no_progress
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features
 from recsys_pipelines.preparation.prepare import prepare
@@ -123,7 +126,8 @@ def test_the_report_needs_nothing_beside_it(result: Result, work: Path) -> None:
     assert html.count("data:image/png;base64,") == 5
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:)", html)
     assert "http" not in html.replace("http-equiv", "")
-    assert html.index("What this much data can find") < html.index("<h2>Verdict")
+    answer, picture = html.index(result_answer(result)), html.index("Quality against bytes")
+    assert answer < picture < html.index("<h2>Details") < html.index("What this much data can find")
     for text in ("unified", "best possible", "rows in", "Validation trials per arm: 2", "training.table_lr"):
         assert text in html
     assert not list(work.glob("*.tmp"))
@@ -161,6 +165,23 @@ def test_a_finished_comparison_is_not_run_again(
     after = files(work / "runs")
     assert after == before
     assert again.overall == result.overall
+
+
+def test_what_is_trained_is_not_in_the_cost(
+    result: Result, arms: list[ExperimentConfig], work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, prepared = work / "runs", work / "prepared"
+    drawn, _ = draw_candidates(arms, prepared, runs, no_progress, no_progress)
+    assert cost_if_long(drawn, 3, runs, 2) is None, "too little to be measured"
+    monkeypatch.setattr("recsys.comparison.cost.LONG_ROWS", 1)
+    assert cost_if_long(drawn, 2, runs, 2) is None, "everything is there"
+    cost = cost_if_long(drawn, 5, runs, 2)
+    assert cost is not None
+    assert cost.runs == {"teachers": 0, "validation trials": 0, "training runs": 2 * 3}
+    assert min(cost.seconds, cost.memory, cost.disk) > 0
+    everything = expected_cost(arms, 2, work / "others", prepared, 2, no_progress, no_progress)
+    assert everything.runs == {"teachers": 0, "validation trials": 2 * 2, "training runs": 2 * 2}
+    assert not (work / "others").exists()
 
 
 def test_candidates_fit_their_budget_and_are_a_function_of_the_seed(work: Path) -> None:

@@ -22,7 +22,7 @@ from recsys.comparison.predictions import Columns, find_arms, named, read_predic
 from recsys.comparison.slicing import by_column
 from recsys.evaluation.arms.compare import compare as compare_arms
 from recsys.reports.comparison import sentence
-from recsys.reports.comparison_pictures import COLORS, _slice_color, comparison_pictures
+from recsys.reports.pictures.comparison import COLORS, _slice_color, comparison_pictures
 
 ROWS = 400
 
@@ -186,7 +186,7 @@ def test_slices_are_told_the_differences_on_all_rows(monkeypatch: pytest.MonkeyP
 
 def test_pictures_say_whom_they_judge(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     figures = []
-    monkeypatch.setattr("recsys.reports.comparison_pictures.png", lambda figure: figures.append(figure) or "")
+    monkeypatch.setattr("recsys.reports.pictures.comparison.png", lambda figure: figures.append(figure) or "")
     options = Options(replicates=50, time="day", slices=("country",), level=0.5)
     judged = judge(find_arms(["a.parquet", "b.parquet"]), options)
     pictures = {name: note for name, _, note in comparison_pictures(judged)}
@@ -245,14 +245,22 @@ def test_without_json_power_comes_before_the_verdict(folder: Path) -> None:
         "--time",
         "day",
     ]
-    said = CliRunner().invoke(cli.app, command, catch_exceptions=False).output
+    short = CliRunner().invoke(cli.app, command, catch_exceptions=False).output
+    assert short.count("┏") == 1
+    assert "With --details: Metrics of the arms; Differences from a;" in " ".join(short.split())
+    assert "would be found" not in short
+    said = CliRunner().invoke(cli.app, [*command, "--details"], catch_exceptions=False).output
     places = [
         said.index(text)
-        for text in ("would be found four times in", "b is worse than a in AUC", "Slices by country")
+        for text in ("would be found four times in", "Slices by country", "b is worse than a in AUC by")
     ]
     assert places == sorted(places)
+    assert max(map(len, said.splitlines())) <= 100
     html = (folder / "report.html").read_text()
-    assert html.index("What this much data can find") < html.index("<h2>Verdict")
+    assert (
+        html.index("b is worse than a in AUC by") < html.index("data:image/png") < html.index("<h2>Details")
+    )
+    assert html.index("<h2>Details") < html.index("What this much data can find")
     assert html.count("data:image/png;base64,") == 3
     assert "http" not in html
 

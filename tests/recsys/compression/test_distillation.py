@@ -282,7 +282,7 @@ def test_rows_are_capped_by_ids_by_the_setting_and_by_the_budget(config: Experim
     assert most_rows(config, 10**9, 50, 1) == 50
     assert most_rows(config, 10**9, 10**6, 1) == 4096
     assert most_rows(config.replace({"compression.students.max_rows": 7}), 10**9, 10**6, 1) == 7
-    assert most_rows(config, 10**9, 10**6, 4) == 256, "a static function has 2^32 values at most"
+    assert most_rows(config, 10**9, 10**6, 4) == 181, "codes are below 2^30"
     fitting = most_rows(config, 5000, 300, 1)
     assert 150 < fitting < 5000 // 20
     assert most_rows(config, 10, 300, 1) == 0
@@ -323,7 +323,7 @@ def test_the_command_says_what_it_costs_and_what_it_found(
     assert min(cost["seconds"], cost["memory"], cost["disk"]) > 0
     told = CliRunner().invoke(cli.app, [*base, "--into", "auto", "--report", str(tmp_path / "r.html")])
     assert told.exit_code == 0, told.output
-    assert "loss against full, at most" in told.stdout
+    assert "loss against full, at" in told.stdout
     assert (tmp_path / "r.html").exists()
     plain = CliRunner().invoke(cli.app, [*base, "--dry-run"]).stdout
     assert "at most" in plain

@@ -23,12 +23,13 @@ from recsys.reports.compression import (
     _moral,
     against_rivals,
     compression_sheets,
+    detail_sheets,
     impressions,
     mean_width,
     summary,
     write_compression,
 )
-from recsys.reports.compression_pictures import evaluated, fields_picture, progress_picture, trade_picture
+from recsys.reports.pictures.compression import evaluated, fields_picture, progress_picture, trade_picture
 from recsys.reports.sheet import Sheet
 from recsys.training.run import Run
 from recsys_pipelines.batches.loader import Rows
@@ -108,8 +109,12 @@ def trained(found: CompressionResult, tmp_path_factory: pytest.TempPathFactory) 
     return replace(found, compared=Result(arms, judged, {}, {}, arms[0].name))
 
 
+def all_sheets(found: CompressionResult) -> list[Sheet]:
+    return [*compression_sheets(found), *detail_sheets(found)]
+
+
 def sheet(found: CompressionResult, title: str) -> Sheet:
-    (one,) = [one for one in compression_sheets(found) if one.title.startswith(title)]
+    (one,) = [one for one in all_sheets(found) if one.title.startswith(title)]
     return one
 
 
@@ -218,7 +223,7 @@ def test_trained_arms_are_judged_against_full_and_against_each_other(trained: Co
     assert text.endswith("So it is not shown that evolution pays over uniform shrink.")
     assert "evolution paid" not in text, "one conclusion, from both rivals"
     assert "equal" not in text
-    titles = [one.title for one in compression_sheets(trained)]
+    titles = [one.title for one in all_sheets(trained)]
     assert titles[2:6] == [
         "Metrics of the arms",
         "Differences from small",
@@ -261,12 +266,12 @@ def test_the_page_stands_alone(found: CompressionResult, trained: CompressionRes
     write_compression(found, tmp_path / "out" / "plain.html")
     plain = (tmp_path / "out" / "plain.html").read_text()
     assert plain.count("data:image/png;base64,") == 3
-    assert "Verdict" not in plain
+    assert "The verdict" not in plain
     write_compression(trained, tmp_path / "trained.html")
     html = (tmp_path / "trained.html").read_text()
     assert html.count("data:image/png;base64,") > 3
     assert html.count("<li>") >= 3 + 3 + 2  # power and verdict of each arm, and both rivals against evolution
-    assert "Verdict" in html
+    assert "The verdict, arm by arm" in html
     for page in (plain, html):
         assert "http" not in page
         assert "Small tables for small, within 25%" in page

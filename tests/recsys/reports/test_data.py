@@ -86,8 +86,12 @@ def page(path: Path) -> tuple[str, list[str]]:
 
 def test_inspect(sets: tuple[Prepared, Prepared], tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.html"
-    shown = run("inspect", sets[0].path, "--report", path)
+    short = run("inspect", sets[0].path, "--report", path).stdout
+    assert "user_id" in short
+    assert "With --details: Categorical features: skew and labels; Numeric columns; Splits." in short
+    shown = run("inspect", sets[0].path, "--report", path, "--details")
     assert shown.exit_code == 0
+    assert max(map(len, shown.stdout.splitlines())) <= 100
     for word in (
         "train",
         "2,400",
@@ -111,7 +115,9 @@ def test_drift(sets: tuple[Prepared, Prepared], tmp_path: Path) -> None:
     first, second = sets
     shown = run("drift", first.path, second.path, "--report", path)
     assert shown.exit_code == 0
-    assert "1 of 7 features drifted (user_id:ctr), 1 shifted, 5 are stable. Label rate" in shown.stdout
+    assert "1 of 7 features drifted (user_id:ctr), 1 shifted, 5 are stable. Label rate" in " ".join(
+        shown.stdout.split()
+    )
     _, pictures = page(path)
     assert pictures == ["Population stability index", "Label rates"]  # the same sixty users, and no id is new
     plain = json.loads(run("drift", first.path, second.path, "--report", path, "--json").stdout)

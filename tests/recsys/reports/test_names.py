@@ -15,10 +15,11 @@ NAMES = ["[/red]", "[bold]x", "$p_{$", "$x_1$ and $y$", "<b>&amp;", "back\\", "\
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sheet_shows_names_as_they_are(name: str) -> None:
+def test_a_sheet_shows_names_as_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = Console(width=200, record=True, file=StringIO())
-    shown.print(
-        Sheet(f"title {name}", ("what", f"header {name}"), [(f"cell {name}", "1")], f"note {name}").grid()
+    monkeypatch.setattr(console, "out", shown)
+    console.print_sheet(
+        Sheet(f"title {name}", ("what", f"header {name}"), [(f"cell {name}", "1")], f"note {name}")
     )
     text = shown.export_text()
     expected = name.replace("\x1b", "\\x1b").replace("\t", "\\t")

@@ -10,8 +10,8 @@ import yaml
 from recsys.comparison.budgets import with_budgets
 from recsys.config import ConfigError, ExperimentConfig, load_experiment
 from recsys.planning import plan_of
+from recsys.reports.pictures.tuning import parallel_picture
 from recsys.reports.tuning import best_yaml, trials_sheet
-from recsys.reports.tuning_pictures import parallel_picture
 from recsys.tuning.min_count import smallest_min_count
 from recsys.tuning.study import Study, opened
 from recsys.tuning.trials import NothingFits, Trial, candidates

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from recsys.cli import app
 from recsys.config import ConfigError, ExperimentConfig, Range, load_experiment
+from recsys.reports.pictures.tuning import value_of
 from recsys.reports.tuning import best_yaml, summary, trials_sheet, write_tuning
-from recsys.reports.tuning_pictures import value_of
 from recsys.tuning.study import Study, TuningResult, opened
 from recsys.tuning.trials import (
     NothingFits,

@@ -2,7 +2,7 @@
 
 import datetime
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,6 @@ from recsys.evaluation.online.result import OnlineTest
 from recsys.reports.online import online_json, summary, verdicts, write_online_report
 
 CLICKS, RATIO = Target("clicks"), Target("clicks", "impressions")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_collection() -> Iterator[None]:
-    """Keep statsmodels from collecting garbage in every call of multipletests, most of the time of a small test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gc.collect", lambda: 0)
-        yield
 
 
 def events(
@@ -421,9 +413,10 @@ def test_the_command(tmp_path: Path) -> None:
     path, report = tmp_path / "log.parquet", tmp_path / "out" / "report.html"
     events(16, users=3000, lift=0.4, variants=("control", "b", "c")).write_parquet(path)
     options = ["--metric", "clicks", "--ratio", "clicks/impressions", "--day", "day", "--covariate", "before"]
-    found = call(path, *options, "--report", report, "--worthwhile", "0.05")
+    found = call(path, *options, "--report", report, "--worthwhile", "0.05", "--details")
     assert found.exit_code == 0, found.output
     assert "decided on" in found.output
+    assert max(map(len, found.output.splitlines())) <= 100
     html = report.read_text()
     assert html.count("data:image/png;base64,") == 2
     assert "http" not in html.replace("http-equiv", "")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tea_tasting.aggr import Aggregates
 from tea_tasting.metrics import RatioOfMeans
 
-from recsys.evaluation.online.effect import aggregates
 from recsys.evaluation.online.sequential import (
     INFORMATIVE,
     DailyDifference,
@@ -74,6 +74,25 @@ def test_p_values_never_rise() -> None:
     p = anytime_p_values([0.0, 5.0, 1.0, 6.0], [1.0, 2.0, 3.0, 4.0], 0.5)
     assert (np.diff(p) <= 0).all()
     assert p[0] == 1
+
+
+def aggregates(
+    numerator: np.ndarray, denominator: np.ndarray | None, covariate: np.ndarray | None
+) -> Aggregates:
+    columns = {"numerator": numerator, "denominator": denominator, "covariate": covariate}
+    present = {name: values for name, values in columns.items() if values is not None}
+    covariance = np.atleast_2d(np.cov(list(present.values())))
+    names = list(present)
+    return Aggregates(
+        count_=len(numerator),
+        mean_={name: float(values.mean()) for name, values in present.items()},
+        var_={name: float(covariance[i, i]) for i, name in enumerate(names)},
+        cov_={
+            (names[i], names[j]): float(covariance[i, j])
+            for i in range(len(names))
+            for j in range(i + 1, len(names))
+        },
+    )
 
 
 @pytest.mark.parametrize("ratio", [False, True])

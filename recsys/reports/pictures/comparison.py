@@ -1,21 +1,21 @@
 """The pictures of a comparison: effects with intervals, seeds, slices, and the path over days."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from recsys.comparison.judge import DailyPath, Judgement
 from recsys.evaluation.arms.slices import SliceEffect
 from recsys.reports.page import Picture, png
+from recsys.reports.sheet import TITLES
 
 matplotlib.use("Agg")
 
 COLORS = {"better": "#11702d", "worse": "#b8433a", "undecided": "#6b7280"}
-TITLES = {"auc": "AUC", "gauc": "GAUC", "logloss": "logloss", "ne": "NE", "calibration": "calibration"}
 BETTER = {  # of differences
     "auc": "AUC, higher is better",
     "gauc": "GAUC, higher is better",
@@ -24,7 +24,51 @@ BETTER = {  # of differences
     "calibration": "calibration's distance from 1, lower is better",
 }
 COLUMNS = 3  # of panels
+MARKERS = "osD^vP*X"
 SHRUNK = "#4b5563"
+
+
+def quality_against_bytes(
+    judged: Judgement,
+    sizes: Mapping[str, Mapping[str, int]],
+    families: Mapping[str, str],
+    best_possible: float | None = None,
+) -> Picture:
+    """Draw the AUC of arms on test over their resident bytes, with intervals.
+
+    Args:
+        judged: The arms.
+        sizes: Their bytes by kind, by arm.
+        families: Names of arms without their budgets: a line joins those of one name.
+        best_possible: AUC of the generator's own probabilities, where it is known.
+    """
+    figure = Figure(figsize=(9.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    points: dict[str, list[tuple[float, float, float, float]]] = {}
+    for arm in judged.comparison.arms:
+        place = (sizes[arm.name]["total"], arm.auc, *arm.auc_interval)
+        points.setdefault(families[arm.name], []).append(place)
+    for number, (name, places) in enumerate(points.items()):
+        x, y, low, high = np.array(sorted(places)).T
+        marker = MARKERS[number % len(MARKERS)]
+        axes.errorbar(x, y, [y - low, high - y], label=name, marker=marker, capsize=3, alpha=0.85)
+    if best_possible is not None:
+        axes.axhline(best_possible, color="black", linestyle=":", label="best possible")
+    full = next(iter(sizes.values()))["full_table"]
+    axes.axvline(full, color="grey", linewidth=0.8, linestyle="--", label="bytes of the full table")
+    axes.set(xscale="log", xlabel="resident bytes in training", ylabel="test AUC")
+    axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0.0), min(high, 1.0))
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=9)
+    note = (
+        f"Up is better, left is smaller. AUC on test, mean over seeds, with {judged.comparison.level:.0%} intervals over "
+        "rows and seeds; they overlap more than paired differences do, so the verdict is in the table."
+    )
+    return "Quality against bytes", png(figure), note
 
 
 def comparison_pictures(judged: Judgement) -> list[Picture]:
