@@ -24,7 +24,7 @@ from recsys_cython_ext.version import __version__
 from recsys_cython_ext.vocabulary import IdCounter, IdTable, count_ids
 
 if TYPE_CHECKING:
-    from recsys_cython_ext.arrow import arrow_ids, string_ids
+    from recsys_cython_ext.column_ids import arrow_ids, string_ids
 
 __all__ = [
     "HASH_VERSION",
@@ -56,7 +56,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ("arrow_ids", "string_ids"):
-        from recsys_cython_ext import arrow
+        from recsys_cython_ext import column_ids
 
-        return getattr(arrow, name)
+        return getattr(column_ids, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from recsys_cython_ext import MISSING_ID, arrow_ids
-from recsys_cython_ext.id_types import decimal_words, is_uuid
+from recsys_cython_ext.column_ids import decimal_words, is_uuid
 from recsys_cython_ext.text import numbers
 from recsys_pipelines.encoding.numbers import squared_log
 from recsys_pipelines.features.plain import (

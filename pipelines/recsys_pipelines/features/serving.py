@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.types as pt
 
-from recsys_cython_ext.id_types import UUID_BYTES
+from recsys_cython_ext.column_ids import UUID_BYTES
 from recsys_pipelines.features.plain import is_any, one_array, without_views
 
 
