@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from recsys_cython_ext.extras import require
 from recsys_cython_ext.manifest import Manifest, read_manifest
 from recsys_pipelines.request.inputs import Bags
 from recsys_pipelines.request.transform import Encoded, RequestTransform
@@ -56,9 +57,14 @@ class Predictor:
 
         Raises:
             ArtefactError: A file is missing or damaged, of another version, or was exported without the network.
-            ValueError: onnxruntime is missing; the message names the extra.
+            MissingExtra: onnxruntime is not installed.
         """
         tables = artefact.open(folder, verify)
+        if NETWORK not in tables.files:
+            raise ArtefactError(
+                f"{folder}: was exported without its network, for which onnx and onnxscript were missing: pip install "
+                "'recsys-embedding-tables[export]' and export the run again, under another name"
+            )
         versions = {"format_version": FORMAT_VERSION}
         return cls(tables, read_manifest(tables.file(MODEL), ServedModel, versions, "export again"), threads)
 
@@ -161,12 +167,9 @@ def _repeated(bags: Bags, rows: int) -> Bags:
 
 
 def _session(file: Path, threads: int) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ValueError(
-            "the network of an exported model runs on onnxruntime: pip install 'recsys-embedding-tables[serve]'"
-        ) from None
+    require("onnxruntime")
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
