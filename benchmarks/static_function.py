@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys_cython_ext import IdTable, StaticFunction
-from recsys_pipelines.features.vocabulary import EXACT, FINGERPRINT, vocabulary_of
+from recsys_pipelines.encoding.vocabulary import EXACT, FINGERPRINT, vocabulary_of
 
 NUM_VALUES = 982  # rows of Frappe's shared table at 10 %
 

@@ -1,17 +1,19 @@
 """Floor 1: compiled hashing and lookup loops, each with a Python face that validates and allocates.
 
-Importing this package never imports torch: `torch_hashing` and `triton_hashing` are left out on purpose.
+Importing this package never imports torch: `torch_hashing` and `triton_hashing` are left out on purpose. `arrow_ids` and
+`string_ids` are imported when they are first used, for what serves single requests needs no Arrow.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from recsys_cython_ext.hashing import (
     HASH_VERSION,
     MISSING_ID,
-    arrow_ids,
     hash_rows,
     hash_rows_jagged,
     lookup_salt,
     mix64,
-    string_ids,
+    text_id,
     xxh64,
 )
 from recsys_cython_ext.lookup import advise_huge_pages, empty_huge, padded, pooled
@@ -20,6 +22,9 @@ from recsys_cython_ext.static_function import StaticFunction, feature_keys
 from recsys_cython_ext.sums import ExactSum
 from recsys_cython_ext.version import __version__
 from recsys_cython_ext.vocabulary import IdCounter, IdTable, count_ids
+
+if TYPE_CHECKING:
+    from recsys_cython_ext.column_ids import arrow_ids, string_ids
 
 __all__ = [
     "HASH_VERSION",
@@ -44,5 +49,14 @@ __all__ = [
     "pooled",
     "quantise",
     "string_ids",
+    "text_id",
     "xxh64",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("arrow_ids", "string_ids"):
+        from recsys_cython_ext import column_ids
+
+        return getattr(column_ids, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,14 +19,19 @@ _SEEDS = 100
 
 def table_bytes(num_keys: int) -> int:
     """Return the resident bytes of an `IdTable` of so many keys."""
-    return 8 * num_keys + 4 * (num_keys * 10 // 7 + 1)
+    return 8 * num_keys + _index_bytes(num_keys)
+
+
+def _index_bytes(num_keys: int) -> int:
+    return 4 * (num_keys * 10 // 7 + 1)
 
 
 class IdTable:
     """Position of an id in ``keys``, by a perfect hash (see `_vocabulary.pyx`).
 
     keys: int64 [N], unique, N < 2^31; copied. Beside them lie 4 bytes for each of ``N * 10 // 7 + 1`` entries:
-    slots with positions, and one byte, the pilot, for every two keys. A pickle holds the keys only.
+    slots with positions, and one byte, the pilot, for every two keys: `index`, which `seed` goes with. A pickle holds the
+    keys only.
 
     Raises ValueError on a duplicate key, naming it, and as `hashing.as_int64` does.
     """
@@ -37,11 +42,31 @@ class IdTable:
         n = len(keys)
         if n >= 2**31:
             raise ValueError(f"an IdTable holds fewer than 2^31 keys, got {n}")
-        index = np.empty(4 * (n * 10 // 7 + 1), np.uint8)
-        n_slots = (len(index) - max(1, n // 2)) // 4  # 1.3 to a key
+        self._take(np.empty(_index_bytes(n), np.uint8))
+        self.seed = self._build() if n else 0
+
+    @classmethod
+    def restored(cls, keys: np.ndarray, index: np.ndarray, seed: int) -> IdTable:
+        """Return the table that has these `keys`, `index` and `seed`, without a copy: they may be mapped from files.
+
+        Raises ValueError where the sizes or types do not belong together. Only the writer of the files can vouch for what
+        is in them.
+        """
+        keys = as_int64(keys)
+        if index.dtype != np.uint8 or index.shape != (_index_bytes(len(keys)),) or not 0 <= seed < 2**64:
+            raise ValueError(
+                f"{len(keys)} keys, an index of {index.nbytes} bytes and seed {seed} are no IdTable"
+            )
+        table = cls.__new__(cls)
+        table.keys, table.seed = keys, seed
+        table._take(index)
+        return table
+
+    def _take(self, index: np.ndarray) -> None:
+        n_slots = (len(index) - max(1, len(self.keys) // 2)) // 4  # 1.3 to a key
+        self.index = index
         self._slots = index[: 4 * n_slots].view(np.uint32)
         self._pilots = index[4 * n_slots :]
-        self._seed = self._build() if n else 0
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -76,7 +101,7 @@ class IdTable:
         def part(start: int, stop: int) -> None:
             _vocabulary.codes_into(
                 self.keys,
-                self._seed,
+                self.seed,
                 self._slots,
                 self._pilots,
                 large,

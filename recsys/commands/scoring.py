@@ -66,7 +66,7 @@ def predict(
     """Score the unlabelled rows of a file."""
     from recsys.serving.scoring import predict_file
     from recsys.training.run import Run
-    from recsys_pipelines.features.vocabulary import EXACT, FINGERPRINT, ONE_IN
+    from recsys_pipelines.encoding.vocabulary import EXACT, FINGERPRINT, ONE_IN
 
     finished = Run.open(run)
     counts = predict_file(finished, path, output)

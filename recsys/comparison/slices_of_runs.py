@@ -26,9 +26,9 @@ from recsys.evaluation.arms.slices import Slicing
 from recsys.training.run import Run
 from recsys_cython_ext import MISSING_ID, string_ids
 from recsys_pipelines.config import CategoricalConfig
+from recsys_pipelines.encoding.vocabulary import FINGERPRINT, ONE_IN
 from recsys_pipelines.features import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, Buckets, Categorical
 from recsys_pipelines.features.plain import one_array, text_or_plain
-from recsys_pipelines.features.vocabulary import FINGERPRINT, ONE_IN
 from recsys_pipelines.preparation.prepared import ManifestError
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources import open_source

@@ -34,9 +34,9 @@ from recsys_pipelines.config import (
     PrefixesConfig,
     TokensConfig,
 )
+from recsys_pipelines.encoding.vocabulary import EXACT, FINGERPRINT
 from recsys_pipelines.features import Features, kept_ids, write_kept_ids
 from recsys_pipelines.features.categorical import Categorical
-from recsys_pipelines.features.vocabulary import EXACT, FINGERPRINT
 from recsys_pipelines.sources import SourceError
 from recsys_tables.schemes.compact import compact_from
 from recsys_tables.schemes.full import Full

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from recsys_cython_ext.vocabulary import FIRST_CODE, UNKNOWN_CODE
-from recsys_pipelines.features.vocabulary import EXACT, vocabulary_bytes
+from recsys_pipelines.encoding.vocabulary import EXACT, vocabulary_bytes
 from recsys_tables.bytes import OptimizerName
 from recsys_tables.planning.plan import BudgetError
 from recsys_tables.scheme import Precision

@@ -1,6 +1,7 @@
 """The Deep Interest Network (DIN) sums a user's history by attention to the item that is shown."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,20 @@ class ActivationUnit(nn.Module):
         targets = target.repeat_interleave(
             lengths, dim=0, output_size=len(values)
         )  # one for each of its history
+        return sum_bags(self._attended(values, targets), lengths)
+
+    def padded(self, target: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
+        """Map targets [B, D], and histories [B, L, D] of which the first `lengths` [B] count, to [B, D]."""
+        most = values.shape[1]
+        targets = target.unsqueeze(1).expand(-1, most, -1)
+        attended = self._attended(values.flatten(0, 1), targets.flatten(0, 1)).view(values.shape)
+        mask = torch.arange(most, device=lengths.device) < lengths.unsqueeze(1)
+        return (attended * mask.unsqueeze(2)).sum(dim=1)
+
+    def _attended(self, values: Tensor, targets: Tensor) -> Tensor:
+        """Return a(h, t) · h of rows h and t, both [L, D]."""
         x = torch.cat([values, targets, values - targets, values * targets], dim=1)
-        return sum_bags(self.output(self.mlp(x)) * values, lengths)
+        return self.output(self.mlp(x)) * values
 
 
 class DIN(nn.Module):
@@ -60,5 +73,17 @@ class DIN(nn.Module):
             unit(vectors[:, target], history)
             for unit, target, history in zip(self.units, self.targets, histories, strict=True)
         ]
+        return self._logit(dense, vectors, summed)
+
+    def padded(self, dense: Tensor, vectors: Tensor, *histories: tuple[Tensor, Tensor]) -> Tensor:
+        """Map the same to logits [B], each history as padded values [B, L, D] and lengths [B], as a server has them."""
+        units = cast(Iterable[ActivationUnit], self.units)
+        summed = [
+            unit.padded(vectors[:, target], *history)
+            for unit, target, history in zip(units, self.targets, histories, strict=True)
+        ]
+        return self._logit(dense, vectors, summed)
+
+    def _logit(self, dense: Tensor, vectors: Tensor, summed: list[Tensor]) -> Tensor:
         x = concatenated(dense, torch.cat([vectors, torch.stack(summed, dim=1)], dim=1))
         return self.output(self.mlp(x)).squeeze(1)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from recsys.reports.page import Picture, drawn, write_page
 from recsys.reports.sheet import Row, Sheet
-from recsys_pipelines.features.vocabulary import EXACT, FINGERPRINT, ONE_IN
+from recsys_pipelines.encoding.vocabulary import EXACT, FINGERPRINT, ONE_IN
 from recsys_pipelines.inspection.drift import Drift
 from recsys_pipelines.inspection.psi import DRIFTED, SHIFTED, FeatureDrift
 from recsys_pipelines.inspection.result import CategoricalReport, Inspection, NumericReport, Rate

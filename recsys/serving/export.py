@@ -2,6 +2,8 @@
 
 <out>/manifest.json, tables/, projections/, remaps/, codes/     see `recsys_tables.serving.artefact`
 <out>/features/            the run's fitted features
+<out>/request/             the same, as requests are read
+<out>/model.json, network.onnx   what `recsys.serving.predictor` answers with
 <out>/config.yaml          the run's settings
 <out>/network.safetensors  parameters of the network above the tables
 """
@@ -17,16 +19,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchrec import JaggedTensor
 
-from recsys.config import parse_experiment
+from recsys.config import ExperimentConfig, parse_experiment
 from recsys.config.models import targets_of
 from recsys.config.yaml_text import YamlError, parse_yaml
 from recsys.evaluation.metrics import evaluate, recalibrate
 from recsys.models import InBfloat16, build
 from recsys.planning import fields_of, plan_of
+from recsys.serving.network import can_write_network, write_network
+from recsys.serving.predictor import FORMAT_VERSION as SERVED_VERSION
+from recsys.serving.predictor import MODEL, NETWORK, REQUEST, ServedModel
 from recsys.training.run import FEATURES, SETTINGS, Run
 from recsys_cython_ext.files import lock_of, locked
+from recsys_cython_ext.manifest import write_manifest
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features
+from recsys_pipelines.request.write import write_request
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.serving import artefact
 from recsys_tables.serving.artefact import Artefact, ArtefactError
@@ -34,6 +41,7 @@ from recsys_tables.serving.quantise import Dtype
 from recsys_tables.serving.write import write
 
 _NETWORK = "dense/network."  # of a checkpoint's tensors; what else is dense only training needs
+_INNER = "network."  # of a network that was trained in bfloat16
 
 
 def export(run: Run, out: str | Path, dtype: Dtype, width: int | None = None) -> Artefact:
@@ -67,6 +75,7 @@ def _write(
         names = [name for name in saved.names if name.startswith(_NETWORK)]
         tensors = {name.removeprefix(_NETWORK): saved.read(name) for name in names}
         save_file(tensors, partial / "network.safetensors")
+        _write_served(run.config, features, tensors, partial)
 
     return write(
         out,
@@ -79,6 +88,28 @@ def _write(
         about=about,
         add=add,
     )
+
+
+def _write_served(
+    config: ExperimentConfig, features: Features, parameters: Mapping[str, Tensor], partial: Path
+) -> None:
+    """Write what a `Predictor` opens; without the packages that write it, its network is left out."""
+    histories = list(targets_of(config.model))
+    pooled = [feature.name for feature in features.categorical if feature.name not in histories]
+    write_request(features, partial / REQUEST)
+    model = ServedModel(
+        format_version=SERVED_VERSION,
+        name=config.name,
+        pooled=pooled,
+        histories=histories,
+        negative_rate=config.training.negative_rate,
+    )
+    write_manifest(model, partial / MODEL)
+    if can_write_network():
+        dense, width = len(features.numeric_columns), config.tables.embedding_dim
+        network = build(config.model, dense, pooled, width)
+        network.load_state_dict({name.removeprefix(_INNER): value for name, value in parameters.items()})
+        write_network(network, dense, len(pooled), width, partial / NETWORK)
 
 
 def _same(out: Path, about: dict[str, Any]) -> Artefact:

@@ -15,8 +15,8 @@ from torchrec.distributed import DistributedModelParallel
 from recsys.config import ConfigError, ExperimentConfig
 from recsys.training.optimizers import Optimizer, rate_factor
 from recsys.training.run import Run
+from recsys_pipelines.encoding.vocabulary import EXACT, FINGERPRINT
 from recsys_pipelines.features import Categorical, Features
-from recsys_pipelines.features.vocabulary import EXACT, FINGERPRINT
 from recsys_tables.distributed.agreement import agree
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.distributed.pieces import load_start

@@ -15,8 +15,8 @@ from recsys.config import ExperimentConfig
 from recsys.planning import sizes_of, statistics_bytes
 from recsys_cython_ext.vocabulary import FIRST_CODE
 from recsys_pipelines.config import CategoricalConfig
+from recsys_pipelines.encoding.vocabulary import EXACT, vocabulary_bytes, vocabulary_of
 from recsys_pipelines.features import Categorical, FeatureFitter, Features
-from recsys_pipelines.features.vocabulary import EXACT, vocabulary_bytes, vocabulary_of
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_tables.planning.plan import BudgetError, plan_tables
 

@@ -26,7 +26,7 @@ from recsys_cython_ext import (
     xxh64,
 )
 from recsys_cython_ext import threads as kernel_threads
-from recsys_cython_ext.id_types import decimal_words, uuid_text
+from recsys_cython_ext.column_ids import decimal_words, uuid_text
 
 MASK = 2**64 - 1
 EXTREMES = [0, 1, -1, 2**31, 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63), -(2**63) + 1]
@@ -227,7 +227,7 @@ def test_threads_after_a_fork():
 import os, sys, numpy as np
 from recsys_cython_ext import hash_rows
 from recsys_cython_ext import threads as kernel_threads
-from recsys_cython_ext.id_types import decimal_words, uuid_text
+from recsys_cython_ext.column_ids import decimal_words, uuid_text
 kernel_threads.VALUES_PER_THREAD = 10
 rows = hash_rows(np.arange(100), 1, 50, threads=2)
 child = os.fork()

@@ -26,7 +26,7 @@ from recsys.training.train import train
 from recsys.tuning.min_count import smallest_min_count
 from recsys.tuning.trials import candidates
 from recsys_cython_ext.vocabulary import table_bytes
-from recsys_pipelines.features.vocabulary import vocabulary_bytes
+from recsys_pipelines.encoding.vocabulary import vocabulary_bytes
 from recsys_pipelines.inspection.inspect import inspect
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared

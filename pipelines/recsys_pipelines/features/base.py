@@ -6,9 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from recsys_pipelines.encoding.vocabulary import Arrays
 from recsys_pipelines.features.plain import TextIds, one_array
-
-Arrays = Mapping[str, np.ndarray]
 
 
 class Feature(Protocol):

@@ -10,21 +10,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from typing_extensions import override
 
-from recsys_cython_ext import MISSING_ID, IdCounter, mix64, string_ids
-from recsys_cython_ext.vocabulary import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE
-from recsys_pipelines.features.base import Arrays, Feature, Fit
-from recsys_pipelines.features.kept import kept_ids
-from recsys_pipelines.features.plain import TextIds, one_array
-from recsys_pipelines.features.vocabulary import (
+from recsys_cython_ext import MISSING_ID, IdCounter, string_ids
+from recsys_cython_ext.vocabulary import FIRST_CODE, UNKNOWN_CODE
+from recsys_pipelines.encoding.vocabulary import (
     EXACT,
     ExactVocabulary,
     Vocabulary,
+    codes_of,
     vocabulary_bytes,
     vocabulary_of,
 )
+from recsys_pipelines.features.base import Arrays, Feature, Fit
+from recsys_pipelines.features.kept import kept_ids
+from recsys_pipelines.features.plain import TextIds, one_array
 from recsys_pipelines.sources.location import Place, located
-
-SIGN_BIT = np.int64(-(2**63))
 
 
 @dataclass
@@ -160,14 +159,7 @@ class Categorical(Feature):
         """Return what the model reads of 64-bit ids [n]: codes, or the ids where they are hashed."""
         if self.encoding == "hash":
             return ids
-        codes = self.vocabulary.positions(ids)
-        codes += FIRST_CODE  # of -1 the unknown one
-        if self.unknown == "hash":
-            codes = codes.astype(np.int64)
-            outside = codes == UNKNOWN_CODE
-            codes[outside] = mix64(ids[outside]) | SIGN_BIT
-        codes[ids == MISSING_ID] = MISSING_CODE
-        return codes
+        return codes_of(ids, self.vocabulary, self.unknown == "hash")
 
 
 class CategoricalFit(Fit):

@@ -16,9 +16,10 @@ import pyarrow.types as pt
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from recsys_cython_ext import hashing
-from recsys_cython_ext.id_types import decimal_words, is_uuid
+from recsys_cython_ext import MISSING_ID, arrow_ids
+from recsys_cython_ext.column_ids import decimal_words, is_uuid
 from recsys_cython_ext.text import numbers
+from recsys_pipelines.encoding.numbers import squared_log
 from recsys_pipelines.features.plain import (
     Converted,
     Problem,
@@ -179,13 +180,13 @@ def unsigned_columns(chunk: Chunk, specs: Mapping[str, Spec]) -> list[str]:
 
 def _id(column: pa.Array, spec: ColumnSpec) -> Converted:
     if pt.is_string(column.type):
-        return pa.array(hashing.arrow_ids(column)), []
+        return pa.array(arrow_ids(column)), []
     if not is_any(column.type, pt.is_boolean, pt.is_integer, pt.is_floating, pt.is_decimal, pt.is_null):
         raise WrongType("an id must be text, a UUID or an integer: convert the column")
     values, problems = _words(column)
-    reserved = np.asarray(pc.fill_null(pc.equal(values, hashing.MISSING_ID), False))
+    reserved = np.asarray(pc.fill_null(pc.equal(values, MISSING_ID), False))
     values = _null_where(values, reserved)
-    return pa.array(hashing.arrow_ids(values)), [
+    return pa.array(arrow_ids(values)), [
         *problems,
         Problem(reserved, "-2^63 stands for a missing id, and so do the bits of 2^63"),
     ]
@@ -216,13 +217,8 @@ def _squared_log(column: pa.Array, spec: ColumnSpec) -> Converted:
     x = squared_log(with_nan(numbers))
     outside = x <= -(2.0**63)
     buckets = np.where(outside | np.isnan(x), 0, x).astype(np.int64)
-    buckets[np.isnan(x)] = hashing.MISSING_ID
+    buckets[np.isnan(x)] = MISSING_ID
     return pa.array(buckets), [*problems, Problem(outside, "outside int64")]
-
-
-def squared_log(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return floor(ln(x)^2) for x > 2, else x cut to a whole number; NaN stays (Criteo's winners of 2014)."""
-    return np.where(x > 2, np.floor(np.log(np.where(x > 2, x, 1)) ** 2), np.trunc(x))
 
 
 def _number(column: pa.Array, spec: ColumnSpec) -> Converted:

@@ -212,7 +212,8 @@ class Weights(Spec):
         lengths = list_lengths(weights)
         values, problems = ColumnSpec(self.column, "number").convert([one_array(pc.list_flatten(weights))])
         row = np.repeat(np.arange(len(lengths)), lengths)
-        numbers = values.to_numpy(zero_copy_only=False).astype(np.float32)
+        with np.errstate(over="ignore"):
+            numbers = values.to_numpy(zero_copy_only=False).astype(np.float32)
         missing = Problem(np.isnan(numbers), "missing weight")
         problems_of_rows = [
             Problem(np.bincount(row[p.bad], minlength=len(lengths)) > 0, p.reason)

@@ -18,6 +18,7 @@ from recsys_cython_ext import HASH_VERSION
 from recsys_cython_ext.files import file_digest
 from recsys_cython_ext.manifest import DamagedFile, Manifest, OtherVersion, read_manifest, write_manifest
 from recsys_pipelines.config import FeatureConfig, SequenceConfig
+from recsys_pipelines.encoding.vocabulary import restored as restored_vocabulary
 from recsys_pipelines.features.base import Arrays, Feature
 from recsys_pipelines.features.categorical import Categorical, CategoricalFit
 from recsys_pipelines.features.convert import ColumnSpec, Spec, columns_of, text_ids, typed
@@ -26,7 +27,6 @@ from recsys_pipelines.features.numeric import Buckets, Numeric
 from recsys_pipelines.features.plain import TextIds
 from recsys_pipelines.features.serving import applied, with_uuids
 from recsys_pipelines.features.statistics import Statistic, StatisticFit
-from recsys_pipelines.features.vocabulary import restored as restored_vocabulary
 from recsys_pipelines.parallel import ordered
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.shards import read_arrays, write_arrays

@@ -9,13 +9,12 @@ import pyarrow as pa
 from typing_extensions import override
 
 from recsys_cython_ext import ExactSum, IdCounter
-from recsys_cython_ext.vocabulary import FIRST_CODE, MISSING_CODE
+from recsys_cython_ext.vocabulary import FIRST_CODE
+from recsys_pipelines.encoding.numbers import FLOAT32_MAX, bucket_codes, standardised, transformed
+from recsys_pipelines.encoding.vocabulary import EXACT
 from recsys_pipelines.features.base import Arrays, Feature, Fit, floats
-from recsys_pipelines.features.convert import squared_log
 from recsys_pipelines.features.plain import TextIds
-from recsys_pipelines.features.vocabulary import EXACT
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 BIN_BITS = 40  # low bits of a float64 that a bin of the histogram leaves out: 12 of the mantissa stay
 
 
@@ -40,18 +39,10 @@ class Numeric(Feature):
 
     @override
     def encode(self, table: pa.Table) -> dict[str, pa.Array]:
-        values = transformed(table[self.name], self.low, self.high, self.transform)
-        missing = np.isnan(values)
-        values = np.where(missing, self.fill, values) if missing.any() else values
-        if (self.mean, self.deviation) != (0, 1):
-            values = (values - self.mean) / self.deviation
-        with np.errstate(over="ignore"):
-            numbers = values.astype(np.float32)
-        if np.isinf(numbers).any():
-            numbers = np.clip(numbers, -FLOAT32_MAX, FLOAT32_MAX, dtype=np.float32)
-        encoded = {self.name: pa.array(numbers)}
+        values = transformed(floats(table[self.name]), self.low, self.high, self.transform)
+        encoded = {self.name: pa.array(standardised(values, self.mean, self.deviation, self.fill))}
         if self.indicator:
-            encoded[f"{self.name}:missing"] = pa.array(missing.astype(np.float32))
+            encoded[f"{self.name}:missing"] = pa.array(np.isnan(values).astype(np.float32))
         return encoded
 
     @override
@@ -76,7 +67,7 @@ class NumericFit(Fit):
 
     @override
     def add(self, table: pa.Table) -> None:
-        values = transformed(table[self._name], self._low, self._high, self._transform)
+        values = transformed(floats(table[self._name]), self._low, self._high, self._transform)
         is_present = values == values
         present = values if is_present.all() else values[is_present]
         # What is beyond float32 counts as its largest number: so it reaches the model.
@@ -156,10 +147,7 @@ class Buckets(Feature):
 
     @override
     def encode(self, table: pa.Table) -> dict[str, pa.Array]:
-        values = floats(table[self.name])
-        codes = np.searchsorted(self.boundaries, values, side="right") + FIRST_CODE
-        codes[np.isnan(values)] = MISSING_CODE
-        return {self.name: pa.array(codes.astype(np.int32))}
+        return {self.name: pa.array(bucket_codes(floats(table[self.name]), self.boundaries))}
 
     def is_unknown(self, encoded: np.ndarray) -> np.ndarray:
         """Return which encoded values are unknown: none ever is; bool, of the shape of `encoded`."""
@@ -213,21 +201,6 @@ class BucketsFit(Fit):
         first = np.unique(np.searchsorted(below * self._quantiles, ranks, side="left"))
         first = first[(first > 0) & (first < len(bins))]
         return Buckets(self._name, lower_ends(bins[first]))
-
-
-def transformed(column: pa.ChunkedArray, low: float | None, high: float | None, transform: str) -> np.ndarray:
-    """Clip and transform a column: float64 [n], NaN where it is missing."""
-    values = floats(column)
-    if low is not None or high is not None:
-        values = np.clip(values, low, high)
-    return TRANSFORMS[transform](values)
-
-
-def _log(x: np.ndarray) -> np.ndarray:
-    return np.copysign(np.log1p(np.abs(x)), x)
-
-
-TRANSFORMS = {"none": lambda x: x, "log": _log, "squared_log": squared_log}
 
 
 def bins_of(values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 from numpy.typing import NDArray
 
-from recsys_cython_ext.id_types import is_uuid, uuid_text
+from recsys_cython_ext.column_ids import is_uuid, uuid_text
 from recsys_pipelines.sources.text import is_list, split, utf8
 
 

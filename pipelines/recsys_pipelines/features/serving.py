@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.types as pt
 
-from recsys_cython_ext.id_types import UUID_BYTES
+from recsys_cython_ext.column_ids import UUID_BYTES
 from recsys_pipelines.features.plain import is_any, one_array, without_views
 
 
@@ -46,7 +46,7 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pa.Tabl
                 raise ValueError(f"row {number} has no {name!r}: give None where a value is missing")
         try:
             arrays[name] = _column([_or_missing(row[name]) for row in rows])
-        except (pa.ArrowException, OverflowError) as error:
+        except (pa.ArrowException, OverflowError, TypeError) as error:  # TypeError: infinite decimals
             raise ValueError(f"{name}: the values do not fit one column ({error}): use one type") from None
     return pa.table(arrays)
 

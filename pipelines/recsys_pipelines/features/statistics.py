@@ -9,11 +9,10 @@ import pyarrow as pa
 from typing_extensions import override
 
 from recsys_cython_ext import IdCounter, IdTable
+from recsys_pipelines.encoding.numbers import UNIT, rates_and_counts
 from recsys_pipelines.features.base import Arrays, Feature, Fit
 from recsys_pipelines.features.plain import TextIds
 from recsys_pipelines.shards import line_of, uniform
-
-UNIT = 2**16  # counts are of 65,536ths of a row: weights are rounded to them, and then counted exactly
 
 
 def fold_of(line: np.ndarray, folds: int) -> np.ndarray:
@@ -38,14 +37,14 @@ class Statistic(Feature):
     clicks: np.ndarray
 
     def __post_init__(self) -> None:
-        self._table = IdTable(self.ids)
-        self.ids = self._table.keys  # the table has its own copy
-        self._total_rows, self._total_clicks = self.rows.sum(), self.clicks.sum()
+        self.table = IdTable(self.ids)
+        self.ids = self.table.keys  # the table has its own copy
+        self.total_rows, self.total_clicks = self.rows.sum(), self.clicks.sum()
 
     @property
     def nbytes(self) -> int:
         """Resident bytes: the ids' table and their totals."""
-        return self._table.nbytes + self.rows.nbytes + self.clicks.nbytes
+        return self.table.nbytes + self.rows.nbytes + self.clicks.nbytes
 
     @property
     @override
@@ -54,19 +53,15 @@ class Statistic(Feature):
 
     @override
     def encode(self, table: pa.Table) -> dict[str, pa.Array]:
-        places = self._table.codes(table[self.name].to_numpy(), len(self.ids))
-        return self.arrays_of(self.rows[places], self.clicks[places], self._total_rows, self._total_clicks)
+        places = self.table.codes(table[self.name].to_numpy(), len(self.ids))
+        return self.arrays_of(self.rows[places], self.clicks[places], self.total_rows, self.total_clicks)
 
     def arrays_of(
         self, rows: np.ndarray, clicks: np.ndarray, total_rows: Any, total_clicks: Any, scale: Any = 1.0
     ) -> dict[str, pa.Array]:
         """Make the columns of ids from their `rows` and `clicks` [B] and the totals of all ids; counts times `scale`."""
-        prior = total_clicks / np.maximum(total_rows, 1)
-        statistics = {
-            "ctr": (clicks + UNIT * self.smoothing * prior) / (rows + UNIT * self.smoothing),
-            "count": np.log1p(rows * scale / UNIT),
-        }
-        return {f"{self.column}:{name}": pa.array(statistics[name].astype(np.float32)) for name in self.of}
+        statistics = rates_and_counts(rows, clicks, total_rows, total_clicks, self.smoothing, scale)
+        return {f"{self.column}:{name}": pa.array(statistics[name]) for name in self.of}
 
     @override
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +85,7 @@ class OutOfFold(Feature):
 
     def __post_init__(self) -> None:
         self.name = self.statistic.name
-        self._table = IdTable(self.statistic.ids)
+        self.table = IdTable(self.statistic.ids)
         self._fold_rows, self._fold_clicks = self.rows.sum(axis=0), self.clicks.sum(axis=0)
 
     @property
@@ -100,7 +95,7 @@ class OutOfFold(Feature):
 
     @override
     def encode(self, table: pa.Table) -> dict[str, pa.Array]:
-        places = self._table.codes(table[self.name].to_numpy(), len(self.statistic.ids))
+        places = self.table.codes(table[self.name].to_numpy(), len(self.statistic.ids))
         fold = fold_of(line_of(table), self.rows.shape[1])
         rows = self.statistic.rows[places] - self.rows[places, fold]
         clicks = self.statistic.clicks[places] - self.clicks[places, fold]

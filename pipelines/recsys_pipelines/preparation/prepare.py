@@ -26,8 +26,8 @@ from recsys_cython_ext.files import file_digest, link, locked, text_digest
 from recsys_cython_ext.manifest import write_manifest
 from recsys_cython_ext.progress import Progress, no_progress
 from recsys_pipelines.config import CategoricalConfig, DataConfig, FeatureConfig
+from recsys_pipelines.encoding.vocabulary import EXACT, FINGERPRINT
 from recsys_pipelines.features import Features, kept_ids, sequences_of
-from recsys_pipelines.features.vocabulary import EXACT, FINGERPRINT
 from recsys_pipelines.preparation.doubts import split_doubts, vocabulary_doubts
 from recsys_pipelines.preparation.prepared import (
     COUNTS,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 from typing_extensions import override
 
-from recsys_cython_ext.id_types import UUID_BYTES, is_uuid
+from recsys_cython_ext.column_ids import UUID_BYTES, is_uuid
 from recsys_pipelines.quarantine import Quarantine
 from recsys_pipelines.sources.base import Chunk, File, SourceError, plain_name
 from recsys_pipelines.sources.derived import Change, Over

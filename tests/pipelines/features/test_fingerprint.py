@@ -19,9 +19,9 @@ from recsys_cython_ext.manifest import read_manifest, write_manifest
 from recsys_cython_ext.static_function import static_function_bytes
 from recsys_cython_ext.vocabulary import table_bytes
 from recsys_pipelines.config import DataConfig, FeatureConfig
+from recsys_pipelines.encoding.vocabulary import vocabulary_bytes, vocabulary_of
 from recsys_pipelines.features import MISSING_CODE, UNKNOWN_CODE, Categorical, FeatureFitter, Features
 from recsys_pipelines.features.features import SavedFeatures
-from recsys_pipelines.features.vocabulary import vocabulary_bytes, vocabulary_of
 from recsys_pipelines.inspection.drift import compare_sets
 from recsys_pipelines.inspection.inspect import inspect
 from recsys_pipelines.preparation.prepare import prepare

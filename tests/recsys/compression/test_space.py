@@ -14,8 +14,8 @@ from recsys.compression.compact import space_of as experiment_space
 from recsys.compression.space import Genome, GenomeSpace, Learned
 from recsys.planning import plan_of
 from recsys_cython_ext.vocabulary import FIRST_CODE
+from recsys_pipelines.encoding.vocabulary import ExactVocabulary, vocabulary_bytes
 from recsys_pipelines.features.categorical import Categorical
-from recsys_pipelines.features.vocabulary import ExactVocabulary, vocabulary_bytes
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_tables import Compact
 from recsys_tables.bytes import OptimizerName, resident_bytes

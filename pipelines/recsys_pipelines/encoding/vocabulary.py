@@ -7,11 +7,12 @@ import numpy as np
 from pydantic import ValidationError
 from typing_extensions import override
 
-from recsys_cython_ext import IdTable, StaticFunction
+from recsys_cython_ext import MISSING_ID, IdTable, StaticFunction, mix64
 from recsys_cython_ext.static_function import Shape, static_function_bytes
-from recsys_cython_ext.vocabulary import table_bytes
-from recsys_pipelines.features.base import Arrays
+from recsys_cython_ext.vocabulary import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, table_bytes
 
+Arrays = Mapping[str, np.ndarray]
+SIGN_BIT = np.int64(-(2**63))
 EXACT, FINGERPRINT = "exact", "fingerprint"  # the forms, as they are declared
 FINGERPRINT_BITS = 8
 ONE_IN = 2**FINGERPRINT_BITS  # ids outside a vocabulary of fingerprints, one passes for an id of it
@@ -50,8 +51,15 @@ class ExactVocabulary(Vocabulary):
     form = EXACT
 
     def __init__(self, ids: np.ndarray) -> None:
-        self._table = IdTable(ids)
-        self.ids = self._table.keys  # the table has its own copy
+        self.table = IdTable(ids)
+        self.ids = self.table.keys  # the table has its own copy
+
+    @classmethod
+    def of_table(cls, table: IdTable) -> "ExactVocabulary":
+        """Return the vocabulary of a table that is there, whose arrays may be mapped."""
+        vocabulary = cls.__new__(cls)
+        vocabulary.table, vocabulary.ids = table, table.keys
+        return vocabulary
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -59,11 +67,11 @@ class ExactVocabulary(Vocabulary):
     @property
     @override
     def nbytes(self) -> int:
-        return self._table.nbytes
+        return self.table.nbytes
 
     @override
     def positions(self, ids: np.ndarray) -> np.ndarray:
-        return self._table.codes(ids, -1)
+        return self.table.codes(ids, -1)
 
     @override
     def to_dict(self) -> dict[str, Any]:
@@ -89,7 +97,7 @@ class FingerprintVocabulary(Vocabulary):
                 f"a vocabulary of {shape.num_keys} ids has as many values and {FINGERPRINT_BITS} bits of fingerprint, "
                 f"got {shape.num_values} values and {shape.fingerprint_bits} bits"
             )
-        self._function = function
+        self.function = function
 
     @classmethod
     def of(cls, ids: np.ndarray) -> "FingerprintVocabulary":
@@ -98,26 +106,41 @@ class FingerprintVocabulary(Vocabulary):
         return cls(StaticFunction.build(ids, positions, num_values, fingerprint_bits=FINGERPRINT_BITS))
 
     def __len__(self) -> int:
-        return len(self._function)
+        return len(self.function)
 
     @property
     @override
     def nbytes(self) -> int:
-        return self._function.nbytes
+        return self.function.nbytes
 
     @override
     def positions(self, ids: np.ndarray) -> np.ndarray:
         if not len(self):  # whose one value is no position
             return np.full(len(ids), -1, np.int32)
-        return self._function.lookup(ids).astype(np.int32)
+        return self.function.lookup(ids).astype(np.int32)
 
     @override
     def to_dict(self) -> dict[str, Any]:
-        return {"form": self.form, "shape": self._function.shape.model_dump()}
+        return {"form": self.form, "shape": self.function.shape.model_dump()}
 
     @override
     def arrays(self) -> Arrays:
-        return {"slots": self._function.slots}
+        return {"slots": self.function.slots}
+
+
+def codes_of(ids: np.ndarray, vocabulary: Vocabulary, hash_unknown: bool) -> np.ndarray:
+    """Return the codes of 64-bit ids [n]; those outside have code 1, or with `hash_unknown` a hash of their own.
+
+    Codes are int32, and int64 where hashes are among them.
+    """
+    codes = vocabulary.positions(ids)
+    codes += FIRST_CODE  # of -1 the unknown one
+    if hash_unknown:
+        codes = codes.astype(np.int64)
+        outside = codes == UNKNOWN_CODE
+        codes[outside] = mix64(ids[outside]) | SIGN_BIT
+    codes[ids == MISSING_ID] = MISSING_CODE
+    return codes
 
 
 def vocabulary_of(ids: np.ndarray, form: str) -> Vocabulary:

@@ -1,0 +1,200 @@
+"""The model's columns in a request: a reader of values, and how what was read is encoded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from recsys_cython_ext.hashing import MISSING_ID
+from recsys_cython_ext.static_function import Shape, StaticFunction
+from recsys_cython_ext.vocabulary import UNKNOWN_CODE, IdTable
+from recsys_pipelines.encoding.numbers import (
+    bucket_codes,
+    rates_and_counts,
+    standardised,
+    transformed,
+)
+from recsys_pipelines.encoding.vocabulary import (
+    EXACT,
+    Arrays,
+    ExactVocabulary,
+    FingerprintVocabulary,
+    Vocabulary,
+    codes_of,
+)
+from recsys_pipelines.request.readers import NumberReader, Reader, WeightsReader
+from recsys_pipelines.strict import Strict
+
+
+@dataclass(frozen=True)
+class Bags:
+    """Encoded ids of n rows: values int [L], offsets int64 [n + 1], and weights float32 [L] where the feature has some.
+
+    missing: values, or lists, that were missing; unknown: ids outside the vocabulary.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+    weights: np.ndarray | None
+    missing: int
+    unknown: int
+
+    @property
+    def single(self) -> bool:
+        """Return whether every row has one id."""
+        return len(self.values) == len(self.offsets) - 1 and bool((np.diff(self.offsets) == 1).all())
+
+
+class VocabularyInput(Strict):
+    """What a vocabulary's arrays do not say: its form, the seed of an exact one, the shape of one of fingerprints."""
+
+    form: Literal["exact", "fingerprint"]
+    seed: int = 0
+    shape: Shape | None = None
+
+    def restored(self, arrays: Arrays) -> Vocabulary:
+        """Return the vocabulary of these arrays, which may be mapped."""
+        if self.form == EXACT:
+            return ExactVocabulary.of_table(IdTable.restored(arrays["keys"], arrays["index"], self.seed))
+        assert self.shape is not None
+        return FingerprintVocabulary(StaticFunction(self.shape, arrays["slots"]))
+
+
+class CategoricalInput(Strict):
+    """Ids that are looked up in tables: as they are, or as codes of a vocabulary, which may be another feature's."""
+
+    kind: Literal["categorical"] = "categorical"
+    name: str
+    reader: Reader
+    weights: WeightsReader | None = None
+    hash_unknown: bool = False
+    vocabulary: VocabularyInput | None = (
+        None  # none where ids are hashed, or the vocabulary is that of `like`
+    )
+    like: str | None = None
+
+    @property
+    def readers(self) -> dict[str, Reader]:
+        """Return the readers by the name of what they read."""
+        return {self.name: self.reader} | (
+            {} if self.weights is None else {f"{self.name}:weights": self.weights}
+        )
+
+    def state(self, arrays: Arrays) -> Vocabulary | None:
+        """Return the vocabulary that this feature owns."""
+        return None if self.vocabulary is None else self.vocabulary.restored(arrays)
+
+    def bags(self, read: Mapping[str, Sequence[Any]], vocabulary: Vocabulary | None) -> Bags:
+        """Encode what the readers read of n rows."""
+        values = read[self.name]
+        many = bool(values) and isinstance(values[0], list)
+        lengths = [len(ids) for ids in values] if many else np.ones(len(values), np.int64)
+        flat = [one for ids in values for one in ids] if many else values
+        ids = np.fromiter(flat, np.int64, len(flat))
+        offsets = np.zeros(len(values) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        weights = None
+        if self.weights is not None:
+            weights = np.array([w for row in read[f"{self.name}:weights"] for w in row], np.float32)
+        missing = sum(not ids for ids in values) if many else int(np.count_nonzero(ids == MISSING_ID))
+        if vocabulary is None:
+            return Bags(ids, offsets, weights, missing, 0)
+        codes = codes_of(ids, vocabulary, self.hash_unknown)
+        unknown = np.count_nonzero(codes < 0 if self.hash_unknown else codes == UNKNOWN_CODE)
+        return Bags(codes, offsets, weights, missing, int(unknown))
+
+
+class BucketsInput(Strict):
+    """A number as the code of its bucket."""
+
+    kind: Literal["buckets"] = "buckets"
+    name: str
+    reader: NumberReader
+
+    @property
+    def readers(self) -> dict[str, Reader]:
+        """Return the readers by the name of what they read."""
+        return {self.name: self.reader}
+
+    def state(self, arrays: Arrays) -> np.ndarray:
+        """Return the boundaries."""
+        return arrays["boundaries"]
+
+    def bags(self, read: Mapping[str, Sequence[Any]], boundaries: np.ndarray) -> Bags:
+        """Encode what the reader read of n rows."""
+        values = np.array(read[self.name], np.float64)
+        offsets = np.arange(len(values) + 1)
+        return Bags(bucket_codes(values, boundaries), offsets, None, int(np.isnan(values).sum()), 0)
+
+
+class NumericInput(Strict):
+    """A number as the network reads it, and perhaps whether it was missing."""
+
+    kind: Literal["numeric"] = "numeric"
+    name: str
+    reader: NumberReader
+    low: float | None
+    high: float | None
+    transform: str
+    mean: float
+    deviation: float
+    fill: float
+    indicator: bool
+
+    @property
+    def readers(self) -> dict[str, Reader]:
+        """Return the readers by the name of what they read."""
+        return {self.name: self.reader}
+
+    def state(self, arrays: Arrays) -> None:
+        """Return nothing: the moments stand in the declaration."""
+
+    def columns(self, read: Mapping[str, Sequence[Any]], state: None) -> tuple[list[np.ndarray], int, int]:
+        """Return the columns of n rows, float32 [n] each, and how many values were missing and unknown."""
+        values = transformed(np.array(read[self.name], np.float64), self.low, self.high, self.transform)
+        missing = np.isnan(values)
+        numbers = [standardised(values, self.mean, self.deviation, self.fill)]
+        return numbers + [missing.astype(np.float32)] * self.indicator, int(missing.sum()), 0
+
+
+class StatisticInput(Strict):
+    """Rates and counts of an id; the last of `rows` and `clicks` are of ids that training had not."""
+
+    kind: Literal["statistic"] = "statistic"
+    name: str
+    reader: Reader
+    of: tuple[str, ...]
+    smoothing: float
+    total_rows: int
+    total_clicks: int
+    seed: int  # of the table of ids
+
+    @property
+    def readers(self) -> dict[str, Reader]:
+        """Return the readers by the name of what they read."""
+        return {self.name: self.reader}
+
+    def state(self, arrays: Arrays) -> tuple[IdTable, np.ndarray, np.ndarray]:
+        """Return the table of ids, and their rows and clicks."""
+        table = IdTable.restored(arrays["keys"], arrays["index"], self.seed)
+        return table, arrays["rows"], arrays["clicks"]
+
+    def columns(
+        self, read: Mapping[str, Sequence[Any]], state: tuple[IdTable, np.ndarray, np.ndarray]
+    ) -> tuple[list[np.ndarray], int, int]:
+        """Return the columns of n rows, float32 [n] each, and how many ids were missing and unknown."""
+        ids = np.array(read[self.name], np.int64)
+        table, rows, clicks = state
+        places = table.codes(ids, len(table))
+        rows, clicks = rows[places], clicks[places]
+        statistics = rates_and_counts(rows, clicks, self.total_rows, self.total_clicks, self.smoothing)
+        missing = ids == MISSING_ID
+        unknown = np.count_nonzero((places == len(table)) & ~missing)
+        return [statistics[name] for name in self.of], int(missing.sum()), int(unknown)
+
+
+Input = Annotated[
+    CategoricalInput | BucketsInput | NumericInput | StatisticInput, Field(discriminator="kind")
+]
