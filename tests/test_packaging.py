@@ -63,7 +63,9 @@ def test_what_is_imported_is_declared_and_what_an_extra_brings_is_named_where_it
     bare = names(PROJECT["dependencies"])
     extras = PROJECT["optional-dependencies"]
     brought = {
-        module for extra in ("cpu", "gpu", "ray", "pictures", "training") for module in names(extras[extra])
+        module
+        for extra in ("cpu", "gpu", "ray", "pictures", "training", "export", "serve")
+        for module in names(extras[extra])
     }
     assert imported() <= bare | brought
     assert imported() - bare <= set(_EXTRAS)
