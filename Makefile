@@ -64,7 +64,8 @@ wheel:
 	@PATH="$(WHEEL_ENV)/bin:$$PATH" $(WHEEL_ENV)/bin/auditwheel repair --wheel-dir dist build/dist/*.whl >>build/wheel.log 2>&1 \
 		|| { tail -n 20 build/wheel.log; exit 1; }
 	@cp build/dist/*.tar.gz dist
-	@$(WHEEL_ENV)/bin/pip wheel -qq --no-deps --wheel-dir dist $(addprefix ./,$(wildcard $(ALIASES)/*))
+	@for alias in $(dir $(wildcard $(ALIASES)/*/pyproject.toml)); do \
+		$(WHEEL_ENV)/bin/pip wheel -qq --no-deps --wheel-dir dist ./$$alias || exit 1; done
 	@ls dist
 
 docs: install

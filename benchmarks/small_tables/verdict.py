@@ -9,13 +9,14 @@ from judge import Predicted
 from posttraining import ensemble_auc
 from rich.console import Console
 from rich.table import Table
-from runs import TEACHERS
 from served import of_arms
 from slices import sliced
 
 from recsys.evaluation.arms.multiplicity import holm
+from runs import TEACHERS
 
 LEVEL = 0.95
+CLAIM = f"{CODED}+{TEACHERS}"
 CANDIDATES = [
     f"{name}+{TEACHERS}" for name in (CODED, CLUSTERED, "unified")
 ]  # among which validation chooses
@@ -32,7 +33,7 @@ def verdict_of(name: str, work: Path) -> dict[str, Any]:
     )
     references = [title for title in (reference, f"{reference}+{TEACHERS}") if title in told]
     small = [title for title, arm in told.items() if arm["budget"]]
-    claims = _chosen(told)
+    claims = {arm["budget"]: title for title, arm in told.items() if title.startswith(f"{CLAIM}@")}
     ahead = _ahead(predicted, told, [title for title in small if title not in claims.values()], claims)
     level = 1 - (1 - LEVEL) / max(1, len(claims) * len(references))
     rows = [_row(title, arm, predicted, references, level, ahead) for title, arm in told.items()]
@@ -44,6 +45,7 @@ def verdict_of(name: str, work: Path) -> dict[str, Any]:
         "arms": rows,
         "ceiling": ensemble_auc(told[references[-1]]["runs"]) if len(references) > 1 else None,
         "claims": list(claims.values()),
+        "auto": _chosen(told),
         "slices": {
             claim: sliced(told, claim, [*SLICED[:2], *(f"{arm}@{budget}" for arm in SLICED[2:])])
             for budget, claim in claims.items()
@@ -71,7 +73,7 @@ def _chosen(told: dict[str, Any]) -> dict[str, str]:
 def _ahead(
     predicted: Predicted, told: dict[str, Any], rivals: list[str], claims: dict[str, str]
 ) -> dict[str, dict[str, float]]:
-    """Return how far the chosen students are ahead of rivals of their budget, and p-values after Holm over all of them."""
+    """Return how far coded students are ahead of rivals of their budget, and p-values after Holm over all of them."""
     differences = [
         predicted.difference(claims[told[rival]["budget"]], rival)
         for rival in rivals
@@ -119,7 +121,7 @@ def print_table(name: str, rows: list[dict[str, Any]], references: list[str], le
         "of full",
         "AUC",
         *(f"loss to {r}, at most" for r in references),
-        "students ahead",
+        "coded ahead",
         "Holm p",
         title=f"{name}, intervals {level:.2%}",
     )
