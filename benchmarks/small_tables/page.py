@@ -5,6 +5,7 @@ python benchmarks/small_tables/page.py RESULT.json --pictures docs/pictures
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def table(result: dict[str, Any]) -> str:
     reference, *taught = result["references"]
     lines = [
         "| arm | bytes | of full | to serve | AUC | splits, lowest to highest "
-        f"| Δ to {reference} | Δ to it with the teacher | students ahead by (Holm's p) |",
+        f"| Δ to {reference} | Δ to it with the teacher | coded ahead by (Holm's p) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in ordered(result):
@@ -56,16 +57,15 @@ def slices(result: dict[str, Any]) -> str:
             cells = [f"{part['auc'][claim]:.4f}"]
             for arm in arms[1:]:
                 ahead = part["ahead"][arm]
-                cells.append(
-                    f"{part['auc'][arm]:.4f} ({ahead['estimate']:+.4f} ± {1.96 * ahead['error']:.4f})"
-                )
+                error = "" if math.isnan(ahead["error"]) else f" ± {1.96 * ahead['error']:.4f}"
+                cells.append(f"{part['auc'][arm]:.4f} ({ahead['estimate']:+.4f}{error})")
             lines.append(f"| {part['slice']} | {part['rows']:,} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
 
 
 def lead(row: dict[str, Any]) -> str:
-    """Return how far the chosen students are ahead of an arm of their budget, and the p-value."""
+    """Return how far coded students are ahead of an arm of their budget, and the p-value."""
     ahead = row["ahead"]
     return "–" if ahead is None else f"{ahead['estimate']:+.4f} ({p_value(ahead['holm'])})"
 
@@ -137,6 +137,7 @@ def main() -> None:
         file = arguments.pictures / f"small-{result['set']}.png"
         picture(result, file)
         print(f"## {result['set']}\n\n{table(result)}\n\n![Quality against bytes](pictures/{file.name})\n")
+        print(f"On validation `--into auto` takes {result['auto']}.\n")
         if result["ceiling"]:
             print(f"The teachers together: {sum(result['ceiling']) / len(result['ceiling']):.4f}.\n")
         print(slices(result))
