@@ -16,7 +16,7 @@ LEARNER = {  # of `recsys compress`, unless `compression.learner` says otherwise
 
 
 class StudentsConfig(Strict):
-    """How small tables are trained that learn from teachers: `recsys compress --into coded`, `clustered`, `unified` or `auto`.
+    """How small tables are trained that learn from teachers: all that `recsys compress --into` makes but `compact`.
 
     Every arm of the comparison, the full table too, has as many validation `trials`; among those of coded tables are codes
     of ids with each of `min_counts` impressions.
