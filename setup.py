@@ -62,7 +62,11 @@ LOOKUP_FLAGS = {
 
 
 class BuildKernels(build_ext):
-    """Build each kernel with the flags that its compiler knows."""
+    """Build each kernel with the flags that its compiler knows, as many at once as there are cores."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
     def build_extension(self, extension: Extension) -> None:
         family = self._compiler_family()

@@ -118,6 +118,7 @@ def test_a_new_day_is_appended(config: Path, log: Path, tmp_path: Path) -> None:
     assert "not a finished prepared folder" in str(changed.exception)
 
 
+@pytest.mark.slow  # tests/pipelines/preparation/test_on_ray.py has the quick ones
 def test_preparing_on_ray_gives_the_same_shards(config: Path) -> None:
     pytest.importorskip("ray", reason="needs the extra `ray`")
     one = as_json("prepare", config)

@@ -115,7 +115,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
+@pytest.mark.parametrize("how", [pytest.param("SIGKILL", marks=pytest.mark.slow), "SIGINT"])
 def test_a_killed_pool_leaves_no_warning_of_semaphores(how: str, tmp_path: Path) -> None:
     (tmp_path / "killed.py").write_text(KILLED.format(how=how))
     command = [sys.executable, "killed.py"]

@@ -160,6 +160,7 @@ def work(rank: int, folder: Path) -> None:
         (folder / f"{scheme}-{rank}.json").write_text(json.dumps(held))
 
 
+@pytest.mark.slow
 def test_two_ranks_hold_one_count_and_one_threshold(
     run_ranks: Callable[..., str], config: ExperimentConfig, folder: Prepared, tmp_path: Path
 ) -> None:

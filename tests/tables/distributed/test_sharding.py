@@ -87,6 +87,7 @@ def test_two_ranks_compute_what_one_does() -> None:
     assert [row for row in rows if not worst(row) <= TOLERANCE] == []
 
 
+@pytest.mark.slow
 def test_the_comparison_sees_ranks_that_began_with_other_weights() -> None:
     for row in agreement("--ranks", "2", "--steps", "2", "--schemes", "hash", "--seed", "4"):
         assert min(row["outputs"], row["gradients"], row["weights"]) > 20 * TOLERANCE
