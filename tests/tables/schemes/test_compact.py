@@ -267,6 +267,7 @@ def write(model: Any, file: Path) -> None:
         file.write_text(json.dumps(model.module.engine(every).values().tolist()))
 
 
+@pytest.mark.slow
 def test_it_shards_and_goes_on_from_a_checkpoint(tmp_path: Path, run_ranks: Any) -> None:
     run_ranks(__file__, "between_ranks", tmp_path)
     (expected, *others) = (
