@@ -36,7 +36,7 @@ def artefacts(ids: np.ndarray, width: int, folder: Path) -> dict[str, Callable[[
     full = Full("item", FIRST_CODE + len(ids), width)
     codes = Codes.build({"item": ids}, {"item": random.integers(0, ROWS, (len(ids), 1))}, ROWS)
     coded = Coded("item", codes, width)
-    for scheme, rows in ((full, full.num_ids), (coded, ROWS)):
+    for scheme, rows in ((full, full.num_ids), (coded, codes.num_rows)):
         name = type(scheme).__name__
         write(folder / name, [Field(scheme)], rows_of({scheme.tables()[0].name: rows}), "fp32")
     opened = {name: artefact.open(folder / name, verify=False) for name in ("Full", "Coded")}

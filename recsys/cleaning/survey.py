@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -231,13 +232,16 @@ class _Survey:
 def _leftover(path: Path, kind: str, reason: Reason, why: str, lock: Path) -> Leftover:
     size, modified = tree.size_and_time(path)
     seal = seal_of(path)
-    if seal.is_file():
+    with suppress(FileNotFoundError):
         size += seal.stat().st_size
     return Leftover(path, kind, reason, why, lock, size, modified)
 
 
 def _is_unfinished_set(folder: Path) -> bool:
-    return all(path.name in PARTS or path.name.startswith(".") for path in folder.iterdir())
+    try:
+        return all(path.name in PARTS or path.name.startswith(".") for path in folder.iterdir())
+    except FileNotFoundError:  # another `clean` has removed it
+        return False
 
 
 def _has_ended(trial: Path) -> bool:

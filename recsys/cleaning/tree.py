@@ -4,6 +4,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from recsys_cython_ext.files import is_locked, is_workspace
@@ -36,16 +37,18 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def size_and_time(path: Path) -> tuple[int, float]:
-    """Return the bytes of a file or of a folder's files, and when the newest of them was written."""
-    total, newest = 0, 0.0
+    """Return the bytes of a file or of a folder's files, and when the newest of them was written; 0 where it is gone."""
+    total, newest, of_folder = 0, 0.0, 0.0
     for file in [path, *walk(path)]:
         try:
             status = file.lstat()
-        except FileNotFoundError:  # a job at work has removed it
+        except FileNotFoundError:  # a job at work, or another `clean`, has removed it
             continue
         if not stat.S_ISDIR(status.st_mode):  # whose time is that of the last removal, too
             total, newest = total + status.st_size, max(newest, status.st_mtime)
-    return total, newest or path.lstat().st_mtime
+        elif file == path:
+            of_folder = status.st_mtime
+    return total, newest or of_folder
 
 
 def is_lock(path: Path) -> bool:
@@ -63,5 +66,6 @@ def names_in(root: Path) -> set[str]:
     names: set[str] = set()
     for path in walk(root):
         if path.suffix in (".yaml", ".yml") or path.name == "study.json":
-            names.update(DIGEST.findall(path.read_text(encoding="utf-8", errors="replace")))
+            with suppress(FileNotFoundError):
+                names.update(DIGEST.findall(path.read_text(encoding="utf-8", errors="replace")))
     return names

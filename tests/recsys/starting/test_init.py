@@ -114,7 +114,6 @@ def test_what_a_user_reads(folder: Path) -> None:
         "all 60 rows",
         "named: it is called like a label",
         "'city\\n'",
-        "same value",
         "next: recsys compare",
     ):
         assert part in result.output
