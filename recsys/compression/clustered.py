@@ -15,7 +15,7 @@ from recsys.compression.compact import NETWORK
 from recsys.compression.students import LearnedCodes, coded_student
 from recsys.config import ConfigError, ExperimentConfig, TeacherConfig
 from recsys.training.run import Run
-from recsys_cython_ext.files import new_path
+from recsys_cython_ext.files import is_sealed, new_path, seal
 from recsys_tables import Coded
 from recsys_tables.codes import Codes
 
@@ -61,7 +61,7 @@ def write_start(learned: LearnedCodes, trained: TrainedIds, teachers: Sequence[R
     """Write the weights to begin with, of teacher `number`, beside the codes, and return the file; one there is taken."""
     teacher = teachers[number]
     file = learned.folder.with_name(f"{learned.folder.name}-start-{teacher.checkpoint_digest}.safetensors")
-    if file.exists():
+    if is_sealed(file):
         return file
     codes, saved = Codes.open(learned.folder), teacher.checkpoint()
     scheme = Coded(next(iter(codes.features)), codes, teacher.config.tables.embedding_dim)
@@ -73,6 +73,7 @@ def write_start(learned: LearnedCodes, trained: TrainedIds, teachers: Sequence[R
     }
     with new_path(file) as partial:
         save_file(tensors, partial)
+    seal(file)
     return file
 
 

@@ -54,6 +54,7 @@ class DistillationResult:
         students: The file of each student with the settings that validation chose, by kind.
         scores: The monitored metric of each student on validation, higher is better, by kind.
         chosen: The kind that did best on validation.
+        left_out: Why a kind was not tried, by kind.
         compared: The full table, it with the same teacher, the chosen student and rivals; None where nothing was compared.
         artefact: The folder of the chosen student's first run.
         seconds: What each step took, by name; what was there already took none.
@@ -68,6 +69,7 @@ class DistillationResult:
     students: dict[str, Path]
     scores: dict[str, float]
     chosen: str
+    left_out: dict[str, str] = field(default_factory=dict)
     compared: Result | None = None
     artefact: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -95,6 +97,7 @@ class DistillationResult:
             "students": {kind: str(path) for kind, path in self.students.items()},
             "validation": self.scores,
             "chosen": self.chosen,
+            "left_out": self.left_out,
             "compared": None if self.compared is None else self.compared.to_dict(),
             "artefact": None if self.artefact is None else str(self.artefact),
             "seconds": self.seconds,
@@ -201,10 +204,10 @@ def _chosen(
         )
     with _timed("codes", seconds):
         known = known_ids(config, limit, teachers, rows, roots, progress) if teachers else None
-        codes, students = students_of(base, budget, kinds, known, teacher)
+        students = students_of(base, budget, kinds, known, teacher)
     with _timed("trials of students", seconds):
-        chosen = choose(students, runs, prepared_root, pool, progress)
-    choices: dict[str, Chosen] = dict(zip(kinds, chosen, strict=True))
+        chosen = choose(list(students.configs.values()), runs, prepared_root, pool, progress)
+    choices: dict[str, Chosen] = dict(zip(students.configs, chosen, strict=True))
     folder = runs / _folder_name(config, teachers) / budget.replace(" ", "").replace("%", "pct")
     result = DistillationResult(
         config=config,
@@ -212,7 +215,8 @@ def _chosen(
         budget_bytes=limit,
         full_bytes=full_bytes,
         teachers=teachers,
-        codes=codes,
+        codes=students.codes,
+        left_out=students.left_out,
         students={kind: _write_student(choice, folder / f"{kind}.yaml") for kind, choice in choices.items()},
         scores={kind: choice.score for kind, choice in choices.items()},
         chosen=max(choices, key=lambda kind: choices[kind].score),

@@ -8,7 +8,7 @@ from typing import Literal
 from recsys.compression.clustered import clustered_student, like_teacher, write_start
 from recsys.compression.codes import TrainedIds, trained_ids
 from recsys.compression.students import LearnedCodes, coded_student, codes_for, hashed, unified_student
-from recsys.config import ExperimentConfig, TeacherConfig
+from recsys.config import ConfigError, ExperimentConfig, TeacherConfig
 from recsys.training.run import Run
 from recsys_cython_ext.progress import Progress
 from recsys_pipelines.batches.loader import Rows
@@ -58,27 +58,54 @@ def known_ids(
     return Known(limit, teachers, features, trained, roots[0], progress)
 
 
+@dataclass(frozen=True)
+class Students:
+    """The experiment of each kind of student, the codes that they try, and why a kind was left out."""
+
+    configs: dict[str, ExperimentConfig]
+    codes: list[LearnedCodes]
+    left_out: dict[str, str]
+
+
 def students_of(
     base: ExperimentConfig, budget: str, kinds: Sequence[Kind], known: Known | None, teacher: TeacherConfig
-) -> tuple[list[LearnedCodes], list[ExperimentConfig]]:
-    """Return the codes that are tried, and a student of each kind.
+) -> Students:
+    """Make a student of each kind.
 
-    Raises ConfigError as `codes_for` and `like_teacher` do. known: needed for all kinds but unified.
+    Clustered ones are left out, where others are asked for too, if they cannot begin as their teacher or their codes of
+    every id do not fit. Otherwise raises ConfigError as `codes_for` and `like_teacher` do.
+
+    known: needed for all kinds but unified.
     """
-    codes: list[LearnedCodes] = []
-    students = []
+    students = Students({}, [], {})
     for kind in kinds:
         if kind == "unified":
-            students.append(unified_student(base, budget, teacher))
+            students.configs[kind] = unified_student(base, budget, teacher)
             continue
         assert known is not None
-        if kind == "coded":
-            learned = known.codes(base)
-            students.append(coded_student(base, budget, learned, teacher))
-        else:
-            like = like_teacher(base, known.teachers[0])
-            learned = known.codes(like)
-            start = write_start(learned[0], known.trained, known.teachers, 0)
-            students.append(clustered_student(like, budget, learned[0], start, teacher))
-        codes += learned
-    return codes, students
+        try:
+            student, learned = (_coded if kind == "coded" else _clustered)(base, budget, known, teacher)
+        except ConfigError as error:
+            if kind == "coded" or len(kinds) == 1:
+                raise
+            students.left_out[kind] = str(error)
+            continue
+        students.configs[kind] = student
+        students.codes.extend(learned)
+    return students
+
+
+def _coded(
+    base: ExperimentConfig, budget: str, known: Known, teacher: TeacherConfig
+) -> tuple[ExperimentConfig, list[LearnedCodes]]:
+    learned = known.codes(base)
+    return coded_student(base, budget, learned, teacher), learned
+
+
+def _clustered(
+    base: ExperimentConfig, budget: str, known: Known, teacher: TeacherConfig
+) -> tuple[ExperimentConfig, list[LearnedCodes]]:
+    like = like_teacher(base, known.teachers[0])
+    learned = known.codes(like)
+    start = write_start(learned[0], known.trained, known.teachers, 0)
+    return clustered_student(like, budget, learned[0], start, teacher), learned

@@ -161,10 +161,11 @@ def _at_most(judged: Judgement, arm: Arm) -> str:
 def _choice_sentence(result: DistillationResult) -> str:
     monitor = result.config.training.monitor
     scores = {kind: abs(score) for kind, score in result.scores.items()}
+    left_out = "".join(f" Left out were {kind} tables: {why}." for kind, why in result.left_out.items())
     if len(scores) == 1:
-        return f"On validation the {monitor} of {result.chosen} tables was {scores[result.chosen]:.5f}."
+        return f"On validation the {monitor} of {result.chosen} tables was {scores[result.chosen]:.5f}.{left_out}"
     others = ", ".join(f"{scores[kind]:.5f} of {kind}" for kind in scores if kind != result.chosen)
-    return f"Validation chose {result.chosen} tables: {monitor} {scores[result.chosen]:.5f}, and {others}."
+    return f"Validation chose {result.chosen} tables: {monitor} {scores[result.chosen]:.5f}, and {others}.{left_out}"
 
 
 def _cost_sentence(result: DistillationResult) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from recsys_cython_ext.extras import require
-from recsys_cython_ext.manifest import Manifest, read_manifest
+from recsys_cython_ext.manifest import DamagedFile, Manifest, OtherVersion, read_manifest
 from recsys_pipelines.request.inputs import Bags
 from recsys_pipelines.request.transform import Encoded, RequestTransform
 from recsys_tables.serving import artefact
@@ -66,7 +66,11 @@ class Predictor:
                 "'recsys-embedding-tables[export]' and export the run again, under another name"
             )
         versions = {"format_version": FORMAT_VERSION}
-        return cls(tables, read_manifest(tables.file(MODEL), ServedModel, versions, "export again"), threads)
+        try:
+            model = read_manifest(tables.file(MODEL), ServedModel, versions, "export again")
+            return cls(tables, model, threads)
+        except (DamagedFile, OtherVersion) as error:
+            raise ArtefactError(str(error)) from None
 
     def predict(self, rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Return click probabilities, float64 [n], of a dict of source columns, or a list of n of them.
@@ -175,5 +179,5 @@ def _session(file: Path, threads: int) -> Any:
     options.inter_op_num_threads = 1
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
+    except Exception as error:  # onnxruntime has many classes of its own
         raise ArtefactError(f"{file}: no network that onnxruntime can run ({error}); export again") from None

@@ -27,11 +27,11 @@ from recsys.compression.codes import (
 )
 from recsys.compression.cost import expected_cost
 from recsys.compression.distillation import DistillationResult, run_distillation
-from recsys.compression.kinds import KINDS
+from recsys.compression.kinds import KINDS, Known, students_of
 from recsys.compression.saliency import importance
 from recsys.compression.students import hashed, most_rows
 from recsys.compression.supernet import full_model
-from recsys.config import ConfigError, ExperimentConfig, load_experiment
+from recsys.config import ConfigError, ExperimentConfig, TeacherConfig, load_experiment
 from recsys.evaluation.metrics import logloss
 from recsys.models.click import ClickModel
 from recsys.reports.distillation import loss_at_most, summary, write_compression
@@ -41,6 +41,7 @@ from recsys.training.prediction import predict
 from recsys.training.run import Run
 from recsys.training.train import train
 from recsys_cython_ext.files import file_digest
+from recsys_cython_ext.progress import no_progress
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_tables.codes import Codes
@@ -365,6 +366,22 @@ def test_a_clustered_student_has_the_network_of_its_teacher(
     other = config.replace({"model": {"name": "lr"}})
     with pytest.raises(ConfigError, match="model differs: make it the same, or take --into coded"):
         like_teacher(other, result.teachers[0])
+
+
+def test_auto_goes_on_without_clustered_students_where_they_cannot_begin(
+    result: DistillationResult, config: ExperimentConfig, trained: TrainedIds, roots: tuple[Path, Path]
+) -> None:
+    student = config.replace({"features": hashed(config)})
+    features = prepare(student.data, student.features, roots[1]).features()
+    known = Known(result.budget_bytes, result.teachers, features, trained, roots[0], no_progress)
+    other, teacher = config.replace({"model": {"name": "lr"}}), TeacherConfig(runs=2)
+    made = students_of(other, "60%", KINDS["auto"], known, teacher)
+    assert set(made.configs) == {"coded", "unified"}
+    assert "model differs" in made.left_out["clustered"]
+    text = summary(replace(result, left_out=made.left_out, compared=None))
+    assert "Left out were clustered tables: small: a clustered student begins with" in text
+    with pytest.raises(ConfigError, match="model differs"):
+        students_of(other, "60%", KINDS["clustered"], known, teacher)
 
 
 @pytest.mark.slow
