@@ -98,7 +98,8 @@ def names_of(budgets: list[str], wanted: list[str] | None) -> list[tuple[str, st
     plan += [(CLUSTERED, budget, TEACHERS) for budget in budgets]
     first = budgets[0]  # of the controls
     plan += [(CODED, first, by) for by in (ONE_TEACHER, SMALL_TEACHERS, OUT_OF_FOLD)]
-    plan += [("unified", first, SMALL_TEACHERS), ("unified", first, SMOOTHING), ("every-id", None, SMOOTHING)]
+    plan += [("unified", first, SMALL_TEACHERS)]
+    plan += [("every-id", None, SMOOTHING), ("unified", first, SMOOTHING), (CODED, first, SMOOTHING)]
     plan += [
         ("every-id_longer", None, ""),
         ("unified_longer", first, ""),
