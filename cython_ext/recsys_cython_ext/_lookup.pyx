@@ -314,3 +314,36 @@ def pool_into(
         else:
             pool(&job, kind)
     return job.bad
+
+
+def gather_into(const uint64_t[:, ::1] tables, const int64_t[:, ::1] rows, float[:, ::1] out):
+    """Copy row ``rows[t, b]`` of table t into columns of ``out[b]``; rows [T, B], out [B, width].
+
+    tables [T, 6], the caller's arrays: the address of the rows, their bytes, their number, the kind, the columns, and the
+    first column of out. Returns the first t of which a row is outside its table, and else -1.
+    """
+    cdef Job job
+    cdef Py_ssize_t t
+    cdef const uint64_t* of
+    job.offsets = NULL
+    job.weights = NULL
+    job.n_rows = job.last = rows.shape[1]
+    job.first = 0
+    job.out_dim = out.shape[1]
+    job.stream = False
+    job.bad = -1
+    if not job.n_rows:
+        return -1
+    with nogil:
+        for t in range(tables.shape[0]):
+            of = &tables[t, 0]
+            job.table = <const uint8_t*> of[0]
+            job.stride = of[1]
+            job.n_table = of[2]
+            job.dim = <int64_t> of[4]
+            job.rows = &rows[t, 0]
+            job.out = &out[0, 0] + of[5]
+            pool(&job, <int> of[3])
+            if job.bad != -1:
+                break
+    return -1 if job.bad == -1 else t

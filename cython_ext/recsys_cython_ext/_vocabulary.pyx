@@ -199,6 +199,31 @@ def codes_into(
             done += n
 
 
+def codes_of_tables(const uint64_t[:, ::1] tables, const int64_t[:, ::1] ids, int32_t default, int32_t[:, ::1] out):
+    """``out[f, i]`` = position of ``ids[f, i]`` in the keys of table f, or ``default``; ids and out [F, L].
+
+    tables [F, 8], the caller's arrays: addresses of keys, slots and pilots, the lengths of these three, seed, and whether
+    it is large.
+    """
+    cdef Py_ssize_t f, i, done, n, n_ids = ids.shape[1]
+    cdef const uint64_t* of
+    with nogil:
+        for f in range(ids.shape[0]):
+            of = &tables[f, 0]
+            done = 0
+            while done < n_ids:
+                n = n_ids - done if n_ids - done < BLOCK else BLOCK
+                if of[3]:
+                    codes_block(
+                        <const int64_t*> of[0], of[6], <const uint32_t*> of[1], <Py_ssize_t> of[4],
+                        <const uint8_t*> of[2], <Py_ssize_t> of[5], of[7] != 0, &ids[f, done], n, default, &out[f, done],
+                    )
+                else:  # no keys, which no perfect hash has
+                    for i in range(done, done + n):
+                        out[f, i] = default
+                done += n
+
+
 cdef clones_void home_block(const int64_t* ids, Py_ssize_t n, uint64_t n_slots, uint32_t* homes) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(n):

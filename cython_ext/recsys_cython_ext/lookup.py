@@ -11,6 +11,7 @@ import functools
 import math
 import mmap
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,47 @@ def padded(table: np.ndarray | QuantisedTable, rows: np.ndarray, width: int) -> 
     if bad != -1:
         raise ValueError(_reason(bad, len(stored), rows, None, None))
     return out
+
+
+class TableBatchedLookup:
+    """One row of each of several tables, side by side: one call instead of one a table, which counts for a few rows."""
+
+    def __init__(
+        self, tables: Sequence[np.ndarray | QuantisedTable], columns: Sequence[int], width: int
+    ) -> None:
+        """Take tables as in `pooled`, the first column that each is written to, and the columns of all.
+
+        Raises ValueError where a table does not end within `width`.
+        """
+        stored = [_stored(table) for table in tables]
+        self._tables = [rows for _, rows, _ in stored]  # whose memory the kernel reads
+        self._width = width
+        self._places = np.array(
+            [
+                [rows.ctypes.data, rows.shape[1], rows.shape[0], kind, dim, column]
+                for (kind, rows, dim), column in zip(stored, columns, strict=True)
+            ],
+            np.uint64,
+        ).reshape(-1, 6)
+        ends = self._places[:, 4] + self._places[:, 5]
+        if len(ends) and (ends.max() > width or min(columns) < 0):
+            raise ValueError(f"tables end in column {ends.max()}, and there are {width}")
+
+    def gather(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Write row ``rows[t, b]`` of every table t into its columns of ``out[b]``.
+
+        rows: int64 [T, B]; out: float32 [B, width], whose other columns stay. Raises as `pooled` does.
+        """
+        rows, out = _checked("rows", rows, np.int64, 2), _checked("out", out, np.float32, 2)
+        if len(rows) != len(self._tables) or out.shape != (rows.shape[1], self._width):
+            raise ValueError(
+                f"rows {list(rows.shape)} of {len(self._tables)} tables do not go into out {list(out.shape)}"
+            )
+        bad = _lookup.gather_into(self._places, rows, out)
+        if bad != -1:
+            of_table, n = rows[bad], len(self._tables[bad])
+            position = int(np.flatnonzero((of_table < 0) | (of_table >= n))[0])
+            raise ValueError(f"table {bad}: {_reason(position, n, of_table, None, None)}")
 
 
 def empty_huge(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:

@@ -5,8 +5,9 @@ into a byte, the earlier column in the low four bits. A value is ``scale * code 
 FBGEMM's ``FloatToFusedNBitRowwiseQuantizedSBHalf``, which puts the four header bytes last; its inference tables
 (``IntNBitTableBatchedEmbeddingBagsCodegen``) put them first, as here.
 
-A row of fp8 is an fp32 scale and then codes in `e4m3`; a value is ``scale * E4M3[code]``, and the row's largest absolute
-value takes the largest code.
+A row of fp8 is an fp32 scale and then codes in e4m3 (Micikevicius et al., "FP8 formats for deep learning", 2022): a sign,
+four bits of exponent (bias 7) and three of mantissa, at most 448, without infinity; 0x7F and 0xFF are NaN. A value is
+``scale * E4M3[code]``, and the row's largest absolute value takes the largest code.
 """
 
 from __future__ import annotations
@@ -16,13 +17,33 @@ from typing import Literal
 
 import numpy as np
 
-from recsys_cython_ext.e4m3 import E4M3, LARGEST, to_e4m3
-
 Kind = Literal["fp32", "fp16", "fp8", "int8", "int4"]
 HEADER = 4  # bytes of scale and bias, or of fp8's scale
 
 _BITS = {"fp8": 8, "int8": 8, "int4": 4}
+LARGEST = 448  # of e4m3
 _BLOCK = 1 << 20  # values quantised at a time: temporaries stay small beside the table
+
+
+def _e4m3_values() -> np.ndarray:
+    code = np.arange(256)
+    exponent, mantissa = code >> 3 & 15, code & 7
+    size = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7))
+    size[code & 127 == 127] = np.nan
+    return np.where(code < 128, size, -size).astype(np.float32)
+
+
+E4M3 = _e4m3_values()  # of each of the 256 codes, float32
+_MIDDLES = (E4M3[:126] + E4M3[1:127]) / 2  # between neighbours; exact
+
+
+def to_e4m3(values: np.ndarray) -> np.ndarray:
+    """Return the codes, uint8, of finite float32 values: the nearest, of two equally near ones the even, at most ±448."""
+    size = np.abs(values)
+    code = np.searchsorted(_MIDDLES, size)
+    between = _MIDDLES[code.clip(max=125)] == size
+    code += between & (code & 1).astype(np.bool_)
+    return (code + 128 * np.signbit(values)).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -132,6 +133,34 @@ class IdTable:
         if len(repeats):
             position = repeats.min()
             raise ValueError(f"duplicate key {self.keys[position]} at position {position}")
+
+
+class IdTables:
+    """Several `IdTable` that are asked at once, for a few ids of each: a loop in C instead of one in Python."""
+
+    def __init__(self, tables: Sequence[IdTable]) -> None:
+        self._tables = list(tables)  # which keep their arrays alive
+        self._places = np.array([_place_of(table) for table in tables], np.uint64).reshape(-1, 8)
+
+    def codes(self, ids: np.ndarray, default: int) -> np.ndarray:
+        """Return the position of ``ids[f, i]`` in the keys of table f, or ``default``, int32 [F, L]; ids: int64 [F, L].
+
+        Raises TypeError and ValueError for ids that are not so.
+        """
+        if ids.dtype != np.int64 or ids.ndim != 2 or not ids.flags.c_contiguous:
+            raise TypeError(f"ids must be int64, 2-D and C-contiguous, got {ids.dtype} {list(ids.shape)}")
+        if len(ids) != len(self._tables):
+            raise ValueError(f"ids of {len(ids)} tables, and there are {len(self._tables)}")
+        out = np.empty(ids.shape, np.int32)
+        if out.size:
+            _vocabulary.codes_of_tables(self._places, ids, default, out)
+        return out
+
+
+def _place_of(table: IdTable) -> list[int]:
+    arrays = (table.keys, table._slots, table._pilots)
+    large = table.nbytes > _CACHE_BYTES
+    return [*(array.ctypes.data for array in arrays), *map(len, arrays), table.seed, large]
 
 
 class IdCounter:

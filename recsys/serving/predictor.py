@@ -8,7 +8,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ import numpy as np
 from recsys_cython_ext.extras import require
 from recsys_cython_ext.manifest import DamagedFile, Manifest, OtherVersion, read_manifest
 from recsys_pipelines.request.inputs import Bags
-from recsys_pipelines.request.transform import Encoded, RequestTransform
+from recsys_pipelines.request.transform import MOST_SELECTIONS, Encoded, RequestTransform
 from recsys_tables.serving import artefact
 from recsys_tables.serving.artefact import Artefact, ArtefactError
+from recsys_tables.serving.stacked import StackedVectors
 
 FORMAT_VERSION = 1
 MODEL, NETWORK, REQUEST = "model.json", "network.onnx", "request"
@@ -37,13 +37,17 @@ class ServedModel(Manifest):
 
 
 class Predictor:
-    """An exported model; threads may share it, for nothing of it changes after opening."""
+    """An exported model; threads may share it."""
 
     def __init__(self, tables: Artefact, model: ServedModel, threads: int) -> None:
         self.artefact = tables
         self.model = model
         self.transform = RequestTransform(tables.file(f"{REQUEST}/request.json").parent)
         self._session = _session(tables.file(NETWORK), threads)
+        self._inputs = [item.name for item in self._session.get_inputs()]
+        self._places = {name: place for place, name in enumerate(model.pooled)}
+        self._width = tables.fields[0].scheme.embedding_dim
+        self._lookups: dict[tuple[str, ...], StackedVectors] = {}  # by the features that are looked up
         self._shift = math.log(model.negative_rate)
 
     @classmethod
@@ -80,94 +84,97 @@ class Predictor:
         """
         listed = [rows] if isinstance(rows, Mapping) else rows
         parts = [
-            self.score(self.transform.encode(listed[first : first + ROWS_AT_ONCE]))
+            self.score(self.encode(listed[first : first + ROWS_AT_ONCE]))
             for first in range(0, len(listed), ROWS_AT_ONCE)
         ]
         return np.concatenate([np.empty(0), *parts])
+
+    def encode(self, rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Encoded:
+        """Return rows as the model reads them, and counts of what was missing or unknown; `score` takes them.
+
+        Raises BadRequest as `predict` does.
+        """
+        return self.transform.encode([rows] if isinstance(rows, Mapping) else rows)
 
     def rank(self, context: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Return click probabilities, float64 [n], of n items for one context, such as a user: columns of both are one row.
 
         What depends on the context alone is made once. Raises BadRequest as `predict` does.
         """
-        if not items:
-            return np.empty(0)
+        return self.score(*self.encode_ranked(context, items)) if items else np.empty(0)
+
+    def encode_ranked(
+        self, context: Mapping[str, Any], items: Sequence[Mapping[str, Any]]
+    ) -> tuple[Encoded, Encoded]:
+        """Return the features that depend on the items, of n rows, and the others, of one row; `score` takes both."""
         of_items = self.transform.features_of({column for item in items for column in item})
-        shared = self.transform.encode([context], _Outside(of_items))
-        own = self.transform.encode([{**context, **item} for item in items], of_items)
-        return self._answer(own, shared)
+        others = set(self.transform.features) - of_items
+        return self.transform.encode(items, of_items, context), self.transform.encode([context], others)
 
     def vectors(self, feature: str, values: Sequence[Any]) -> np.ndarray:
         """Return the vectors, float32 [n, D], of n values of the column that a feature of ids reads."""
         return self.artefact.vectors(feature, self.transform.ids_of(feature, values))
 
-    def score(self, encoded: Encoded) -> np.ndarray:
-        """Return click probabilities, float64 [n], of encoded rows."""
-        return self._answer(encoded, Encoded(1))
-
-    def _answer(self, encoded: Encoded, shared: Encoded) -> np.ndarray:
-        """Return the probabilities of rows, of which some features are in `shared`, one row for all."""
+    def score(self, encoded: Encoded, shared: Encoded | None = None) -> np.ndarray:
+        """Return click probabilities, float64 [n], of encoded rows; features that all have in common may be in `shared`."""
         rows = encoded.rows
-        vectors = [self._pooled(name, encoded, shared) for name in self.model.pooled]
-        inputs = {"dense": self._dense(encoded, shared), "vectors": np.stack(vectors, axis=1)}
+        inputs = {"dense": self._dense(encoded, shared), "vectors": self._stacked(encoded, shared)}
         for number, name in enumerate(self.model.histories):
-            bags = encoded.bags.get(name) or _repeated(shared.bags[name], rows)
-            inputs[f"history_{number}"], inputs[f"lengths_{number}"] = self._padded(name, bags)
-        wanted = {item.name for item in self._session.get_inputs()}
-        (logit,) = self._session.run(None, {name: value for name, value in inputs.items() if name in wanted})
+            if shared is not None and name in shared.bags:
+                padded, lengths = self._padded(name, shared.bags[name])
+                padded, lengths = np.repeat(padded, rows, axis=0), np.repeat(lengths, rows)
+            else:
+                padded, lengths = self._padded(name, encoded.bags[name])
+            inputs[f"history_{number}"], inputs[f"lengths_{number}"] = padded, lengths
+        (logit,) = self._session.run(None, {name: inputs[name] for name in self._inputs})
         shifted = logit.astype(np.float64).reshape(rows) + self._shift
         return np.exp(-np.logaddexp(0.0, -shifted))
 
-    def _dense(self, encoded: Encoded, shared: Encoded) -> np.ndarray:
-        if not shared.numbers:
+    def _dense(self, encoded: Encoded, shared: Encoded | None) -> np.ndarray:
+        """Return the numbers of rows, float32 [n, k]."""
+        if shared is None or not shared.numbers:
             return encoded.dense
-        repeated = {
-            name: [np.repeat(column, encoded.rows) for column in columns]
-            for name, columns in shared.numbers.items()
-        }
-        either = repeated | encoded.numbers
-        return replace(
-            encoded, numbers={name: either[name] for name in self.transform.order if name in either}
-        ).dense
+        dense = np.empty((encoded.rows, len(encoded.numbers) + len(shared.numbers)), np.float32)
+        own = np.isin(self.transform.numbers, encoded.numbers)
+        dense[:, own], dense[:, ~own] = encoded.dense, shared.dense
+        return dense
 
-    def _pooled(self, name: str, encoded: Encoded, shared: Encoded) -> np.ndarray:
-        if name in encoded.bags:
-            return self._vectors_of(name, encoded.bags[name])
-        vector = self._vectors_of(name, shared.bags[name])
-        return np.broadcast_to(vector, (encoded.rows, vector.shape[1]))
+    def _stacked(self, encoded: Encoded, shared: Encoded | None) -> np.ndarray:
+        """Return the vectors of rows, float32 [n, F, D]."""
+        out = self._looked_up(encoded)
+        if shared is not None:
+            places = [self._places[name] for name in (*shared.singles, *shared.bags) if name in self._places]
+            out[:, places] = self._looked_up(shared)[:, places]
+        return out
 
-    def _vectors_of(self, name: str, bags: Bags) -> np.ndarray:
-        ids = bags.values.astype(np.int64, copy=False)
-        if bags.weights is None and bags.single:
-            return self.artefact.vectors(name, ids)
-        return self.artefact.pooled(name, ids, bags.offsets, bags.weights)
+    def _looked_up(self, encoded: Encoded) -> np.ndarray:
+        """Return the vectors of the features that were encoded, in float32 [n, F, D]; the others are not set."""
+        out = np.empty((encoded.rows, len(self._places), self._width), np.float32)
+        if encoded.singles:
+            lookup = self._lookups.get(encoded.singles)
+            if lookup is None:
+                if len(self._lookups) >= MOST_SELECTIONS:  # requests choose them, so there is a limit
+                    self._lookups.clear()
+                places = [self._places[name] for name in encoded.singles]
+                width = len(self._places) * self._width
+                lookup = StackedVectors(self.artefact, encoded.singles, places, width)
+                self._lookups[encoded.singles] = lookup
+            lookup.into(encoded.ids, out.reshape(encoded.rows, len(self._places) * self._width))
+        for name, bags in encoded.bags.items():
+            if name in self._places:
+                pooled = self.artefact.pooled(name, bags.values, bags.offsets, bags.weights)
+                out[:, self._places[name]] = pooled
+        return out
 
     def _padded(self, name: str, bags: Bags) -> tuple[np.ndarray, np.ndarray]:
         """Return the vectors of histories, float32 [n, longest, D], zeros behind their ends, and lengths int64 [n]."""
         lengths = np.diff(bags.offsets)
-        vectors = self.artefact.vectors(name, bags.values.astype(np.int64, copy=False))
+        vectors = self.artefact.vectors(name, bags.values)
         if bags.weights is not None:
             vectors = vectors * bags.weights[:, None]
         padded = np.zeros((len(lengths), max(1, int(lengths.max(initial=0))), vectors.shape[1]), np.float32)
         padded[np.arange(padded.shape[1]) < lengths[:, None]] = vectors
         return padded, lengths
-
-
-class _Outside:
-    """The names that are not among some."""
-
-    def __init__(self, names: set[str]) -> None:
-        self._names = names
-
-    def __contains__(self, name: object) -> bool:
-        return name not in self._names
-
-
-def _repeated(bags: Bags, rows: int) -> Bags:
-    """Return the bag of one row for each of `rows`."""
-    offsets = np.arange(rows + 1) * len(bags.values)
-    weights = None if bags.weights is None else np.tile(bags.weights, rows)
-    return replace(bags, values=np.tile(bags.values, rows), offsets=offsets, weights=weights)
 
 
 def _session(file: Path, threads: int) -> Any:

@@ -106,7 +106,10 @@ class Codes:
 
     def rows(self, ids: np.ndarray, feature: str) -> tuple[np.ndarray, ...]:
         """Return the row of each chunk, int64 [L], of int64 ids [L]."""
-        keys = feature_keys(ids, feature)
+        return self.rows_of_keys(feature_keys(ids, feature))
+
+    def rows_of_keys(self, keys: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the row of each chunk, int64 [L], of keys [L], which `feature_keys` makes of the ids of features."""
         bits = _code_bits(self.num_embeddings, self.num_chunks)
         values = self.function.lookup(keys)
         outside = values >> bits != _fingerprints(keys)

@@ -18,6 +18,7 @@ from recsys_cython_ext import (
     pooled,
     quantise,
 )
+from recsys_cython_ext.lookup import TableBatchedLookup
 
 KINDS = ["fp32", "fp16", "fp8", "int8", "int4"]
 
@@ -319,3 +320,41 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     done = subprocess.run([sys.executable, "-P", "-c", code], timeout=120, check=False)
     assert done.returncode == 0
+
+
+# Several tables at once
+
+
+@given(
+    kinds=st.lists(st.sampled_from(KINDS), max_size=6),
+    bags=st.integers(0, 70),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_rows_of_several_tables_are_those_of_each(kinds, bags, seed):
+    random = np.random.default_rng(seed)
+    sizes, widths = random.integers(1, 50, len(kinds)), 4 * random.integers(1, 20, len(kinds))
+    tables = [random_table(*shape, seed) for shape in zip(sizes, widths, kinds, strict=True)]
+    columns = np.cumsum([4, *widths])[:-1]
+    width = int(4 + widths.sum() + 4)  # four columns before and after belong to others
+    rows = np.array([random.integers(0, n, bags) for n in sizes], np.int64).reshape(len(kinds), bags)
+    out = np.full((bags, width), 7, np.float32)
+    TableBatchedLookup(tables, columns.tolist(), width).gather(rows, out)
+    expected = [pooled(table, of_table) for table, of_table in zip(tables, rows, strict=True)]
+    border = np.full((bags, 4), 7, np.float32)
+    np.testing.assert_array_equal(out, np.concatenate([border, *expected, border], axis=1))
+
+
+def test_several_tables_refuse_what_does_not_fit():
+    tables = [random_table(3, 4), random_table(5, 8, "int8")]
+    both = TableBatchedLookup(tables, [0, 4], 12)
+    for rows, message in (
+        ([[0, 2], [4, 5]], "table 1: row 5 at position 1 is outside the table's 5 rows"),
+        ([[0, -1], [4, 4]], "table 0: row -1 at position 1"),
+        ([[0, 1]], r"rows \[1, 2\] of 2 tables do not go into out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            both.gather(np.array(rows), np.empty((2, 12), np.float32))
+    with pytest.raises(ValueError, match="rows"):
+        both.gather(np.zeros((2, 4), np.int64)[:, ::2], np.empty((2, 12), np.float32))
+    with pytest.raises(ValueError, match="tables end in column 13, and there are 12"):
+        TableBatchedLookup(tables, [0, 5], 12)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from recsys_cython_ext import QuantisedTable, dequantise, pooled, quantise
-from recsys_cython_ext.e4m3 import E4M3, to_e4m3
+from recsys_cython_ext.rowwise import E4M3, to_e4m3
 
 BITS = {"int8": 8, "int4": 4}
 TABLES = st.tuples(st.integers(1, 5), st.integers(1, 9).map(lambda quarter: 4 * quarter)).flatmap(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from recsys_cython_ext import MISSING_ID, IdCounter, IdTable, count_ids, mix64
 from recsys_cython_ext import threads as kernel_threads
+from recsys_cython_ext.vocabulary import IdTables
 
 EXTREMES = [0, 1, -1, 2**53 + 1, -(2**53) - 1, 2**63 - 1, MISSING_ID, MISSING_ID + 1]
 INT64 = st.one_of(st.sampled_from(EXTREMES), st.integers(-5, 5), st.integers(-(2**63), 2**63 - 1))
@@ -35,6 +36,32 @@ def test_codes_agree_with_a_dict(keys, others, default):
     codes = IdTable(int64(keys)).codes(int64(wanted), default)
     assert codes.tolist() == [oracle.get(id_, default) for id_ in wanted]
     assert codes.dtype == np.int32
+
+
+@given(st.lists(st.lists(INT64, unique=True), max_size=4), st.lists(INT64, max_size=300))
+def test_several_tables_at_once_are_each_its_own(keys, wanted):
+    tables = [IdTable(int64(of_table)) for of_table in keys]
+    ids = np.tile(int64(wanted), (len(tables), 1))
+    for row, of_table in enumerate(keys):
+        ids[row, : len(of_table)] = of_table[: ids.shape[1]]
+    codes = IdTables(tables).codes(ids, -1)
+    assert (codes.dtype, codes.shape) == (np.int32, ids.shape)
+    for table, of_table, got in zip(tables, ids, codes, strict=True):
+        assert got.tolist() == table.codes(of_table, -1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("ids", "error"),
+    [
+        (np.zeros((2, 1), np.int32), TypeError),
+        (np.zeros(2, np.int64), TypeError),
+        (np.zeros((2, 4), np.int64)[:, ::2], TypeError),
+        (np.zeros((1, 1), np.int64), ValueError),
+    ],
+)
+def test_several_tables_refuse_other_ids(ids, error):
+    with pytest.raises(error):
+        IdTables([IdTable(int64([1])), IdTable(int64([2]))]).codes(ids, -1)
 
 
 def test_a_large_table():

@@ -16,6 +16,7 @@ from recsys_tables import ArtefactError, Coded, FeatureSize, Field, artefact, pl
 from recsys_tables.codes import Codes
 from recsys_tables.lookup import lookup
 from recsys_tables.schemes.coded import CodedTables
+from recsys_tables.serving.stacked import StackedVectors
 from recsys_tables.serving.write import write
 
 ANY_ID = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([-(2**63), 2**53 + 1, -1, 0, 1])
@@ -164,6 +165,10 @@ def test_an_artefact_holds_shared_codes_once_and_refuses_damaged_ones(tmp_path: 
     ids = np.array([0, 2**53, -20, 4, 77, -(2**63)])
     for scheme in schemes:
         assert np.array_equal(made.vectors(scheme.feature, ids), lookup(scheme, tables, ids))
+    both = np.empty((len(ids), 2, 16), np.float32)
+    StackedVectors(made, ["item", "user"], [1, 0], 32).into(np.stack([ids, ids]), both.reshape(len(ids), 32))
+    for place, feature in enumerate(("user", "item")):
+        assert np.array_equal(both[:, place], made.vectors(feature, ids))
     assert [path.name for path in (tmp_path / "served" / "codes").iterdir()] == ["0"]
     flip(tmp_path / "served" / "codes" / "0" / "function" / "slots.bin", 5)
     with pytest.raises(ArtefactError, match=r"codes/0/function/slots\.bin: damaged"):

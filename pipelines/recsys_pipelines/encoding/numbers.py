@@ -25,21 +25,24 @@ def _log(x: np.ndarray) -> np.ndarray:
 TRANSFORMS = {"none": lambda x: x, "log": _log, "squared_log": squared_log}
 
 
-def transformed(values: np.ndarray, low: float | None, high: float | None, transform: str) -> np.ndarray:
+Constant = float | np.ndarray  # of all numbers, or [F, 1] of features whose numbers are [F, n]
+
+
+def transformed(
+    values: np.ndarray, low: Constant | None, high: Constant | None, transform: str
+) -> np.ndarray:
     """Clip and transform numbers: float64 [n], NaN where they are missing."""
     if low is not None or high is not None:
         values = np.clip(values, low, high)
     return TRANSFORMS[transform](values)
 
 
-def standardised(values: np.ndarray, mean: float, deviation: float, fill: float) -> np.ndarray:
+def standardised(values: np.ndarray, mean: Constant, deviation: Constant, fill: Constant) -> np.ndarray:
     """Return transformed numbers less the mean, over the deviation, float32 [n]; missing ones become `fill` before."""
     missing = np.isnan(values)
     values = np.where(missing, fill, values) if missing.any() else values
-    if (mean, deviation) != (0, 1):
-        values = (values - mean) / deviation
     with np.errstate(over="ignore"):
-        numbers = values.astype(np.float32)
+        numbers = ((values - mean) / deviation).astype(np.float32)
     if np.isinf(numbers).any():
         numbers = np.clip(numbers, -FLOAT32_MAX, FLOAT32_MAX, dtype=np.float32)
     return numbers

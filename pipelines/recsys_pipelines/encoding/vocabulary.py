@@ -133,7 +133,12 @@ def codes_of(ids: np.ndarray, vocabulary: Vocabulary, hash_unknown: bool) -> np.
 
     Codes are int32, and int64 where hashes are among them.
     """
-    codes = vocabulary.positions(ids)
+    return codes_of_positions(vocabulary.positions(ids), ids, hash_unknown)
+
+
+def codes_of_positions(positions: np.ndarray, ids: np.ndarray, hash_unknown: bool) -> np.ndarray:
+    """Return the codes of ids whose `positions` in their vocabularies, int32, are known; that array is overwritten."""
+    codes = positions
     codes += FIRST_CODE  # of -1 the unknown one
     if hash_unknown:
         codes = codes.astype(np.int64)
@@ -141,6 +146,11 @@ def codes_of(ids: np.ndarray, vocabulary: Vocabulary, hash_unknown: bool) -> np.
         codes[outside] = mix64(ids[outside]) | SIGN_BIT
     codes[ids == MISSING_ID] = MISSING_CODE
     return codes
+
+
+def is_unknown(codes: np.ndarray, hash_unknown: bool) -> np.ndarray:
+    """Tell which codes stand for ids outside a vocabulary."""
+    return codes < 0 if hash_unknown else codes == UNKNOWN_CODE
 
 
 def vocabulary_of(ids: np.ndarray, form: str) -> Vocabulary:

@@ -9,13 +9,8 @@ from pydantic import Field
 
 from recsys_cython_ext.hashing import MISSING_ID
 from recsys_cython_ext.static_function import Shape, StaticFunction
-from recsys_cython_ext.vocabulary import UNKNOWN_CODE, IdTable
-from recsys_pipelines.encoding.numbers import (
-    bucket_codes,
-    rates_and_counts,
-    standardised,
-    transformed,
-)
+from recsys_cython_ext.vocabulary import IdTable
+from recsys_pipelines.encoding.numbers import rates_and_counts
 from recsys_pipelines.encoding.vocabulary import (
     EXACT,
     Arrays,
@@ -23,6 +18,7 @@ from recsys_pipelines.encoding.vocabulary import (
     FingerprintVocabulary,
     Vocabulary,
     codes_of,
+    is_unknown,
 )
 from recsys_pipelines.request.readers import NumberReader, Reader, WeightsReader
 from recsys_pipelines.strict import Strict
@@ -30,7 +26,7 @@ from recsys_pipelines.strict import Strict
 
 @dataclass(frozen=True)
 class Bags:
-    """Encoded ids of n rows: values int [L], offsets int64 [n + 1], and weights float32 [L] where the feature has some.
+    """Encoded ids of n rows: values int64 [L], offsets int64 [n + 1], and weights float32 [L] where the feature has some.
 
     missing: values, or lists, that were missing; unknown: ids outside the vocabulary.
     """
@@ -40,11 +36,6 @@ class Bags:
     weights: np.ndarray | None
     missing: int
     unknown: int
-
-    @property
-    def single(self) -> bool:
-        """Return whether every row has one id."""
-        return len(self.values) == len(self.offsets) - 1 and bool((np.diff(self.offsets) == 1).all())
 
 
 class VocabularyInput(Strict):
@@ -87,23 +78,20 @@ class CategoricalInput(Strict):
         return None if self.vocabulary is None else self.vocabulary.restored(arrays)
 
     def bags(self, read: Mapping[str, Sequence[Any]], vocabulary: Vocabulary | None) -> Bags:
-        """Encode what the readers read of n rows."""
-        values = read[self.name]
-        many = bool(values) and isinstance(values[0], list)
-        lengths = [len(ids) for ids in values] if many else np.ones(len(values), np.int64)
-        flat = [one for ids in values for one in ids] if many else values
-        ids = np.fromiter(flat, np.int64, len(flat))
-        offsets = np.zeros(len(values) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
+        """Encode the lists that the readers read of n rows."""
+        lists = read[self.name]
+        ids = np.fromiter((one for of_row in lists for one in of_row), np.int64)
+        offsets = np.zeros(len(lists) + 1, np.int64)
+        np.cumsum([len(of_row) for of_row in lists], out=offsets[1:])
         weights = None
         if self.weights is not None:
-            weights = np.array([w for row in read[f"{self.name}:weights"] for w in row], np.float32)
-        missing = sum(not ids for ids in values) if many else int(np.count_nonzero(ids == MISSING_ID))
+            weights = np.array([w for of_row in read[f"{self.name}:weights"] for w in of_row], np.float32)
+        missing = sum(not of_row for of_row in lists)
         if vocabulary is None:
             return Bags(ids, offsets, weights, missing, 0)
         codes = codes_of(ids, vocabulary, self.hash_unknown)
-        unknown = np.count_nonzero(codes < 0 if self.hash_unknown else codes == UNKNOWN_CODE)
-        return Bags(codes, offsets, weights, missing, int(unknown))
+        unknown = np.count_nonzero(is_unknown(codes, self.hash_unknown))
+        return Bags(codes.astype(np.int64, copy=False), offsets, weights, missing, int(unknown))
 
 
 class BucketsInput(Strict):
@@ -121,12 +109,6 @@ class BucketsInput(Strict):
     def state(self, arrays: Arrays) -> np.ndarray:
         """Return the boundaries."""
         return arrays["boundaries"]
-
-    def bags(self, read: Mapping[str, Sequence[Any]], boundaries: np.ndarray) -> Bags:
-        """Encode what the reader read of n rows."""
-        values = np.array(read[self.name], np.float64)
-        offsets = np.arange(len(values) + 1)
-        return Bags(bucket_codes(values, boundaries), offsets, None, int(np.isnan(values).sum()), 0)
 
 
 class NumericInput(Strict):
@@ -150,13 +132,6 @@ class NumericInput(Strict):
 
     def state(self, arrays: Arrays) -> None:
         """Return nothing: the moments stand in the declaration."""
-
-    def columns(self, read: Mapping[str, Sequence[Any]], state: None) -> tuple[list[np.ndarray], int, int]:
-        """Return the columns of n rows, float32 [n] each, and how many values were missing and unknown."""
-        values = transformed(np.array(read[self.name], np.float64), self.low, self.high, self.transform)
-        missing = np.isnan(values)
-        numbers = [standardised(values, self.mean, self.deviation, self.fill)]
-        return numbers + [missing.astype(np.float32)] * self.indicator, int(missing.sum()), 0
 
 
 class StatisticInput(Strict):
@@ -182,17 +157,16 @@ class StatisticInput(Strict):
         return table, arrays["rows"], arrays["clicks"]
 
     def columns(
-        self, read: Mapping[str, Sequence[Any]], state: tuple[IdTable, np.ndarray, np.ndarray]
-    ) -> tuple[list[np.ndarray], int, int]:
-        """Return the columns of n rows, float32 [n] each, and how many ids were missing and unknown."""
-        ids = np.array(read[self.name], np.int64)
+        self, ids: np.ndarray, state: tuple[IdTable, np.ndarray, np.ndarray]
+    ) -> tuple[np.ndarray, int, int]:
+        """Return the columns, float32 [k, n], of n ids, and how many of these were missing and unknown."""
         table, rows, clicks = state
         places = table.codes(ids, len(table))
         rows, clicks = rows[places], clicks[places]
         statistics = rates_and_counts(rows, clicks, self.total_rows, self.total_clicks, self.smoothing)
         missing = ids == MISSING_ID
         unknown = np.count_nonzero((places == len(table)) & ~missing)
-        return [statistics[name] for name in self.of], int(missing.sum()), int(unknown)
+        return np.array([statistics[name] for name in self.of]), int(missing.sum()), int(unknown)
 
 
 Input = Annotated[

@@ -8,12 +8,14 @@ import datetime as dt
 import math
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
+from typing_extensions import override
 
 from recsys_cython_ext.hashing import MISSING_ID, mix64, text_id
+from recsys_cython_ext.values import UnreadableAt, ids_of_values, numbers_of_values
 from recsys_pipelines.encoding.numbers import FLOAT32_MAX, squared_log
 from recsys_pipelines.request.values import (
     TextIds,
@@ -41,7 +43,27 @@ ISO = re.compile(
 )
 
 
-class OneColumn(Strict):
+class ColumnReader(Strict):
+    """A reader of source columns: `read` takes the values that a row has in them, in the order of `columns`."""
+
+    many: ClassVar[bool] = False  # whether a row has a list of what is read
+
+    def read(self, values: Sequence[Any]) -> Any:
+        """Return what the values of a row say. Raises Unreadable where they say nothing."""
+        raise NotImplementedError
+
+    def read_rows(self, columns: Sequence[Sequence[Any]]) -> Any:
+        """Return what the values of each row say, of columns of n values each. Raises UnreadableAt for a row's."""
+        out = []
+        for row, values in enumerate(zip(*columns, strict=True)):
+            try:
+                out.append(self.read(values))
+            except ValueError as error:
+                raise UnreadableAt(row) from error
+        return out
+
+
+class OneColumn(ColumnReader):
     """A reader of one source column."""
 
     column: str
@@ -58,14 +80,22 @@ class IdReader(OneColumn):
     kind: Literal["id"] = "id"
     text: TextIds | None
 
+    @override
     def read(self, values: Sequence[Any]) -> int:
-        """Return the id."""
         return id_of(values[0], self.text)
+
+    @override
+    def read_rows(self, columns: Sequence[Sequence[Any]]) -> np.ndarray:
+        def read(value: Any) -> int:
+            return id_of(value, self.text)
+
+        return ids_of_values(columns[0], read, texts=self.text is not False, integers=not self.text)
 
 
 class IdsReader(OneColumn):
     """Ids of the elements of a list; `last` keeps so many of its end, without missing ones: a sequence of events."""
 
+    many: ClassVar[bool] = True
     kind: Literal["ids"] = "ids"
     text: TextIds | None
     separator: str | None = None
@@ -82,9 +112,13 @@ class NumberReader(OneColumn):
 
     kind: Literal["number"] = "number"
 
+    @override
     def read(self, values: Sequence[Any]) -> float:
-        """Return the number."""
         return number_of(values[0])
+
+    @override
+    def read_rows(self, columns: Sequence[Sequence[Any]]) -> np.ndarray:
+        return numbers_of_values(columns[0], number_of)
 
 
 class SquaredLogReader(OneColumn):
@@ -100,7 +134,7 @@ class SquaredLogReader(OneColumn):
         return MISSING_ID if math.isnan(bucket) else int(bucket)
 
 
-class CrossReader(Strict):
+class CrossReader(ColumnReader):
     """One id of the ids of several columns."""
 
     kind: Literal["cross"] = "cross"
@@ -115,6 +149,7 @@ class CrossReader(Strict):
 class TokensReader(OneColumn):
     """Ids of the words of a text, and of their n-grams."""
 
+    many: ClassVar[bool] = True
     kind: Literal["tokens"] = "tokens"
     lowercase: bool
     ngrams: int
@@ -138,6 +173,7 @@ class TokensReader(OneColumn):
 class PrefixesReader(OneColumn):
     """Ids of the first n characters of a text."""
 
+    many: ClassVar[bool] = True
     kind: Literal["prefixes"] = "prefixes"
     lengths: tuple[int, ...]
 
@@ -178,6 +214,7 @@ class DatePartReader(OneColumn):
 class WeightsReader(OneColumn):
     """The weights of the elements of a list in `ids`."""
 
+    many: ClassVar[bool] = True
     kind: Literal["weights"] = "weights"
     ids: str
     separator: str | None = None

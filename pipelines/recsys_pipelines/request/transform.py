@@ -6,20 +6,33 @@
 `write.write_request` makes one of fitted features, and `Features.transform` gives the same numbers.
 """
 
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from recsys_cython_ext.hashing import HASH_VERSION
 from recsys_cython_ext.manifest import Manifest, read_manifest
-from recsys_pipelines.request.inputs import Bags, BucketsInput, CategoricalInput, Input
+from recsys_cython_ext.values import UnreadableAt
+from recsys_pipelines.request.blocks import IdBlock, NumberBlock
+from recsys_pipelines.request.inputs import (
+    Bags,
+    BucketsInput,
+    CategoricalInput,
+    Input,
+    NumericInput,
+    StatisticInput,
+)
+from recsys_pipelines.request.readers import Reader
 from recsys_pipelines.request.values import Unreadable
 
 FORMAT_VERSION = 1
 REQUEST = "request.json"
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+MOST_SELECTIONS = 64  # of features, that are kept ready
 
 
 class BadRequest(ValueError):
@@ -44,23 +57,66 @@ class Encoded:
 
     Attributes:
         rows: n.
-        numbers: Columns of numbers, float32 [n] each, by the feature that makes them, in the order of declaration.
-        bags: Encoded ids by feature.
+        dense: Numbers, float32 [n, k], in the order of declaration.
+        numbers: The feature that each of the k columns is of.
+        ids: Encoded ids, int64 [S, n], of features with one a row.
+        singles: Those features.
+        bags: Encoded ids of features with lists of them.
         missing: Values that were missing, by feature; those with none are left out.
         unknown: Ids outside the vocabulary, by feature, likewise.
     """
 
     rows: int
-    numbers: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    bags: dict[str, Bags] = field(default_factory=dict)
-    missing: dict[str, int] = field(default_factory=dict)
-    unknown: dict[str, int] = field(default_factory=dict)
+    dense: np.ndarray
+    numbers: tuple[str, ...]
+    ids: np.ndarray
+    singles: tuple[str, ...]
+    bags: dict[str, Bags]
+    missing: dict[str, int]
+    unknown: dict[str, int]
+
+
+class _Selection:
+    """Some of the inputs, those that are encoded together in one block."""
+
+    def __init__(self, inputs: Sequence[tuple[Input, Any]]) -> None:
+        numbers: list[Any] = [pair for pair in inputs if _has_numbers(pair[0])]
+        ids: list[Any] = [pair for pair in inputs if _has_one_id(pair[0])]
+        self._bags: list[Any] = [
+            pair for pair in inputs if not _has_numbers(pair[0]) and not _has_one_id(pair[0])
+        ]
+        self._numbers, self._ids = NumberBlock(numbers), IdBlock(ids)
+        self._readers = [[(reader, reader.columns) for reader in _readers(pairs)] for pairs in (numbers, ids)]
+        self._names = [[one.name for one, _ in pairs] for pairs in (numbers, ids)]
 
     @property
-    def dense(self) -> np.ndarray:
-        """Return the numbers, float32 [n, k], in the order of `Features.numeric_columns`."""
-        columns = [column for columns in self.numbers.values() for column in columns]
-        return np.stack(columns, axis=1) if columns else np.empty((self.rows, 0), np.float32)
+    def numbers(self) -> tuple[str, ...]:
+        """Return the feature of each column of numbers."""
+        return self._numbers.features
+
+    def encode(self, column: Callable[[str], Sequence[Any]], rows: int) -> Encoded:
+        """Encode n rows, of which `column` returns the values that a source column has in them."""
+        of_numbers, of_ids = (
+            [_read(reader, names, column) for reader, names in readers] for readers in self._readers
+        )
+        dense, *absent = self._numbers.encode(of_numbers, rows)
+        ids, *outside = self._ids.encode(of_ids, rows)
+        bags = {}
+        for one, state in self._bags:
+            read = {name: _read(reader, reader.columns, column) for name, reader in one.readers.items()}
+            bags[one.name] = one.bags(read, state)
+        missing, unknown = (
+            {
+                name: count
+                for names, counts in zip(self._names, (of_number, of_id), strict=True)
+                for name, count in zip(names, counts, strict=True)
+                if count
+            }
+            for of_number, of_id in zip(absent, outside, strict=True)
+        )
+        missing |= {name: of_feature.missing for name, of_feature in bags.items() if of_feature.missing}
+        unknown |= {name: of_feature.unknown for name, of_feature in bags.items() if of_feature.unknown}
+        return Encoded(rows, dense, self._numbers.features, ids, self._ids.features, bags, missing, unknown)
 
 
 class RequestTransform:
@@ -76,29 +132,46 @@ class RequestTransform:
             if isinstance(one, CategoricalInput) and one.like is not None:
                 states[place] = states[owners[one.like]]
         self._inputs = list(zip(saved.inputs, states, strict=True))
-        readers = [reader for one in saved.inputs for reader in one.readers.values()]
+        readers = _readers(self._inputs)
         self.columns = sorted({column for reader in readers for column in reader.columns})
         self._known = frozenset(self.columns)
-        self.order = [one.name for one in saved.inputs]
+        self.features = tuple(one.name for one in saved.inputs)
+        self._selections: dict[frozenset[str], _Selection] = {}
+        self.numbers = self._selected(self.features).numbers  # the feature of each column of `Encoded.dense`
 
-    def encode(self, rows: Sequence[Mapping[str, Any]], only: Container[str] | None = None) -> Encoded:
+    def encode(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        only: Collection[str] | None = None,
+        context: Mapping[str, Any] = EMPTY,
+    ) -> Encoded:
         """Encode rows, dicts of source columns: a column that is absent or None is missing.
 
-        only: names of the features that are encoded; all of them unless given. Raises BadRequest for a column that no
-        feature reads, and a value that its feature cannot.
+        Args:
+            rows: n of them.
+            only: Features that are encoded; all of them unless given.
+            context: Columns of every row that has none of that name.
+
+        Raises:
+            BadRequest: No feature reads a column, or a feature cannot read its value.
         """
-        inputs = [(one, state) for one, state in self._inputs if only is None or one.name in only]
-        readers = [pair for one, _ in inputs for pair in one.readers.items()]
-        read: dict[str, list[Any]] = {name: [] for name, _ in readers}
-        for number, row in enumerate(rows):
-            self._require_known(number, row)
-            for name, reader in readers:
-                values = [row.get(column) for column in reader.columns]
-                try:
-                    read[name].append(reader.read(values))
-                except (Unreadable, UnicodeEncodeError) as error:
-                    raise _bad(number, reader.columns, values, error) from None
-        return _encoded(inputs, read, len(rows))
+        self._require_known(rows)
+
+        def column(name: str) -> Sequence[Any]:
+            common = context.get(name)
+            return [row.get(name, common) for row in rows]
+
+        return self._selected(self.features if only is None else only).encode(column, len(rows))
+
+    def _selected(self, features: Collection[str]) -> _Selection:
+        chosen = frozenset(features)
+        selection = self._selections.get(chosen)
+        if selection is None:
+            if len(self._selections) >= MOST_SELECTIONS:  # requests choose them, so there is a limit
+                self._selections.clear()
+            selection = _Selection([(one, state) for one, state in self._inputs if one.name in chosen])
+            self._selections[chosen] = selection
+        return selection
 
     def features_of(self, columns: Container[str]) -> set[str]:
         """Return the features that read some of these columns."""
@@ -113,36 +186,41 @@ class RequestTransform:
 
         Raises BadRequest as `encode` does, and ValueError where the feature is none, or of several columns or values.
         """
-        one = dict(zip(self.order, (one for one, _ in self._inputs), strict=True)).get(feature)
-        if isinstance(one, CategoricalInput | BucketsInput) and len(one.reader.columns) == 1:
-            (column,) = one.reader.columns
-            bags = self.encode([{column: value} for value in values], {feature}).bags[feature]
-            if bags.single:
-                return bags.values.astype(np.int64)
-        raise ValueError(f"{feature!r} is no feature of one id of one column")
+        one = dict(zip(self.features, (one for one, _ in self._inputs), strict=True)).get(feature)
+        if one is None or not _has_one_id(one) or len(one.reader.columns) > 1:
+            raise ValueError(f"{feature!r} is no feature of one id of one column")
+        (column,) = one.reader.columns
+        return self.encode([{column: value} for value in values], {feature}).ids[0]
 
-    def _require_known(self, number: int, row: Mapping[str, Any]) -> None:
-        if not self._known.issuperset(row):
-            column = next(column for column in row if column not in self._known)
-            known = ", ".join(self.columns)
-            raise BadRequest(
-                number, str(column), row[column], f"one of {known}", "no feature reads this column"
-            )
+    def _require_known(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for number, row in enumerate(rows):
+            if not self._known.issuperset(row):
+                column = next(column for column in row if column not in self._known)
+                known = ", ".join(self.columns)
+                raise BadRequest(
+                    number, str(column), row[column], f"one of {known}", "no feature reads this column"
+                )
 
 
-def _encoded(inputs: Sequence[tuple[Input, Any]], read: Mapping[str, Sequence[Any]], rows: int) -> Encoded:
-    encoded = Encoded(rows)
-    for one, state in inputs:
-        if isinstance(one, CategoricalInput | BucketsInput):
-            bags = encoded.bags[one.name] = one.bags(read, state)
-            missing, unknown = bags.missing, bags.unknown
-        else:
-            encoded.numbers[one.name], missing, unknown = one.columns(read, state)
-        if missing:
-            encoded.missing[one.name] = missing
-        if unknown:
-            encoded.unknown[one.name] = unknown
-    return encoded
+def _readers(inputs: Sequence[tuple[Input, Any]]) -> list[Reader]:
+    return [reader for one, _ in inputs for reader in one.readers.values()]
+
+
+def _has_numbers(one: Input) -> bool:
+    return isinstance(one, NumericInput | StatisticInput)
+
+
+def _has_one_id(one: Input) -> bool:
+    return isinstance(one, CategoricalInput | BucketsInput) and not one.reader.many
+
+
+def _read(reader: Reader, names: Sequence[str], column: Callable[[str], Sequence[Any]]) -> Any:
+    values = [column(name) for name in names]
+    try:
+        return reader.read_rows(values)
+    except UnreadableAt as error:
+        bad = [of_column[error.position] for of_column in values]
+        raise _bad(error.position, names, bad, error.__cause__) from None
 
 
 def _mapped(folder: Path, place: int) -> dict[str, np.ndarray]:
@@ -153,7 +231,9 @@ def _mapped(folder: Path, place: int) -> dict[str, np.ndarray]:
     }
 
 
-def _bad(number: int, columns: Sequence[str], values: Sequence[Any], error: Exception) -> BadRequest:
+def _bad(
+    number: int, columns: Sequence[str], values: Sequence[Any], error: BaseException | None
+) -> BadRequest:
     if isinstance(error, Unreadable):
         return BadRequest(number, columns[0], values[0], error.expected, str(error))
     return BadRequest(number, columns[0], values[0], "text", "half a surrogate pair, which is no text")

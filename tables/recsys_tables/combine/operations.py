@@ -25,6 +25,11 @@ class ParameterFree(SchemeBase):
         """Return whether `combine` commutes with the sum of a bag, which a product does not."""
         return self.operation != "product"
 
+    @property
+    def is_side_by_side(self) -> bool:
+        """Return whether the field's vector is its looked-up vectors one after the other, and nothing else."""
+        return self.operation == "concat" and type(self).combine_numpy is ParameterFree.combine_numpy
+
     def combine(self) -> "nn.Module":
         """Return the torch module: list of vectors [..., D_j] -> [..., D]."""
         from recsys_tables.combine.modules import Concat, Product, Sum
@@ -51,6 +56,19 @@ class ParameterFree(SchemeBase):
         ids = in_range(ids)
         vectors = [tables[item.table].pooled(item.rows, item.weights) for item in self.rows(ids)]
         return self.combine_numpy(vectors, self.aux(ids))
+
+    @classmethod
+    def rows_of_fields(cls, schemes: Sequence[Any], ids: np.ndarray) -> np.ndarray:
+        """Return the rows of several fields of this class at once, int64 [F · k, L], the k lookups of a field in turn.
+
+        schemes: F that look up single rows without weights. ids: int64 [F, L], within their spaces.
+        """
+        lookups = [
+            item.rows.T
+            for scheme, of_field in zip(schemes, ids, strict=True)
+            for item in scheme.rows(of_field)
+        ]
+        return np.concatenate(lookups)
 
 
 class Formula(ParameterFree):

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from typing_extensions import override
 
+from recsys_cython_ext.static_function import feature_keys
 from recsys_tables.codes import Codes
 from recsys_tables.combine.operations import ParameterFree
 from recsys_tables.scheme import Lookup, Scheme, ServedTable, Table
@@ -74,6 +75,16 @@ class Coded(ParameterFree):
         chunks = zip(self._tables, self.codes.rows(ids, self.feature), strict=True)
         vectors = [tables[name].padded(rows, width) for name, rows in chunks]
         return vectors[0] if len(vectors) == 1 else self.combine_numpy(vectors)
+
+    @classmethod
+    @override
+    def rows_of_fields(cls, schemes: Sequence["Coded"], ids: np.ndarray) -> np.ndarray:
+        codes = schemes[0].codes
+        if any(scheme.codes is not codes for scheme in schemes):
+            return super().rows_of_fields(schemes, ids)
+        keys = [feature_keys(of_field, scheme.feature) for scheme, of_field in zip(schemes, ids, strict=True)]
+        chunks = np.stack(codes.rows_of_keys(np.concatenate(keys)))
+        return chunks.reshape(len(chunks), *ids.shape).swapaxes(0, 1).reshape(-1, ids.shape[1])
 
     @property
     def _tables(self) -> tuple[str, ...]:

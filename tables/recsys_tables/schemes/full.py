@@ -32,6 +32,11 @@ class Full(ParameterFree):
         """Return the codes as rows."""
         return (Lookup(f"{self.feature}/full", ids[:, None]),)
 
+    @classmethod
+    @override
+    def rows_of_fields(cls, schemes: Sequence[Any], ids: np.ndarray) -> np.ndarray:
+        return ids
+
     @override
     def expected_collisions(self, ids: np.ndarray, impressions: np.ndarray) -> CollisionRate:
         return NO_COLLISION

@@ -62,24 +62,25 @@ class StoredTable:
         flat = np.ascontiguousarray(rows).reshape(-1)
         factors = None if weights is None else np.ascontiguousarray(weights).reshape(-1)
         offsets = None if n == 1 else np.arange(0, num_bags * n + 1, n)
-        sums = pooled(self._kernel_table, flat, offsets, factors)
+        sums = pooled(self.kernel_table, flat, offsets, factors)
         return sums if self.projection is None else sums @ self.projection
 
     def padded(self, rows: np.ndarray, width: int) -> np.ndarray:
         """Return rows, float32 [L, width], for int64 rows [L]: zeros for a row -1, and in columns beyond D."""
         if self.projection is None:
-            return padded(self._kernel_table, rows, width)
+            return padded(self.kernel_table, rows, width)
         out = np.zeros((len(rows), width), np.float32)
-        np.matmul(padded(self._kernel_table, rows, self.width), self.projection, out=out[:, : self.shape[1]])
+        np.matmul(padded(self.kernel_table, rows, self.width), self.projection, out=out[:, : self.shape[1]])
         return out
 
     def dense(self) -> np.ndarray:
         """Return the values that lookups see, float32 [N, D]."""
-        values = dequantise(self._kernel_table)
+        values = dequantise(self.kernel_table)
         return values if self.projection is None else values @ self.projection
 
     @property
-    def _kernel_table(self) -> np.ndarray | QuantisedTable:
+    def kernel_table(self) -> np.ndarray | QuantisedTable:
+        """Return the rows as `recsys_cython_ext.lookup` takes them."""
         if self.dtype in ("fp8", "int8", "int4"):
             return QuantisedTable(self.data, self.dtype, self.width)
         return self.data

@@ -43,6 +43,7 @@ from recsys_tables.serving import artefact
 from recsys_tables.serving import write as artefact_write
 from recsys_tables.serving.artefact import ArtefactError
 from recsys_tables.serving.quantise import DTYPES, Dtype, compress
+from recsys_tables.serving.stacked import StackedVectors
 
 N = 60
 KEEP = np.arange(N) % 3 == 0
@@ -111,6 +112,34 @@ def test_it_looks_up_what_the_engine_does(whole: Path) -> None:
         np.testing.assert_allclose(vectors, engine.vectors_of(field.feature, ids, tables), atol=1e-6)
         assert opened.vectors(field.feature, ids[:0]).shape == (0, 16)
     assert isinstance(opened.tables["a/full"].data.base, np.memmap)
+
+
+@pytest.mark.parametrize("narrow", [None, 8], ids=["whole", "pca"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_vectors_of_all_fields_at_once_are_those_of_each(
+    tmp_path: Path, dtype: Dtype, narrow: int | None
+) -> None:
+    opened = written(tmp_path / "out", dtype, narrow)
+    features = [field.feature for field in reversed(FIELDS)]
+    stacked = StackedVectors(opened, features, range(1, len(features) + 1), (len(features) + 2) * 16)
+    for ids in ([3, 0, 59, 4, 3], [7], []):
+        of_all = np.tile(np.array(ids, np.int64), (len(features), 1))
+        out = np.full((len(ids), len(features) + 2, 16), 7, np.float32)
+        stacked.into(of_all, out.reshape(len(ids), (len(features) + 2) * 16))
+        for place, feature in enumerate(features, 1):
+            assert np.array_equal(out[:, place], opened.vectors(feature, of_all[0])), feature
+        assert (out[:, [0, -1]] == 7).all()
+
+
+def test_all_fields_at_once_treat_ids_outside_as_each_does(whole: Path) -> None:
+    opened = artefact.open(whole)
+    out = np.empty((2, 16), np.float32)
+    StackedVectors(opened, ["a"], [0], 16).into(np.array([[N, -1]]), out)
+    assert np.array_equal(out, opened.vectors("a", np.array([1, 1])))
+    with pytest.raises(ValueError, match=r"feature 'g': id 60 at position 1 is outside 0\.\.59"):
+        StackedVectors(opened, ["e", "g"], [0, 1], 32).into(
+            np.array([[-5, 7], [0, N]]), np.empty((2, 32), np.float32)
+        )
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
