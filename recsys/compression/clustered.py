@@ -11,10 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from recsys.compression.codes import Array, TrainedIds
-from recsys.compression.compact import NETWORK
 from recsys.compression.students import LearnedCodes, coded_student
 from recsys.config import ConfigError, ExperimentConfig, TeacherConfig
-from recsys.training.run import Run
+from recsys.training.run import NETWORK, Run
 from recsys_cython_ext.files import is_sealed, new_path, seal
 from recsys_tables import Coded
 from recsys_tables.codes import Codes

@@ -12,11 +12,10 @@ import yaml
 from safetensors.torch import save_file
 
 from recsys.compression.space import Genome, GenomeSpace, Learned
-from recsys.compression.supernet import NETWORK
 from recsys.config import ConfigError, ExperimentConfig
 from recsys.config.models import targets_of
 from recsys.planning import statistics_bytes
-from recsys.training.run import Run
+from recsys.training.run import NETWORK, Run
 from recsys_cython_ext.files import (
     digest,
     is_sealed,

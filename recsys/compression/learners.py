@@ -7,7 +7,7 @@ import numpy as np
 from recsys.compression.space import Learned
 from recsys.config import ConfigError
 from recsys.planning import plan_of
-from recsys.training.run import Run
+from recsys.training.run import Run, combine_parameters
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.scheme import LearnerScheme
 
@@ -45,10 +45,10 @@ def learned_of(run: Run) -> Learned:
 
 def _parameters_of(saved: Checkpoint, scheme: LearnerScheme, position: int) -> dict[str, Any]:
     """Read the parameters and buffers of the combine at `position`, and further tables of its scheme, by name."""
-    prefix = f"dense/engine.combiner.combines.{position}."
-    names = {name.removeprefix(prefix): name for name in saved.names if name.startswith(prefix)}
-    names |= {table.name.rpartition("/")[2]: f"table/{table.name}" for table in scheme.tables()[1:]}
-    return {name: _tensor(saved, saved_name) for name, saved_name in names.items()}
+    tables = {
+        table.name.rpartition("/")[2]: _tensor(saved, f"table/{table.name}") for table in scheme.tables()[1:]
+    }
+    return combine_parameters(saved, position) | tables
 
 
 def _tensor(saved: Checkpoint, name: str) -> np.ndarray:

@@ -15,11 +15,9 @@ from recsys.evaluation.metrics import auc
 from recsys.models import ClickModel
 from recsys.training.feed import click_batch
 from recsys.training.loop import make_model
-from recsys.training.run import Run
+from recsys.training.run import NETWORK, Run
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepared import Prepared
-
-NETWORK = "dense/network."  # of a checkpoint's tensors
 
 
 class Supernet:

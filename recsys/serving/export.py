@@ -8,6 +8,7 @@
 <out>/network.safetensors  parameters of the network above the tables
 """
 
+import functools
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,8 +28,8 @@ from recsys.models import InBfloat16, build
 from recsys.planning import fields_of, plan_of
 from recsys.serving.network import can_write_network, write_network
 from recsys.serving.predictor import FORMAT_VERSION as SERVED_VERSION
-from recsys.serving.predictor import MODEL, NETWORK, REQUEST, ServedModel
-from recsys.training.run import FEATURES, SETTINGS, Run
+from recsys.serving.predictor import MODEL, PROGRAM, REQUEST, ServedModel
+from recsys.training.run import FEATURES, NETWORK, SETTINGS, Run, combine_parameters
 from recsys_cython_ext.files import lock_of, locked
 from recsys_cython_ext.manifest import write_manifest
 from recsys_pipelines.batches.loader import Rows
@@ -40,7 +41,6 @@ from recsys_tables.serving.artefact import Artefact, ArtefactError
 from recsys_tables.serving.quantise import Dtype
 from recsys_tables.serving.write import write
 
-_NETWORK = "dense/network."  # of a checkpoint's tensors; what else is dense only training needs
 _INNER = "network."  # of a network that was trained in bfloat16
 
 
@@ -72,8 +72,8 @@ def _write(
     def add(partial: Path) -> None:
         shutil.copytree(run.path / FEATURES, partial / FEATURES)
         shutil.copyfile(run.path / SETTINGS, partial / SETTINGS)
-        names = [name for name in saved.names if name.startswith(_NETWORK)]
-        tensors = {name.removeprefix(_NETWORK): saved.read(name) for name in names}
+        names = [name for name in saved.names if name.startswith(NETWORK)]
+        tensors = {name.removeprefix(NETWORK): saved.read(name) for name in names}
         save_file(tensors, partial / "network.safetensors")
         _write_served(run.config, features, tensors, partial)
 
@@ -85,6 +85,7 @@ def _write(
         width,
         vocabulary_bytes=plan.bytes.vocabulary,
         statistics_bytes=plan.bytes.statistics,
+        parameters=functools.partial(combine_parameters, saved),
         about=about,
         add=add,
     )
@@ -109,7 +110,7 @@ def _write_served(
         dense, width = len(features.numeric_columns), config.tables.embedding_dim
         network = build(config.model, dense, pooled, width)
         network.load_state_dict({name.removeprefix(_INNER): value for name, value in parameters.items()})
-        write_network(network, dense, len(pooled), width, partial / NETWORK)
+        write_network(network, dense, len(pooled), width, partial / PROGRAM)
 
 
 def _same(out: Path, about: dict[str, Any]) -> Artefact:

@@ -22,7 +22,7 @@ from recsys_tables.serving.artefact import Artefact, ArtefactError
 from recsys_tables.serving.stacked import StackedVectors
 
 FORMAT_VERSION = 1
-MODEL, NETWORK, REQUEST = "model.json", "network.onnx", "request"
+MODEL, PROGRAM, REQUEST = "model.json", "network.onnx", "request"
 ROWS_AT_ONCE = 4096  # that the network answers, so that memory is bounded
 
 
@@ -43,7 +43,7 @@ class Predictor:
         self.artefact = tables
         self.model = model
         self.transform = RequestTransform(tables.file(f"{REQUEST}/request.json").parent)
-        self._session = _session(tables.file(NETWORK), threads)
+        self._session = _session(tables.file(PROGRAM), threads)
         self._inputs = [item.name for item in self._session.get_inputs()]
         self._places = {name: place for place, name in enumerate(model.pooled)}
         self._width = tables.fields[0].scheme.embedding_dim
@@ -64,7 +64,7 @@ class Predictor:
             MissingExtra: onnxruntime is not installed.
         """
         tables = artefact.open(folder, verify)
-        if NETWORK not in tables.files:
+        if PROGRAM not in tables.files:
             raise ArtefactError(
                 f"{folder}: was exported without its network, for which onnx and onnxscript were missing: pip install "
                 "'recsys-embedding-tables[export]' and export the run again, under another name"

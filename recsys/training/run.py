@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -36,6 +37,10 @@ from recsys_tables.distributed.manifest import MANIFEST, CheckpointError
 
 METRICS, SETTINGS, PREDICTIONS = "metrics.json", "config.yaml", "predictions.parquet"
 FEATURES, CODES, CHECKPOINT, CHECKPOINTS = "features", "codes", "checkpoint", "checkpoints"
+NETWORK = "dense/network."  # what the names of a checkpoint's tensors of the network begin with
+_COMBINE = (
+    "dense/engine.combiner.combines."  # and of what combines looked-up vectors, by the number of the field
+)
 CHECKED = (SETTINGS, PREDICTIONS)  # features/, codes/ and checkpoint/ have checksums of their own
 
 
@@ -175,3 +180,10 @@ def run_folder(config: ExperimentConfig, prepared: Prepared, runs: str | Path) -
 def is_finished(folder: str | Path) -> bool:
     """Tell whether a folder is a finished run's."""
     return (Path(folder) / METRICS).exists()
+
+
+def combine_parameters(saved: Checkpoint, field: int) -> dict[str, np.ndarray]:
+    """Read the parameters and buffers of the `combine` of the engine's n-th field, by their names there."""
+    prefix = f"{_COMBINE}{field}."
+    names = [name for name in saved.names if name.startswith(prefix)]
+    return {name.removeprefix(prefix): saved.read(name).numpy() for name in names}

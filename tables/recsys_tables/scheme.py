@@ -15,6 +15,7 @@ that stay on the rank. What beside these a scheme may have, most have not: `Sche
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -182,11 +183,15 @@ class ServedTable(Protocol):
         ...
 
 
-class ServableScheme(Scheme, Protocol):
-    """A scheme whose `combine` has no parameters, and so a NumPy form for serving."""
+Parameters = Mapping[str, np.ndarray]  # of a `combine`, by their names there
+NO_PARAMETERS: Parameters = MappingProxyType({})
 
-    def combine_numpy(self, vectors: Sequence[Any], aux: Any = None) -> Any:
-        """Do what `combine` does, in NumPy."""
+
+class ServableScheme(Scheme, Protocol):
+    """A scheme whose `combine` has a NumPy form for serving."""
+
+    def combine_numpy(self, vectors: Sequence[Any], aux: Any = None, **parameters: np.ndarray) -> Any:
+        """Do what `combine` with these parameters does, in NumPy."""
         ...
 
     def serve(
@@ -194,10 +199,12 @@ class ServableScheme(Scheme, Protocol):
         tables: Mapping[str, ServedTable],
         ids: np.ndarray,
         in_range: Callable[[np.ndarray], np.ndarray],
+        parameters: Parameters = NO_PARAMETERS,
     ) -> np.ndarray:
         """Return vectors, float32 [L, D], of int64 ids [L] from served tables by name.
 
         in_range: replaces ids outside the scheme's space, or raises ValueError for them, as the field declares.
+        parameters: of the field's `combine`, where it has some.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The ways to combine looked-up vectors that have no parameters, in torch and in NumPy."""
+"""The ways to combine looked-up vectors that have no parameters, in torch and in NumPy, and how all are served."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from typing_extensions import override
 
-from recsys_tables.scheme import SchemeBase, ServableScheme, ServedTable
+from recsys_tables.scheme import NO_PARAMETERS, Parameters, SchemeBase, ServableScheme, ServedTable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,7 +15,23 @@ if TYPE_CHECKING:
 Operation = Literal["sum", "concat", "product"]
 
 
-class ParameterFree(SchemeBase):
+class Served(SchemeBase):
+    """A scheme that is served as it is trained: look up, then combine, in NumPy."""
+
+    def serve(
+        self: ServableScheme,
+        tables: Mapping[str, ServedTable],
+        ids: np.ndarray,
+        in_range: Callable[[np.ndarray], np.ndarray],
+        parameters: Parameters = NO_PARAMETERS,
+    ) -> np.ndarray:
+        """Return vectors of ids from served tables, as `ServableScheme.serve` says."""
+        ids = in_range(ids)
+        vectors = [tables[item.table].pooled(item.rows, item.weights) for item in self.rows(ids)]
+        return self.combine_numpy(vectors, self.aux(ids), **parameters)
+
+
+class ParameterFree(Served):
     """The `combine` of a scheme whose `operation` is a sum, a concatenation or a product."""
 
     operation: Operation = "concat"
@@ -45,17 +61,6 @@ class ParameterFree(SchemeBase):
             "product": lambda: np.prod(vectors, axis=0),
         }
         return functions[self.operation]()
-
-    def serve(
-        self: ServableScheme,
-        tables: Mapping[str, ServedTable],
-        ids: np.ndarray,
-        in_range: Callable[[np.ndarray], np.ndarray],
-    ) -> np.ndarray:
-        """Return vectors of ids from served tables, as `ServableScheme.serve` says: look up, then combine."""
-        ids = in_range(ids)
-        vectors = [tables[item.table].pooled(item.rows, item.weights) for item in self.rows(ids)]
-        return self.combine_numpy(vectors, self.aux(ids))
 
     @classmethod
     def rows_of_fields(cls, schemes: Sequence[Any], ids: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing_extensions import override
 from recsys_cython_ext.static_function import feature_keys
 from recsys_tables.codes import Codes
 from recsys_tables.combine.operations import ParameterFree
-from recsys_tables.scheme import Lookup, Scheme, ServedTable, Table
+from recsys_tables.scheme import NO_PARAMETERS, Lookup, Parameters, Scheme, ServedTable, Table
 from recsys_tables.schemes.allocation import FeatureSize
 from recsys_tables.schemes.declared import FixedTables
 
@@ -69,6 +69,7 @@ class Coded(ParameterFree):
         tables: Mapping[str, ServedTable],
         ids: np.ndarray,
         in_range: Callable[[np.ndarray], np.ndarray],
+        parameters: Parameters = NO_PARAMETERS,
     ) -> np.ndarray:
         # any id is in range, and a row that is read alone needs no sum
         width = self.embedding_dim // self.codes.num_chunks

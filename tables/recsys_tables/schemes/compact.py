@@ -12,7 +12,15 @@ from recsys_cython_ext.vocabulary import UNKNOWN_CODE
 from recsys_tables.bytes import OptimizerName, row_bytes
 from recsys_tables.combine.operations import ParameterFree
 from recsys_tables.remap import Remap, remap_bytes
-from recsys_tables.scheme import Lookup, Precision, Scheme, ServedTable, Table
+from recsys_tables.scheme import (
+    NO_PARAMETERS,
+    Lookup,
+    Parameters,
+    Precision,
+    Scheme,
+    ServedTable,
+    Table,
+)
 from recsys_tables.schemes.allocation import FeatureSize
 from recsys_tables.schemes.declared import FixedTables
 from recsys_tables.schemes.full import Full
@@ -99,6 +107,7 @@ class Compact(ParameterFree):
         tables: Mapping[str, ServedTable],
         ids: np.ndarray,
         in_range: Callable[[np.ndarray], np.ndarray],
+        parameters: Parameters = NO_PARAMETERS,
     ) -> np.ndarray:
         # what `rows` and `combine_numpy` make, without their arrays between: else slower than a full table
         try:

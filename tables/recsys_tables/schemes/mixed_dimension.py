@@ -10,7 +10,8 @@ from typing_extensions import override
 
 from recsys_tables.bytes import ADAM_BYTES, OptimizerName
 from recsys_tables.collisions import NO_COLLISION, CollisionRate
-from recsys_tables.scheme import Lookup, Scheme, SchemeBase, Table
+from recsys_tables.combine.operations import Served
+from recsys_tables.scheme import Lookup, Scheme, Table
 from recsys_tables.schemes.allocation import Builder, FeatureSize
 from recsys_tables.schemes.declared import Budget, Declaration
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MixedDimension(SchemeBase):
+class MixedDimension(Served):
     """e(i) = W · T[i], T: [num_ids, row_dim], W: [embedding_dim, row_dim] without bias (MDE, Ginart et al., ISIT 2021).
 
     Linear, so a bag is summed in the narrow width and projected once. There is no W when the widths are equal.
@@ -54,6 +55,12 @@ class MixedDimension(SchemeBase):
         if self.row_dim == self.embedding_dim:
             return Concat()
         return Projection(self.row_dim, self.embedding_dim)
+
+    def combine_numpy(
+        self, vectors: Sequence[np.ndarray], aux: None = None, weight: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Project vectors [L, row_dim] by W, `weight`, which there is none of when the widths are equal."""
+        return vectors[0] if weight is None else vectors[0] @ weight.T
 
     @override
     def expected_collisions(self, ids: np.ndarray, impressions: np.ndarray) -> CollisionRate:

@@ -1,15 +1,17 @@
 """Path-based: ids share rows, and each passes its row through one of several small networks."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 from typing_extensions import override
 
 from recsys_tables.bytes import combine_bytes
-from recsys_tables.scheme import Lookup, Scheme, SchemeBase, Table
+from recsys_tables.combine.operations import Served
+from recsys_tables.scheme import Lookup, Scheme, Table
 from recsys_tables.schemes.allocation import FeatureSize
 from recsys_tables.schemes.declared import WIDEST, Budget, OptionsTables
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PathBased(SchemeBase):
+class PathBased(Served):
     """e(i) = MLP_{i div m}(T[i mod m]), m = `divisor`, one hidden layer of `hidden_dim` (Shi et al., KDD 2020, §4.1).
 
     The ⌈num_ids / m⌉ networks are dense parameters on every rank, so nothing may grow: a further id may
@@ -64,6 +66,23 @@ class PathBased(SchemeBase):
         from recsys_tables.combine.modules import Paths
 
         return Paths(self.num_paths, self.embedding_dim, self.hidden_dim)
+
+    def combine_numpy(
+        self,
+        vectors: Sequence[np.ndarray],
+        aux: np.ndarray,
+        hidden: np.ndarray,
+        hidden_bias: np.ndarray,
+        out: np.ndarray,
+        out_bias: np.ndarray,
+    ) -> np.ndarray:
+        """Pass each vector [L, D] through the network of its path, aux [L, 1], as `combine.modules.Paths` does."""
+        combined = np.empty_like(vectors[0])
+        for path in np.unique(aux):
+            mine = aux[:, 0] == path
+            inner = np.maximum(vectors[0][mine] @ hidden[path] + hidden_bias[path], 0)
+            combined[mine] = inner @ out[path] + out_bias[path]
+        return combined
 
 
 class PathBasedTables(OptionsTables):

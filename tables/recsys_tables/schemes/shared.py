@@ -7,7 +7,16 @@ from typing import Any, cast
 import numpy as np
 from typing_extensions import override
 
-from recsys_tables.scheme import Lookup, Scheme, SchemeBase, ServableScheme, ServedTable, Table
+from recsys_tables.scheme import (
+    NO_PARAMETERS,
+    Lookup,
+    Parameters,
+    Scheme,
+    SchemeBase,
+    ServableScheme,
+    ServedTable,
+    Table,
+)
 
 
 @dataclass(frozen=True)
@@ -57,18 +66,19 @@ class Shared(SchemeBase):
         """Return a module like the owner's."""
         return self.of.combine()
 
-    def combine_numpy(self, vectors: Sequence[Any], aux: Any = None) -> Any:
+    def combine_numpy(self, vectors: Sequence[Any], aux: Any = None, **parameters: np.ndarray) -> Any:
         """Do what `combine` does, in NumPy; the owner must be a scheme that can be served."""
-        return self._servable.combine_numpy(vectors, aux)
+        return self._servable.combine_numpy(vectors, aux, **parameters)
 
     def serve(
         self,
         tables: Mapping[str, ServedTable],
         ids: np.ndarray,
         in_range: Callable[[np.ndarray], np.ndarray],
+        parameters: Parameters = NO_PARAMETERS,
     ) -> np.ndarray:
         """Return the owner's vectors, as `ServableScheme.serve` says."""
-        return self._servable.serve(tables, ids, in_range)
+        return self._servable.serve(tables, ids, in_range, parameters)
 
     @property
     def _servable(self) -> ServableScheme:

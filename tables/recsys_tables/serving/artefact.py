@@ -5,6 +5,7 @@
     <folder>/projections/<n>.npy    of a table that PCA made narrower
     <folder>/remaps/<n>.npy         bitmap of the kept codes of a compact field
     <folder>/codes/<n>/             codes that coded fields share (`recsys_tables.codes`)
+    <folder>/combine/<n>.<name>.npy   a parameter of the n-th field's `combine`
 
 and what its writer added (`recsys export`: the fitted features and the network). `write` makes one.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pydantic
 
 from recsys_cython_ext import HASH_VERSION
 from recsys_cython_ext import pooled as sum_rows
@@ -27,7 +29,7 @@ from recsys_tables.config import scheme_classes
 from recsys_tables.field import Field
 from recsys_tables.out_of_range import Policy, in_range
 from recsys_tables.remap import Remap
-from recsys_tables.scheme import Scheme, ServableScheme
+from recsys_tables.scheme import Parameters, Scheme, ServableScheme
 from recsys_tables.serving.quantise import Dtype, StoredTable
 
 FORMAT_VERSION = 2
@@ -51,6 +53,7 @@ class Artefact:
     tables: Mapping[str, StoredTable]
     about: Mapping[str, Any]
     bytes: ResidentBytes
+    parameters: Mapping[str, Parameters]  # of each feature's `combine`
     files: frozenset[str]  # that the manifest has checksums of, by their paths below the folder
 
     def file(self, name: str) -> Path:
@@ -78,7 +81,7 @@ class Artefact:
         field = self.field(feature)
         scheme: ServableScheme = field.scheme  # type: ignore[assignment]
         check = functools.partial(in_range, scheme, policy=field.out_of_range, oov_id=field.oov_id)
-        return scheme.serve(self.tables, ids, check)
+        return scheme.serve(self.tables, ids, check, self.parameters[feature])
 
     def pooled(
         self, feature: str, ids: np.ndarray, offsets: np.ndarray, weights: np.ndarray | None = None
@@ -118,6 +121,10 @@ def open(folder: str | Path, verify: bool = True) -> Artefact:
             for entry in manifest.fields
         )
         tables = {entry.name: _table(folder, entry, manifest.dtype) for entry in manifest.tables}
+        parameters = {
+            entry.feature: {name: _mapped(folder / file) for name, file in entry.parameters.items()}
+            for entry in manifest.fields
+        }
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ArtefactError(f"{folder}: damaged ({error}); export again") from None
     by_kind = {name: value for name, value in manifest.bytes.items() if name not in ("total", "serving")}
@@ -128,6 +135,7 @@ def open(folder: str | Path, verify: bool = True) -> Artefact:
         tables,
         manifest.about,
         ResidentBytes(**by_kind),
+        parameters,
         frozenset(manifest.files),
     )
 
@@ -170,6 +178,7 @@ class StoredField(Manifest):
     oov_id: int | None
     remap: StoredRemap | None = None
     codes: FileName | None = None  # the folder of its codes, which other fields may share
+    parameters: dict[str, FileName] = pydantic.Field(default_factory=dict)  # of its `combine`
 
 
 class ArtefactManifest(Manifest):

@@ -13,7 +13,7 @@ from recsys_tables.bytes import ResidentBytes, map_bytes
 from recsys_tables.codes import Codes
 from recsys_tables.field import Field
 from recsys_tables.remap import Remap
-from recsys_tables.scheme import Scheme, describe, unique_tables
+from recsys_tables.scheme import NO_PARAMETERS, Parameters, Scheme, describe, unique_tables
 from recsys_tables.serving.artefact import (
     FIELD_OPTIONS,
     FORMAT_VERSION,
@@ -39,6 +39,7 @@ def write(
     *,
     vocabulary_bytes: int = 0,
     statistics_bytes: int = 0,
+    parameters: Callable[[int], Parameters] = lambda number: NO_PARAMETERS,
     about: Mapping[str, Any] | None = None,
     add: Callable[[Path], None] = lambda partial: None,
 ) -> Artefact:
@@ -52,6 +53,7 @@ def write(
         width: rows of wider tables are narrowed to by PCA.
         vocabulary_bytes: resident bytes of id -> code tables, to be counted.
         statistics_bytes: of id -> number tables.
+        parameters: of a field's `combine`, by its number: float32 arrays by name.
         about: JSON-able, for whoever opens it.
         add: writes further files into the folder it is given; they get checksums like the rest.
 
@@ -67,11 +69,12 @@ def write(
         for name in ("tables", "projections", "remaps"):
             (partial / name).mkdir()
         tables, stored = _write_tables(partial, fields, read, dtype, width)
-        entries = _write_fields(partial, fields)
+        entries, combines = _write_fields(partial, fields, parameters)
         add(partial)
         counted = (
             stored
             + map_bytes(field.scheme for field in fields)
+            + combines
             + ResidentBytes(vocabulary=vocabulary_bytes, statistics=statistics_bytes)
         )
         manifest = ArtefactManifest(
@@ -97,8 +100,8 @@ def _check_servable(scheme: Scheme, features: Collection[str]) -> None:
         )
     if not hasattr(owner, "combine_numpy"):
         raise ArtefactError(
-            f"feature {scheme.feature!r}: the vectors of its {type(owner).__name__} scheme come from trained parameters "
-            "beside its tables, which are served with torch only: score with the run itself, or train another scheme"
+            f"feature {scheme.feature!r}: its {type(owner).__name__} scheme is not served: score with the run itself, or, "
+            "where it has learned which rows and columns to keep, make tables of these (`recsys compress --into compact`)"
         )
 
 
@@ -133,9 +136,11 @@ def _write_tables(
     return entries, counted
 
 
-def _write_fields(partial: Path, fields: Sequence[Field]) -> list[StoredField]:
-    """Write the remaps and the codes of the fields' schemes, shared codes once, and return descriptions of the fields."""
-    entries = []
+def _write_fields(
+    partial: Path, fields: Sequence[Field], parameters: Callable[[int], Parameters]
+) -> tuple[list[StoredField], ResidentBytes]:
+    """Write what fields have beside tables, shared codes once; return their descriptions, and what parameters weigh."""
+    entries, dense = [], 0
     folders: dict[Codes, str] = {}
     for n, field in enumerate(fields):
         remap, codes, code_map = None, None, field.scheme.code_map
@@ -150,10 +155,28 @@ def _write_fields(partial: Path, fields: Sequence[Field]) -> list[StoredField]:
             codes = folders[code_map]
         options = {name: getattr(field, name) for name in FIELD_OPTIONS}
         description = describe(field.scheme)
+        files = _write_parameters(partial, n, parameters(n))
+        dense += sum((partial / file).stat().st_size for file in files.values())
         entries.append(
-            StoredField(feature=field.feature, scheme=description, remap=remap, codes=codes, **options)
+            StoredField(
+                feature=field.feature,
+                scheme=description,
+                remap=remap,
+                codes=codes,
+                parameters=files,
+                **options,
+            )
         )
-    return entries
+    return entries, ResidentBytes(dense=dense)
+
+
+def _write_parameters(partial: Path, field: int, parameters: Parameters) -> dict[str, str]:
+    """Write the parameters of a field's `combine`, and return their files by name."""
+    files = {name: f"combine/{field}.{name}.npy" for name in parameters}
+    for name, values in parameters.items():
+        (partial / "combine").mkdir(exist_ok=True)
+        np.save(partial / files[name], values)
+    return files
 
 
 def _stored_files(partial: Path) -> dict[str, StoredFile]:

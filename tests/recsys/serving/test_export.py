@@ -149,12 +149,10 @@ def test_damage_is_named(run: Run, exported: Path, tmp_path: Path) -> None:
         export(other, tmp_path / "other", "fp32")
 
 
-def test_schemes_with_networks_are_refused(configure: Any, prepared: Prepared, tmp_path: Path) -> None:
-    tables = {"scheme": "mixed_dimension", "embedding_dim": 8, "budget": "60%"}
+def test_learners_are_refused(configure: Any, prepared: Prepared, tmp_path: Path) -> None:
+    tables = {"scheme": "opt_embed", "embedding_dim": 8}
     run = train(configure({"training.epochs": 1}, tables=tables), prepared, tmp_path / "runs")
-    with pytest.raises(
-        ArtefactError, match="the vectors of its MixedDimension scheme come from trained parameters"
-    ):
+    with pytest.raises(ArtefactError, match="its OptEmbed scheme is not served: score with the run itself"):
         export(run, tmp_path / "out", "fp32")
     assert not (tmp_path / "out").exists()
 

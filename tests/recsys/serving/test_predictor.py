@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.serving.export import export
-from recsys.serving.predictor import NETWORK, Predictor
+from recsys.serving.predictor import PROGRAM, Predictor
 from recsys.training.run import Run
 from recsys.training.train import train
 from recsys_pipelines.preparation.prepared import Prepared
@@ -51,8 +51,10 @@ def test_it_answers_as_its_run(run: Run, predictor: Predictor, log: Path) -> Non
         ({"training.precision": "bf16", "training.negative_rate": 0.5}, {"scheme": "full"}),
         ({"model": {"name": "fm"}}, {"scheme": "unified", "chunk_dim": 4, "budget": "60%"}),
         ({"model": {"name": "lr"}}, {"scheme": "quotient_remainder", "budget": "60%"}),
+        ({"model": {"name": "dlrm"}}, {"scheme": "mixed_dimension", "budget": "60%"}),
+        ({"model": {"name": "fnn"}}, {"scheme": "path_based", "budget": "200%"}),
     ],
-    ids=["bf16_negatives", "unified", "quotient_remainder"],
+    ids=["bf16_negatives", "unified", "quotient_remainder", "mixed_dimension", "path_based"],
 )
 def test_other_runs_too(
     configure: Any, prepared: Prepared, log: Path, tmp_path: Path, settings: Any, tables: Any
@@ -92,7 +94,7 @@ def test_bad_rows_are_named(predictor: Predictor) -> None:
 
 def test_damage_is_refused(predictor: Predictor, tmp_path: Path) -> None:
     shutil.copytree(predictor.artefact.folder, tmp_path / "damaged")
-    (tmp_path / "damaged" / NETWORK).write_bytes(b"no network")
+    (tmp_path / "damaged" / PROGRAM).write_bytes(b"no network")
     with pytest.raises(ArtefactError, match=r"network\.onnx: damaged"):
         Predictor.open(tmp_path / "damaged")
 

@@ -27,6 +27,7 @@ from recsys_tables import (
     MixedDimension,
     MixedRadix,
     MultiHash,
+    OptEmbed,
     PathBased,
     QuotientRemainder,
     Robe,
@@ -312,13 +313,35 @@ def test_sizes_are_checked_without_reading(copy: Path) -> None:
         artefact.open(copy, verify=False)
 
 
-@pytest.mark.parametrize(
-    "scheme", [DeepHash("f", 16, 8, (12,)), PathBased("f", N, 20, 16, 4), MixedDimension("f", N, 8, 16)]
-)
-def test_schemes_with_networks_are_refused(tmp_path: Path, scheme: Any) -> None:
+def test_trained_parameters_lie_beside_the_tables(tmp_path: Path) -> None:
+    narrow, paths = MixedDimension("narrow", N, 8, 16), PathBased("paths", N, 20, 16, 4)
+    schemes = [narrow, paths, Shared("history", narrow), Full("a", N, 16)]
+    engine = EmbeddingEngine([Field(scheme) for scheme in schemes])
+    combines = [
+        {name: value.detach().numpy() for name, value in combine.named_parameters()}
+        for combine in engine.combiner.combines
+    ]
+    assert not np.array_equal(combines[0]["weight"], combines[2]["weight"])
+    fields = [Field(scheme) for scheme in schemes]
+    tables = weights(fields)
+    made = artefact_write.write(
+        tmp_path / "out", fields, tables.__getitem__, "fp32", parameters=combines.__getitem__
+    )
+    opened, ids = artefact.open(tmp_path / "out"), np.array([3, 0, 59, 4, 3])
+    for field in fields:
+        expected = engine.vectors_of(field.feature, ids, tables)
+        np.testing.assert_allclose(opened.vectors(field.feature, ids), expected, atol=1e-6)
+    assert made.bytes.dense == sum(file.stat().st_size for file in (tmp_path / "out/combine").iterdir()) > 0
+    flip(tmp_path / "out/combine/1.hidden.npy")
+    with pytest.raises(ArtefactError, match=r"combine/1\.hidden\.npy: damaged"):
+        artefact.open(tmp_path / "out")
+
+
+@pytest.mark.parametrize("scheme", [DeepHash("f", 16, 8, (12,)), OptEmbed("f", N, 16)])
+def test_learners_are_refused(tmp_path: Path, scheme: Any) -> None:
     for fields in ([Field(scheme)], [Field(Shared("f", scheme))]):
         with pytest.raises(
-            ArtefactError, match=rf"feature 'f': the vectors of its {type(scheme).__name__} scheme come"
+            ArtefactError, match=rf"feature 'f': its {type(scheme).__name__} scheme is not served: score with"
         ):
             artefact_write.write(tmp_path / "out", fields, {}.__getitem__, "fp32")
     assert not list(tmp_path.iterdir())
