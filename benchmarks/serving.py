@@ -8,12 +8,15 @@ and exported. Then all take turns, one thread each: the answer to one row as a d
 
 `features.transform + eager` is what serving was without a request's own transform: the fitted features through Arrow, then
 torch. `eager, dict` has a Python dict per vocabulary and `index_select`; `eager, tensors` is given codes and numbers.
-`matrix products` are those of the network's linear layers alone. Opening is measured in fresh processes.
+`matrix products` are those of the network's linear layers alone. Opening is measured in fresh processes, the best of five,
+for the folder and for one whose feature c3 has --ids ids.
 """
 
 import argparse
+import copy
 import json
 import math
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,12 +34,16 @@ from torch import nn
 
 from recsys.config import load_experiment
 from recsys.models import build
+from recsys.planning import fields_of, plan_of
 from recsys.serving.export import export
-from recsys.serving.predictor import Predictor
+from recsys.serving.predictor import MODEL, PROGRAM, REQUEST, Predictor
 from recsys.training.run import Run
 from recsys.training.train import train
-from recsys_pipelines.features import Numeric
+from recsys_pipelines.encoding.vocabulary import ExactVocabulary
+from recsys_pipelines.features import Features, Numeric
 from recsys_pipelines.preparation.prepare import prepare
+from recsys_pipelines.request.write import write_request
+from recsys_tables.serving.write import write
 
 CRITEO = Path(__file__).resolve().parents[1] / "configs/criteo/full.yaml"
 RANKED = 1000
@@ -139,25 +146,58 @@ def trained(data: Path, rows: int, folder: Path) -> Run:
     return train(config, prepared, folder / "runs")
 
 
-def opening(folder: Path) -> dict[str, float]:
-    """Return CPU seconds and resident bytes of a fresh process that imports, opens and answers."""
+def with_many_ids(run: Run, served: Path, ids: int, folder: Path) -> Path:
+    """Write a folder like `served` whose feature c3 has so many ids, with rows of zeros, and return it."""
+    fitted, saved = run.features(), run.checkpoint()
+    vocabulary = ExactVocabulary(np.random.default_rng(0).permutation(ids))
+    features = Features(
+        [replaced(feature, vocabulary) if feature.name == "c3" else feature for feature in fitted.features],
+        fitted.configs,
+        fitted.text,
+        fitted.unsigned,
+    )
+    plan = plan_of(run.config, features)
+
+    def read(name: str) -> np.ndarray:
+        return (
+            np.zeros((ids + 2, 16), np.float32) if name == "c3/full" else saved.read(f"table/{name}").numpy()
+        )
+
+    def add(partial: Path) -> None:
+        write_request(features, partial / REQUEST)
+        for name in (MODEL, PROGRAM):
+            shutil.copyfile(served / name, partial / name)
+
+    return write(folder / "many", fields_of(plan, features), read, "fp32", add=add).folder
+
+
+def replaced(feature: Any, vocabulary: ExactVocabulary) -> Any:
+    """Return a feature with another vocabulary."""
+    other = copy.copy(feature)
+    other.vocabulary, other.full_codes = vocabulary, len(vocabulary) + 2
+    return other
+
+
+def opening(folder: Path, verify: bool) -> list[float]:
+    """Return CPU seconds to import, seconds to open and answer a row, and resident bytes, of a fresh process."""
     code = f"""
-import json, resource
+import json, resource, time
 from pathlib import Path
 from recsys.serving import Predictor
-predictor = Predictor.open({str(folder)!r})
-predictor.predict({{}})
 used = resource.getrusage(resource.RUSAGE_SELF)
+began = time.perf_counter()
+predictor = Predictor.open({str(folder)!r}, verify={verify})
+predictor.predict({{}})
+took = time.perf_counter() - began
 status = Path("/proc/self/status").read_text().splitlines()  # ru_maxrss counts the process that started this one
 (peak,) = [int(line.split()[1]) for line in status if line.startswith("VmHWM")]
-print(json.dumps([used.ru_utime + used.ru_stime, 1024 * peak]))
+print(json.dumps([used.ru_utime + used.ru_stime, took, 1024 * peak]))
 """
     told = [
         json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
         for _ in range(5)
     ]
-    seconds, peak = min(told)
-    return {"CPU seconds to import, open and answer": seconds, "resident bytes at most": peak}
+    return np.min(told, axis=0).tolist()
 
 
 def measure(run: Run, rows: Sequence[dict[str, Any]], folder: Path, rounds: int) -> dict[str, Any]:
@@ -207,7 +247,17 @@ def measure(run: Run, rows: Sequence[dict[str, Any]], folder: Path, rounds: int)
     return {
         title: {name: [float(np.median(took)), float(np.quantile(took, 0.99))] for name, took in arms.items()}
         for title, arms in (("one row", one), (f"{RANKED:,} rows", many))
-    } | {"opening": opening(folder / "served")}
+    }
+
+
+def measure_opening(run: Run, served: Path, ids: int, folder: Path) -> dict[str, list[float]]:
+    """Return what `opening` says of the folder, and of one with many ids."""
+    many = with_many_ids(run, served, ids, folder)
+    return {
+        "as it is": opening(served, True),
+        f"with {ids:,} ids": opening(many, True),
+        f"with {ids:,} ids, checksums not read": opening(many, False),
+    }
 
 
 def main() -> None:
@@ -218,6 +268,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--ids", type=int, default=10_000_000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
@@ -226,14 +277,17 @@ def main() -> None:
         columns = [feature.name for feature in run.features().features]
         rows = pl.read_parquet(folder / "log.parquet").select(columns).head(RANKED).to_dicts()
         result = measure(run, rows, folder, arguments.rounds)
+        opened = measure_opening(run, folder / "served", arguments.ids, folder)
     for title in ("one row", f"{RANKED:,} rows"):
         table = Table(title, "median, ms", "99 %, ms", "ratio to Predictor.predict")
         base = result[title]["Predictor.predict"][0]
         for name, (median, most) in result[title].items():
             table.add_row(name, f"{1e3 * median:.3f}", f"{1e3 * most:.3f}", f"{median / base:.2f}")
         Console(width=100).print(table)
-    for name, value in result["opening"].items():
-        print(f"{name}: {value:,.2f}")
+    table = Table("a fresh process", "import, CPU s", "open and answer, s", "resident")
+    for name, (imported, took, peak) in opened.items():
+        table.add_row(name, f"{imported:.2f}", f"{took:.3f}", f"{peak / 1e6:.0f} MB")
+    Console(width=100).print(table)
 
 
 if __name__ == "__main__":
