@@ -132,6 +132,8 @@ def test_schemes_know_no_torchrec() -> None:
         "recsys.cli",
         "recsys.config.experiment",
         "recsys.doctor",
+        "recsys.training.run",
+        "recsys.serving.predictor",
         "recsys_tables",
         "recsys_tables.config",
         "recsys_cython_ext",

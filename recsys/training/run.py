@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,18 +29,18 @@ from recsys.config.yaml_text import parse_yaml
 from recsys.training.records import RunMetrics, read_record
 from recsys_cython_ext.files import file_digest
 from recsys_cython_ext.manifest import DamagedFile
-from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features
 from recsys_pipelines.preparation.prepared import Prepared
-from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.distributed.manifest import MANIFEST, CheckpointError
+
+if TYPE_CHECKING:  # both import torch, which what a run has measured needs none of
+    from recsys_pipelines.batches.loader import Rows
+    from recsys_tables.distributed.checkpoint import Checkpoint
 
 METRICS, SETTINGS, PREDICTIONS = "metrics.json", "config.yaml", "predictions.parquet"
 FEATURES, CODES, CHECKPOINT, CHECKPOINTS = "features", "codes", "checkpoint", "checkpoints"
 NETWORK = "dense/network."  # what the names of a checkpoint's tensors of the network begin with
-_COMBINE = (
-    "dense/engine.combiner.combines."  # and of what combines looked-up vectors, by the number of the field
-)
+_COMBINE = "dense/engine.combiner.combines."  # and of what combines a field's vectors, by its number
 CHECKED = (SETTINGS, PREDICTIONS)  # features/, codes/ and checkpoint/ have checksums of their own
 
 
@@ -130,20 +130,24 @@ class Run:
     def _features(self) -> Features:
         return Features.load(self.path / FEATURES)
 
-    def rows(self, split: str) -> Rows:
+    def rows(self, split: str) -> "Rows":
         """Return the rows of a split of the prepared data, whose checksums are compared at every call.
 
         Raises ManifestError as `prepared` does, and where a shard is damaged.
         """
+        from recsys_pipelines.batches.loader import Rows
+
         table = self.prepared().table(split)
         return Rows.from_table(self.features(), table)
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> "Checkpoint":
         """Return the tensors of the best evaluation, found whole, and of this configuration.
 
         Of a run whose `training.start` is gone by now the digest of the configuration is not known, and not compared.
         Raises CheckpointError where a file is damaged, or another configuration was trained.
         """
+        from recsys_tables.distributed.checkpoint import Checkpoint
+
         saved = Checkpoint(self.path / CHECKPOINT)
         try:
             digest = self.config.digest(self.prepared_path)
@@ -182,7 +186,7 @@ def is_finished(folder: str | Path) -> bool:
     return (Path(folder) / METRICS).exists()
 
 
-def combine_parameters(saved: Checkpoint, field: int) -> dict[str, np.ndarray]:
+def combine_parameters(saved: "Checkpoint", field: int) -> dict[str, np.ndarray]:
     """Read the parameters and buffers of the `combine` of the engine's n-th field, by their names there."""
     prefix = f"{_COMBINE}{field}."
     names = [name for name in saved.names if name.startswith(prefix)]
