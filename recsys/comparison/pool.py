@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.config import ExperimentConfig
+from recsys.training.distributed import give_memory_back
 from recsys.training.loop import Watch
 from recsys.training.run import Run
 from recsys.training.train import train
@@ -45,7 +46,9 @@ def trained_in(
 
 def train_in_worker(config: ExperimentConfig, prepared: Path, runs: Path) -> Path:
     """Train one run; the folder is all that goes back to the parent."""
-    return train(config, Prepared.open(prepared), runs).path
+    path = train(config, Prepared.open(prepared), runs).path
+    give_memory_back()
+    return path
 
 
 def _silence_tracker() -> None:

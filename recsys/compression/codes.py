@@ -47,6 +47,10 @@ class TrainedIds:
         parts = (self.ids, self.vectors, self.impressions, self.importance)
         return TrainedIds(*({name: values[often[name]] for name, values in part.items()} for part in parts))
 
+    def num_seen(self, min_count: int) -> int:
+        """Count the ids with at least `min_count` impressions."""
+        return sum(int(np.count_nonzero(counts >= min_count)) for counts in self.impressions.values())
+
     def __len__(self) -> int:
         return sum(map(len, self.ids.values()))
 
@@ -112,14 +116,18 @@ def learned_codes(
     Raises:
         ValueError: As of `Codes.build`.
     """
-    vectors = np.concatenate(list(trained.vectors.values()))
     weights = np.concatenate(list(trained.importance.values()))
-    width = vectors.shape[2] // num_chunks
+    _, teachers, dim = next(iter(trained.vectors.values())).shape
+    width = dim // num_chunks
     chunks = []
     for chunk in range(num_chunks):
-        part = vectors[:, :, chunk * width : (chunk + 1) * width].reshape(len(vectors), -1)
-        chunks.append(nearest_centroids(part, weights, num_embeddings, seed))
-        progress("k-means", chunk + 1, num_chunks)
+        columns = slice(chunk * width, (chunk + 1) * width)
+        parts = [
+            of_field[:, :, columns].reshape(len(of_field), teachers * width)
+            for of_field in trained.vectors.values()
+        ]
+        chunks.append(nearest_centroids(np.concatenate(parts), weights, num_embeddings, seed))
+        progress("k-means, chunks", chunk + 1, num_chunks)
     return _codes(trained, np.stack(chunks, axis=1), num_embeddings)
 
 

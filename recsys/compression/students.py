@@ -134,20 +134,21 @@ def codes_for(
     """
     settings = config.compression.students
     fixed = sum(feature.vocabulary_bytes for feature in student.categorical) + statistics_bytes(student)
-    variants: list[tuple[TrainedIds, int, int, int]] = []
+    variants: dict[int, tuple[int, int, int]] = {}  # by the number of ids
     for min_count in settings.min_counts:
-        ids = trained.seen(min_count)
-        if not len(ids) or any(len(ids) == len(other) for other, *_ in variants):
+        num_ids = trained.num_seen(min_count)
+        if not num_ids or num_ids in variants:
             continue
-        chunks = settings.chunks or (1 if len(ids) < CHUNKS_FROM else 2)
-        rows = most_rows(config, limit - fixed, len(ids), chunks)
+        chunks = settings.chunks or (1 if num_ids < CHUNKS_FROM else 2)
+        rows = most_rows(config, limit - fixed, num_ids, chunks)
         if rows > 1:
-            variants.append((ids, min_count, chunks, rows))
+            variants[num_ids] = (min_count, chunks, rows)
     if not variants:
         raise ConfigError(_why_none(config, limit, fixed, trained))
     learned = []
-    for number, (ids, min_count, chunks, rows) in enumerate(variants, start=1):
-        learned.append(_learned(config, ids, min_count, chunks, rows, teachers, runs))
+    for number, (min_count, chunks, rows) in enumerate(variants.values(), start=1):
+        ids = trained.seen(min_count)
+        learned.append(_learned(config, ids, min_count, chunks, rows, teachers, runs, progress))
         progress("codes", number, len(variants))
     return sorted(learned, key=lambda codes: -codes.num_rows)
 
@@ -186,6 +187,7 @@ def _learned(
     rows: int,
     teachers: Sequence[Run],
     runs: Path,
+    progress: Progress,
 ) -> LearnedCodes:
     """Learn codes, or open those that are there."""
     seed = config.compression.students.seed
@@ -202,7 +204,7 @@ def _learned(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(lock_of(folder)):
         if not folder.exists():
-            learned_codes(ids, rows, num_chunks, seed).save(folder)
+            learned_codes(ids, rows, num_chunks, seed, progress).save(folder)
     codes = Codes.open(folder)
     tables = _table_bytes(config, rows, num_chunks)
     used, shared = row_use(codes, ids.ids)

@@ -255,6 +255,8 @@ class TrialStore:
 
 def run_trial(candidate: Candidate, runs: str | Path) -> Trial:
     """Train once, or read back what is recorded; a trial whose loss is no longer a number has diverged."""
+    from recsys.training.distributed import give_memory_back
+
     store, trial = TrialStore(runs), Trial(0, candidate.digest, candidate.settings)
     with store.locked(candidate.digest):  # two arms may draw one trial
         record = store.read(candidate.digest)
@@ -265,6 +267,7 @@ def run_trial(candidate: Candidate, runs: str | Path) -> Trial:
         prepared.verify()
         trial.end, trial.why = train_trial(candidate.config, prepared, trial.history.append)
         store.write(trial)
+    give_memory_back()
     return trial
 
 

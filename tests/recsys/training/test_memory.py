@@ -1,0 +1,29 @@
+"""A process that waits for its next training does not keep the memory of the last one."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from recsys.training.distributed import give_memory_back
+
+MB = 2**20
+
+
+def own_bytes() -> int:
+    """Memory of this process that is no page of a file."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc gives freed memory back when asked")
+def test_what_is_freed_goes_back_to_the_system() -> None:
+    blocks = [bytearray(60_000) for _ in range(4_000)]  # too small for maps of their own
+    last = bytearray(60_000)  # holds the end of the heap
+    cycle = [blocks]
+    cycle.append(cycle)  # type: ignore[arg-type]
+    held = own_bytes()
+    del blocks, cycle
+    give_memory_back()
+    assert held - own_bytes() > 150 * MB
+    assert len(last) == 60_000
