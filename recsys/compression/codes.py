@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ from recsys_tables.codes import Codes
 
 SAMPLE = 256  # ids for each centroid that k-means sees at most, as faiss has it
 ITERATIONS = 25
+LARGE = 1 << 18  # vectors in the sample beyond which k-means takes mini-batches
+_BATCH = 1 << 14  # vectors of a mini-batch
 _BLOCK = 1 << 14  # ids that are assigned at a time
 
 Array = npt.NDArray[np.float32]
@@ -149,10 +152,11 @@ def row_use(codes: Codes, ids: Mapping[str, np.ndarray]) -> tuple[int, int]:
 def nearest_centroids(vectors: Array, weights: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     """Return the cluster int64 [n] of each vector [n, d] by weighted k-means (Lloyd, from k-means++).
 
-    Centroids are found on at most `SAMPLE` vectors a cluster, drawn at random. Where there are no more vectors than
-    clusters, each is a cluster of its own.
+    Centroids are found on at most `SAMPLE` vectors a cluster, drawn at random; more than `LARGE` of them in mini-batches
+    (Sculley, WWW 2010), for k-means++ alone would take minutes there. Where there are no more vectors than clusters,
+    each is a cluster of its own.
     """
-    from sklearn.cluster import KMeans
+    from sklearn.cluster import KMeans, MiniBatchKMeans
 
     if len(vectors) <= clusters:
         return np.arange(len(vectors))
@@ -160,7 +164,12 @@ def nearest_centroids(vectors: Array, weights: np.ndarray, clusters: int, seed: 
     random = np.random.default_rng(seed)
     most = min(len(vectors), SAMPLE * clusters)
     sample = np.sort(random.choice(len(vectors), most, replace=False))
-    means = KMeans(clusters, n_init=1, max_iter=ITERATIONS, random_state=seed, copy_x=False)
+    settings: dict[str, Any] = {"n_init": 1, "max_iter": ITERATIONS, "random_state": seed}
+    means: Any = (
+        MiniBatchKMeans(clusters, batch_size=_BATCH, **settings)
+        if most > LARGE
+        else KMeans(clusters, copy_x=False, **settings)
+    )
     means.fit(np.ascontiguousarray(vectors[sample]), sample_weight=weights[sample])
     blocks = range(0, len(vectors), _BLOCK)
     parts = [means.predict(np.ascontiguousarray(vectors[first : first + _BLOCK])) for first in blocks]
