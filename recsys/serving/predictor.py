@@ -2,27 +2,33 @@
 
 <folder>/manifest.json, tables/, …   `recsys_tables.serving.artefact`
 <folder>/request/                    `recsys_pipelines.request.transform`
+<folder>/features/                   `recsys_pipelines.features`, by whose declarations frames are read
 <folder>/network.onnx                `recsys.serving.network`
 <folder>/model.json                  what the network reads, and how its answer becomes a probability
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recsys_cython_ext.extras import require
 from recsys_cython_ext.manifest import DamagedFile, Manifest, OtherVersion, read_manifest
 from recsys_pipelines.request.inputs import Bags
-from recsys_pipelines.request.transform import MOST_SELECTIONS, Encoded, RequestTransform
+from recsys_pipelines.request.transform import MOST_SELECTIONS, BadRequest, Encoded, RequestTransform
 from recsys_tables.serving import artefact
 from recsys_tables.serving.artefact import Artefact, ArtefactError
 from recsys_tables.serving.stacked import StackedVectors
 
+if TYPE_CHECKING:
+    from recsys_pipelines.request.frames import FrameTransform
+
 FORMAT_VERSION = 1
 MODEL, PROGRAM, REQUEST = "model.json", "network.onnx", "request"
+FEATURES = "features"
 ROWS_AT_ONCE = 4096  # that the network answers, so that memory is bounded
 
 
@@ -76,25 +82,50 @@ class Predictor:
         except (DamagedFile, OtherVersion) as error:
             raise ArtefactError(str(error)) from None
 
-    def predict(self, rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """Return click probabilities, float64 [n], of a dict of source columns, or a list of n of them.
+    def predict(self, rows: Any) -> np.ndarray:
+        """Return click probabilities, float64 [n], of rows as `encode` takes them; memory does not grow with their number.
 
-        A column that is absent, None or NaN is missing. Raises BadRequest for a column that no feature reads, or a value
-        that is not what was declared.
+        Raises BadRequest and TypeError as `encode` does.
         """
-        listed = [rows] if isinstance(rows, Mapping) else rows
-        parts = [
-            self.score(self.encode(listed[first : first + ROWS_AT_ONCE]))
-            for first in range(0, len(listed), ROWS_AT_ONCE)
-        ]
-        return np.concatenate([np.empty(0), *parts])
+        can_be_cut = hasattr(rows, "__len__") and hasattr(rows, "__getitem__")
+        if isinstance(rows, Mapping) or not can_be_cut:
+            return self.score(self.encode(rows))
+        parts = []
+        for first in range(0, max(len(rows), 1), ROWS_AT_ONCE):
+            try:
+                parts.append(self.score(self.encode(rows[first : first + ROWS_AT_ONCE])))
+            except BadRequest as error:
+                raise error.after(first) from None
+        return np.concatenate(parts)
 
-    def encode(self, rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Encoded:
+    def encode(self, rows: Any) -> Encoded:
         """Return rows as the model reads them, and counts of what was missing or unknown; `score` takes them.
 
-        Raises BadRequest as `predict` does.
+        Args:
+            rows: A dict of source columns, a list of n of them, a `pyarrow.Table` or `RecordBatch`, or a
+                `polars.DataFrame`. What is absent, None or NaN is missing.
+
+        Raises:
+            BadRequest: A column that no feature reads, or a value that is not what was declared.
+            TypeError: `rows` are something else.
         """
-        return self.transform.encode([rows] if isinstance(rows, Mapping) else rows)
+        if isinstance(rows, Mapping):
+            return self.transform.encode([rows])
+        if isinstance(rows, Sequence) and not isinstance(rows, str | bytes):
+            for number, row in enumerate(rows):
+                if not isinstance(row, Mapping):
+                    expected = "a dict of source columns"
+                    raise BadRequest(number, "row", row, expected, f"{type(row).__name__} is no dict")
+            return self.transform.encode(rows)
+        return self.frames.encode(rows)
+
+    @cached_property
+    def frames(self) -> "FrameTransform":
+        """The transform of frames and files, which is opened when it is first asked for."""
+        from recsys_pipelines.request.frames import FrameTransform, declared  # with Arrow and Polars
+
+        folder = self.artefact.file(f"{FEATURES}/features.json").parent
+        return FrameTransform(declared(folder), self.transform)
 
     def rank(self, context: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Return click probabilities, float64 [n], of n items for one context, such as a user: columns of both are one row.

@@ -232,9 +232,13 @@ class Features:
         Raises:
             ValueError: Naming row, field and value for what cannot be read; nothing is quarantined here.
         """
-        return applied(self._transformed, rows, columns_of(self.serving_specs()))
+        return applied(lambda table: self.encode(self.typed(table)), rows, columns_of(self.serving_specs()))
 
-    def _transformed(self, table: pa.Table) -> pa.Table:
+    def typed(self, table: pa.Table) -> pa.Table:
+        """Turn the source columns of rows to be answered into typed ones, which `encode` takes.
+
+        Raises ValueError as `transform` does.
+        """
         specs = self.serving_specs()
         logged = {column: name for spec in specs.values() for column, name in spec.id_columns.items()}
         table = with_uuids(
@@ -249,7 +253,7 @@ class Features:
             )
             raise ValueError(f"{bad.count} of {table.num_rows} rows cannot be read: {examples}")
         self.check_text(text_ids(chunk, specs), "request")
-        return self.encode(converted.drop_columns("row_id"))
+        return converted.drop_columns("row_id")
 
     def serving_specs(self) -> dict[str, Spec]:
         """Return the typed columns of a request."""

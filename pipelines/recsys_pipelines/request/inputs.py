@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -36,6 +36,20 @@ class Bags:
     weights: np.ndarray | None
     missing: int
     unknown: int
+
+
+class Lists(NamedTuple):
+    """Lists of n rows, one after the other: values [L], and offsets int64 [n + 1]."""
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, lists: Sequence[Sequence[Any]], dtype: type[np.generic]) -> "Lists":
+        """Return lists of Python values as arrays."""
+        offsets = np.zeros(len(lists) + 1, np.int64)
+        np.cumsum([len(of_row) for of_row in lists], out=offsets[1:])
+        return cls(np.fromiter((one for of_row in lists for one in of_row), dtype, offsets[-1]), offsets)
 
 
 class VocabularyInput(Strict):
@@ -77,16 +91,11 @@ class CategoricalInput(Strict):
         """Return the vocabulary that this feature owns."""
         return None if self.vocabulary is None else self.vocabulary.restored(arrays)
 
-    def bags(self, read: Mapping[str, Sequence[Any]], vocabulary: Vocabulary | None) -> Bags:
-        """Encode the lists that the readers read of n rows."""
-        lists = read[self.name]
-        ids = np.fromiter((one for of_row in lists for one in of_row), np.int64)
-        offsets = np.zeros(len(lists) + 1, np.int64)
-        np.cumsum([len(of_row) for of_row in lists], out=offsets[1:])
-        weights = None
-        if self.weights is not None:
-            weights = np.array([w for of_row in read[f"{self.name}:weights"] for w in of_row], np.float32)
-        missing = sum(not of_row for of_row in lists)
+    def bags(self, read: Mapping[str, Any], vocabulary: Vocabulary | None) -> Bags:
+        """Encode the lists, `Lists`, that were read of n rows."""
+        ids, offsets = read[self.name].values, read[self.name].offsets
+        weights = None if self.weights is None else read[f"{self.name}:weights"].values
+        missing = int(np.count_nonzero(np.diff(offsets) == 0))
         if vocabulary is None:
             return Bags(ids, offsets, weights, missing, 0)
         codes = codes_of(ids, vocabulary, self.hash_unknown)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -23,10 +23,11 @@ from recsys_pipelines.request.inputs import (
     BucketsInput,
     CategoricalInput,
     Input,
+    Lists,
     NumericInput,
     StatisticInput,
 )
-from recsys_pipelines.request.readers import Reader
+from recsys_pipelines.request.readers import Reader, WeightsReader
 from recsys_pipelines.request.values import Unreadable
 
 FORMAT_VERSION = 1
@@ -41,6 +42,10 @@ class BadRequest(ValueError):
     def __init__(self, row: int, feature: str, value: Any, expected: str, reason: str) -> None:
         super().__init__(f"row {row}, {feature}: {reason} ({_short(value)}); expected {expected}")
         self.row, self.feature, self.value, self.expected, self.reason = row, feature, value, expected, reason
+
+    def after(self, rows: int) -> "BadRequest":
+        """Return the same of a row that so many others come before, as where rows are encoded in parts."""
+        return BadRequest(self.row + rows, self.feature, self.value, self.expected, self.reason)
 
 
 class SavedRequest(Manifest):
@@ -86,7 +91,7 @@ class _Selection:
             pair for pair in inputs if not _has_numbers(pair[0]) and not _has_one_id(pair[0])
         ]
         self._numbers, self._ids = NumberBlock(numbers), IdBlock(ids)
-        self._readers = [[(reader, reader.columns) for reader in _readers(pairs)] for pairs in (numbers, ids)]
+        self._readers = [pair for one, _ in numbers + ids + self._bags for pair in one.readers.items()]
         self._names = [[one.name for one, _ in pairs] for pairs in (numbers, ids)]
 
     @property
@@ -96,15 +101,14 @@ class _Selection:
 
     def encode(self, column: Callable[[str], Sequence[Any]], rows: int) -> Encoded:
         """Encode n rows, of which `column` returns the values that a source column has in them."""
-        of_numbers, of_ids = (
-            [_read(reader, names, column) for reader, names in readers] for readers in self._readers
-        )
+        return self.encode_read({name: _read(reader, column) for name, reader in self._readers}, rows)
+
+    def encode_read(self, read: Mapping[str, Any], rows: int) -> Encoded:
+        """Encode n rows of which this was read, by the names of the readers: an array [n], or `Lists`."""
+        of_numbers, of_ids = ([read[name] for name in names] for names in self._names)
         dense, *absent = self._numbers.encode(of_numbers, rows)
         ids, *outside = self._ids.encode(of_ids, rows)
-        bags = {}
-        for one, state in self._bags:
-            read = {name: _read(reader, reader.columns, column) for name, reader in one.readers.items()}
-            bags[one.name] = one.bags(read, state)
+        bags = {one.name: one.bags(read, state) for one, state in self._bags}
         missing, unknown = (
             {
                 name: count
@@ -135,6 +139,7 @@ class RequestTransform:
         readers = _readers(self._inputs)
         self.columns = sorted({column for reader in readers for column in reader.columns})
         self._known = frozenset(self.columns)
+        self.inputs = tuple(saved.inputs)
         self.features = tuple(one.name for one in saved.inputs)
         self._selections: dict[frozenset[str], _Selection] = {}
         self.numbers = self._selected(self.features).numbers  # the feature of each column of `Encoded.dense`
@@ -162,6 +167,10 @@ class RequestTransform:
             return [row.get(name, common) for row in rows]
 
         return self._selected(self.features if only is None else only).encode(column, len(rows))
+
+    def encode_read(self, read: Mapping[str, Any], rows: int) -> Encoded:
+        """Encode n rows of which this was read, as `readers` would: by their names an array [n], or `Lists`."""
+        return self._selected(self.features).encode_read(read, rows)
 
     def _selected(self, features: Collection[str]) -> _Selection:
         chosen = frozenset(features)
@@ -196,10 +205,12 @@ class RequestTransform:
         for number, row in enumerate(rows):
             if not self._known.issuperset(row):
                 column = next(column for column in row if column not in self._known)
-                known = ", ".join(self.columns)
-                raise BadRequest(
-                    number, str(column), row[column], f"one of {known}", "no feature reads this column"
-                )
+                self.refuse(number, column, row[column])
+
+    def refuse(self, row: int, column: str, value: Any) -> NoReturn:
+        """Raise BadRequest for a column that no feature reads."""
+        known = ", ".join(self.columns)
+        raise BadRequest(row, str(column), value, f"one of {known}", "no feature reads this column")
 
 
 def _readers(inputs: Sequence[tuple[Input, Any]]) -> list[Reader]:
@@ -214,13 +225,16 @@ def _has_one_id(one: Input) -> bool:
     return isinstance(one, CategoricalInput | BucketsInput) and not one.reader.many
 
 
-def _read(reader: Reader, names: Sequence[str], column: Callable[[str], Sequence[Any]]) -> Any:
-    values = [column(name) for name in names]
+def _read(reader: Reader, column: Callable[[str], Sequence[Any]]) -> Any:
+    values = [column(name) for name in reader.columns]
     try:
-        return reader.read_rows(values)
+        read: Any = reader.read_rows(values)
     except UnreadableAt as error:
         bad = [of_column[error.position] for of_column in values]
-        raise _bad(error.position, names, bad, error.__cause__) from None
+        raise _bad(error.position, reader.columns, bad, error.__cause__) from None
+    return (
+        Lists.of(read, np.float32 if isinstance(reader, WeightsReader) else np.int64) if reader.many else read
+    )
 
 
 def _mapped(folder: Path, place: int) -> dict[str, np.ndarray]:

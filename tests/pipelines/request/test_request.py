@@ -2,6 +2,7 @@
 
 import datetime as dt
 import math
+import re
 import subprocess
 import sys
 import uuid
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -21,7 +23,8 @@ from recsys_pipelines.config import FeatureConfig
 from recsys_pipelines.features import FeatureFitter, Features, specs_of
 from recsys_pipelines.features.convert import typed
 from recsys_pipelines.quarantine import Quarantine
-from recsys_pipelines.request.transform import BadRequest, RequestTransform
+from recsys_pipelines.request.frames import FrameTransform
+from recsys_pipelines.request.transform import BadRequest, Encoded, RequestTransform
 from recsys_pipelines.request.write import write_request
 from recsys_pipelines.sources.base import Chunk
 
@@ -226,6 +229,103 @@ def test_what_is_absent_is_missing_and_counted(request_of: RequestTransform, fit
 def test_bad_values_are_named(request_of: RequestTransform, row: dict[str, Any], message: str) -> None:
     with pytest.raises(BadRequest, match=message):
         request_of.encode([ROWS[0], row])
+
+
+def assert_equal(found: Encoded, expected: Encoded) -> None:
+    np.testing.assert_array_equal(found.dense, expected.dense, strict=True)
+    np.testing.assert_array_equal(found.ids, expected.ids, strict=True)
+    assert list(found.bags) == list(expected.bags)
+    for name, bags in expected.bags.items():
+        other = found.bags[name]
+        for a, b in ((other.values, bags.values), (other.offsets, bags.offsets)):
+            np.testing.assert_array_equal(a, b, strict=True, err_msg=name)
+        assert (other.weights is None) == (bags.weights is None)
+        np.testing.assert_array_equal(other.weights, bags.weights)  # type: ignore[arg-type]
+        assert (other.missing, other.unknown) == (bags.missing, bags.unknown), name
+    assert (found.rows, found.missing, found.unknown) == (expected.rows, expected.missing, expected.unknown)
+
+
+@pytest.fixture(scope="module")
+def frames(fitted: Features, request_of: RequestTransform) -> FrameTransform:
+    return FrameTransform(fitted, request_of)
+
+
+def test_frames_are_encoded_as_dicts(frames: FrameTransform, request_of: RequestTransform) -> None:
+    table = pa.Table.from_pylist(ROWS)
+    expected = request_of.encode(ROWS)
+    for frame in (table, table.to_batches()[0], pl.DataFrame(table.drop_columns("key"))):
+        if isinstance(frame, pl.DataFrame):  # which has no UUIDs
+            frame = frame.with_columns(key=pl.Series([row["key"].bytes for row in ROWS]))
+        assert_equal(frames.encode(frame), expected)
+    assert_equal(frames.encode(table.slice(3, 9)), request_of.encode(ROWS[3:12]))
+    assert_equal(frames.encode(table.slice(0, 0)), request_of.encode([]))
+    assert_equal(frames.encode(table.select(["n"])), request_of.encode([{"n": row["n"]} for row in ROWS]))
+    dictionary = table.set_column(0, "c", table["c"].dictionary_encode())
+    assert_equal(frames.encode(dictionary), expected)
+    nothing = pa.table({"list": pa.nulls(2, pa.float64()), "x": pa.nulls(2, pa.list_(pa.int64()))})
+    assert_equal(frames.encode(nothing), request_of.encode([{}, {}]))
+
+
+def test_frames_that_can_be_read_become_no_dicts(
+    frames: FrameTransform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(RequestTransform, "encode")
+    assert frames.encode(pa.Table.from_pylist(ROWS)).rows == len(ROWS)
+
+
+@settings(max_examples=400)
+@given(column=st.sampled_from(sorted(COLUMNS)), data=st.data())
+def test_any_column_of_a_frame(
+    frames: FrameTransform, request_of: RequestTransform, column: str, data: st.DataObject
+) -> None:
+    values = data.draw(st.lists(st.one_of(st.none(), COLUMNS[column]), min_size=1, max_size=3))
+    try:
+        table = pa.table({"y": pa.array([0.5] * len(values)), column: pa.array(values)})
+    except (pa.ArrowException, OverflowError, TypeError):
+        return  # values that are no column
+    try:
+        expected = request_of.encode(table.to_pylist())
+    except BadRequest as error:
+        with pytest.raises(BadRequest, match=f"^{re.escape(str(error))}$"):
+            frames.encode(table)
+    else:
+        assert_equal(frames.encode(table), expected)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (
+            pa.table({"q": [7, 8]}),
+            r"row 0, q: no feature reads this column \(7\); expected one of c, iso, key",
+        ),
+        (
+            pa.table({"c": ["a", "b"], "n": ["1", "2"]}),
+            r"row 0, n: text, and training had integers.* \('1'\)",
+        ),
+        (pa.table({"c": pa.array([None, 1])}), r"row 1, c: a number, and training had text"),
+        (pl.DataFrame({"c": ["a", "b"], "x": ["1", "1,5"]}), r"row 1, x: not a number \('1,5'\)"),
+        (pl.DataFrame({"x": [None, [1.5]]}), r"row 1, x: list where a number is needed \(\[1\.5\]\)"),
+        (pa.table({"t": pa.array([dt.time(1)])}), r"row 0, t: time where .* is needed"),
+        (
+            pa.table([[1], [2]], names=["n", "n"]),
+            r"row 0, n: two columns are called this \(2\); expected one",
+        ),
+        (
+            pa.table({"c": pa.array([b"a", b"\xff"]).view(pa.string())}),
+            r"row 1, c: .*Invalid UTF8.*; expected a sound column of string",
+        ),
+        (pa.table({"t": pa.array([2**62], pa.timestamp("s")), "x": ["a"]}), "x: not a number"),
+    ],
+)
+def test_frames_that_cannot_be_read(frames: FrameTransform, frame: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        frames.encode(frame)
+
+
+def test_other_frames_are_refused(frames: FrameTransform) -> None:
+    with pytest.raises(TypeError, match=r"or a polars DataFrame, not polars\.lazyframe\.frame\.LazyFrame"):
+        frames.encode(pl.LazyFrame({"n": [1]}))
 
 
 def test_no_arrow_polars_or_torch_is_imported() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -43,6 +45,20 @@ def test_it_answers_as_its_run(run: Run, predictor: Predictor, log: Path) -> Non
     with ThreadPoolExecutor(4) as pool:
         for start, part in enumerate(pool.map(predictor.predict, [rows[k : k + 20] for k in range(40)])):
             np.testing.assert_allclose(part, expected[start : start + 20], atol=2e-6)
+
+
+def test_frames_are_answered_as_dicts(
+    run: Run, predictor: Predictor, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, expected = rows_of(run, predictor, log)
+    table = pa.Table.from_pylist(rows)
+    monkeypatch.setattr("recsys.serving.predictor.ROWS_AT_ONCE", 100)
+    for frame in (table, table.combine_chunks().to_batches()[0], pl.from_arrow(table)):
+        np.testing.assert_allclose(predictor.predict(frame), expected, atol=2e-6)
+        encoded = predictor.encode(frame)
+        assert encoded.missing == predictor.encode(rows).missing != {}
+        np.testing.assert_allclose(predictor.score(encoded), expected, atol=2e-6)
+    assert predictor.predict(table.slice(0, 0)).shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +106,22 @@ def test_bad_rows_are_named(predictor: Predictor) -> None:
         predictor.predict([{"item_id": 1}, {"item_id": "one"}])
     with pytest.raises(BadRequest, match="row 0, itme: no feature reads this column"):
         predictor.predict({"itme": 1})
+    with pytest.raises(BadRequest, match="row 0, itme: no feature reads this column"):
+        predictor.predict(pa.table({"itme": pa.array([], pa.int64())}))
+    with pytest.raises(BadRequest, match="row 1, row: int is no dict"):
+        predictor.predict([{}, 1])
+    for rows in ("item_id", {1, 2}, (row for row in [{}]), pl.LazyFrame({"item_id": [1]}), np.zeros(3)):
+        with pytest.raises(
+            TypeError, match="rows are a dict, a list of dicts, a pyarrow Table or RecordBatch"
+        ):
+            predictor.predict(rows)
+
+
+def test_a_bad_row_is_numbered_among_all(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.serving.predictor.ROWS_AT_ONCE", 4)
+    for rows in ([{}] * 9 + [{"x": "a"}], pa.table({"x": ["1"] * 9 + ["a"]})):
+        with pytest.raises(BadRequest, match="row 9, x: not a number"):
+            predictor.predict(rows)
 
 
 def test_damage_is_refused(predictor: Predictor, tmp_path: Path) -> None:
