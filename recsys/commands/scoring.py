@@ -1,8 +1,9 @@
-"""Commands on rows and a finished run: evaluate, predict."""
+"""Commands on rows and a finished run, or its export: evaluate, predict."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,7 +55,9 @@ def evaluate(
 
 @app.command(rich_help_panel="Serving")
 def predict(
-    run: RunArgument,
+    model: Annotated[
+        Path, typer.Argument(help="folder of a finished run, or one that export wrote", show_default=False)
+    ],
     path: Annotated[
         str, typer.Argument(help="file or URL of the run's source format; labels are not needed")
     ],
@@ -63,19 +66,35 @@ def predict(
     ),
     as_json: JsonOption = False,
 ) -> None:
-    """Score the unlabelled rows of a file."""
-    from recsys.serving.scoring import predict_file
-    from recsys.training.run import Run
+    """Score the unlabelled rows of a file; an exported folder needs no torch for it."""
+    from recsys.serving.exported import is_exported
     from recsys_pipelines.encoding.vocabulary import EXACT, FINGERPRINT, ONE_IN
 
-    finished = Run.open(run)
-    counts = predict_file(finished, path, output)
+    counts, features = (_by_export if is_exported(model) else _by_run)(model, path, output)
     if as_json:
         return print_json({"path": str(output), **counts})
-    estimate = any(getattr(feature, "form", EXACT) == FINGERPRINT for feature in finished.config.features)
+    estimate = any(getattr(feature, "form", EXACT) == FINGERPRINT for feature in features)
     out.print(
         f"{output}: {counts['rows_in']:,} rows in = {counts['rows_scored']:,} scored "
         f"+ {counts['quarantined']:,} quarantined; {sum(counts['unknown_ids'].values()):,} ids outside a vocabulary"
         + (f" (an estimate: with form: fingerprint 1 in {ONE_IN} passes for one inside)" if estimate else ""),
         markup=False,
     )
+
+
+def _by_export(folder: Path, path: str, output: Path) -> tuple[dict[str, Any], Sequence[Any]]:
+    """Return what was counted, and the declared features."""
+    from recsys.serving.exported import predict_file, settings_of
+    from recsys.serving.predictor import Predictor
+
+    predictor = Predictor.open(folder)
+    return predict_file(predictor, path, output), settings_of(predictor.artefact).features
+
+
+def _by_run(folder: Path, path: str, output: Path) -> tuple[dict[str, Any], Sequence[Any]]:
+    """Return what was counted, and the declared features."""
+    from recsys.serving.scoring import predict_file
+    from recsys.training.run import Run
+
+    finished = Run.open(folder)
+    return predict_file(finished, path, output), finished.config.features

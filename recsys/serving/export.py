@@ -20,16 +20,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchrec import JaggedTensor
 
-from recsys.config import ExperimentConfig, parse_experiment
+from recsys.config import ExperimentConfig
 from recsys.config.models import targets_of
-from recsys.config.yaml_text import YamlError, parse_yaml
 from recsys.evaluation.metrics import evaluate, recalibrate
 from recsys.models import InBfloat16, build
 from recsys.planning import fields_of, plan_of
+from recsys.serving.exported import settings_of
 from recsys.serving.network import can_write_network, write_network
+from recsys.serving.predictor import FEATURES, MODEL, PROGRAM, REQUEST, SETTINGS, ServedModel
 from recsys.serving.predictor import FORMAT_VERSION as SERVED_VERSION
-from recsys.serving.predictor import MODEL, PROGRAM, REQUEST, ServedModel
-from recsys.training.run import FEATURES, NETWORK, SETTINGS, Run, combine_parameters
+from recsys.training.run import FEATURES as RUN_FEATURES
+from recsys.training.run import NETWORK, Run, combine_parameters
+from recsys.training.run import SETTINGS as RUN_SETTINGS
 from recsys_cython_ext.files import lock_of, locked
 from recsys_cython_ext.manifest import write_manifest
 from recsys_pipelines.batches.loader import Rows
@@ -70,8 +72,8 @@ def _write(
     plan = plan_of(run.config, features)
 
     def add(partial: Path) -> None:
-        shutil.copytree(run.path / FEATURES, partial / FEATURES)
-        shutil.copyfile(run.path / SETTINGS, partial / SETTINGS)
+        shutil.copytree(run.path / RUN_FEATURES, partial / FEATURES)
+        shutil.copyfile(run.path / RUN_SETTINGS, partial / SETTINGS)
         names = [name for name in saved.names if name.startswith(NETWORK)]
         tensors = {name.removeprefix(NETWORK): saved.read(name) for name in names}
         save_file(tensors, partial / "network.safetensors")
@@ -131,11 +133,7 @@ class ArtefactScorer:
     def __init__(self, folder: str | Path) -> None:
         self.artefact = artefact.open(folder)
         self.features = Features.load(self.artefact.file(f"{FEATURES}/features.json").parent)
-        file = self.artefact.file(SETTINGS)
-        try:
-            self.config = parse_experiment(parse_yaml(file.read_text(encoding="utf-8")), str(file))
-        except YamlError as error:
-            raise ArtefactError(f"{file}: damaged ({error}); export the run again") from None
+        self.config = settings_of(self.artefact)
         pooled = [field for field in self.artefact.fields if field.pooling != "none"]
         network = build(
             self.config.model,

@@ -5,6 +5,7 @@
 <folder>/features/                   `recsys_pipelines.features`, by whose declarations frames are read
 <folder>/network.onnx                `recsys.serving.network`
 <folder>/model.json                  what the network reads, and how its answer becomes a probability
+<folder>/config.yaml                 the settings of its run, which say how files are read
 """
 
 import math
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 MODEL, PROGRAM, REQUEST = "model.json", "network.onnx", "request"
-FEATURES = "features"
+FEATURES, SETTINGS = "features", "config.yaml"
 ROWS_AT_ONCE = 4096  # that the network answers, so that memory is bounded
 
 
