@@ -5,6 +5,7 @@
 <out>/request/             the same, as requests are read
 <out>/model.json, network.onnx   what `recsys.serving.predictor` answers with
 <out>/config.yaml          the run's settings
+<out>/README.md            the model card
 <out>/network.safetensors  parameters of the network above the tables
 """
 
@@ -25,6 +26,7 @@ from recsys.config.models import targets_of
 from recsys.evaluation.metrics import evaluate, recalibrate
 from recsys.models import InBfloat16, build
 from recsys.planning import fields_of, plan_of
+from recsys.serving.card import CARD, model_card
 from recsys.serving.exported import settings_of
 from recsys.serving.network import can_write_network, write_network
 from recsys.serving.predictor import FEATURES, MODEL, PROGRAM, REQUEST, SETTINGS, ServedModel
@@ -36,7 +38,9 @@ from recsys_cython_ext.files import lock_of, locked
 from recsys_cython_ext.manifest import write_manifest
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features
+from recsys_pipelines.request.transform import RequestTransform
 from recsys_pipelines.request.write import write_request
+from recsys_tables.bytes import ResidentBytes
 from recsys_tables.distributed.checkpoint import Checkpoint
 from recsys_tables.serving import artefact
 from recsys_tables.serving.artefact import Artefact, ArtefactError
@@ -71,13 +75,16 @@ def _write(
     features = run.features()
     plan = plan_of(run.config, features)
 
-    def add(partial: Path) -> None:
+    def add(partial: Path, counted: ResidentBytes) -> None:
         shutil.copytree(run.path / RUN_FEATURES, partial / FEATURES)
         shutil.copyfile(run.path / RUN_SETTINGS, partial / SETTINGS)
         names = [name for name in saved.names if name.startswith(NETWORK)]
         tensors = {name.removeprefix(NETWORK): saved.read(name) for name in names}
         save_file(tensors, partial / "network.safetensors")
         _write_served(run.config, features, tensors, partial)
+        inputs = RequestTransform(partial / REQUEST).inputs
+        card = model_card(run, inputs, counted, about, servable=(partial / PROGRAM).exists())
+        (partial / CARD).write_text(card, encoding="utf-8")
 
     return write(
         out,

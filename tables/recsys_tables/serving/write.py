@@ -41,7 +41,7 @@ def write(
     statistics_bytes: int = 0,
     parameters: Callable[[int], Parameters] = lambda number: NO_PARAMETERS,
     about: Mapping[str, Any] | None = None,
-    add: Callable[[Path], None] = lambda partial: None,
+    add: Callable[[Path, ResidentBytes], None] = lambda partial, counted: None,
 ) -> Artefact:
     """Write an artefact and open it.
 
@@ -55,7 +55,8 @@ def write(
         statistics_bytes: of id -> number tables.
         parameters: of a field's `combine`, by its number: float32 arrays by name.
         about: JSON-able, for whoever opens it.
-        add: writes further files into the folder it is given; they get checksums like the rest.
+        add: writes further files into the folder it is given, beside the bytes that were counted; they get checksums like
+            the rest.
 
     Raises ArtefactError where the folder exists, for a scheme that cannot be served without torch, and naming the
     table whose values the dtype cannot hold; OSError where the disk is full. Nothing is left then.
@@ -70,13 +71,13 @@ def write(
             (partial / name).mkdir()
         tables, stored = _write_tables(partial, fields, read, dtype, width)
         entries, combines = _write_fields(partial, fields, parameters)
-        add(partial)
         counted = (
             stored
             + map_bytes(field.scheme for field in fields)
             + combines
             + ResidentBytes(vocabulary=vocabulary_bytes, statistics=statistics_bytes)
         )
+        add(partial, counted)
         manifest = ArtefactManifest(
             format_version=FORMAT_VERSION,
             hash_version=HASH_VERSION,

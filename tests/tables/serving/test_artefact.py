@@ -35,7 +35,7 @@ from recsys_tables import (
     TensorTrain,
     Unified,
 )
-from recsys_tables.bytes import resident_bytes
+from recsys_tables.bytes import ResidentBytes, resident_bytes
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.field import Field
 from recsys_tables.remap import Remap
@@ -83,7 +83,7 @@ def written(folder: Path, dtype: Dtype = "fp32", width: int | None = None, **mor
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    def add(partial: Path) -> None:
+    def add(partial: Path, counted: ResidentBytes) -> None:
         (partial / "more.txt").write_text("of the caller")
 
     folder = tmp_path_factory.mktemp("artefacts") / "whole"
