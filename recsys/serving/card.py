@@ -24,7 +24,9 @@ REPLICATES = 200  # of the bootstrap
 MOST_ROWS = 1_000_000  # that are resampled: more take minutes, and their intervals are narrow
 LEVEL = 0.95
 _PLAIN = re.compile(r"[\w.:@%+-]+")
-NO_NETWORK = "It was exported without its network, for which onnx and onnxscript were missing: only its tables can be opened."
+NO_NETWORK = (
+    "It was exported without its network, as onnx and onnxscript were missing: only its tables can be opened."
+)
 
 
 def model_card(
@@ -97,7 +99,7 @@ def _quality(run: Run) -> str:
     rows = [
         (
             text(name),
-            "–" if value is None else f"{value:.5f}",
+            "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.5f}",
             "{:.5f} to {:.5f}".format(*intervals[name]) if name in intervals else "–",
         )
         for name, value in metrics.items()
@@ -179,7 +181,7 @@ def _rules(inputs: Sequence[Input]) -> str:
     rules = ["What is absent, null or NaN is missing."]
     ids = [one for one in inputs if isinstance(one, CategoricalInput)]
     if any(not one.reader.many for one in ids) or any(isinstance(one, BucketsInput) for one in inputs):
-        rules.append("A missing id or bucket has a row of its own.")
+        rules.append("A missing id or bucket is a value of its own.")
     if any(one.reader.many for one in ids):
         rules.append("A missing list is empty, and its vector is zero.")
     if any(isinstance(one, NumericInput) for one in inputs):
