@@ -59,6 +59,10 @@ WINGS = {
     "recsys/compression": ("recsys.reports", "recsys.commands"),
     "recsys/training": ("recsys.serving", "recsys.tuning", "recsys.comparison", "recsys.reports"),
     "recsys/tuning": ("recsys.comparison", "recsys.compression", "recsys.reports"),
+    **{
+        f"recsys/serving/{name}.py": ("torch", "recsys.training", "recsys.models", "recsys_pipelines.batches")
+        for name in ("predictor", "exported", "files", "columns")
+    },
     "recsys/planning.py": ("recsys.training", "recsys.models"),
     "tables/recsys_tables/schemes": (
         "recsys_tables.engine",
