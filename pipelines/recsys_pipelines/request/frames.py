@@ -51,12 +51,12 @@ class FrameTransform:
         """Return exactly the columns that features read; one without a value has no type, as one that is absent."""
         known = self._requests.columns
         for place, name in enumerate(table.column_names):
-            value = table.column(place)[0] if table.num_rows else pa.scalar(None)
+            _require_sound(name, table.column(place))  # before a value is read
+            value = _shown(table.column(place)[0]) if table.num_rows else None
             if name not in known:
-                self._requests.refuse(0, name, _shown(value))
+                self._requests.refuse(0, name, value)
             if table.column_names.index(name) < place:
-                raise BadRequest(0, name, _shown(value), "one column", "two columns are called this")
-            _require_sound(name, table.column(place))
+                raise BadRequest(0, name, value, "one column", "two columns are called this")
         nothing = pa.nulls(table.num_rows)
         columns = {name: table[name] if name in table.column_names else nothing for name in known}
         return pa.table(
@@ -120,11 +120,10 @@ def _first_unsound(column: pa.ChunkedArray) -> int:
 def _as_dicts(table: pa.Table, error: ValueError) -> list[dict[str, Any]]:
     """Return rows as dicts; `error`, which asks for them, is raised where Python has not their values."""
     for place, name in enumerate(table.column_names):
-        if pt.is_timestamp(
-            table[name].type
-        ):  # nanoseconds, which Python's times have not, are cut as columns cut them
-            unit = pa.timestamp("us", table[name].type.tz)
-            table = table.set_column(place, name, table[name].cast(unit, safe=False))
+        kind = table[name].type
+        if pt.is_timestamp(kind):  # nanoseconds, which Python's times have not, are cut as columns cut them
+            column = table[name].cast(pa.timestamp("us", kind.tz), safe=False)
+            table = table.set_column(place, name, column)
     try:
         return table.to_pylist()
     except (pa.ArrowException, ValueError, OverflowError):

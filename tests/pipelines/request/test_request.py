@@ -266,6 +266,12 @@ def test_frames_are_encoded_as_dicts(frames: FrameTransform, request_of: Request
     assert_equal(frames.encode(nothing), request_of.encode([{}, {}]))
 
 
+def beyond_its_end() -> pa.Array:
+    """Return text of which an offset lies behind its bytes."""
+    offsets = pa.py_buffer(np.array([0, 2**30, 2], np.int32))
+    return pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"ab")])
+
+
 def test_frames_that_can_be_read_become_no_dicts(
     frames: FrameTransform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +321,7 @@ def test_any_column_of_a_frame(
             pa.table({"c": pa.array([b"a", b"\xff"]).view(pa.string())}),
             r"row 1, c: .*Invalid UTF8.*; expected a sound column of string",
         ),
+        (pa.table({"q": beyond_its_end()}), r"row 0, q: .*; expected a sound column of string"),
         (pa.table({"t": pa.array([2**62], pa.timestamp("s")), "x": ["a"]}), "x: not a number"),
     ],
 )
