@@ -19,6 +19,7 @@ from recsys_pipelines.features import sequences_of, specs_of
 from recsys_pipelines.features.convert import ColumnSpec, Spec
 from recsys_pipelines.features.derive import DatePart, Weights
 from recsys_pipelines.preparation.prepare import prepare
+from recsys_tables.planning.plan import BudgetError
 from recsys_tables.serving.artefact import ArtefactError
 
 pytest.importorskip("onnxruntime", reason="the extra `serve` is not installed")
@@ -28,6 +29,7 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 RECIPES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("*/*.yaml"))
 ROWS = 1200
 SMALL = {"training.batch_size": 256, "training.epochs": 1, "training.evaluations_per_epoch": 1}
+BUDGET = "0.3MB"  # where a share of so small a log has no room for the smallest tables of a scheme
 
 
 def log_of(config: ExperimentConfig) -> pa.Table:
@@ -95,7 +97,10 @@ def trained(recipe: str, folder: Path) -> tuple[Run, pa.Table]:
     data = {"source": "table", "path": str(folder / "log.parquet"), "generator": None, "truth": None}
     config = config.replace({f"data.{name}": value for name, value in data.items()} | SMALL)
     prepared = prepare(config.data, config.features, folder / "prepared")
-    return train(config, prepared, folder / "runs"), table
+    try:
+        return train(config, prepared, folder / "runs"), table
+    except BudgetError:
+        return train(config.replace({"tables.budget": BUDGET}), prepared, folder / "runs"), table
 
 
 def refused(run: Run, out: Path) -> str | None:
