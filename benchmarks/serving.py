@@ -43,6 +43,7 @@ from recsys_pipelines.encoding.vocabulary import ExactVocabulary
 from recsys_pipelines.features import Features, Numeric
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.request.write import write_request
+from recsys_tables.bytes import ResidentBytes
 from recsys_tables.serving.write import write
 
 CRITEO = Path(__file__).resolve().parents[1] / "configs/criteo/full.yaml"
@@ -163,7 +164,7 @@ def with_many_ids(run: Run, served: Path, ids: int, folder: Path) -> Path:
             np.zeros((ids + 2, 16), np.float32) if name == "c3/full" else saved.read(f"table/{name}").numpy()
         )
 
-    def add(partial: Path) -> None:
+    def add(partial: Path, counted: ResidentBytes) -> None:
         write_request(features, partial / REQUEST)
         for name in (MODEL, PROGRAM):
             shutil.copyfile(served / name, partial / name)
