@@ -1,13 +1,21 @@
 """What README and docs say works as it stands there: a page's blocks are executed in their order, on a small log.
 
-Blocks of Python are executed, those of YAML are read as experiments or as sections of one, and `recsys` commands are run
-where their files are there and they take a second or two; all others are parsed, so that every option exists.
+Blocks of Python are executed (those with a file's name by tests of their own), those of YAML are read as experiments or
+as sections of one, and `recsys` commands are run where their files are there and they take a second or two; all others
+are parsed, so that every option exists.
 """
 
+import json
 import re
+import runpy
 import shlex
+import shutil
+import sys
+from ast import literal_eval
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +30,9 @@ from recsys import team_draft
 from recsys.cli import app
 from recsys.config import load_experiment
 from recsys.config.yaml_text import parse_yaml
+from recsys.serving import Predictor
 from recsys_pipelines.config import FeatureConfig
+from recsys_pipelines.request.transform import BadRequest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "benchmarks/README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,9 +43,8 @@ PARSED_ONLY = {"compress", "tune", "demo", "migrate"}  # teachers, Ray, a minute
 PARSED_OPTIONS = {"--workers", "--address", "--budgets", "--reward-model"}  # Ray, and many trainings
 ROWS = 1500
 executed: dict[str, set[str]] = {}  # commands that were run, by page
-finished: set[tuple[str, ...]] = (
-    set()
-)  # what they were run with: a command that stands on two pages is run once
+# what they were run with: a command that stands on two pages is run once
+finished: set[tuple[str, ...]] = set()
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +143,89 @@ def test_the_blocks_of_a_page(page: Path, capsys: pytest.CaptureFixture[str]) ->
     names: dict[str, Any] = {}
     ran = executed.setdefault(str(page.relative_to(ROOT)), set())
     for language, title, text in BLOCK.findall(page.read_text(encoding="utf-8")):
-        if language == "python":
+        if language == "python" and title:
+            compile(text, title, "exec")
+        elif language == "python":
             exec(compile(text, f"{page.name}: {text.splitlines()[0]}", "exec"), names)
         elif language == "yaml":
             read_yaml_block(text, title)
         elif language == "console":
             ran.update(filter(None, map(run_or_parse, commands_of(text))))
+
+
+def write_files_of(page: str) -> None:
+    """Export a run as a page says, and write its blocks that have a file's name."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    run_or_parse(next(line for line in text.splitlines() if line.startswith("recsys export")))
+    for _, title, block in BLOCK.findall(text):
+        if title:
+            Path(title).parent.mkdir(parents=True, exist_ok=True)
+            Path(title).write_text(block)
+
+
+class MlflowStandIn(SimpleNamespace):
+    """As much of mlflow as its page uses: a model that was logged is loaded from its file and its artifacts."""
+
+    def __init__(self) -> None:
+        super().__init__(pyfunc=self, models=self, PythonModel=object, start_run=nullcontext)
+
+    def set_model(self, model: Any) -> None:
+        self.model = model
+
+    def log_model(self, *, python_model: str, artifacts: dict[str, str], **_: Any) -> Any:
+        self.artifacts = artifacts
+        runpy.run_path(python_model)
+        return SimpleNamespace(model_uri="models:/m-1")
+
+    def load_model(self, _: str) -> Any:
+        context = SimpleNamespace(artifacts=self.artifacts)
+        self.model.load_context(context)
+        return SimpleNamespace(predict=lambda rows: self.model.predict(context, rows))
+
+
+@pytest.mark.usefixtures("runs")
+def test_the_page_on_mlflow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    write_files_of("mlflow.md")
+    monkeypatch.setitem(sys.modules, "mlflow", MlflowStandIn())  # type: ignore[arg-type]
+    capsys.readouterr()
+    names = runpy.run_path("log_model.py")
+    rows = [{"user_id": 7, "item_id": 12}, {"user_id": 8, "item_id": 9, "country": "de"}]
+    assert literal_eval(capsys.readouterr().out) == Predictor.open("served").predict(rows).tolist()
+    with pytest.raises(BadRequest, match="row 0, itme_id: no feature reads this column"):
+        names["model"].predict([{"itme_id": 12}])
+
+
+class TritonStandIn(SimpleNamespace):
+    """As much of Triton's `triton_python_backend_utils` as its page uses; a request is its arrays by name."""
+
+    def __init__(self) -> None:
+        super().__init__(TritonError=str, InferenceResponse=self.response, Tensor=lambda *pair: pair)
+
+    @staticmethod
+    def get_input_tensor_by_name(request: dict[str, np.ndarray], name: str) -> Any:
+        return SimpleNamespace(as_numpy=lambda: request[name])
+
+    @staticmethod
+    def response(output_tensors: list[tuple[str, np.ndarray]], error: str | None = None) -> Any:
+        return SimpleNamespace(output=dict(output_tensors), error=error)
+
+
+@pytest.mark.usefixtures("runs")
+def test_the_page_on_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files_of("triton.md")
+    shutil.copytree("served", "models/clicks/1/served")
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", TritonStandIn())  # type: ignore[arg-type]
+    model = runpy.run_path("models/clicks/1/model.py")["TritonPythonModel"]()
+    model.initialize({"model_repository": "models/clicks", "model_version": "1"})
+    rows = [{"user_id": 7, "item_id": 12, "tags": ["a"]}, {"user_id": 8, "item_id": 9}]
+    texts = [[json.dumps(row).encode() for row in rows], [b'{"itme_id": 12}'], [b"3"], [b"{"]]
+    answered, *refused = model.execute([{"rows": np.array(text, dtype=object)} for text in texts])
+    np.testing.assert_array_equal(answered.output["probability"], model.predictor.predict(rows))
+    reasons = ("row 0, itme_id: no feature reads", "the text of a JSON object", "Expecting property")
+    assert all(reason in response.error for reason, response in zip(reasons, refused, strict=True))
+    model.finalize()
+    declared = re.findall(r'name: "(\w+)", data_type: (\w+)', Path("models/clicks/config.pbtxt").read_text())
+    assert declared == [("rows", "TYPE_STRING"), ("probability", "TYPE_FP64")]
 
 
 def read_yaml_block(text: str, title: str) -> None:
