@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -230,6 +231,18 @@ def test_a_coded_run_keeps_its_codes_and_is_exported(
     assert opened.bytes.codes == coded.metrics["bytes"]["codes"] > 0
     assert coded.metrics["bytes"]["total"] == codes.bytes
     assert len({id(field.scheme.code_map) for field in opened.fields}) == 1
+
+
+def test_an_exported_coded_run_answers_requests_as_it_predicts(coded: Run, log: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `serve` is not installed")
+    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    from recsys.serving.export import export
+    from recsys.serving.predictor import Predictor
+
+    predictor = Predictor.open(export(coded, tmp_path / "served", "fp32").folder)
+    predicted = coded.predictions()
+    rows = pq.read_table(log).take(predicted["row_id"]).select(predictor.transform.columns).to_pylist()
+    np.testing.assert_allclose(predictor.predict(rows), predicted["prediction"].to_numpy(), atol=2e-6)
 
 
 def test_codes_of_another_training_are_refused(
