@@ -1,5 +1,6 @@
 """Codes are learned from trained full tables: ids whose rows are alike, in whatever field, read one row of a small one."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,10 @@ SAMPLE = 256  # ids for each centroid that k-means sees at most, as faiss has it
 ITERATIONS = 25
 LARGE = 1 << 18  # vectors in the sample beyond which k-means takes mini-batches
 _BATCH = 1 << 14  # vectors of a mini-batch
+PASSES, PASSES_OF_BATCHES = (
+    100,
+    12,
+)  # of such products over the sample, that k-means and mini-batches take at most
 _BLOCK = 1 << 14  # ids that are assigned at a time
 
 Array = npt.NDArray[np.float32]
@@ -132,6 +137,21 @@ def learned_codes(
         chunks.append(nearest_centroids(np.concatenate(parts), weights, num_embeddings, seed))
         progress("k-means, chunks", chunk + 1, num_chunks)
     return _codes(trained, np.stack(chunks, axis=1), num_embeddings)
+
+
+def clustering_seconds(num_vectors: int, width: int, clusters: int) -> float:
+    """Return how long `nearest_centroids` takes here at most, from the product of one block of vectors with centroids."""
+    if num_vectors <= clusters:
+        return 0.0
+    random = np.random.default_rng(0)
+    block = random.random((_BLOCK, width), dtype=np.float32)
+    centroids = random.random((width, clusters), dtype=np.float32)
+    began = time.perf_counter()
+    (block @ centroids).argmin(axis=1)
+    seconds = time.perf_counter() - began
+    sampled = min(num_vectors, SAMPLE * clusters)
+    passes = PASSES_OF_BATCHES if sampled > LARGE else PASSES
+    return seconds * (num_vectors + passes * sampled) / _BLOCK
 
 
 def random_codes(trained: TrainedIds, num_embeddings: int, num_chunks: int = 1, seed: int = 0) -> Codes:

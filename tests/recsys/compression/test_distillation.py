@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from recsys import cli
 from recsys.comparison.pool import training_pool
+from recsys.compression import cost
 from recsys.compression.clustered import centroids, like_teacher
 from recsys.compression.codes import (
     TrainedIds,
@@ -33,6 +34,7 @@ from recsys.compression.saliency import importance
 from recsys.compression.students import hashed, most_rows
 from recsys.compression.supernet import full_model
 from recsys.config import ConfigError, ExperimentConfig, TeacherConfig, load_experiment
+from recsys.cost import Measured
 from recsys.evaluation.metrics import logloss
 from recsys.models.click import ClickModel
 from recsys.reports.distillation import loss_at_most, summary, write_compression
@@ -243,6 +245,21 @@ def test_an_exported_coded_run_answers_requests_as_it_predicts(coded: Run, log: 
     predicted = coded.predictions()
     rows = pq.read_table(log).take(predicted["row_id"]).select(predictor.transform.columns).to_pylist()
     np.testing.assert_allclose(predictor.predict(rows), predicted["prediction"].to_numpy(), atol=2e-6)
+
+
+def test_the_cost_counts_what_codes_take(
+    config: ExperimentConfig, roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = prepare(config.data, config.features, roots[1])
+    monkeypatch.setattr(cost, "measure_speed", lambda *_: Measured(1000.0, 10, 400))
+    monkeypatch.setattr(cost, "clustering_seconds", lambda *_: 7.0)
+    coded, unified = (expected_cost(config, [kind], ready, 0, 1) for kind in ("coded", "unified"))
+    students, dim = config.compression.students, config.tables.embedding_dim
+    ids = sum(feature.num_codes or 0 for feature in ready.features().categorical)
+    assert coded.seconds - unified.seconds == pytest.approx(
+        students.teachers * 0.4 + len(students.min_counts) * 7
+    )
+    assert coded.memory - unified.memory == 12 * students.teachers * dim * ids > 0
 
 
 def test_codes_of_another_training_are_refused(
