@@ -27,6 +27,7 @@ for commands in (
     "policies",
     "online",
     "exporting",
+    "serving",
     "cleaning",
 ):  # in the order of the help
     import_module(f"recsys.commands.{commands}")

@@ -9,7 +9,9 @@ _EXTRAS = {
     **dict.fromkeys(_TRAINING, "'recsys-embedding-tables[cpu]', with a GPU 'recsys-embedding-tables[gpu]'"),
     **dict.fromkeys(("ray", "optuna"), "'recsys-embedding-tables[ray]'"),
     **dict.fromkeys(("onnx", "onnxscript"), "'recsys-embedding-tables[export]'"),
-    "onnxruntime": "'recsys-embedding-tables[serve]'",
+    **dict.fromkeys(
+        ("onnxruntime", "starlette", "uvicorn", "prometheus_client"), "'recsys-embedding-tables[serve]'"
+    ),
     "matplotlib": "'recsys-embedding-tables[pictures]'",
 }
 

@@ -87,7 +87,7 @@ def elements(value: Any, separator: str | None) -> Iterable[Any]:
     if isinstance(value, str | bytes) and separator is not None:
         text = text_of(value)
         return [piece or None for piece in text.split(separator)] if text else ()
-    if isinstance(value, list | tuple | np.ndarray) and np.ndim(value) <= 1:
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1):
         return value
     expected = "a list" if separator is None else f"a list, or text with {separator!r} between its elements"
     raise Unreadable(f"{type(value).__name__} where many values are declared", expected)
