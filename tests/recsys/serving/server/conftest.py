@@ -1,10 +1,17 @@
 """Two exported versions of one run, which answer differently, and a server in this process."""
 
+import json
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 import pytest
@@ -69,3 +76,81 @@ def serve(exported: dict[str, Path]) -> Callable[..., Any]:
 def client(serve: Callable[..., Any]) -> Iterator[Client]:
     with serve() as one:
         yield one
+
+
+SECONDS = 60.0  # that a busy machine may take
+
+
+def wait_for(reached: Callable[[], Any]) -> Any:
+    """Return what is reached at last, and is true."""
+    until = time.monotonic() + SECONDS
+    while not (value := reached()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return value
+
+
+def replace(served: Path, by: Path) -> None:
+    """Put a copy of a version in the place of the served one, as a release does."""
+    following, before = served.with_name("following"), served.with_name("before")
+    shutil.copytree(by, following)
+    served.rename(before)
+    following.rename(served)
+    shutil.rmtree(before)
+
+
+class Server:
+    """A server in a process of its own, on a free port."""
+
+    def __init__(self, *arguments: object) -> None:
+        command = [sys.executable, "-P", "-m", "recsys.cli", "serve", *map(str, arguments), "--port", "0"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.lines: list[dict[str, Any]] = []  # of its log
+        listening = json.loads(self.process.stdout.readline() or "{}")
+        assert listening.get("event") == "listening"
+        self.host, self.port = urlsplit(listening["url"]).hostname, urlsplit(listening["url"]).port
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(json.loads(line))
+
+    def connection(self) -> HTTPConnection:
+        return HTTPConnection(self.host or "", self.port, timeout=SECONDS)
+
+    def ask(self, path: str, body: Any = None) -> tuple[int, dict[str, str], bytes]:
+        """Answer status, headers and body, over a connection of its own."""
+        connection = self.connection()
+        headers = {"content-type": "application/json"}
+        connection.request("GET" if body is None else "POST", path, body and json.dumps(body), headers)
+        answer = connection.getresponse()
+        read = answer.read()
+        connection.close()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, read
+
+    def stop(self) -> int:
+        """Stop it, and return its exit status."""
+        self.process.terminate()
+        status = self.process.wait(SECONDS)
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
+
+
+@pytest.fixture(scope="session")
+def start() -> Callable[..., Any]:
+    """Start a server in a process of its own, which ends with the block."""
+
+    @contextmanager
+    def running(*arguments: object) -> Iterator[Server]:
+        server = Server(*arguments)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+    return running

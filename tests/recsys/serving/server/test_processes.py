@@ -1,0 +1,127 @@
+"""Real servers on a free port of this machine: workers and their metrics, slow bodies, and a stop that answers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from .conftest import Server, wait_for
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def two_workers(start: Start, exported: dict[str, Path]) -> Iterator[Server]:
+    with start(exported["fp32"], "--workers", 2, "--timeout", 1, "--max-body", 100_000) as server:
+        wait_for(lambda: server.ask("/readyz")[0] == 200)
+        yield server
+
+
+def test_metrics_are_of_all_workers(two_workers: Server, rows: Any, predictors: Any) -> None:
+    expected = predictors["fp32"].predict(rows)
+    for _ in range(30):
+        status, headers, body = two_workers.ask("/predict", {"rows": rows})
+        assert (status, len(headers["x-model-version"])) == (200, 16)
+        np.testing.assert_array_equal(json.loads(body)["predictions"], expected)
+
+    def counted() -> list[float]:
+        lines = two_workers.ask("/metrics")[2].decode().splitlines()
+        return [float(line.split()[-1]) for line in lines if line.startswith("recsys_rows_total{")]
+
+    assert {tuple(counted()) for _ in range(10)} == {(30 * len(rows),)}  # whichever worker is asked
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(two_workers: Server) -> None:
+    connection = two_workers.connection()
+    connection.putrequest("POST", "/predict")
+    connection.putheader("content-type", "application/json")
+    connection.putheader("content-length", "100")
+    connection.endheaders(b"{")
+    answer = connection.getresponse()
+    assert (answer.status, json.loads(answer.read())["expected"]) == (408, "all of it in 1 seconds")
+    connection.close()
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_large_body_is_refused_before_it_is_read(two_workers: Server, declared: bool) -> None:
+    connection = two_workers.connection()
+    connection.putrequest("POST", "/predict")
+    connection.putheader("content-type", "application/json")
+    if declared:
+        connection.putheader("content-length", str(10**12))
+        connection.endheaders(b"{")
+    else:
+        connection.putheader("transfer-encoding", "chunked")
+        connection.endheaders(b"1ffff\r\n" + b" " * 0x1FFFF + b"\r\n")  # and no end
+    answer = connection.getresponse()
+    assert (answer.status, json.loads(answer.read())["expected"]) == (413, "at most 100000 bytes")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("workers", "number"), [(1, signal.SIGTERM), (1, signal.SIGINT), (2, signal.SIGTERM)]
+)
+def test_what_was_accepted_is_answered_before_it_stops(
+    start: Start, exported: dict[str, Path], workers: int, number: int
+) -> None:
+    with start(exported["fp32"], "--workers", workers) as server:
+        wait_for(lambda: server.ask("/readyz")[0] == 200)
+        connections = [server.connection() for _ in range(4)]
+        for connection in connections:
+            connection.putrequest("POST", "/predict")
+            connection.putheader("content-type", "application/json")
+            connection.putheader("content-length", "14")
+            connection.endheaders(b'{"item')
+        server.ask("/readyz")  # after those
+        os.kill(server.process.pid, number)
+        for connection in connections:
+            connection.send(b'_id": 1}')
+            answer = connection.getresponse()
+            assert (answer.status, len(json.loads(answer.read())["predictions"])) == (200, 1)
+            connection.close()
+        assert server.process.wait(60) == 0
+    answered = [line for line in server.lines if line.get("path") == "/predict"]
+    assert [line["status"] for line in answered] == [200] * 4
+    assert server.lines[-1]["event"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name an exported folder, or a folder of them with --versions: one of the two"),
+        (["nothing"], "nothing: cannot be served: nothing: cannot be opened (No such file or directory)"),
+        (["--versions", "."], "holds no exported folder; export a run into it"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_a_sentence(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    command = [sys.executable, "-P", "-m", "recsys.cli", "serve", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_said_in_a_sentence(two_workers: Server, exported: dict[str, Path]) -> None:
+    command = [sys.executable, "-P", "-m", "recsys.cli", "serve", str(exported["fp32"])]
+    done = subprocess.run([*command, "--port", str(two_workers.port)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"127.0.0.1, port {two_workers.port}: cannot be listened on" in done.stderr
+
+
+def test_workers_end_with_their_parent(start: Start, exported: dict[str, Path]) -> None:
+    import psutil
+
+    with start(exported["fp32"], "--workers", 2, "--reload-seconds", 0.1) as server:
+        wait_for(lambda: server.ask("/readyz")[0] == 200)
+        children = psutil.Process(server.process.pid).children()
+        server.process.kill()
+        assert psutil.wait_procs(children, timeout=60)[1] == []
