@@ -39,7 +39,13 @@ PAGES = [ROOT / "README.md", ROOT / "benchmarks/README.md", *sorted((ROOT / "doc
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 FEATURES = TypeAdapter(tuple[FeatureConfig, ...])
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', flags=re.M | re.S)
-PARSED_ONLY = {"compress", "tune", "demo", "migrate"}  # teachers, Ray, a minute, no file of 0.1
+PARSED_ONLY = {
+    "compress",
+    "tune",
+    "demo",
+    "migrate",
+    "serve",
+}  # teachers, Ray, a minute, no file of 0.1, no end
 PARSED_OPTIONS = {"--workers", "--address", "--budgets", "--reward-model"}  # Ray, and many trainings
 ROWS = 1500
 executed: dict[str, set[str]] = {}  # commands that were run, by page

@@ -57,6 +57,13 @@ WINGS = {
         *("recsys.training", "recsys.models", "recsys.reports", "recsys.commands"),
     ),
     "recsys/compression": ("recsys.reports", "recsys.commands"),
+    "recsys/serving/server": (
+        "torch",
+        "recsys.training",
+        "recsys.models",
+        "recsys.reports",
+        "recsys.commands",
+    ),
     "recsys/training": ("recsys.serving", "recsys.tuning", "recsys.comparison", "recsys.reports"),
     "recsys/tuning": ("recsys.comparison", "recsys.compression", "recsys.reports"),
     **{

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from recsys.console import app
+from recsys.serving.server.limits import Limits
 
 
 @app.command(rich_help_panel="Serving")
@@ -25,21 +26,20 @@ def serve(
     reload_seconds: Annotated[
         float, typer.Option(min=0.05, help="in which each worker takes another version")
     ] = 5.0,
-    max_body: Annotated[int, typer.Option(min=1, help="bytes of a request")] = 4 << 20,
-    max_rows: Annotated[int, typer.Option(min=1, help="rows of a request")] = 4096,
-    max_list: Annotated[int, typer.Option(min=1, help="elements of one list")] = 512,
+    max_body: Annotated[int, typer.Option(min=1, help="bytes of a request")] = Limits.body_bytes,
+    max_rows: Annotated[int, typer.Option(min=1, help="rows of a request")] = Limits.rows,
+    max_list: Annotated[int, typer.Option(min=1, help="elements of one list")] = Limits.list_length,
     max_in_flight: Annotated[
         int, typer.Option(min=1, help="requests at once in a worker; others get status 503")
-    ] = 64,
+    ] = Limits.in_flight,
     timeout: Annotated[
         float, typer.Option(min=0.1, help="seconds for a body to arrive, and for its answer")
-    ] = 10.0,
+    ] = Limits.seconds,
 ) -> None:
     """Answer requests over HTTP from an exported folder: /predict, /rank, /metadata, /metrics, /healthz, /readyz."""
     from recsys_cython_ext.extras import require
 
     require("onnxruntime", "starlette", "uvicorn", "prometheus_client")
-    from recsys.serving.server.limits import Limits
     from recsys.serving.server.processes import serve as answer
     from recsys.serving.server.versions import FolderOfVersions, OneFolder, Source
 

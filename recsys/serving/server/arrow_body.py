@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from recsys.serving.server.limits import Limits
-from recsys.serving.server.refusal import Refusal
+from recsys.serving.server.refusal import Refusal, require_lists, require_rows
 
 EXPECTED = "an Arrow IPC stream of plain columns, without compression"
 _PLAIN = (
@@ -46,7 +46,7 @@ def stream_of(probabilities: np.ndarray) -> bytes:
 def _rows(stream: pa.RecordBatchStreamReader, limits: Limits) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for batch in stream:
-        limits.require_rows(len(rows) + batch.num_rows)
+        require_rows(len(rows) + batch.num_rows, limits)
         batch.validate(full=True)
         _require_short_lists(batch, len(rows), limits)
         rows += _with_microseconds(batch).to_pylist()
@@ -71,10 +71,7 @@ def _require_short_lists(batch: pa.RecordBatch, before: int, limits: Limits) -> 
     """Refuse long lists: those of nulls take no bytes of a body, and many of memory."""
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if isinstance(column, pa.ListArray | pa.LargeListArray):
-            lengths = np.diff(column.offsets.to_numpy())
-            if len(lengths):
-                row = int(lengths.argmax())
-                limits.require_list(name, before + row, int(lengths[row]))
+            require_lists(name, np.diff(column.offsets.to_numpy()), limits, before)
 
 
 def _with_microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -4,7 +4,7 @@ import json
 from typing import Any, NoReturn
 
 from recsys.serving.server.limits import Limits
-from recsys.serving.server.refusal import Refusal
+from recsys.serving.server.refusal import Refusal, require_rows
 
 Row = dict[str, Any]
 PREDICT = 'an object of columns, or {"rows": [{…}, …]}'
@@ -83,7 +83,7 @@ def _refuse_keys(value: Row, known: set[str], expected: str) -> None:
 def _listed(value: Any, key: str, expected: str, limits: Limits) -> list[Row]:
     if not isinstance(value, list):
         raise Refusal(400, f"{key} is {_kind(value)}", value=value, expected=expected)
-    limits.require_rows(len(value))
+    require_rows(len(value), limits)
     for number, row in enumerate(value):
         if not isinstance(row, dict):
             raise Refusal(

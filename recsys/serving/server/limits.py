@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from recsys.serving.server.refusal import Refusal
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -22,15 +20,3 @@ class Limits:
     list_length: int = 512
     in_flight: int = 64
     seconds: float = 10.0
-
-    def require_rows(self, rows: int) -> None:
-        """Raise Refusal where a request has more rows than it may."""
-        if rows > self.rows:
-            expected = f"at most {self.rows} rows"
-            raise Refusal(413, "too many rows in one request", value=rows, expected=expected)
-
-    def require_list(self, feature: str, row: int, length: int) -> None:
-        """Raise Refusal where a list is longer than it may be."""
-        if length > self.list_length:
-            expected = f"at most {self.list_length} values"
-            raise Refusal(413, "too long a list", feature=feature, row=row, value=length, expected=expected)

@@ -5,8 +5,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from starlette.responses import Response
 
+from recsys.serving.server.limits import Limits
 from recsys_pipelines.request.transform import BadRequest
 
 SHOWN = 60  # characters of a value that a body shows
@@ -51,6 +53,26 @@ class Refusal(Exception):
     def response(self) -> Response:
         """Return it as a response."""
         return json_response(self.body, self.status, self.headers)
+
+
+def require_rows(rows: int, limits: Limits) -> None:
+    """Raise Refusal where a request has more rows than it may."""
+    if rows > limits.rows:
+        raise Refusal(413, "too many rows in one request", value=rows, expected=f"at most {limits.rows} rows")
+
+
+def require_lists(feature: str, lengths: np.ndarray, limits: Limits, before: int = 0) -> None:
+    """Raise Refusal where one of the lists of a feature, int [n], is longer than it may be; `before` rows come first."""
+    if lengths.max(initial=0) > limits.list_length:
+        row = int(lengths.argmax())
+        raise Refusal(
+            413,
+            "too long a list",
+            feature=feature,
+            row=before + row,
+            value=int(lengths[row]),
+            expected=f"at most {limits.list_length} values",
+        )
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from recsys.serving.server import metrics
 from recsys.serving.server.limits import Limits
 from recsys.serving.server.observed import GONE, Record
-from recsys.serving.server.refusal import Refusal
+from recsys.serving.server.refusal import Refusal, require_lists
 from recsys.serving.server.versions import Served, Versions
 from recsys_pipelines.request.transform import BadRequest, Encoded
 
@@ -64,6 +64,8 @@ class Service:
 
         Raises Refusal for a row that cannot be read, or has a list that is too long.
         """
+        if not rows:
+            return np.empty(0)
         try:
             encoded = served.predictor.transform.encode(rows)
         except BadRequest as error:
@@ -78,8 +80,10 @@ class Service:
 
         Raises Refusal as `predict` does.
         """
+        if not items:
+            return np.empty(0)
         try:
-            own, shared = served.predictor.encode_items(context, items)
+            own, shared = served.predictor.encode_ranked(context, items)
         except BadRequest as error:
             refusal = Refusal.of_row(error)
             if error.feature in context and error.feature not in items[error.row]:
@@ -130,9 +134,7 @@ class Service:
     def _require_short_lists(self, encoded: Encoded) -> None:
         for name, bags in encoded.bags.items():
             if len(bags.values) > self.limits.list_length:
-                lengths = np.diff(bags.offsets)
-                row = int(lengths.argmax())
-                self.limits.require_list(name, row, int(lengths[row]))
+                require_lists(name, np.diff(bags.offsets), self.limits)
 
     def _count(self, request: Request, served: Served, rows: int, *encoded: Encoded) -> None:
         record_of(request).rows = rows

@@ -177,5 +177,7 @@ def test_the_example_of_metadata_is_answered(client: Any, predictors: Any) -> No
     assert post(client, about["example"]).status_code == 200
     types = {column["name"]: column["type"] for column in about["columns"]}
     assert types == {"item_id": "integer", "user_id": "text", "tags": "list: integer", "x": "number"}
-    assert {one["name"] for one in about["features"]} == set(predictors["fp32"].transform.order)
+    assert {one["name"] for one in about["features"]} == {
+        one.name for one in predictors["fp32"].transform.inputs
+    }
     assert about["version"] == client.get("/readyz").headers["x-model-version"]
