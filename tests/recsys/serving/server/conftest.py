@@ -106,7 +106,7 @@ class Server:
         command = [sys.executable, "-P", "-m", "recsys.cli", "serve", *map(str, arguments), "--port", "0"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        self.lines: list[dict[str, Any]] = []  # of its log
+        self._log: list[str] = []
         listening = json.loads(self.process.stdout.readline() or "{}")
         assert listening.get("event") == "listening"
         self.host, self.port = urlsplit(listening["url"]).hostname, urlsplit(listening["url"]).port
@@ -116,7 +116,12 @@ class Server:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.lines.append(json.loads(line))
+            self._log.append(line)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of its log so far."""
+        return [json.loads(line) for line in list(self._log)]
 
     def connection(self) -> HTTPConnection:
         return HTTPConnection(self.host or "", self.port, timeout=SECONDS)
