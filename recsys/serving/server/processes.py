@@ -29,11 +29,11 @@ def serve(source: Source, host: str, port: int, workers: int, limits: Limits, re
     if versions.served is None:
         assert versions.refused is not None
         raise ArtefactError(f"{source.path}: cannot be served: {versions.refused.error}")
-    with _listening(host, port) as listener, tempfile.TemporaryDirectory() as folder:
+    with listening(host, port) as listener, tempfile.TemporaryDirectory() as folder:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read by its library while it is imported
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         log("listening", url=url, workers=workers, name=versions.served.name, version=versions.served.version)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             _run(versions, listener, workers, limits, reload_seconds)
     log("stopped")
@@ -71,11 +71,17 @@ def _run(
         Multiprocess(config, [listener]).run()
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
+    """Return a socket that says it is TCP's: asyncio sends small pieces of others late, after 40 ms (Nagle)."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        return listener
     except (OSError, UnicodeError) as error:
+        listener.close()
         raise ValueError(
             f"{host}, port {port}: cannot be listened on ({error}); name another --host or --port"
         ) from None

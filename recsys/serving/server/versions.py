@@ -80,7 +80,7 @@ class FolderOfVersions:
         """Return the version to serve."""
         names = self.names()
         if not names:
-            raise ArtefactError(f"{self.path.name}: holds no exported folder; export a run into it")
+            raise ArtefactError(f"{self.path.resolve().name}: holds no exported folder; export a run into it")
         try:
             name = (self.path / CURRENT).read_text(encoding="utf-8").strip()
         except FileNotFoundError:

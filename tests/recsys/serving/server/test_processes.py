@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from recsys.serving.server.processes import listening
 
 from .conftest import Server, wait_for
 
@@ -108,6 +111,13 @@ def test_what_cannot_be_served_is_said_in_a_sentence(
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_answers_are_not_held_back() -> None:
+    with listening("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        accepted.close()
+        assert accepted.proto == socket.IPPROTO_TCP  # or asyncio leaves Nagle's algorithm on
 
 
 def test_a_taken_port_is_said_in_a_sentence(two_workers: Server, exported: dict[str, Path]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recsys.serving.predictor import NETWORK
+from recsys.serving.predictor import PROGRAM
 from recsys.serving.server.versions import FolderOfVersions, OneFolder, Versions
 from recsys_cython_ext.files import file_digest
 from recsys_tables.serving.artefact import MANIFEST
@@ -51,13 +51,13 @@ def test_what_is_refused_leaves_the_version_before(served: Path, exported: Any) 
     versions.refresh()
     before = versions.served
     replace(served, exported["int4"])
-    (served / NETWORK).write_bytes(b"no network")
+    (served / PROGRAM).write_bytes(b"no network")
     assert versions.refresh()
     assert versions.served is before
     assert versions.refused is not None
     assert versions.refused.error.startswith("served/network.onnx: damaged")
     assert not versions.refresh()  # it is not read again and again
-    shutil.copyfile(exported["int4"] / NETWORK, served / NETWORK)
+    shutil.copyfile(exported["int4"] / PROGRAM, served / PROGRAM)
     assert versions.refresh()  # mended
     assert versions.refused is None
     assert versions.served is not None
