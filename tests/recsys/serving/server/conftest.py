@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,37 +17,32 @@ from urllib.parse import urlsplit
 import pyarrow.parquet as pq
 import pytest
 
-pytest.importorskip("onnxruntime", reason="the extra `serve` is not installed")
-pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
-pytest.importorskip("prometheus_client", reason="the extra `serve` is not installed")
-pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
-testclient = pytest.importorskip("starlette.testclient", reason="starlette or httpx2 is not installed")
-
-from recsys.serving.export import export  # noqa: E402
-from recsys.serving.predictor import Predictor  # noqa: E402
-from recsys.serving.server.app import make_app  # noqa: E402
-from recsys.serving.server.limits import Limits  # noqa: E402
-from recsys.serving.server.versions import OneFolder, Versions  # noqa: E402
-from recsys.training.run import Run  # noqa: E402
+NEEDED = ("torch", "onnxscript", "onnxruntime", "starlette", "uvicorn", "prometheus_client", "httpx2")
+if any(find_spec(name) is None for name in NEEDED):  # of the extras `export` and `serve`, and of `dev`
+    collect_ignore_glob = ["test_*.py"]
 
 Client = Any  # a starlette.testclient.TestClient
 Rows = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def exported(run: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two versions of a run, not to be written to."""
+    from recsys.serving.export import export
+
     folder = tmp_path_factory.mktemp("exported")
     return {dtype: export(run, folder / dtype, dtype).folder for dtype in ("fp32", "int4")}
 
 
 @pytest.fixture(scope="session")
-def predictors(exported: dict[str, Path]) -> dict[str, Predictor]:
+def predictors(exported: dict[str, Path]) -> dict[str, Any]:
+    from recsys.serving.predictor import Predictor
+
     return {name: Predictor.open(folder) for name, folder in exported.items()}
 
 
 @pytest.fixture(scope="session")
-def rows(log: Path, predictors: dict[str, Predictor]) -> Rows:
+def rows(log: Path, predictors: dict[str, Any]) -> Rows:
     return pq.read_table(log).slice(0, 100).select(predictors["fp32"].transform.columns).to_pylist()
 
 
@@ -59,14 +55,17 @@ def served(exported: dict[str, Path], tmp_path: Path) -> Path:
 @pytest.fixture
 def serve(exported: dict[str, Path]) -> Callable[..., Any]:
     """Start a server in this process: of a folder, with limits and another time to reload."""
+    from starlette.testclient import TestClient
+
+    from recsys.serving.server.app import make_app
+    from recsys.serving.server.limits import Limits
+    from recsys.serving.server.versions import OneFolder, Versions
 
     @contextmanager
-    def start(
-        folder: Path | None = None, reload_seconds: float = 60.0, source: Any = None, **limits: Any
-    ) -> Iterator[Client]:
-        versions = Versions(source or OneFolder(folder or exported["fp32"]))
+    def start(folder: Path | None = None, reload_seconds: float = 60.0, **limits: Any) -> Iterator[Client]:
+        versions = Versions(OneFolder(folder or exported["fp32"]))
         app = make_app(versions, Limits(**limits), reload_seconds)
-        with testclient.TestClient(app, raise_server_exceptions=False) as client:
+        with TestClient(app, raise_server_exceptions=False) as client:
             yield client
 
     return start
