@@ -23,7 +23,6 @@ from recsys.serving.server.service import Service, record_of
 from recsys.serving.server.versions import Served, Versions
 
 JSON, ARROW = "application/json", "application/vnd.apache.arrow.stream"
-PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def make_app(versions: Versions, limits: Limits, reload_seconds: float) -> Observed:
@@ -124,7 +123,8 @@ class Endpoints:
 
     async def metrics(self, request: Request) -> Response:
         """Answer Prometheus, for all workers."""
-        return Response(await asyncio.to_thread(metrics.exposition), headers={"content-type": PROMETHEUS})
+        text, content_type = await asyncio.to_thread(metrics.exposition)
+        return Response(text, headers={"content-type": content_type})
 
 
 def _probabilities(probabilities: np.ndarray) -> Response:

@@ -7,7 +7,7 @@ are of this process.
 import os
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -44,10 +44,10 @@ def count_values(missing: Mapping[str, int], unknown: Mapping[str, int]) -> None
             counter.labels(feature).inc(count)
 
 
-def exposition() -> bytes:
-    """Return the numbers of all workers as Prometheus reads them."""
-    if FOLDER not in os.environ:
-        return generate_latest(_own)
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)
-    return generate_latest(registry)
+def exposition() -> tuple[bytes, str]:
+    """Return the numbers of all workers as Prometheus reads them, and their media type."""
+    registry = _own
+    if FOLDER in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+    return generate_latest(registry), CONTENT_TYPE_LATEST

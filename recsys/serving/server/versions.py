@@ -132,7 +132,8 @@ class Versions:
                 if identity == self._refused_identity:
                     return
                 if identity != self._served_identity:
-                    self.served = _opened(place, folder.name)
+                    predictor, version = Predictor.open(place), file_digest(place / MANIFEST)
+                    self.served = Served(predictor, version, folder.name, _now())
                     self._served_identity = identity
                 self.refused, self._refused_identity = None, None
         except Exception as error:  # whatever is wrong with it, the version before stays
@@ -147,14 +148,19 @@ class Versions:
 
 @contextmanager
 def _pinned(folder: Path) -> Iterator[Path]:
-    """Yield a path that leads to this folder even when another is given its name, so that no two are mixed."""
+    """Yield a path that leads to this folder even when another is given its name, so that no two are mixed.
+
+    Raises ArtefactError, with the folder's own name, for what goes wrong with its files meanwhile.
+    """
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise ArtefactError(f"{folder.name}: cannot be opened ({error.strerror})") from None
+    pinned = Path(f"/proc/self/fd/{handle}")
     try:
-        pinned = Path(f"/proc/self/fd/{handle}")
         yield pinned if pinned.exists() else folder  # where there is no /proc, only links can be replaced
+    except (ValueError, OSError) as error:
+        raise ArtefactError(str(error).replace(str(pinned), folder.name)) from None
     finally:
         os.close(handle)
 
@@ -168,13 +174,6 @@ def _identity(place: Path) -> Identity:
         (folder.st_dev, folder.st_ino),
         *((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats),
     )
-
-
-def _opened(place: Path, name: str) -> Served:
-    try:
-        return Served(Predictor.open(place), file_digest(place / MANIFEST), name, _now())
-    except (ValueError, OSError) as error:
-        raise ArtefactError(str(error).replace(str(place), name)) from None
 
 
 def _now() -> str:
