@@ -20,7 +20,9 @@ def serve(
             "--versions", help="folder of exported folders: that named in its file `current`, or the newest"
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="address; others than this machine need another")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="address to listen on; this machine alone reaches the default")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="processes")] = 1,
     reload_seconds: Annotated[

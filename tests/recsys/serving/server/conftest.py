@@ -128,8 +128,9 @@ class Server:
     def ask(self, path: str, body: Any = None) -> tuple[int, dict[str, str], bytes]:
         """Answer status, headers and body, over a connection of its own."""
         connection = self.connection()
-        headers = {"content-type": "application/json"}
-        connection.request("GET" if body is None else "POST", path, body and json.dumps(body), headers)
+        content = None if body is None else json.dumps(body)
+        method = "GET" if body is None else "POST"
+        connection.request(method, path, content, {"content-type": "application/json"})
         answer = connection.getresponse()
         read = answer.read()
         connection.close()

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,25 @@ def two_workers(start: Start, exported: dict[str, Path]) -> Iterator[Server]:
         yield server
 
 
+def begun(server: Server) -> HTTPConnection:
+    """A request that waits for the rest of its body."""
+    connection = server.connection()
+    connection.putrequest("POST", "/predict")
+    connection.putheader("content-type", "application/json")
+    connection.putheader("content-length", "14")
+    connection.endheaders(b'{"item')
+    return connection
+
+
+def finished(connection: HTTPConnection) -> int:
+    """The status of a request that was begun, when the rest has been sent."""
+    connection.send(b'_id": 1}')
+    answer = connection.getresponse()
+    assert len(json.loads(answer.read())["predictions"]) == 1
+    connection.close()
+    return answer.status
+
+
 def test_metrics_are_of_all_workers(two_workers: Server, rows: Any, predictors: Any) -> None:
     expected = predictors["fp32"].predict(rows)
     for _ in range(30):
@@ -42,14 +62,19 @@ def test_metrics_are_of_all_workers(two_workers: Server, rows: Any, predictors: 
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(two_workers: Server) -> None:
-    connection = two_workers.connection()
-    connection.putrequest("POST", "/predict")
-    connection.putheader("content-type", "application/json")
-    connection.putheader("content-length", "100")
-    connection.endheaders(b"{")
+    connection = begun(two_workers)
     answer = connection.getresponse()
     assert (answer.status, json.loads(answer.read())["expected"]) == (408, "all of it in 1 seconds")
     connection.close()
+
+
+def test_so_many_requests_are_taken_at_once(start: Start, exported: dict[str, Path]) -> None:
+    with start(exported["fp32"], "--max-in-flight", 1) as server:
+        first = begun(server)
+        wait_for(lambda: server.ask("/predict", {})[0] == 503)
+        assert server.ask("/predict", {})[1]["retry-after"] == "1"
+        assert finished(first) == 200
+        assert server.ask("/predict", {})[0] == 200
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -76,19 +101,10 @@ def test_what_was_accepted_is_answered_before_it_stops(
 ) -> None:
     with start(exported["fp32"], "--workers", workers) as server:
         wait_for(lambda: server.ask("/readyz")[0] == 200)
-        connections = [server.connection() for _ in range(4)]
-        for connection in connections:
-            connection.putrequest("POST", "/predict")
-            connection.putheader("content-type", "application/json")
-            connection.putheader("content-length", "14")
-            connection.endheaders(b'{"item')
+        connections = [begun(server) for _ in range(4)]
         server.ask("/readyz")  # after those
         os.kill(server.process.pid, number)
-        for connection in connections:
-            connection.send(b'_id": 1}')
-            answer = connection.getresponse()
-            assert (answer.status, len(json.loads(answer.read())["predictions"])) == (200, 1)
-            connection.close()
+        assert [finished(connection) for connection in connections] == [200] * 4
         assert server.process.wait(60) == 0
     answered = [line for line in server.lines if line.get("path") == "/predict"]
     assert [line["status"] for line in answered] == [200] * 4
