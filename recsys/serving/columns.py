@@ -49,7 +49,7 @@ def _readings(reader: Reader) -> Iterator[tuple[int, Column]]:
             yield 0, Column(name, *_time(form))
         case IdsReader(column=name, text=text, separator=separator):
             word, example = _id(text)
-            if separator is None:
+            if separator is None or not text:  # pieces of a text are text
                 yield 1, Column(name, f"list: {word}", [example])
             else:
                 yield 1, Column(name, f"list: {word}, or text with {separator!r} between", str(example))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from recsys.serving.server.metadata import columns_of
+from recsys.serving.columns import columns_of
 from recsys_pipelines.request.inputs import CategoricalInput
 from recsys_pipelines.request.readers import (
     CrossReader,
