@@ -110,7 +110,7 @@ def test_the_matrix_says_what_schemes_can_do(reference: Any) -> None:
     assert (full.takes, full.budget, full.shared, full.export) == (("codes",), "checked", False, True)
     assert (unified.takes, unified.budget, unified.shared) == (("codes", "any id", "both"), "rows", True)
     assert split.takes == ("both",)
-    assert (mixed.export, mixed.network > 0, mixed.bags) == (False, True, "in the lookup")
+    assert (mixed.export, mixed.network > 0, mixed.bags) == (True, True, "in the lookup")
     assert (pep.learner, pep.export, pep.bags) == (True, False, "one by one")
     assert all(one.sharding == ("table", "row", "column") for one in (full, unified, split, mixed, pep))
 

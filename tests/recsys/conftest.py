@@ -90,6 +90,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run(configure: Configure, prepared: Prepared, runs: Path) -> Any:
     """A finished run, not to be written to."""
+    pytest.importorskip("torch", reason="a run is trained, and torch is not installed")
     from recsys.training.train import train
 
     return train(configure(), prepared, runs)
