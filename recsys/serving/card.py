@@ -45,7 +45,7 @@ def model_card(
         "": _what_it_is(run, about),
         "How to open it": _opened(inputs) if servable else NO_NETWORK,
         "Quality": _quality(run),
-        "Bytes": _bytes(resident),
+        "Bytes": _bytes(run, resident),
         "Data": _data(run),
         "Features": _features(inputs),
         "Missing and unknown": _rules(inputs),
@@ -126,10 +126,11 @@ def _intervals(run: Run) -> dict[str, Interval]:
     return {name: estimate.interval for name, estimate in compared.arms[0].metrics.items()}
 
 
-def _bytes(resident: ResidentBytes) -> str:
+def _bytes(run: Run, resident: ResidentBytes) -> str:
     by_kind = resident.to_dict()
     kinds = [kind for kind, size in by_kind.items() if size and kind not in ("total", "serving")]
-    return _table(("kind", "resident bytes"), [(kind, f"{by_kind[kind]:,}") for kind in [*kinds, "serving"]])
+    table = _table(("kind", "resident bytes"), [(kind, f"{by_kind[kind]:,}") for kind in [*kinds, "serving"]])
+    return f"{table}\n\nAbove the tables is a network of {run.metrics['bytes']['network']:,} bytes."
 
 
 def _data(run: Run) -> str:

@@ -37,6 +37,10 @@ def block(card: str, language: str) -> str:
     return str(found)
 
 
+def test_it_has_the_bytes_of_the_network_beside_the_tables(run: Run, card: str) -> None:
+    assert f"a network of {run.metrics['bytes']['network']:,} bytes" in card
+
+
 def test_its_python_runs(card: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {}
