@@ -8,8 +8,9 @@ and exported. Then all take turns, one thread each: the answer to one row as a d
 
 `features.transform + eager` is what serving was without a request's own transform: the fitted features through Arrow, then
 torch. `eager, dict` has a Python dict per vocabulary and `index_select`; `eager, tensors` is given codes and numbers.
-`matrix products` are those of the network's linear layers alone. Opening is measured in fresh processes, the best of five,
-for the folder and for one whose feature c3 has --ids ids.
+Torch-RecHub's program takes part where it is installed (`serving_rivals.py`). `matrix products` are those of the network's
+linear layers alone. Opening is measured in fresh processes, the best of five, for the folder and for one whose feature c3
+has --ids ids.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import polars as pl
 import torch
 from rich.console import Console
 from rich.table import Table
+from serving_rivals import rechub_program
 from torch import nn
 
 from recsys.config import load_experiment
@@ -215,6 +217,16 @@ def measure(run: Run, rows: Sequence[dict[str, Any]], folder: Path, rounds: int)
     def row(number: int) -> dict[str, Any]:
         return rows[number % 200]
 
+    rival = rechub_program(
+        [len(table) for table in eager.tables], ready[0][0].shape[1], eager.tables[0].shape[1], folder
+    )
+    rivals: dict[str, Callable[[int], Any]] = {}
+    if rival is not None:
+        arrays = [(dense.numpy(), codes.numpy()) for dense, codes in ready]
+        rivals = {
+            "Torch-RecHub's ONNX, dict": lambda k: rival(*(t.numpy() for t in eager.tensors(row(k)))),
+            "Torch-RecHub's ONNX, arrays": lambda k: rival(*arrays[k % 200]),
+        }
     one = take_turns(
         {
             "Predictor.predict": lambda k: predictor.predict(row(k)),
@@ -223,6 +235,7 @@ def measure(run: Run, rows: Sequence[dict[str, Any]], folder: Path, rounds: int)
             "eager, dict": lambda k: eager(*eager.tensors(row(k))),
             "eager, tensors": lambda k: eager(*ready[k % 200]),
             "features.transform + eager": lambda k: eager.through_arrow([row(k)]),
+            **rivals,
         },
         rounds,
     )
