@@ -156,7 +156,7 @@ def train(name: str, arguments: argparse.Namespace) -> None:
                     assert budget is not None
                     precision = arguments.precision
                     starts = [split.clustered(budget, precision, students)[1] for split in splits]
-                told = train_arm(title, configs, splits, students, pool, file, starts)
+                told = train_arm(title, configs, splits, students, pool, file, budget, starts)
             except NothingFits as error:
                 print(f"{name} {title}: left out: {error}", flush=True)
                 continue

@@ -210,11 +210,13 @@ def train_arm(
     students: int,
     pool: Executor,
     file: Path,
+    budget: str | None,
     starts: list[list[str]] | None = None,
 ) -> dict[str, Any]:
     """Choose an arm's settings on the first split, train its students on all, and write what came of it.
 
-    configs: the arm's experiment on each split, alike but for the split and the folders of codes. starts: what each student
+    configs: the arm's experiment on each split, alike but for the split and the folders of codes. budget: what its tables
+    are made for, which those that evolution has found do not declare. starts: what each student
     of each split begins with, if not with random values.
     """
     first = splits[0]
@@ -235,7 +237,7 @@ def train_arm(
     runs = [Run.open(path) for path in paths]
     told = {
         "arm": name,
-        "budget": configs[0].tables.budget,
+        "budget": budget,
         "settings": chosen.settings,
         "validation": max(scores),
         "trials": len(trials),
