@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from recsys.evaluation.arms.compare import Interval, compare
-from recsys.serving.columns import columns_of
+from recsys.serving.columns import columns_of, names_of
 from recsys.training.run import Run
 from recsys_cython_ext.hashing import HASH_VERSION
 from recsys_cython_ext.version import __version__
@@ -151,7 +151,7 @@ def _splits(prepared: Prepared) -> str:
 
 def _features(inputs: Sequence[Input]) -> str:
     features = [
-        (text(one.name), _kind(one), ", ".join(text(name) for name in _columns(one))) for one in inputs
+        (text(one.name), _kind(one), ", ".join(text(name) for name in names_of(one))) for one in inputs
     ]
     columns = [(text(column.name), escaped(column.type)) for column in columns_of(inputs)]
     return (
@@ -159,10 +159,6 @@ def _features(inputs: Sequence[Input]) -> str:
         + "\n\n"
         + _table(("column", "what a request has there"), columns)
     )
-
-
-def _columns(one: Input) -> Iterable[str]:
-    return dict.fromkeys(name for reader in one.readers.values() for name in reader.columns)
 
 
 def _kind(one: Input) -> str:

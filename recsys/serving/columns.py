@@ -42,6 +42,11 @@ def columns_of(inputs: Sequence[Input]) -> list[Column]:
     return [columns[name] for name in dict.fromkeys(column.name for _, column in readings)]
 
 
+def names_of(one: Input) -> list[str]:
+    """Return the names of the columns that a feature reads."""
+    return list(dict.fromkeys(name for reader in one.readers.values() for name in reader.columns))
+
+
 def _readings(reader: Reader) -> Iterator[tuple[int, Column]]:
     """Yield the columns of a reader, after how particular it is: a time is also text, and text is not always a time."""
     match reader:

@@ -7,6 +7,7 @@ an exported folder.
 import datetime as dt
 import math
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -48,9 +49,9 @@ class ColumnReader(Strict):
 
     many: ClassVar[bool] = False  # whether a row has a list of what is read
 
+    @abstractmethod
     def read(self, values: Sequence[Any]) -> Any:
         """Return what the values of a row say. Raises Unreadable where they say nothing."""
-        raise NotImplementedError
 
     def read_rows(self, columns: Sequence[Sequence[Any]]) -> Any:
         """Return what the values of each row say, of columns of n values each. Raises UnreadableAt for a row's."""

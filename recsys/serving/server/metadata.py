@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from recsys.serving.columns import columns_of
+from recsys.serving.columns import columns_of, names_of
 from recsys.serving.server.limits import Limits
 from recsys.serving.server.versions import Served, Versions
 from recsys_cython_ext.hashing import HASH_VERSION
@@ -26,16 +26,7 @@ def describe(served: Served, versions: Versions, limits: Limits) -> dict[str, An
         "hash_version": HASH_VERSION,
         "dtype": artefact.dtype,
         "bytes": artefact.bytes.to_dict(),
-        "features": [
-            {
-                "name": one.name,
-                "kind": one.kind,
-                "columns": list(
-                    dict.fromkeys(name for reader in one.readers.values() for name in reader.columns)
-                ),
-            }
-            for one in inputs
-        ],
+        "features": [{"name": one.name, "kind": one.kind, "columns": names_of(one)} for one in inputs],
         "columns": [{"name": column.name, "type": column.type} for column in columns],
         "example": {column.name: column.example for column in columns},
         "limits": dataclasses.asdict(limits),
