@@ -1,37 +1,66 @@
-"""The section `model` declares a network: there is one class for each model of `recsys.models`."""
+"""The section `model` declares a network: there is one class for each model of `recsys.models`.
+
+A class knows what its network holds (`size`), and of which fields it cannot be made (`check_fields`), so that both are
+known without torch.
+"""
 
 import difflib
+import itertools
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+from typing_extensions import override
 
+from recsys.config.network_size import NetworkSize, linear, mlp, pair_bytes, pairs
 from recsys_pipelines.config import CategoricalConfig, FeatureConfig, SequenceConfig, Strict
 
 Width = Annotated[int, Field(ge=1, le=65_536)]  # of a layer
 
 
-class _Network(Strict):
+class _Model(Strict):
+    def check_fields(self, num_dense: int, fields: Sequence[str]) -> None:
+        """Raise ValueError where no such network can be made of `num_dense` numbers and the vectors of `fields`."""
+
+    def size(self, num_dense: int, fields: int, embedding_dim: int) -> NetworkSize:
+        """Count what the network holds, of `num_dense` numbers and `fields` vectors of a width."""
+        raise NotImplementedError
+
+
+class _Network(_Model):
     hidden: tuple[Width, ...] = Field((400, 400), min_length=1)  # widths of the layers of the MLP
     dropout: float = Field(0.0, ge=0, lt=1)  # share of numbers that training drops
 
 
-class LRConfig(Strict):
+class LRConfig(_Model):
     """Logistic regression, in which an id's weight is the mean of its vector."""
 
     name: Literal["lr"]
 
+    @override
+    def size(self, num_dense: int, fields: int, embedding_dim: int) -> NetworkSize:
+        return NetworkSize(num_dense + 1)
 
-class FMConfig(Strict):
+
+class FMConfig(_Model):
     """A factorisation machine, which sums all pairs of fields and a linear term."""
 
     name: Literal["fm"]
+
+    @override
+    def size(self, num_dense: int, fields: int, embedding_dim: int) -> NetworkSize:
+        return NetworkSize(linear(num_dense + fields * embedding_dim, 1))
 
 
 class DeepFMConfig(_Network):
     """DeepFM, which adds an MLP to a factorisation machine."""
 
     name: Literal["deepfm"]
+
+    @override
+    def size(self, num_dense: int, fields: int, embedding_dim: int) -> NetworkSize:
+        inputs = num_dense + fields * embedding_dim
+        return NetworkSize(linear(inputs, 1) + mlp(inputs, self.hidden) + self.hidden[-1])
 
 
 class DCNv2Config(_Network):
@@ -40,6 +69,12 @@ class DCNv2Config(_Network):
     name: Literal["dcn_v2"]
     cross_layers: int = Field(3, ge=1, le=100)  # of the cross network
 
+    @override
+    def size(self, num_dense: int, fields: int, embedding_dim: int) -> NetworkSize:
+        inputs = num_dense + fields * embedding_dim
+        crosses = self.cross_layers * linear(inputs, inputs)
+        return NetworkSize(crosses + mlp(inputs, self.hidden) + linear(inputs + self.hidden[-1], 1))
+
 
 class DLRMConfig(_Network):
     """DLRM, which reads pairwise dot products; `hidden` is the top MLP, `bottom` the one over dense features."""
@@ -47,17 +82,47 @@ class DLRMConfig(_Network):
     name: Literal["dlrm"]
     bottom: tuple[Width, ...] = (64,)
 
+    @override
+    def check_fields(self, num_dense: int, fields: Sequence[str]) -> None:
+        if len(fields) + (num_dense > 0) < 2:
+            raise ValueError(
+                "dlrm has no pair to multiply: it needs a second categorical or a numeric feature"
+            )
+
+    @override
+    def size(self, num_dense: int, fields: int, embedding_dim: int) -> NetworkSize:
+        vectors, bottom = fields, 0
+        if num_dense:
+            vectors, bottom = fields + 1, mlp(num_dense, [*self.bottom, embedding_dim])
+        top = mlp(pairs(vectors) + embedding_dim * (num_dense > 0), self.hidden)
+        return NetworkSize(bottom + top + linear(self.hidden[-1], 1), pair_bytes(vectors))
+
 
 class FNNConfig(_Network):
     """FNN, which is an MLP over the vectors."""
 
     name: Literal["fnn"]
 
+    @override
+    def size(self, num_dense: int, fields: int, embedding_dim: int) -> NetworkSize:
+        inputs = num_dense + fields * embedding_dim
+        return NetworkSize(mlp(inputs, self.hidden) + linear(self.hidden[-1], 1))
+
 
 class IPNNConfig(_Network):
     """IPNN, which is an MLP over the vectors and the inner products of their pairs."""
 
     name: Literal["ipnn"]
+
+    @override
+    def check_fields(self, num_dense: int, fields: Sequence[str]) -> None:
+        if len(fields) < 2:
+            raise ValueError("ipnn has no pair to multiply: it needs a second categorical feature")
+
+    @override
+    def size(self, num_dense: int, fields: int, embedding_dim: int) -> NetworkSize:
+        inputs = num_dense + fields * embedding_dim + pairs(fields)
+        return NetworkSize(mlp(inputs, self.hidden) + linear(self.hidden[-1], 1), pair_bytes(fields))
 
 
 class XDeepFMConfig(_Network):
@@ -69,8 +134,17 @@ class XDeepFMConfig(_Network):
     name: Literal["xdeepfm"]
     cin: tuple[Width, ...] = Field((100, 100), min_length=1)
 
+    @override
+    def size(self, num_dense: int, fields: int, embedding_dim: int) -> NetworkSize:
+        inputs = num_dense + fields * embedding_dim
+        maps = sum(
+            before * fields * after for before, after in itertools.pairwise([fields, *self.cin])
+        )  # without biases
+        output = sum(self.cin) + self.hidden[-1]
+        return NetworkSize(linear(inputs, 1) + maps + mlp(inputs, self.hidden) + output)
 
-class AutoIntConfig(Strict):
+
+class AutoIntConfig(_Model):
     """AutoInt, whose fields attend to each other; with `hidden` it has an MLP beside them (AutoInt+).
 
     `dropout` is of attention and MLP.
@@ -83,6 +157,14 @@ class AutoIntConfig(Strict):
     residual: bool = True  # whether a layer's input is added to its output
     hidden: tuple[Width, ...] = ()
     dropout: float = Field(0.0, ge=0, lt=1)  # share of numbers that training drops
+
+    @override
+    def size(self, num_dense: int, fields: int, embedding_dim: int) -> NetworkSize:
+        width, projections = self.heads * self.head_dim, 3 + self.residual
+        layers = projections * width * (embedding_dim + (self.layers - 1) * width)
+        deep = mlp(num_dense + fields * embedding_dim, self.hidden) if self.hidden else 0
+        output = linear((num_dense + fields) * width + sum(self.hidden[-1:]), 1)
+        return NetworkSize(num_dense * embedding_dim + layers + deep + output)
 
 
 class FinalMLPConfig(_Network):
@@ -106,6 +188,23 @@ class FinalMLPConfig(_Network):
                     f"the last width {last} of `{key}` cannot be cut into {self.heads} equal `heads`"
                 )
         return self
+
+    @override
+    def check_fields(self, num_dense: int, fields: Sequence[str]) -> None:
+        _require_among(fields, self.first_gate, "model.first_gate")
+        _require_among(fields, self.second_gate, "model.second_gate")
+
+    @override
+    def size(self, num_dense: int, fields: int, embedding_dim: int) -> NetworkSize:
+        inputs = num_dense + fields * embedding_dim
+        streams = mlp(inputs, self.hidden) + mlp(inputs, self.second_hidden)
+        gates = 0
+        for names in (self.first_gate, self.second_gate):
+            context = [max(1, len(names)) * embedding_dim, *self.gate_hidden]
+            constant = 0 if names else embedding_dim
+            gates += constant + mlp(context[0], context[1:]) + linear(context[-1], inputs)
+        first, second = self.hidden[-1], self.second_hidden[-1]
+        return NetworkSize(streams + gates + linear(first + second, 1) + first * second // self.heads)
 
 
 class InterestConfig(Strict):
@@ -153,6 +252,28 @@ class DINConfig(_Network):
                     f"model.interests: the history {interest.history!r} must be a `kind: sequence` feature with "
                     f"`like: {interest.target}`, for it reads the rows of its target"
                 )
+
+    @override
+    def check_fields(self, num_dense: int, fields: Sequence[str]) -> None:
+        _require_among(fields, [interest.target for interest in self.interests], "model.interests.target")
+
+    @override
+    def size(self, num_dense: int, fields: int, embedding_dim: int) -> NetworkSize:
+        units = len(self.interests)
+        inputs = num_dense + (fields + units) * embedding_dim
+        unit = mlp(4 * embedding_dim, self.attention_hidden) + linear(self.attention_hidden[-1], 1)
+        deep = mlp(inputs, self.hidden) + linear(self.hidden[-1], 1)
+        dice = units * sum(self.attention_hidden) + sum(
+            self.hidden
+        )  # a trained number, a mean and a variance each
+        return NetworkSize(units * unit + deep + dice, 2 * 4 * dice)
+
+
+def _require_among(fields: Sequence[str], names: Sequence[str], where: str) -> None:
+    """Raise ValueError for a name that is none of the features of ids."""
+    for name in names:
+        if name not in fields:
+            raise ValueError(f"{where}: {name!r} is none of the features of ids: {', '.join(fields)}")
 
 
 ModelConfig = Annotated[

@@ -58,4 +58,5 @@ def build(
     model: model_config.ModelConfig, num_dense: int, fields: Sequence[str], embedding_dim: int
 ) -> nn.Module:
     """Return the network that `model` declares, freshly initialised. Raises ValueError for features it cannot use."""
+    model.check_fields(num_dense, fields)
     return _MODELS[type(model)](model, num_dense, fields, embedding_dim)

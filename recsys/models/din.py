@@ -9,7 +9,7 @@ from torchrec import JaggedTensor
 
 from recsys.config.models import DINConfig
 from recsys.models.dice import Dice
-from recsys.models.layers import concatenated, mlp, positions
+from recsys.models.layers import concatenated, mlp
 from recsys_tables.engine.bags import sum_bags
 
 
@@ -53,7 +53,7 @@ class DIN(nn.Module):
     def __init__(self, config: DINConfig, num_dense: int, fields: Sequence[str], embedding_dim: int) -> None:
         super().__init__()
         self.interests = config.interests
-        self.targets = positions(fields, [i.target for i in self.interests], "model.interests.target")
+        self.targets = [fields.index(interest.target) for interest in self.interests]
         self.units = nn.ModuleList(
             ActivationUnit(embedding_dim, config.attention_hidden) for _ in self.interests
         )

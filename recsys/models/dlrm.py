@@ -16,10 +16,6 @@ class DLRM(nn.Module):
         super().__init__()
         self.bottom = mlp(num_dense, [*config.bottom, embedding_dim]) if num_dense else None
         count = len(fields) + (num_dense > 0)
-        if count < 2:
-            raise ValueError(
-                "dlrm has no pair to multiply: it needs a second categorical or a numeric feature"
-            )
         self.products = PairwiseProducts(count)
         self.top = mlp(
             self.products.pairs.shape[1] + embedding_dim * (num_dense > 0), config.hidden, config.dropout

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.config.models import FinalMLPConfig
-from recsys.models.layers import concatenated, mlp, positions
+from recsys.models.layers import concatenated, mlp
 
 
 class FeatureGate(nn.Module):
@@ -57,8 +57,8 @@ class FinalMLP(nn.Module):
         super().__init__()
         inputs = num_dense + len(fields) * embedding_dim
         self.first_gate, self.second_gate = (
-            FeatureGate(inputs, positions(fields, names, f"model.{key}"), config.gate_hidden, embedding_dim)
-            for key, names in (("first_gate", config.first_gate), ("second_gate", config.second_gate))
+            FeatureGate(inputs, [fields.index(name) for name in names], config.gate_hidden, embedding_dim)
+            for names in (config.first_gate, config.second_gate)
         )
         self.first = mlp(inputs, config.hidden, config.dropout)
         self.second = mlp(inputs, config.second_hidden, config.dropout)

@@ -18,8 +18,6 @@ class IPNN(nn.Module):
 
     def __init__(self, config: IPNNConfig, num_dense: int, fields: Sequence[str], embedding_dim: int) -> None:
         super().__init__()
-        if len(fields) < 2:
-            raise ValueError("ipnn has no pair to multiply: it needs a second categorical feature")
         self.products = PairwiseProducts(len(fields))
         inputs = num_dense + len(fields) * embedding_dim + self.products.pairs.shape[1]
         self.mlp = mlp(inputs, config.hidden, config.dropout)

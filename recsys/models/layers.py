@@ -46,11 +46,3 @@ class PairwiseProducts(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """Map vectors [B, F, D] to [B, F(F-1)/2]."""
         return torch.bmm(vectors, vectors.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]
-
-
-def positions(fields: Sequence[str], names: Sequence[str], where: str) -> list[int]:
-    """Return where the features `names` stand among `fields`. Raises ValueError, naming `where`, for one that is none."""
-    for name in names:
-        if name not in fields:
-            raise ValueError(f"{where}: {name!r} is none of the features of ids: {', '.join(fields)}")
-    return [fields.index(name) for name in names]

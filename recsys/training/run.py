@@ -29,12 +29,12 @@ from recsys.config.yaml_text import parse_yaml
 from recsys.training.records import RunMetrics, read_record
 from recsys_cython_ext.files import file_digest
 from recsys_cython_ext.manifest import DamagedFile
+from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_tables.distributed.manifest import MANIFEST, CheckpointError
 
-if TYPE_CHECKING:  # both import torch, which what a run has measured needs none of
-    from recsys_pipelines.batches.loader import Rows
+if TYPE_CHECKING:  # it imports torch, which what a run has measured needs none of
     from recsys_tables.distributed.checkpoint import Checkpoint
 
 METRICS, SETTINGS, PREDICTIONS = "metrics.json", "config.yaml", "predictions.parquet"
@@ -130,13 +130,11 @@ class Run:
     def _features(self) -> Features:
         return Features.load(self.path / FEATURES)
 
-    def rows(self, split: str) -> "Rows":
+    def rows(self, split: str) -> Rows:
         """Return the rows of a split of the prepared data, whose checksums are compared at every call.
 
         Raises ManifestError as `prepared` does, and where a shard is damaged.
         """
-        from recsys_pipelines.batches.loader import Rows
-
         table = self.prepared().table(split)
         return Rows.from_table(self.features(), table)
 

@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from recsys.config import ExperimentConfig
 from recsys.config.models import targets_of
-from recsys.models import build
 from recsys.planning import plan_of
 from recsys_pipelines.features import Features
 
@@ -23,18 +20,18 @@ class NetworkBytes:
 
 
 def network_bytes(config: ExperimentConfig, features: Features) -> NetworkBytes:
-    """Count the network that is trained above the tables, built without storage. It is in no budget.
+    """Count the network that is trained above the tables. It is in no budget.
 
-    Raises BudgetError where the tables do not fit theirs.
+    Raises BudgetError where the tables do not fit theirs, and ValueError for features that the model cannot use.
     """
     histories = targets_of(config.model)
     pooled = [feature.name for feature in features.categorical if feature.name not in histories]
     width = plan_of(config, features).schemes[0].embedding_dim
-    with torch.device("meta"):
-        network = build(config.model, len(features.numeric_columns), pooled, width)
-    trained = sum(parameter.numel() for parameter in network.parameters())
-    resident = sum(value.nbytes for value in [*network.parameters(), *network.buffers()])
-    return NetworkBytes(resident, 4 * STATES[config.training.dense_optimizer] * trained)
+    numbers = len(features.numeric_columns)
+    config.model.check_fields(numbers, pooled)
+    size = config.model.size(numbers, len(pooled), width)
+    states = STATES[config.training.dense_optimizer]
+    return NetworkBytes(4 * size.trained + size.buffer_bytes, 4 * states * size.trained)
 
 
 def bytes_of(config: ExperimentConfig, features: Features) -> dict[str, int]:

@@ -1,15 +1,16 @@
-"""Batches as a pure function of (prepared data, seed, epoch, number), gathered straight from mapped shards."""
+"""Batches as a pure function of (prepared data, seed, epoch, number), gathered straight from mapped shards.
+
+torch is imported where the first batch is made, so that reading rows needs none.
+"""
 
 import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torchrec import KeyedJaggedTensor
 
 from recsys_cython_ext.gather import TableGather
 from recsys_pipelines.batches.order import WINDOW, epoch_order, num_batches
@@ -17,6 +18,10 @@ from recsys_pipelines.batches.prefetch import prefetched
 from recsys_pipelines.features import Features
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_pipelines.shards import PUBLISHED_USER, uniform
+
+if TYPE_CHECKING:
+    import torch
+    from torchrec import KeyedJaggedTensor
 
 PADDING = -1  # the position of no row
 
@@ -34,12 +39,12 @@ class Batch:
         log_q: Log of the probability that the item of a row is sampled, float32 [B].
     """
 
-    dense: torch.Tensor
-    ids: KeyedJaggedTensor
-    label: torch.Tensor
-    weight: torch.Tensor
+    dense: "torch.Tensor"
+    ids: "KeyedJaggedTensor"
+    label: "torch.Tensor"
+    weight: "torch.Tensor"
     rows: int
-    log_q: torch.Tensor | None = None
+    log_q: "torch.Tensor | None" = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,9 @@ class Rows:
 
         Position PADDING stands for a row of padding. Raises IndexError for another position outside [0, n).
         """
+        import torch
+        from torchrec import KeyedJaggedTensor
+
         index = np.asarray(index)
         real = index != PADDING
         columns = {
