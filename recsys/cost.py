@@ -12,10 +12,11 @@ from typing import Any
 
 from recsys.config import ExperimentConfig
 from recsys.planning import plan_of
-from recsys.training.distributed import default_device, peak_memory, process_group
+from recsys.training.distributed import peak_memory, process_group
 from recsys.training.loop import Watch, fit
 from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepared import Prepared
+from recsys_tables.distributed.device import default_device
 
 COPIES = 3  # of a run's tables on disk while it trains: two checkpoints and the best evaluation
 SECONDS = 2.0  # of batches that are measured

@@ -9,6 +9,7 @@ import numpy as np
 from recsys.config import ExperimentConfig
 from recsys.config.models import targets_of
 from recsys_cython_ext import count_ids
+from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.features import Features
 from recsys_tables.bytes import (
     OptimizerName,
@@ -19,6 +20,8 @@ from recsys_tables.bytes import (
     table_bytes,
 )
 from recsys_tables.config import Sharding
+from recsys_tables.distributed.device import default_device
+from recsys_tables.distributed.placement import Placement, whole_on_one_rank
 from recsys_tables.field import Field
 from recsys_tables.planning.collisions import expected_across_features, observed_collisions
 from recsys_tables.planning.plan import TablePlan, plan_tables
@@ -27,9 +30,6 @@ from recsys_tables.schemes.allocation import FeatureSize
 
 if TYPE_CHECKING:
     import torch
-
-    from recsys_pipelines.batches.loader import Rows
-    from recsys_tables.distributed.sharding import Placement
 
 
 def plan_of(
@@ -134,7 +134,7 @@ class RankReport:
     optimizer: int
     codes: int
     dense: int
-    shards: "list[Placement]"
+    shards: list[Placement]
 
 
 @dataclass(frozen=True)
@@ -167,14 +167,15 @@ class TableReport:
 
 def report_tables(
     config: ExperimentConfig,
-    train: "Rows",
+    train: Rows,
     ranks: int,
     sharding: Sharding,
     optimizer: OptimizerName,
-    device: "torch.device",
+    device: "torch.device | None" = None,
 ) -> TableReport:
     """Plan the tables for the rows of training, and shard them over `ranks` on `device`; needs no process group.
 
+    The device is this machine's GPU where it has one, unless given.
     Raises BudgetError when they do not fit, ValueError when they cannot be sharded so.
     """
     plan = plan_of(config, train.features, optimizer)
@@ -290,28 +291,18 @@ def _across_features(
 def _ranks(
     plan: TablePlan,
     config: ExperimentConfig,
-    train: "Rows",
+    train: Rows,
     ranks: int,
     sharding: Sharding,
     optimizer: OptimizerName,
-    device: "torch.device",
+    device: "torch.device | None",
 ) -> list[RankReport]:
-    import torch  # here, so that a plan alone needs no torch
-
-    from recsys_tables.distributed.sharding import TableOptimizer, placements, plan_sharding
-    from recsys_tables.engine.engine import EmbeddingEngine
-
     precision = config.tables.precision
-    engine = EmbeddingEngine(
-        fields_of(plan, train.features, targets_of(config.model)), torch.device("meta"), precision
-    )
-    trained_by = TableOptimizer(optimizer, lr=config.training.table_lr)
-    trained_by.attach(engine)
-    lists = [feature.name for feature in train.features.categorical if feature.multivalued]
-    lengths = {name: len(train.ids_of(name)) / len(train) for name in lists}
-    sharded = plan_sharding(engine, sharding, trained_by, ranks, device, lengths)
+    tables = unique_tables(plan.schemes, precision)
+    shards = whole_on_one_rank(tables, sharding, optimizer) if ranks == 1 else None
+    if shards is None:
+        shards = _planned(plan, config, train, ranks, sharding, optimizer, device)
     dense = sum((combine_bytes(scheme) for scheme in plan.schemes), ResidentBytes())
-    shards = placements(sharded)
     return [
         RankReport(
             rank,
@@ -325,3 +316,27 @@ def _ranks(
         for rank in range(ranks)
         for on_rank in [[shard for shard in shards if shard.rank == rank]]
     ]
+
+
+def _planned(
+    plan: TablePlan,
+    config: ExperimentConfig,
+    train: Rows,
+    ranks: int,
+    sharding: Sharding,
+    optimizer: OptimizerName,
+    device: "torch.device | None",
+) -> list[Placement]:
+    """Return the shards that TorchRec's planner makes."""
+    import torch  # here, so that a plan alone needs no torch
+
+    from recsys_tables.distributed.sharding import TableOptimizer, placements, plan_sharding
+    from recsys_tables.engine.engine import EmbeddingEngine
+
+    fields = fields_of(plan, train.features, targets_of(config.model))
+    engine = EmbeddingEngine(fields, torch.device("meta"), config.tables.precision)
+    trained_by = TableOptimizer(optimizer, lr=config.training.table_lr)
+    trained_by.attach(engine)
+    lists = [feature.name for feature in train.features.categorical if feature.multivalued]
+    lengths = {name: len(train.ids_of(name)) / len(train) for name in lists}
+    return placements(plan_sharding(engine, sharding, trained_by, ranks, device or default_device(), lengths))

@@ -39,7 +39,6 @@ def tables(
     from recsys.config import load_experiment
     from recsys.planning import report_tables
     from recsys.reports.tables import tables_sheets, tables_summary
-    from recsys.training.distributed import default_device
     from recsys.training.size import network_bytes
     from recsys_pipelines.batches.loader import Rows
 
@@ -48,7 +47,7 @@ def tables(
         prepared_set = ready(experiment, prepared, on, show)
     prepared_set.verify()
     rows = Rows.load(prepared_set.path, "train")
-    report = report_tables(experiment, rows, ranks, sharding, optimizer, default_device())
+    report = report_tables(experiment, rows, ranks, sharding, optimizer)
     network = network_bytes(experiment, rows.features)
     if as_json:
         return print_json({**report.to_dict(), "network": asdict(network)})

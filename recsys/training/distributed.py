@@ -77,15 +77,6 @@ def require_one_process() -> None:
         )
 
 
-def default_device() -> torch.device:
-    """Return the current CUDA device if there is one, else the CPU."""
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
-
-
 def shard_model(
     model: ClickModel,
     config: ExperimentConfig,

@@ -23,7 +23,7 @@ from recsys.models.click import ClickBatch, InBfloat16
 from recsys.models.decay import OncePerId, table_decay
 from recsys.planning import fields_of, plan_of
 from recsys.training.clock import StepClock, stragglers
-from recsys.training.distributed import default_device, gathered, on_rank_0, peak_memory, shard_model
+from recsys.training.distributed import gathered, on_rank_0, peak_memory, shard_model
 from recsys.training.feed import Feed
 from recsys.training.labels import check_measured, check_training, soft_labelled
 from recsys.training.optimizers import Optimizer
@@ -37,6 +37,7 @@ from recsys_pipelines.batches.loader import PADDING, Rows
 from recsys_pipelines.features import Features
 from recsys_tables.distributed.agreement import agree
 from recsys_tables.distributed.checkpoint import Checkpoint
+from recsys_tables.distributed.device import default_device
 from recsys_tables.engine.engine import EmbeddingEngine
 
 # after which the loader's thread hands the interpreter back, of Python's 5 ms: 2 % of a step

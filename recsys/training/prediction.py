@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from recsys.config import ExperimentConfig
 from recsys.evaluation.metrics import recalibrate
-from recsys.training.distributed import default_device
 from recsys.training.feed import agreed, click_batch
 from recsys_pipelines.batches.loader import Rows
+from recsys_tables.distributed.device import default_device
 from recsys_tables.engine.engine import engine_of
 
 

@@ -13,7 +13,6 @@ import yaml
 
 from recsys.config import ExperimentConfig
 from recsys.training.distributed import (
-    default_device,
     gathered,
     kept_by_rank_0,
     lost_ranks_named,
@@ -48,6 +47,7 @@ from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_pipelines.preparation.split import SPLITS
 from recsys_tables.codes import Codes
+from recsys_tables.distributed.device import default_device
 from recsys_tables.distributed.saving import save as save_checkpoint
 from recsys_tables.distributed.sharding import placements
 

@@ -22,7 +22,8 @@ from recsys_cython_ext import lookup_salt
 from recsys_cython_ext.torch_hashing import mix64
 from recsys_tables.bytes import OptimizerName
 from recsys_tables.config import Sharding
-from recsys_tables.distributed.memory import memory_of_rank
+from recsys_tables.distributed.device import memory_of_rank
+from recsys_tables.distributed.placement import Placement
 from recsys_tables.distributed.quiet import quiet
 from recsys_tables.engine.engine import EmbeddingEngine, engine_of
 from recsys_tables.scheme import Table
@@ -224,24 +225,6 @@ def table_of(parameter: str) -> str | None:
     """Return the table of a parameter: `….embedding_bags.c1/full.weight` -> `c1/full`, and None for dense ones."""
     _, marker, rest = parameter.partition("embedding_bags.")
     return rest.removesuffix(".weight") if marker else None
-
-
-@dataclass(frozen=True)
-class Placement:
-    """One shard of a sharding plan."""
-
-    table: str
-    sharding: str
-    rank: int
-    first_row: int
-    rows: int
-    first_column: int
-    columns: int
-
-    @property
-    def num_weights(self) -> int:
-        """Return the number of weights."""
-        return self.rows * self.columns
 
 
 def placements(plan: ShardingPlan) -> list[Placement]:

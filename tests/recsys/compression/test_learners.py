@@ -9,7 +9,7 @@ import pytest
 
 from recsys.compression.learners import learned_of
 from recsys.config import ConfigError, ExperimentConfig
-from recsys.training.distributed import default_device, process_group, shard_model
+from recsys.training.distributed import process_group, shard_model
 from recsys.training.loop import Watch, make_model
 from recsys.training.run import Run, run_folder
 from recsys.training.train import train
@@ -19,6 +19,7 @@ from recsys_pipelines.preparation.prepared import Prepared
 from recsys_pipelines.sources.generated import truth
 from recsys_tables import Full
 from recsys_tables.distributed.checkpoint import Checkpoint
+from recsys_tables.distributed.device import default_device
 from recsys_tables.engine.engine import EmbeddingEngine, engine_of
 from recsys_tables.field import Field
 from recsys_tables.schemes.compact import compact_from

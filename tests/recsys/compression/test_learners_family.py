@@ -12,7 +12,7 @@ import yaml
 
 from recsys.compression.learners import learned_of
 from recsys.config import ExperimentConfig, parse_experiment
-from recsys.training.distributed import default_device, dense_tensors, process_group, shard_model
+from recsys.training.distributed import dense_tensors, process_group, shard_model
 from recsys.training.loop import Watch, fit, make_model
 from recsys.training.run import Run, run_folder
 from recsys.training.train import train
@@ -21,6 +21,7 @@ from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_tables import Full
 from recsys_tables.distributed.checkpoint import Checkpoint
+from recsys_tables.distributed.device import default_device
 from recsys_tables.engine.engine import EmbeddingEngine, engine_of
 from recsys_tables.field import Field
 from recsys_tables.schemes.compact import compact_from

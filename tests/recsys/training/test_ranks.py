@@ -34,6 +34,7 @@ from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_pipelines.preparation.prepared import Prepared
 from recsys_tables.distributed.checkpoint import Checkpoint
+from recsys_tables.distributed.device import default_device
 
 run_ranks = runpy.run_path(str(Path(__file__).parents[2] / "tables" / "conftest.py"))["run_ranks"]
 
@@ -116,7 +117,7 @@ def score(rank: int, folder: Path) -> None:
     config, prepared = setting(folder)
     rows = Rows.load(prepared.path, "test")
     config = config.replace(ROWS)
-    model = shard_model(loop.make_model(config, rows.features), config, loop.default_device())
+    model = shard_model(loop.make_model(config, rows.features), config, default_device())
     Checkpoint(run_of(folder / "one").path / "checkpoint").load_into(model)
     np.save(folder / f"scores-{rank}.npy", predict(model, rows, config))
 
