@@ -25,7 +25,7 @@ $(VENV)/installed $(VENV)/trains: pyproject.toml setup.py $(KERNELS)
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -qq --upgrade pip
 	@$(BIN)/pip install -qq $(ALIAS) $(WHAT)
-	@$(BIN)/recsys doctor >$(VENV)/doctor.txt || { cat $(VENV)/doctor.txt; exit 1; }
+	@$(BIN)/recsys doctor --no-speed >$(VENV)/doctor.txt || { cat $(VENV)/doctor.txt; exit 1; }
 	@tail -n 1 $(VENV)/doctor.txt
 	@touch $@
 

@@ -4,7 +4,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
@@ -13,6 +13,10 @@ from recsys import __version__
 from recsys.commands.options import JsonOption
 from recsys.console import app, err, out, print_json, table
 from recsys_cython_ext.extras import MissingExtra, install_hint
+from recsys_cython_ext.threads import wait_passively
+
+if TYPE_CHECKING:
+    from recsys.machine import Machine
 
 for commands in (
     "init",
@@ -50,11 +54,14 @@ def options(
 
 
 @app.command(rich_help_panel="This program")
-def doctor(as_json: JsonOption = False) -> None:
-    """Check the versions of torch, torchrec, fbgemm and ray, and name the cure of a wrong pair."""
+def doctor(
+    speed: Annotated[bool, typer.Option(help="measure matrix products and gathers, some two seconds")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the versions of torch, torchrec, fbgemm and ray, name the cure of a wrong pair, and measure the machine."""
     from recsys.doctor import diagnose
 
-    diagnosis = diagnose()
+    diagnosis = diagnose(measures=speed)
     if as_json:
         print_json(diagnosis.to_dict())
     else:
@@ -66,10 +73,22 @@ def doctor(as_json: JsonOption = False) -> None:
             out.print(f"[red]✗[/red] {escape(problem)}")
         for note in diagnosis.notes:
             out.print(f"[yellow]–[/yellow] {escape(note)}")
+        if diagnosis.machine is not None:
+            out.print(_speeds(diagnosis.machine))
+            out.print(diagnosis.machine.sentence, markup=False, highlight=False)
         if not diagnosis.problems and not diagnosis.notes:
             out.print("[green]✓[/green] torch, torchrec and fbgemm belong together")
     if diagnosis.problems:
         raise typer.Exit(1)
+
+
+def _speeds(machine: "Machine") -> Any:
+    """Return the table of what the machine does with one thread and with all."""
+    grid = table("threads", "fp32 GF/s", "bf16 GF/s", "gathered rows/s")
+    for speed in machine.speeds:
+        rows = f"{speed.gathered_rows / 1e6:,.0f} M"
+        grid.add_row(str(speed.threads), f"{speed.fp32_gflops:,.0f}", f"{speed.bf16_gflops:,.0f}", rows)
+    return grid
 
 
 @app.command(rich_help_panel="This program")
@@ -96,6 +115,7 @@ def migrate(
 
 def main() -> None:
     """Run the command line; mistakes in the input end as one clear message and exit status 2."""
+    wait_passively()
     try:
         app()
     except (ValueError, OSError) as error:

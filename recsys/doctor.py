@@ -4,12 +4,16 @@ import ast
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recsys_cython_ext.extras import install_hint
+
+if TYPE_CHECKING:
+    from recsys.machine import Machine
 
 PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "ray", "polars", "pyarrow", "numpy")
 # torch minor -> minor of torchrec and fbgemm built for it
@@ -19,19 +23,32 @@ _TABLE = "_fbgemm_torch_compat_table"  # of fbgemm, from 1.9 on: its minor -> to
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Installed versions (None: absent), what is wrong with them, each problem with its cure, and what is left out."""
+    """Installed versions (None: absent), what is wrong with them, each problem with its cure, and what is left out.
+
+    machine: how fast it is, where torch can be used and it was measured.
+    """
 
     versions: dict[str, str | None]
     problems: list[str]
     notes: list[str] = field(default_factory=list)
+    machine: "Machine | None" = None
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values, ready for JSON."""
-        return asdict(self)
+        machine = None if self.machine is None else self.machine.to_dict()
+        return {
+            "versions": self.versions,
+            "problems": self.problems,
+            "notes": self.notes,
+            "machine": machine,
+        }
 
 
-def diagnose(*, imports: bool = True) -> Diagnosis:
-    """Compare installed versions with the known pairs, then import torchrec in a process of its own."""
+def diagnose(*, imports: bool = True, measures: bool = False) -> Diagnosis:
+    """Compare installed versions with the known pairs, then import torchrec in a process of its own.
+
+    With `measures`, the machine is measured where nothing is wrong.
+    """
     versions = {name: _version(name) for name in PACKAGES}
     if versions["torch"] is None and versions["torchrec"] is None:
         return Diagnosis(
@@ -48,6 +65,10 @@ def diagnose(*, imports: bool = True) -> Diagnosis:
                 f"torchrec does not import ({last}); an 'undefined symbol' means that fbgemm was built for "
                 "another torch: reinstall torch, torchrec and fbgemm as one of the pairs of the README"
             )
+    if measures and not problems:
+        from recsys.machine import measure  # here, for it imports torch
+
+        return Diagnosis(versions, problems, [], measure())
     return Diagnosis(versions, problems, [])
 
 

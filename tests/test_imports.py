@@ -149,6 +149,9 @@ def test_schemes_know_no_torchrec() -> None:
         "recsys_tables.config",
         "recsys_cython_ext",
         "recsys_pipelines.preparation.prepare",
+        "recsys_pipelines.batches.loader",
+        "recsys.training.size",
+        "recsys.planning",
     ],
 )
 def test_light_modules_import_no_torch(module: str) -> None:

@@ -1,4 +1,7 @@
-"""Splitting a long loop over threads: the kernels release the GIL and parts of an output do not touch."""
+"""Splitting a long loop over threads: the kernels release the GIL and parts of an output do not touch.
+
+torch has threads of its own, of OpenMP; how these wait for each other is an environment variable.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from functools import cache
 from itertools import pairwise
 from typing import TypeVar
 
+WAITING = "OMP_WAIT_POLICY"
 VALUES_PER_THREAD = 2**18  # some 100 microseconds of work, ten times what waking a thread costs
 
 Result = TypeVar("Result")
@@ -20,6 +24,20 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def wait_passively() -> None:
+    """Let the threads of OpenMP sleep while they wait, unless the user has said how they are to wait.
+
+    By default they spin, and on cores that others use too they take the time of the thread that they wait for. It counts
+    for libraries that are loaded later, such as torch's, here and in processes that are started from here.
+    """
+    os.environ.setdefault(WAITING, "passive")
+
+
+def waiting_of_workers() -> dict[str, str]:
+    """Return the environment that lets the threads of workers on other machines wait as those of this process."""
+    return {WAITING: os.environ.get(WAITING, "passive")}
 
 
 def over_parts(work: Callable[[int, int], Result], length: int, threads: int | None) -> list[Result]:

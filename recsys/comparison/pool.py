@@ -15,6 +15,7 @@ from recsys.training.loop import Watch
 from recsys.training.run import Run
 from recsys.training.train import train
 from recsys_cython_ext.progress import Progress
+from recsys_cython_ext.threads import wait_passively
 from recsys_pipelines.preparation.prepared import Prepared
 
 
@@ -23,6 +24,7 @@ def training_pool(configs: Sequence[ExperimentConfig], jobs: int | None) -> Proc
     # spawned, not forked: a forked torch or Arrow thread pool can hang
     context = multiprocessing.get_context("spawn")
     _silence_tracker()
+    wait_passively()
     return ProcessPoolExecutor(jobs_at_once(configs, jobs), mp_context=context, initializer=_end_with_parent)
 
 

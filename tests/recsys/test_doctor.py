@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from recsys import doctor
+from recsys import doctor, machine
 from recsys.doctor import PACKAGES, PAIRS, diagnose, fbgemm_pairs, find_problems, table_of
+from recsys.machine import Machine, Speed
 
 CPU = {"torch": "2.13.0+cpu", "torchrec": "1.8.0", "fbgemm-gpu": "1.8.0+cpu", "fbgemm-gpu-cpu": "1.8.0"}
 GPU = {"torch": "2.13.0+cu129", "torchrec": "1.8.0", "fbgemm-gpu": "1.8.0", "fbgemm-gpu-cpu": None}
@@ -117,7 +118,17 @@ def test_this_installation_is_sound() -> None:
     found = diagnose(imports=False)
     assert found.problems == []
     assert set(found.versions) == set(PACKAGES)
-    assert found.to_dict() == {"versions": found.versions, "problems": [], "notes": []}
+    assert found.to_dict() == {"versions": found.versions, "problems": [], "notes": [], "machine": None}
+
+
+def test_a_sound_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Machine((Speed(1, 100.0, 150.0, 1e8),))
+    monkeypatch.setattr(machine, "measure", lambda: measured)
+    found = diagnose(imports=False, measures=True)
+    assert found.machine is measured
+    assert found.to_dict()["machine"] == measured.to_dict()
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    assert diagnose(measures=True).machine is None, "torch is not there"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
+from recsys import planning
 from recsys.config import ExperimentConfig, parse_experiment
 from recsys.planning import TableReport, fields_of, plan_of, report_tables
 from recsys.training.distributed import process_group
@@ -19,6 +20,7 @@ from recsys_pipelines.batches.loader import Rows
 from recsys_pipelines.config import FeatureConfig
 from recsys_pipelines.preparation.prepare import prepare
 from recsys_tables.bytes import ResidentBytes
+from recsys_tables.distributed import device
 from recsys_tables.distributed.sharding import local_shards
 from recsys_tables.engine.engine import EmbeddingEngine, engine_of
 from recsys_tables.planning.plan import BudgetError
@@ -229,6 +231,41 @@ def test_sharding_as_asked(report: Report, sharding: str) -> None:
     assert {shard.sharding for rank in found.ranks for shard in rank.shards} == {sharding}
     assert [rank.rank for rank in found.ranks] == [0, 1]
     assert sum(rank.optimizer for rank in found.ranks) == found.bytes.optimizer
+
+
+@pytest.mark.parametrize("scheme", ["full", "unified", "tensor_train"])
+@pytest.mark.parametrize("sharding", ["auto", "table_wise", "row_wise"])
+@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "sgd"])
+def test_on_one_rank_tables_lie_as_the_planner_would_put_them(
+    report: Report, monkeypatch: pytest.MonkeyPatch, scheme: str, sharding: str, optimizer: str
+) -> None:
+    _, _, found = report(scheme, 1, sharding, optimizer)
+    monkeypatch.setattr(planning, "whole_on_one_rank", lambda *_: None)
+    _, _, planned = report(scheme, 1, sharding, optimizer)
+    assert found.ranks == planned.ranks
+    assert len(found.ranks[0].shards) > 0
+
+
+@pytest.mark.parametrize(
+    ("sharding", "optimizer", "message"),
+    [
+        ("column_wise", "rowwise_adagrad", "column_wise sharding needs an elementwise table optimiser"),
+        ("auto", "adam", "tables have no fused Adam on a CPU"),
+    ],
+)
+def test_one_rank_refuses_what_several_refuse(
+    report: Report, sharding: str, optimizer: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        report("full", 1, sharding, optimizer)
+
+
+def test_tables_that_do_not_fit_one_rank_are_refused(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "container_limits", lambda: [1_000])
+    with pytest.raises(
+        ValueError, match=r"the tables \([\d,]+ bytes\) cannot be sharded auto over 1 ranks of 1,000"
+    ):
+        report("full", 1)
 
 
 def test_an_elementwise_optimiser_leaves_fewer_rows_in_a_budget(report: Report) -> None:

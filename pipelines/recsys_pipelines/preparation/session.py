@@ -21,6 +21,8 @@ import ray.data
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from recsys_cython_ext.threads import waiting_of_workers
+
 PACKAGES = ("recsys_cython_ext", "recsys_tables", "recsys_pipelines", "recsys")
 RETRIES = 3  # of a task whose worker was lost, or was ended for want of memory
 CONNECT_SECONDS = 5
@@ -182,10 +184,11 @@ def _environment(empty: str, address: str | None, modules: Sequence[Path]) -> di
     environment: dict[str, Any] = {"py_modules": [str(path) for path in modules]} if modules else {}
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return environment
-    environment |= {"working_dir": empty, "worker_process_setup_hook": _go_to(os.getcwd())}
+    variables = waiting_of_workers()
     if address is None and not modules:
-        environment["env_vars"] = {"PYTHONPATH": os.pathsep.join(_roots())}
-    return environment
+        variables["PYTHONPATH"] = os.pathsep.join(_roots())
+    hook = _go_to(os.getcwd())
+    return environment | {"working_dir": empty, "worker_process_setup_hook": hook, "env_vars": variables}
 
 
 def _roots() -> list[str]:

@@ -33,6 +33,16 @@ def test_other_sources_are_refused_and_both_are_named() -> None:
         require_same(here, Program("", ""), "node")
 
 
+@pytest.mark.parametrize("address", [None, "head:6379"])
+def test_workers_wait_as_this_process_does(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    variables = sessions._environment("empty", address, [])["env_vars"]
+    assert variables["OMP_WAIT_POLICY"] == "active"
+    assert ("PYTHONPATH" in variables) is (address is None), "the paths of this machine are no other's"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert sessions._environment("empty", address, []) == {}, "a submitted job has its own"
+
+
 @pytest.mark.parametrize(
     ("pages", "address", "wanted"),
     [

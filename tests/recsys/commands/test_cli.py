@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from recsys import cli
+from recsys.machine import Machine, Speed
 from recsys.training.distributed import process_group
 from recsys.training.run import Run
 
@@ -209,9 +211,21 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     from recsys import doctor
 
     sound = doctor.Diagnosis({"torch": "2.13.0"}, [])
-    monkeypatch.setattr(doctor, "diagnose", lambda: sound)
+    monkeypatch.setattr(doctor, "diagnose", lambda **_: sound)
     assert as_json("doctor") == sound.to_dict()
-    monkeypatch.setattr(doctor, "diagnose", lambda: doctor.Diagnosis({"torch": None}, ["torch is absent"]))
+    measured = Machine((Speed(1, 100.0, 150.0, 1e8), Speed(2, 200.0, 400.0, 2e8)))
+    monkeypatch.setattr(
+        doctor, "diagnose", lambda *, measures: replace(sound, machine=measured if measures else None)
+    )
+    printed = CliRunner().invoke(cli.app, ["doctor"]).output
+    assert "bf16 pays on this CPU" in printed
+    assert "gathered rows/s" in printed
+    unmeasured = CliRunner().invoke(cli.app, ["doctor", "--no-speed"]).output
+    assert "bf16" not in unmeasured
+    assert "belong together" in unmeasured.splitlines()[-1], "`make install` shows the last line"
+    monkeypatch.setattr(
+        doctor, "diagnose", lambda **_: doctor.Diagnosis({"torch": None}, ["torch is absent"])
+    )
     result = CliRunner().invoke(cli.app, ["doctor"])
     assert result.exit_code == 1
     assert "torch is absent" in result.output
