@@ -1,5 +1,7 @@
 """The command line. Heavy imports are inside the commands, so that `--help` is quick."""
 
+import atexit
+import gc
 import os
 import sys
 from importlib import import_module
@@ -116,6 +118,7 @@ def migrate(
 def main() -> None:
     """Run the command line; mistakes in the input end as one clear message and exit status 2."""
     wait_passively()
+    atexit.register(gc.freeze)  # or Python looks for garbage at the end, among all that was imported
     try:
         app()
     except (ValueError, OSError) as error:

@@ -15,6 +15,7 @@ from recsys.comparison.budgets import with_budgets
 from recsys.comparison.candidates import draw_candidates
 from recsys.comparison.cost import cost_if_long, expected_cost
 from recsys.comparison.experiments import Arm, Result, run_comparison
+from recsys.comparison.pool import training_pool
 from recsys.config import ConfigError, ExperimentConfig, parse_experiment
 from recsys.planning import plan_of
 from recsys.reports.experiments import _title, result_answer, summary, table_rows, verdict, write_report
@@ -277,6 +278,12 @@ def test_arms_that_cannot_be_compared_are_refused(work: Path) -> None:
     ]:
         with pytest.raises(ConfigError, match=message):
             run_comparison(arms, 1, work / "runs", work / "prepared")
+
+
+def test_threads_of_workers_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY")  # `conftest` has set it
+    with training_pool([experiment()], 1):  # its processes have the environment of this one
+        assert os.environ["OMP_WAIT_POLICY"] == "passive"
 
 
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
