@@ -195,6 +195,12 @@ for package, name in ((recsys, "train"), (recsys_tables, "EmbeddingEngine"), (re
         assert "pip install 'recsys-embedding-tables[cpu]'" in str(error)
     else:
         raise SystemExit(f"{{name}} needs no torch")
+try:
+    recsys_pipelines.Loader(None, 256, 0)
+except MissingExtra as error:
+    assert "torch is not installed" in str(error)
+else:
+    raise SystemExit("batches need no torch")
 for package in (recsys, recsys_pipelines):
     assert callable(package.compare if package is recsys else package.Features)
 

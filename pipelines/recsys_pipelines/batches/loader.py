@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from recsys_cython_ext.extras import require
 from recsys_cython_ext.gather import TableGather
 from recsys_pipelines.batches.order import WINDOW, epoch_order, num_batches
 from recsys_pipelines.batches.prefetch import prefetched
@@ -199,6 +200,7 @@ class Loader:
 
     Raises:
         ValueError: An argument is one that `epoch_order` refuses.
+        MissingExtra: torch is not installed, which batches are made of.
     """
 
     def __init__(
@@ -214,6 +216,7 @@ class Loader:
         negatives: Negatives | None = None,
         then: Callable[[Batch], Any] = lambda batch: batch,
     ) -> None:
+        require("torch", "torchrec")
         self._rows, self._subset, self._negatives, self._then = rows, subset, negatives, then
         n = len(rows) if subset is None else len(subset)
         self._order = partial(epoch_order, n, batch_size, seed, window=window, rank=rank, ranks=ranks)
