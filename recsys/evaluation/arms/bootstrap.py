@@ -9,6 +9,7 @@ Sources: Hanley & MacGibbon 2006; Chamandy et al. 2012, "Estimating uncertainty 
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from recsys_cython_ext.ranks import empty_weights, fill_poisson, fill_weights
 from recsys_cython_ext.threads import available_cores
@@ -53,7 +54,8 @@ def poisson_bootstrap(
         weights, count = block
         return evaluate(weights)[..., :count]
 
-    out = list(ordered(values, draws.blocks(replicates, fits), threads))
+    with threadpool_limits(1, "blas"):  # whose own threads would spin beside these
+        out = list(ordered(values, draws.blocks(replicates, fits), threads))
     return np.concatenate(out, axis=-1), draws.redrawn
 
 
