@@ -52,13 +52,15 @@ FLAGS = {
     "clang": ["-O3", "-ffp-contract=off"],  # sums do not depend on whether the machine has FMA
     "gcc": ["-O3", "-ffp-contract=off"],
 }
-LOOKUP_FLAGS = {
+ROW_FLAGS = {
     "gcc": [
         "-fno-trapping-math",  # loops with a choice between floats are vectorised,
-        "-fno-tree-loop-distribute-patterns",  # as is setting 16 floats to zero,
+        "-fno-math-errno",  # as are roots,
+        "-fno-tree-loop-distribute-patterns",  # setting 16 floats to zero,
         "--param=max-completely-peel-times=4",  # and loops over 8 or 16 columns: 2 to 5 times as fast
     ],
 }
+ROW_KERNELS = ("_lookup", "_table_read", "_table_update")  # which read rows of floats
 
 
 class BuildKernels(build_ext):
@@ -71,8 +73,8 @@ class BuildKernels(build_ext):
     def build_extension(self, extension: Extension) -> None:
         family = self._compiler_family()
         extension.extra_compile_args = list(FLAGS[family])
-        if extension.name.endswith("._lookup"):
-            extension.extra_compile_args += LOOKUP_FLAGS.get(family, [])
+        if extension.name.rpartition(".")[2] in ROW_KERNELS:
+            extension.extra_compile_args += ROW_FLAGS.get(family, [])
         super().build_extension(extension)
 
     def _compiler_family(self) -> str:

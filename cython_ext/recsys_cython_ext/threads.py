@@ -40,17 +40,19 @@ def waiting_of_workers() -> dict[str, str]:
     return {WAITING: os.environ.get(WAITING, "passive")}
 
 
-def over_parts(work: Callable[[int, int], Result], length: int, threads: int | None) -> list[Result]:
+def over_parts(
+    work: Callable[[int, int], Result], length: int, threads: int | None, cost: int = 1
+) -> list[Result]:
     """Return the results of ``work(start, stop)`` over consecutive parts of [0, length), in order.
 
     threads: at most so many parts run at once; None: one for each available core. Parts have at least
-    `VALUES_PER_THREAD` values, so short work stays on the calling thread.
+    `VALUES_PER_THREAD` values, `cost` of them in each of `length`, so short work stays on the calling thread.
 
     Raises ValueError when threads < 1, and what `work` raises.
     """
     if threads is not None and operator.index(threads) < 1:
         raise ValueError(f"threads must be >= 1, got {threads}")
-    parts = length // VALUES_PER_THREAD
+    parts = min(length, length * cost // VALUES_PER_THREAD)
     if parts > 1:
         parts = min(parts, available_cores() if threads is None else threads)
     if parts <= 1:
