@@ -44,7 +44,7 @@ cdef struct Update:
     float* counts
     const float* corrections  # [2, num_corrections]: 1 - beta1^t, and the root of 1 - beta2^t
     int64_t num_corrections
-    float lr, eps, beta1, beta2
+    float lr, eps, beta2, less1, less2  # of Adam: beta2, 1 - beta1 and 1 - beta2
     uint64_t seed
 
 cdef struct Scratch:  # of one partition of at most `room` entries
@@ -167,8 +167,8 @@ cdef inline always moved(
     first = u.lr / u.corrections[t]
     root = u.corrections[u.num_corrections + t]
     for i in range(width):
-        m[i] += (1 - u.beta1) * (gradient[i] - m[i])
-        v[i] = u.beta2 * v[i] + (1 - u.beta2) * (gradient[i] * gradient[i])
+        m[i] += u.less1 * (gradient[i] - m[i])
+        v[i] = u.beta2 * v[i] + u.less2 * (gradient[i] * gradient[i])
         values[i] -= first * (m[i] / (sqrtf(v[i]) / root + u.eps))
 
 
@@ -294,7 +294,7 @@ def deal(
 def update(
     uint64_t weights, int kind, int rule, const int64_t[:, ::1] lookups, const float[:, ::1] gradient,
     float[::1] first_state, float[::1] second_state, float[::1] counts, const float[:, ::1] corrections,
-    float lr, float eps, float beta1, float beta2, uint64_t seed,
+    float lr, float eps, double beta1, double beta2, uint64_t seed,
     const uint32_t[:, ::1] entries, const int64_t[::1] starts, int64_t first, int64_t last,
 ):
     """Update the rows of partitions [first, last), each once, by the sum of its gradients; entries from starts [65] on.
@@ -322,7 +322,8 @@ def update(
     u.counts = <float*> floats(counts)
     u.corrections = NULL if corrections is None else &corrections[0, 0]
     u.num_corrections = 0 if corrections is None else corrections.shape[1]
-    u.lr, u.eps, u.beta1, u.beta2, u.seed = lr, eps, beta1, beta2, seed
+    u.lr, u.eps, u.seed = lr, eps, seed
+    u.beta2, u.less1, u.less2 = <float> beta2, <float> (1 - beta1), <float> (1 - beta2)
     of = <const Entry*> &entries[0, 0]
     s.slots = <uint32_t*> malloc(4 * slots + (4 * 4 + sizeof(Term)) * room + 8 * widest)
     if s.slots == NULL:

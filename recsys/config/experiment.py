@@ -26,10 +26,11 @@ from recsys_cython_ext.files import file_digest, text_digest
 from recsys_pipelines.config import DataConfig, FeatureConfig, Seed, Strict
 from recsys_pipelines.sources.location import Place, Url, located
 from recsys_tables.bytes import OptimizerName
-from recsys_tables.config import Sharding, TablesConfig
+from recsys_tables.config import Sharding, TableKernelName, TablesConfig
 
-# the least share by which a sweep may shrink rows in fp16, whose numbers are 2^-11 to 2^-10 of themselves apart
-FP16_SWEEP = 2**-8
+# the least share by which a sweep may shrink rows in half the bytes, whose numbers are 2^-11 to 2^-10 of themselves
+# apart in fp16, 2^-8 to 2^-7 in bf16
+LEAST_SWEEP = {"fp32": 0.0, "fp16": 2**-8, "bf16": 2**-5}
 
 
 class StartRun(Strict):
@@ -62,7 +63,7 @@ class TrainingConfig(Strict):
     monitor: Literal["logloss", "auc"] = "logloss"  # on validation: stops training and chooses settings
     patience: int = Field(1, ge=1)  # evaluations without a better monitored metric before stopping
     evaluations_per_epoch: int = Field(2, ge=1, le=10_000)  # on validation, evenly spread
-    table_optimizer: OptimizerName = "rowwise_adagrad"  # `adam` needs a GPU
+    table_optimizer: OptimizerName = "rowwise_adagrad"
     table_lr: float = Field(0.05, gt=0)  # learning rate of the tables
     table_decay: float = Field(0.0, ge=0)  # λ of λ/2 · mean over samples of Σ_f |e_f|², added to the loss
     table_weight_decay: float = Field(0.0, ge=0)  # λ: each batch multiplies all rows by 1 - table_lr · λ
@@ -131,6 +132,7 @@ class JobConfig(Strict):
 
     checkpoint: CheckpointConfig = CheckpointConfig()  # when and where a run is saved
     sharding: ShardingConfig = ShardingConfig()  # where tables lie
+    table_kernel: TableKernelName = "recsys"  # what reads and updates rows on a CPU; GPUs have FBGEMM's
     mlflow: str | None = None  # tracking URI; metrics go to TensorBoard in any case
     straggler_ratio: float = Field(1.5, gt=1)  # a rank this much slower than the median of all is named
 
@@ -180,11 +182,12 @@ class ExperimentConfig(Strict):
     def _sweeps_that_rounding_leaves(self) -> "ExperimentConfig":
         training = self.training
         each = training.table_lr * training.table_weight_decay
-        if self.tables.precision == "fp16" and 0 < each * training.table_decay_every < FP16_SWEEP:
+        precision = self.tables.precision
+        if 0 < each * training.table_decay_every < LEAST_SWEEP[precision]:
             raise ValueError(
-                f"tables.precision fp16 would round away a sweep of training.table_weight_decay that shrinks rows by "
+                f"tables.precision {precision} would round away a sweep of training.table_weight_decay that shrinks rows by "
                 f"{each * training.table_decay_every:.1g} of themselves: set training.table_decay_every to "
-                f"{math.ceil(FP16_SWEEP / each)} or more, so that fewer sweeps shrink them by more"
+                f"{math.ceil(LEAST_SWEEP[precision] / each)} or more, so that fewer sweeps shrink them by more"
             )
         return self
 

@@ -96,6 +96,7 @@ def shard_model(
         training.seed,
         job.default,
         data_parallel=_Alike(),
+        table_kernel=config.job.table_kernel,
         bag_lengths=bag_lengths,
         memory_per_rank=job.memory_per_rank,
         by_table=job.tables,

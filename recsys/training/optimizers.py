@@ -10,6 +10,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from recsys.config import TrainingConfig
 from recsys.training.distributed import average, dense_tensors
+from recsys_tables.distributed.kernel_tables import fbgemm_modules
 from recsys_tables.distributed.sharding import local_shards
 from recsys_tables.engine.engine import engine_of
 
@@ -52,13 +53,7 @@ class Optimizer:
             for piece in (local_shards(model) if settings.table_weight_decay else ())
             if piece.table in shrinking
         ]
-        self._lookups = [
-            part
-            for collection in engine_of(model).collections.values()
-            for lookup in getattr(collection, "_lookups", ())  # of a sharded one
-            for part in lookup.modules()
-            if hasattr(part, "iter_cpu")
-        ]
+        self._fused_modules = fbgemm_modules(engine_of(model))
         self._buffers = [
             value
             for name, value in dense_tensors(model).items()
@@ -76,10 +71,10 @@ class Optimizer:
         for group, rate in zip(self._dense.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         self._tables.zero_grad()  # hands the rate to FBGEMM
-        # their Adam counts forward passes, evaluations too, and forgets the count
-        for lookup in self._lookups:
-            lookup.iter.fill_(self._inherited + self.steps)
-            lookup.iter_cpu.fill_(self._inherited + self.steps)
+        # rounding and Adam on a GPU go by it, which counts forward passes, evaluations too, and forgets the count
+        for module in self._fused_modules:
+            module.iter.fill_(self._inherited + self.steps)
+            module.iter_cpu.fill_(self._inherited + self.steps)
         if self.steps % self._settings.accumulate == 0:
             self._dense.zero_grad(set_to_none)
         self._before = [buffer.clone() for buffer in self._buffers]

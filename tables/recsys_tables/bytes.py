@@ -85,8 +85,11 @@ def table_bytes(tables: Iterable[Table], optimizer: OptimizerName) -> ResidentBy
 
 
 def optimizer_row_bytes(embedding_dim: int, optimizer: OptimizerName) -> int:
-    """Return the state of one row: rowwise Adagrad keeps one fp32 number, Adagrad one a weight, Adam two, SGD none."""
-    return {"rowwise_adagrad": 4, "adagrad": 4 * embedding_dim, "sgd": 0, "adam": 8 * embedding_dim}[
+    """Return the state of one row in fp32: one number for rowwise Adagrad, one a weight for Adagrad, none for SGD.
+
+    Adam keeps two a weight, and the number of the row's updates (which FBGEMM's Adam on a GPU does without).
+    """
+    return {"rowwise_adagrad": 4, "adagrad": 4 * embedding_dim, "sgd": 0, "adam": 8 * embedding_dim + 4}[
         optimizer
     ]
 

@@ -1,4 +1,4 @@
-"""The tables that a configuration may declare: the union of all schemes' declarations, and ways of sharding."""
+"""The tables that a configuration may declare: the union of all schemes' declarations, ways of sharding, and kernels."""
 
 from typing import Annotated, Literal, get_args
 
@@ -32,6 +32,7 @@ from recsys_tables.schemes.tensor_train import TensorTrainTables
 from recsys_tables.schemes.unified import UnifiedTables
 
 Sharding = Literal["auto", "table_wise", "row_wise", "column_wise"]  # of a table over ranks
+TableKernelName = Literal["recsys", "fbgemm"]  # what reads and updates rows on a CPU
 
 TablesConfig = Annotated[
     FullTables

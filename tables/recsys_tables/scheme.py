@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 Array = TypeVar("Array")  # np.ndarray or torch.Tensor, int64
-Precision = Literal["fp32", "fp16"]  # of the weights of tables; their optimiser's state is fp32
+Precision = Literal["fp32", "fp16", "bf16"]  # of the weights of tables; their optimiser's state is fp32
 
-WEIGHT_BYTES: Mapping[Precision, int] = {"fp32": 4, "fp16": 2}
+WEIGHT_BYTES: Mapping[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
 MAX_ROWS = 2**31  # row numbers are the high half of a 64-bit product: `recsys_cython_ext.hash_rows`
 
 

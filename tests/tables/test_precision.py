@@ -1,4 +1,4 @@
-"""Rows in fp16: looked up and trained like fp32 ones that are rounded, counted as half, and kept to the bit."""
+"""Rows in half the bytes: looked up and trained like fp32 ones that are rounded, counted as half, and kept to the bit."""
 
 import dataclasses
 import json
@@ -16,11 +16,12 @@ from recsys_tables import FeatureSize, Full, Hash, Scheme, Unified, plan_tables,
 from recsys_tables.bytes import row_bytes
 from recsys_tables.distributed.changes import Baseline
 from recsys_tables.distributed.checkpoint import Checkpoint
+from recsys_tables.distributed.kernel_tables import fbgemm_modules
 from recsys_tables.distributed.manifest import CheckpointError
 from recsys_tables.distributed.pieces import pieces, snapshot
 from recsys_tables.distributed.saving import save
 from recsys_tables.distributed.sharding import TableOptimizer, local_shards, placements, shard
-from recsys_tables.engine.engine import EmbeddingEngine
+from recsys_tables.engine.engine import EmbeddingEngine, engine_of
 from recsys_tables.field import Field
 from recsys_tables.scheme import Precision, unique_tables
 from recsys_tables.schemes.full import FullTables
@@ -67,7 +68,7 @@ def made(
 
 @pytest.mark.parametrize("name", LOOKED_UP)
 def test_vectors_and_updates_are_those_of_a_dense_oracle(group: None, name: str) -> None:
-    """Of fields of every kind, after a step of rowwise Adagrad: only the new rows are rounded, to the nearest."""
+    """Of fields of every kind, after a step of rowwise Adagrad: only the new rows are rounded, to a neighbour."""
     scheme = SCHEMES[name]
     fields = [Field(dataclasses.replace(scheme, feature=kind), **options) for kind, options in KINDS.items()]
     bags = {f.feature: CONFORMANCE["BAGS" if f.multivalued else "ONES"] for f in fields}
@@ -104,7 +105,7 @@ def test_vectors_and_updates_are_those_of_a_dense_oracle(group: None, name: str)
         assert was.grad is not None
         root = was.grad.square().mean(dim=1, keepdim=True).sqrt()
         expected = was.detach() - 0.5 * was.grad / (root + 1e-8)
-        torch.testing.assert_close(piece.weight.double(), expected, rtol=1.1 * ULP, atol=1e-4)
+        torch.testing.assert_close(piece.weight.double(), expected, rtol=2.1 * ULP, atol=1e-4)
 
 
 @pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad"])
@@ -199,6 +200,9 @@ def test_a_checkpoint_restores_rows_to_the_bit_and_training_goes_on(group: None,
     again = made(*SAVED, seed=5)
     Checkpoint(tmp_path / "half").load_into(again)
     assert same(model, again)
+    for tables in fbgemm_modules(engine_of(again)):  # what rounding depends on, as the training loop sets it
+        tables.seed = 0
+        tables.iter_cpu.fill_(3)
     train(model, range(3, 6))
     train(again, range(3, 6))
     assert same(model, again)

@@ -53,11 +53,11 @@ class Baseline:
 
 
 def _digests(tensors: Sequence[Tensor]) -> np.ndarray:
-    """Return one number for each row of tensors [n] or [n, d], float32 or float16: int64 [n].
+    """Return one number for each row of tensors [n] or [n, d], of four or two bytes a number: int64 [n].
 
-    Widths are multiples of 4, so that rows of float16 are whole words too.
+    Widths are multiples of 4, so that rows of two bytes a number are whole words too.
     """
-    words = [tensor.cpu().numpy().view(np.int32).reshape(len(tensor), -1) for tensor in tensors]
+    words = [tensor.cpu().view(torch.int32).numpy().reshape(len(tensor), -1) for tensor in tensors]
     out = np.empty(len(words[0]), np.int64)
     for start in range(0, len(out), _ROWS):
         digest = np.zeros(min(_ROWS, len(out) - start), np.int64)

@@ -39,6 +39,7 @@ from recsys_tables.distributed.manifest import (
 from recsys_tables.distributed.pieces import Piece, fields_of, pieces
 from recsys_tables.scheme import difference
 
+_PRECISIONS = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
 _BLOCK = 1 << 20  # values read at a time: what is read, and its pages of the file, stay small beside a shard
 
 
@@ -162,7 +163,7 @@ class Checkpoint:
         """Raise CheckpointError where rows were trained in another precision."""
         for name in self._parts.keys() & targets.keys():
             saved, here = (
-                dtype.replace("torch.float", "fp")
+                _PRECISIONS.get(dtype, dtype)
                 for dtype in (self._parts[name][0][1].dtype, str(targets[name].values.dtype))
             )
             if name.startswith("table/") and saved != here:
@@ -229,7 +230,7 @@ class Checkpoint:
             return
         values = values[:, columns.start - part.first_column : columns.stop - part.first_column]
         to_columns = slice(columns.start - target.first_column, columns.stop - target.first_column)
-        target.values[to_rows, to_columns] = values.to(target.values.device)
+        target.values[to_rows, to_columns] = values.to(target.values)
 
     def _open(self, name: str) -> Any:
         return safe_open(self.folder / name, framework="pt")

@@ -15,7 +15,7 @@ import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
-from torch import Tensor, nn
+from torch import Tensor
 from torchrec.distributed import batched_embedding_kernel
 from typing_extensions import override
 
@@ -23,6 +23,7 @@ from recsys_cython_ext import lookup_salt
 from recsys_cython_ext.hashing import mix64
 from recsys_cython_ext.lookup import empty_huge
 from recsys_tables.bytes import OptimizerName
+from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.scheme import Precision
 from recsys_tables.table_kernel import HeldTable, RowStates, TableKernel, UpdateRule
 
@@ -76,7 +77,9 @@ class KernelTables(SplitTableBatchedEmbeddingBagsCodegen):
             for name, size in (("exp_avg", numbers), ("exp_avg_sq", numbers), ("row_counter", self.total_hash_size)):
                 self.register_buffer(name, torch.zeros(size), persistent=False)
         for values in (self.weights_host, *self._state_tensors()):
-            values.data = _zeros(values.numel(), values.dtype)
+            size = values.numel()
+            values.data = values.new_empty(0)  # first, so that there are never two
+            values.data = _zeros(size, values.dtype)
         self._states = RowStates(*(values.detach().numpy() for values in self._state_tensors()))
         self._kernel = TableKernel(
             self._held_tables(settings.get("embedding_shard_info")),
@@ -201,11 +204,15 @@ def kernel_tables() -> Iterator[None]:
         yield
 
 
-def seed_rounding(module: nn.Module, seed: int) -> None:
-    """Let the rounding of all rows in `module` be by `seed`."""
-    for tables in module.modules():
-        if isinstance(tables, KernelTables):
-            tables.seed = seed
+def fbgemm_modules(engine: EmbeddingEngine) -> list[SplitTableBatchedEmbeddingBagsCodegen]:
+    """Return the modules that hold the fused tables of a sharded engine; TorchRec keeps them out of `modules()`."""
+    return [
+        module
+        for collection in engine.collections.values()
+        for lookup in getattr(collection, "_lookups", ())  # of a sharded one
+        for module in lookup.modules()
+        if isinstance(module, SplitTableBatchedEmbeddingBagsCodegen)
+    ]
 
 
 def _zeros(size: int, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,7 @@
 """Sharding of tables over ranks: the plan, the shards it makes, and the first values of their rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,9 @@ from typing_extensions import override
 from recsys_cython_ext import lookup_salt
 from recsys_cython_ext.torch_hashing import mix64
 from recsys_tables.bytes import OptimizerName
-from recsys_tables.config import Sharding
+from recsys_tables.config import Sharding, TableKernelName
 from recsys_tables.distributed.device import memory_of_rank
+from recsys_tables.distributed.kernel_tables import KernelTables, fbgemm_modules, kernel_tables
 from recsys_tables.distributed.placement import Placement
 from recsys_tables.distributed.quiet import quiet
 from recsys_tables.engine.engine import EmbeddingEngine, engine_of
@@ -41,7 +42,7 @@ _INIT_VALUES = 1 << 18  # values initialised at a time, so that their hashes fit
 class TableOptimizer:
     """The fused optimiser of the tables, applied in the backward pass.
 
-    No weight decay here: FBGEMM's CPU kernel ignores it for every table that only one feature reads. Adam needs a GPU.
+    No weight decay here: FBGEMM's CPU kernel ignores it for every table that only one feature reads.
     """
 
     name: OptimizerName = "rowwise_adagrad"
@@ -81,11 +82,11 @@ def plan_sharding(
         by_table: another `sharding` for tables of these names.
 
     Raises:
-        ValueError: the tables do not fit, a name is no table's, or `sharding` or Adam does not go with the rest.
+        ValueError: the tables do not fit, a name is no table's, or `sharding` does not go with the optimiser.
     """
     engine = engine_of(module)
     by_table = by_table or {}
-    _check_shardings(engine, sharding, optimizer, device, by_table)
+    _check_shardings(engine, sharding, optimizer, by_table)
     memory = memory_of_rank(device, world_size) if memory_per_rank is None else memory_per_rank
     rows_per_sample = engine.rows_per_sample(bag_lengths or {})
     constraints = {
@@ -115,18 +116,32 @@ def _check_shardings(
     engine: EmbeddingEngine,
     sharding: Sharding,
     optimizer: TableOptimizer,
-    device: torch.device,
     by_table: Mapping[str, Sharding],
 ) -> None:
-    """Raise ValueError where a name is no table's, or a sharding or Adam does not go with the rest."""
+    """Raise ValueError where a name is no table's, or a sharding does not go with the optimiser."""
     if unknown := sorted(set(by_table) - {table.name for table in engine.tables}):
         raise ValueError(
             f"sharding names tables {', '.join(unknown)}; there are {', '.join(t.name for t in engine.tables)}"
         )
     if "column_wise" in (sharding, *by_table.values()) and optimizer.name == "rowwise_adagrad":
         raise ValueError("column_wise sharding needs an elementwise table optimiser: use 'adagrad' or 'sgd'")
+
+
+def _check_kernel(
+    engine: EmbeddingEngine, optimizer: TableOptimizer, device: torch.device, table_kernel: TableKernelName
+) -> None:
+    """Raise ValueError where FBGEMM would train the tables, and lacks what they ask for."""
+    if device.type == "cpu" and table_kernel == "recsys":
+        return
+    if any(table.precision == "bf16" for table in engine.tables):
+        raise ValueError(
+            "FBGEMM trains no tables in bf16: use the kernel 'recsys' (job.table_kernel), which is for CPUs, or fp16"
+        )
     if optimizer.name == "adam" and device.type == "cpu":
-        raise ValueError("tables have no fused Adam on a CPU: use 'rowwise_adagrad', 'adagrad' or 'sgd'")
+        raise ValueError(
+            "FBGEMM has no fused Adam for tables on a CPU: use the kernel 'recsys' (job.table_kernel), or "
+            "'rowwise_adagrad', 'adagrad' or 'sgd'"
+        )
 
 
 def shard(
@@ -137,6 +152,7 @@ def shard(
     sharding: Sharding = "auto",
     plan: ShardingPlan | None = None,
     data_parallel: DataParallelWrapper | None = None,
+    table_kernel: TableKernelName = "recsys",
     **planning: Any,
 ) -> DistributedModelParallel:
     """Shard `module`, whose engine was built on the meta device, over the ranks of the process group.
@@ -144,15 +160,19 @@ def shard(
     Each rank makes its own shards only; their first values depend on (seed, table, row, column) alone, so they
     are the same on any number of ranks. A `plan` of the caller's own is taken as it is; otherwise
     `planning` goes on to `plan_sharding`. `data_parallel` keeps what is no table alike on all ranks: TorchRec's
-    choice, torch's DistributedDataParallel, unless given.
+    choice, torch's DistributedDataParallel, unless given. `table_kernel` reads and updates rows on a CPU: ours, or
+    FBGEMM's, which GPUs have in any case. Sums of the two differ by rounding.
 
-    Raises ValueError for a negative seed, and as `plan_sharding` does.
+    Raises ValueError for a negative seed, for what FBGEMM lacks where it is to train the tables, and as `plan_sharding`
+    does.
     """
     if seed < 0:
         raise ValueError(f"seed {seed} is negative")
+    _check_kernel(engine_of(module), optimizer, device, table_kernel)
     optimizer.attach(module)
     plan = plan or _one_plan(module, sharding, optimizer, device, planning)
-    with quiet():
+    ours = device.type == "cpu" and table_kernel == "recsys"
+    with quiet(), kernel_tables() if ours else nullcontext():
         model = DistributedModelParallel(
             module,
             device=device,
@@ -160,6 +180,9 @@ def shard(
             sharders=[_Sharder()],  # type: ignore[list-item]
             data_parallel_wrapper=data_parallel,
         )
+    for held in fbgemm_modules(engine_of(model)):
+        if isinstance(held, KernelTables):
+            held.seed = seed
     tables = {table.name: table for table in engine_of(module).tables}
     for piece in local_shards(model):
         table = tables[piece.table]

@@ -135,11 +135,10 @@ def test_tables_are_updated_as_their_optimiser_says(configure: Configure, rows: 
         torch.testing.assert_close(states[1][table].double()[touched], weight[touched], rtol=0, atol=2e-3)
 
 
-def test_tables_have_no_adam_on_a_cpu(configure: Configure, rows: Rows) -> None:
-    with pytest.raises(
-        ValueError, match=r"no fused Adam on a CPU: use 'rowwise_adagrad', 'adagrad' or 'sgd'"
-    ):
-        Training(configure({"training.table_optimizer": "adam"}), rows)
+def test_fbgemm_has_no_adam_on_a_cpu(configure: Configure, rows: Rows) -> None:
+    settings = {"training.table_optimizer": "adam", "job.table_kernel": "fbgemm"}
+    with pytest.raises(ValueError, match=r"no fused Adam for tables on a CPU: use the kernel 'recsys'"):
+        Training(configure(settings), rows)
 
 
 # ---- the dense part
