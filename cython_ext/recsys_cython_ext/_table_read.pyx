@@ -1,4 +1,4 @@
-"""Bare kernel that reads bags of rows of several tables in training; `recsys_tables.distributed.table_kernel` calls it."""
+"""Bare kernel that reads bags of rows of several tables in training; `recsys_tables.table_kernel` calls it."""
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
@@ -73,21 +73,26 @@ cdef inline always read_bags(Read* r, int64_t first, int64_t last, const int kin
                 add_row(out, table + r.indices[j] * width * size, kind, width, factor)
 
 
-cdef clones_void read(Read* r, int64_t first, int64_t last, int kind, int64_t fixed) noexcept nogil:
-    if kind == FP16:
-        read_bags(r, first, last, FP16, 0)
-    elif kind == BF16:
-        read_bags(r, first, last, BF16, 0)
-    elif fixed == 8:
-        read_bags(r, first, last, FP32, 8)
+cdef inline always read_of_kind(Read* r, int64_t first, int64_t last, const int kind, int64_t fixed) noexcept nogil:
+    if fixed == 8:
+        read_bags(r, first, last, kind, 8)
     elif fixed == 16:
-        read_bags(r, first, last, FP32, 16)
+        read_bags(r, first, last, kind, 16)
     elif fixed == 32:
-        read_bags(r, first, last, FP32, 32)
+        read_bags(r, first, last, kind, 32)
     elif fixed == 64:
-        read_bags(r, first, last, FP32, 64)
+        read_bags(r, first, last, kind, 64)
     else:
-        read_bags(r, first, last, FP32, 0)
+        read_bags(r, first, last, kind, 0)
+
+
+cdef clones_void read(Read* r, int64_t first, int64_t last, int kind, int64_t fixed) noexcept nogil:
+    if kind == FP32:
+        read_of_kind(r, first, last, FP32, fixed)
+    elif kind == FP16:
+        read_of_kind(r, first, last, FP16, fixed)
+    else:
+        read_of_kind(r, first, last, BF16, fixed)
 
 
 def read_into(

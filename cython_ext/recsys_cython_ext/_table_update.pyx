@@ -1,8 +1,7 @@
 """Bare kernels that deal the gradients of a batch to partitions of the rows, and update each row once by their sum.
 
-`recsys_tables.distributed.table_kernel` allocates and splits the work over threads. A row's gradients are added in the
-order of the batch, whatever the number of threads, so sums have the same bits on any of them.
-Inner loops are plain, for the compiler to vectorise; widths are literals where that pays.
+`recsys_tables.table_kernel` allocates and splits the work over threads. A row's gradients are added in the order of the
+batch, whatever the number of threads. Inner loops are plain, for the compiler to vectorise; common widths are literals.
 """
 
 from libc.math cimport sqrtf
@@ -47,6 +46,10 @@ cdef struct Update:
     float lr, eps, beta2, less1, less2  # of Adam: beta2, 1 - beta1 and 1 - beta2
     uint64_t seed
 
+cdef union Chances:
+    uint64_t hashes[16]
+    uint16_t chances[64]
+
 cdef struct Scratch:  # of one partition of at most `room` entries
     uint32_t* slots  # [2^bits >= 2 room]: 1 + the number of a row, found by its hash
     uint32_t* number  # [room]: of an entry's row, among the distinct ones
@@ -68,35 +71,36 @@ cdef inline always narrow(
 ) noexcept nogil:
     """fp32 to fp16 or bf16, up or down by chance: 16 random bits a number are a hash of `key` and its group of four.
 
-    What fp16 cannot hold becomes its largest number.
+    What fp16 cannot hold becomes its largest number. Little-endian machines only.
     """
-    cdef int64_t i, c
-    cdef uint64_t random
-    cdef uint32_t bits, m, code, chance
+    cdef int64_t i, c, part
+    cdef Chances random
+    cdef uint32_t bits, m, tiny, code
     cdef float size
-    for c in range(0, width, 4):
-        random = mix64(key + <uint64_t> (c >> 2) * 0x9E3779B97F4A7C15ULL)
-        for i in range(c, c + 4):
-            chance = <uint32_t> (random >> (16 * (i & 3))) & 0xFFFF
-            memcpy(&bits, &values[i], 4)
+    for c in range(0, width, 64):
+        part = 64 if width - c > 64 else width - c
+        for i in range(part >> 2):
+            random.hashes[i] = mix64(key + <uint64_t> ((c >> 2) + i) * 0x9E3779B97F4A7C15ULL)
+        for i in range(part):
+            memcpy(&bits, &values[c + i], 4)
             m = bits & 0x7FFFFFFF
-            if m > 0x7F800000:  # not a number
-                p[i] = 0x7FFF
-            elif kind == BF16:
-                p[i] = <uint16_t> ((bits if m == 0x7F800000 else bits + chance) >> 16)
+            if kind == BF16:
+                code = (m if m >= 0x7F800000 else m + random.chances[i]) >> 16
             else:
                 memcpy(&size, &m, 4)
-                if m < (113 << 23):  # below the normal numbers of fp16, which are even steps of 2^-24 there
-                    code = <uint32_t> <int32_t> (size * <float> (1 << 24) + <float> <int32_t> chance * <float> (1.0 / 65536))
-                else:
-                    code = (m + (chance & 0x1FFF) - (112 << 23)) >> 13
-                p[i] = <uint16_t> ((code if code < 0x7C00 else 0x7BFF) | bits >> 31 << 15)
+                size = size * <float> (1 << 24) + <float> <int32_t> random.chances[i] * <float> (1.0 / 65536)
+                # below its normal numbers fp16 has even steps of 2^-24
+                tiny = <uint32_t> <int32_t> (size if m < (113 << 23) else 0)
+                code = tiny if m < (113 << 23) else (m + (random.chances[i] & 0x1FFF) - (112 << 23)) >> 13
+                code = code if code < 0x7C00 else 0x7BFF
+            code = code if m <= 0x7F800000 else 0x7FFF  # not a number
+            p[c + i] = <uint16_t> (code | bits >> 31 << 15)
 
 
 cdef inline always group(const Entry* entries, int64_t n, Scratch* s, int64_t* distinct) noexcept nogil:
     """Number the distinct rows of a partition in the order of the batch, and sort their terms by them, stably."""
     cdef int64_t i, size = 4
-    cdef uint32_t total = 0, count, found = 0, place, shift = 30, row
+    cdef uint32_t total = 0, found = 0, place, shift = 30, row
     while size < 2 * n:
         size *= 2
         shift -= 1
@@ -115,9 +119,8 @@ cdef inline always group(const Entry* entries, int64_t n, Scratch* s, int64_t* d
         s.number[i] = s.slots[place] - 1
         s.end[s.number[i]] += 1
     for i in range(found):
-        count = s.end[i]
-        s.end[i] = total
-        total += count
+        total += s.end[i]
+        s.end[i] = total - s.end[i]
     for i in range(n):
         place = s.end[s.number[i]]
         s.end[s.number[i]] = place + 1
@@ -189,7 +192,7 @@ cdef inline always update_partition(
     Update* u, const Entry* entries, int64_t n, Scratch* s, const int kind, const int64_t fixed
 ) noexcept nogil:
     """Update every row of a partition once, by the sum of its gradients; `fixed` is the width of all rows, or 0."""
-    cdef int64_t distinct, d, i, at, width, ahead, j = 0, size = 4 if kind == FP32 else 2
+    cdef int64_t distinct, d, i, at, width, ahead, j = 0, claimed = 0, size = 4 if kind == FP32 else 2
     cdef float few[64]
     cdef float* sums = s.values
     cdef float* values
@@ -202,11 +205,9 @@ cdef inline always update_partition(
         lookup = &u.lookups[s.lookup[d]]
         width = fixed if fixed else lookup.width
         ahead = 4 if width > BYTES_AHEAD // 16 else BYTES_AHEAD // (4 * width)
-        if d == 0:
-            for i in range(ahead if ahead < distinct else distinct):
-                claim_ahead(u, s, i, size, fixed)
-        if d + ahead < distinct:
-            claim_ahead(u, s, d + ahead, size, fixed)
+        while claimed < distinct and claimed <= d + ahead:
+            claim_ahead(u, s, claimed, size, fixed)
+            claimed += 1
         for i in range(width):
             sums[i] = 0
         while j < s.end[d]:
@@ -230,23 +231,30 @@ cdef inline always update_partition(
             )
 
 
+cdef inline always update_of_kind(
+    Update* u, const Entry* entries, int64_t n, Scratch* s, const int kind, int64_t fixed
+) noexcept nogil:
+    if fixed == 8:
+        update_partition(u, entries, n, s, kind, 8)
+    elif fixed == 16:
+        update_partition(u, entries, n, s, kind, 16)
+    elif fixed == 32:
+        update_partition(u, entries, n, s, kind, 32)
+    elif fixed == 64:
+        update_partition(u, entries, n, s, kind, 64)
+    else:
+        update_partition(u, entries, n, s, kind, 0)
+
+
 cdef clones_void update_rows(
     Update* u, const Entry* entries, int64_t n, Scratch* s, int kind, int64_t fixed
 ) noexcept nogil:
-    if kind == FP16:
-        update_partition(u, entries, n, s, FP16, 0)
-    elif kind == BF16:
-        update_partition(u, entries, n, s, BF16, 0)
-    elif fixed == 8:
-        update_partition(u, entries, n, s, FP32, 8)
-    elif fixed == 16:
-        update_partition(u, entries, n, s, FP32, 16)
-    elif fixed == 32:
-        update_partition(u, entries, n, s, FP32, 32)
-    elif fixed == 64:
-        update_partition(u, entries, n, s, FP32, 64)
+    if kind == FP32:
+        update_of_kind(u, entries, n, s, FP32, fixed)
+    elif kind == FP16:
+        update_of_kind(u, entries, n, s, FP16, fixed)
     else:
-        update_partition(u, entries, n, s, FP32, 0)
+        update_of_kind(u, entries, n, s, BF16, fixed)
 
 
 def count(

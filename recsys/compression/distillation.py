@@ -154,7 +154,9 @@ def run_distillation(
             arms, seeds, runs, prepared_root, None, progress, effect=effect, baseline=base.name, pool=pool
         )
     run = compared.arms[STUDENT].runs[0]
-    dtype = dtype or run.config.tables.precision
+    dtype = dtype or (
+        "fp32" if run.config.tables.precision == "fp32" else "fp16"
+    )  # which holds what bf16 does
     out = result.experiment.parent / f"artefact-{dtype}-{run.path.parent.name.rpartition('-')[2]}"
     with _timed("export", result.seconds):
         export(run, out, dtype)

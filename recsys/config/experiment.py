@@ -185,8 +185,8 @@ class ExperimentConfig(Strict):
         precision = self.tables.precision
         if 0 < each * training.table_decay_every < LEAST_SWEEP[precision]:
             raise ValueError(
-                f"tables.precision {precision} would round away a sweep of training.table_weight_decay that shrinks rows by "
-                f"{each * training.table_decay_every:.1g} of themselves: set training.table_decay_every to "
+                f"tables.precision {precision} would round away a sweep of training.table_weight_decay that shrinks rows "
+                f"by {each * training.table_decay_every:.1g} of themselves: set training.table_decay_every to "
                 f"{math.ceil(LEAST_SWEEP[precision] / each)} or more, so that fewer sweeps shrink them by more"
             )
         return self

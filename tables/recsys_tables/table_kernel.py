@@ -154,7 +154,9 @@ class TableKernel:
         Raises ValueError where the gradient has 2^32 numbers or more.
         """
         if gradient.size >= 2**32:
-            raise ValueError(f"a gradient {list(gradient.shape)} has more numbers than the kernel takes, 2^32")
+            raise ValueError(
+                f"a gradient {list(gradient.shape)} has more numbers than the kernel takes, 2^32"
+            )
         batch = (self._lookups, indices, offsets)
         num_bags = len(self._lookups) * len(gradient)
         cost = -(-_ENTRY_COST * len(indices) // max(1, num_bags))
@@ -165,7 +167,7 @@ class TableKernel:
             return first, counts
 
         counted = over_parts(count, num_bags, threads, cost)
-        starts = np.cumsum([0, *sum(counts for _, counts in counted)])
+        starts = np.concatenate([[0], np.cumsum(np.sum([counts for _, counts in counted], axis=0))])
         places, place = {}, starts[:-1].copy()
         for first, counts in counted:
             places[first], place = place, place + counts
@@ -183,9 +185,7 @@ class TableKernel:
 
         def move(first: int, last: int) -> None:
             of_part = np.searchsorted(starts[:-1], (first, last))
-            _update.update(
-                *how, gradient, *moments, corrections, *settings, self._entries, starts, *of_part
-            )
+            _update.update(*how, gradient, *moments, corrections, *settings, self._entries, starts, *of_part)
 
         over_parts(move, len(indices), threads, self._mean_width)
 
@@ -194,7 +194,9 @@ class TableKernel:
         if bad < -1:
             lookup, bag = divmod(-2 - bad, num_bags)
             table = self._tables[self._tables_of[lookup]]
-            return f"table {table.name!r}: the offsets of bag {bag} fall, or leave the {len(indices):,} indices"
+            return (
+                f"table {table.name!r}: the offsets of bag {bag} fall, or leave the {len(indices):,} indices"
+            )
         lookup = int(np.searchsorted(offsets, bad, "right") - 1) // num_bags
         table = self._tables[self._tables_of[lookup]]
         return f"table {table.name!r}: index {bad} of the batch is row {indices[bad]}, and it has {table.num_rows:,} rows"
@@ -209,6 +211,8 @@ def _places(table: HeldTable) -> tuple[int, int, int]:
 @lru_cache(maxsize=4)
 def _corrections(beta1: float, beta2: float) -> np.ndarray:
     """Return 1 - beta1^t, and the root of 1 - beta2^t, for t = 1, 2, … until both are 1: float32 [2, T]."""
-    enough = [1 if beta == 0 else min(_MOST_COUNTS, int(np.log(1e-9) / np.log(beta)) + 1) for beta in (beta1, beta2)]
+    enough = [
+        1 if beta == 0 else min(_MOST_COUNTS, int(np.log(1e-9) / np.log(beta)) + 1) for beta in (beta1, beta2)
+    ]
     t = np.arange(1, max(enough) + 1)
     return np.stack([1 - beta1**t, np.sqrt(1 - beta2**t)]).astype(np.float32)

@@ -20,7 +20,11 @@ class Tables:
     """Tables with their weights and states, and the same as a dictionary of float64 for the oracle."""
 
     def __init__(
-        self, shapes: list[tuple[int, int]], tables_of: list[int], rule: OptimizerName, precision: Precision = "fp32"
+        self,
+        shapes: list[tuple[int, int]],
+        tables_of: list[int],
+        rule: OptimizerName,
+        precision: Precision = "fp32",
     ) -> None:
         random = np.random.default_rng(len(shapes))
         self.shapes, self.tables_of, self.precision = shapes, tables_of, precision
@@ -29,9 +33,11 @@ class Tables:
         self.kernel = TableKernel(held, tables_of, precision)
         numbers, rows = sum(n * d for n, d in shapes), sum(n for n, _ in shapes)
         values = random.standard_normal(numbers).astype(np.float32)
-        self.weights = {"fp32": values, "fp16": values.astype(np.float16), "bf16": (values.view(np.uint32) >> 16)}[
-            precision
-        ].astype(HALVES.get(precision, np.float32))
+        self.weights = {
+            "fp32": values,
+            "fp16": values.astype(np.float16),
+            "bf16": (values.view(np.uint32) >> 16),
+        }[precision].astype(HALVES.get(precision, np.float32))
         first = {"sgd": None, "rowwise_adagrad": rows}.get(rule, numbers)
         self.states = RowStates(
             None if first is None else np.zeros(first, np.float32),
@@ -50,7 +56,9 @@ class Tables:
         return out
 
 
-def batch_of(tables: Tables, num_bags: int, longest: int, weighted: bool, seed: int) -> tuple[Any, np.ndarray]:
+def batch_of(
+    tables: Tables, num_bags: int, longest: int, weighted: bool, seed: int
+) -> tuple[Any, np.ndarray]:
     random = np.random.default_rng(seed)
     lengths = random.integers(0, longest + 1, len(tables.tables_of) * num_bags)
     if longest == 1:
@@ -74,7 +82,9 @@ def oracle(tables: Tables, weights: np.ndarray, states: Any, batch: Any, gradien
             for j in range(offsets[f * num_bags + b], offsets[f * num_bags + b + 1]):
                 at, factor = starts[t] + indices[j] * width, 1.0 if factors is None else factors[j]
                 out[b, column : column + width] += factor * weights[at : at + width]
-                sums[at, width] = sums.get((at, width), 0) + factor * gradient[b, column : column + width].astype(float)
+                sums[at, width] = sums.get((at, width), 0) + factor * gradient[
+                    b, column : column + width
+                ].astype(float)
         column += width
     for (at, width), g in sums.items():
         w, (m, v, t), rule = weights[at : at + width], states.setdefault(at, (0.0, 0.0, 0)), tables.rule
@@ -217,7 +227,9 @@ def test_an_index_outside_its_table_is_named(index: int, longest: int) -> None:
     place = int(offsets[6])  # the first of the second lookup
     indices[place] = index
     before = tables.weights.copy()
-    with pytest.raises(ValueError, match=rf"table 't1': index {place} of the batch is row {index}, and it has 5 rows"):
+    with pytest.raises(
+        ValueError, match=rf"table 't1': index {place} of the batch is row {index}, and it has 5 rows"
+    ):
         tables.step((indices, offsets, None), gradient)
     assert np.array_equal(tables.weights, before)
 
@@ -232,5 +244,7 @@ def test_offsets_that_fall_are_named() -> None:
 def test_what_does_not_fit_the_kernel_is_refused() -> None:
     with pytest.raises(ValueError, match=r"multiples of 4, not \[4, 6\]"):
         TableKernel([HeldTable("a", 3, 4), HeldTable("b", 3, 6)], [0, 1], "fp32")
-    with pytest.raises(ValueError, match="fewer than 2.32: take more workers, or set job.table_kernel to fbgemm"):
+    with pytest.raises(
+        ValueError, match=r"fewer than 2\^32: take more workers, or set job\.table_kernel to fbgemm"
+    ):
         TableKernel([HeldTable("a", 2**32, 4)], [0], "fp32")

@@ -23,6 +23,7 @@ from recsys_cython_ext import lookup_salt
 from recsys_cython_ext.hashing import mix64
 from recsys_cython_ext.lookup import empty_huge
 from recsys_tables.bytes import OptimizerName
+from recsys_tables.config import TableKernelName
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.scheme import Precision
 from recsys_tables.table_kernel import HeldTable, RowStates, TableKernel, UpdateRule
@@ -74,7 +75,11 @@ class KernelTables(SplitTableBatchedEmbeddingBagsCodegen):
         self._eps = settings.get("eps", 1e-8)
         if self._rule == "adam":
             numbers = self.weights_host.numel()
-            for name, size in (("exp_avg", numbers), ("exp_avg_sq", numbers), ("row_counter", self.total_hash_size)):
+            for name, size in (
+                ("exp_avg", numbers),
+                ("exp_avg_sq", numbers),
+                ("row_counter", self.total_hash_size),
+            ):
                 self.register_buffer(name, torch.zeros(size), persistent=False)
         for values in (self.weights_host, *self._state_tensors()):
             size = values.numel()
@@ -95,7 +100,9 @@ class KernelTables(SplitTableBatchedEmbeddingBagsCodegen):
         by_table, number, row = [], 0, 0
         for rows, width, *_ in self.embedding_specs:
             numbers = slice(number, number + rows * width)
-            moments = {name: getattr(self, name)[numbers].view(rows, width) for name in ("exp_avg", "exp_avg_sq")}
+            moments = {
+                name: getattr(self, name)[numbers].view(rows, width) for name in ("exp_avg", "exp_avg_sq")
+            }
             by_table.append(moments | {"row_counter": self.row_counter[row : row + rows]})
             number, row = numbers.stop, row + rows
         return by_table
@@ -135,9 +142,7 @@ class KernelTables(SplitTableBatchedEmbeddingBagsCodegen):
         rule = UpdateRule(self._rule, self.get_learning_rate(), self._eps, *self._betas)
         seed = int(mix64(mix64(np.array([self.seed])) ^ batch_number).view(np.uint64)[0])
         numbers = gradient.float().contiguous().numpy()
-        self._kernel.update(
-            self._address, self._states, rule, seed, *batch, numbers, torch.get_num_threads()
-        )
+        self._kernel.update(self._address, self._states, rule, seed, *batch, numbers, torch.get_num_threads())
 
     @property
     def _address(self) -> int:
@@ -171,7 +176,7 @@ class _Outputs:
         self._arrays: list[np.ndarray] = []  # flat, of any size
 
     def empty(self, rows: int, width: int) -> np.ndarray:
-        """Return an uninitialised float32 array [rows, width]; it is in use for as long as it, or a tensor of it, is held."""
+        """Return an uninitialised float32 array [rows, width], in use for as long as it, or a tensor of it, is held."""
         for array in self._arrays:
             if array.size >= rows * width and sys.getrefcount(array) == _HELD_BY_US:
                 return array[: rows * width].reshape(rows, width)
@@ -195,6 +200,23 @@ class _Bags(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
         ctx.tables.update(ctx.batch, gradient)
         return None, None, None
+
+
+def check_kernel(
+    engine: EmbeddingEngine, optimizer: OptimizerName, device: torch.device, table_kernel: TableKernelName
+) -> None:
+    """Raise ValueError where FBGEMM would train the tables, and lacks what they ask for."""
+    if device.type == "cpu" and table_kernel == "recsys":
+        return
+    if any(table.precision == "bf16" for table in engine.tables):
+        raise ValueError(
+            "FBGEMM trains no tables in bf16: use the kernel 'recsys' (job.table_kernel), which is for CPUs, or fp16"
+        )
+    if optimizer == "adam" and device.type == "cpu":
+        raise ValueError(
+            "FBGEMM has no fused Adam for tables on a CPU: use the kernel 'recsys' (job.table_kernel), or "
+            "'rowwise_adagrad', 'adagrad' or 'sgd'"
+        )
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from recsys_cython_ext.torch_hashing import mix64
 from recsys_tables.bytes import OptimizerName
 from recsys_tables.config import Sharding, TableKernelName
 from recsys_tables.distributed.device import memory_of_rank
-from recsys_tables.distributed.kernel_tables import KernelTables, fbgemm_modules, kernel_tables
+from recsys_tables.distributed.kernel_tables import KernelTables, check_kernel, fbgemm_modules, kernel_tables
 from recsys_tables.distributed.placement import Placement
 from recsys_tables.distributed.quiet import quiet
 from recsys_tables.engine.engine import EmbeddingEngine, engine_of
@@ -127,23 +127,6 @@ def _check_shardings(
         raise ValueError("column_wise sharding needs an elementwise table optimiser: use 'adagrad' or 'sgd'")
 
 
-def _check_kernel(
-    engine: EmbeddingEngine, optimizer: TableOptimizer, device: torch.device, table_kernel: TableKernelName
-) -> None:
-    """Raise ValueError where FBGEMM would train the tables, and lacks what they ask for."""
-    if device.type == "cpu" and table_kernel == "recsys":
-        return
-    if any(table.precision == "bf16" for table in engine.tables):
-        raise ValueError(
-            "FBGEMM trains no tables in bf16: use the kernel 'recsys' (job.table_kernel), which is for CPUs, or fp16"
-        )
-    if optimizer.name == "adam" and device.type == "cpu":
-        raise ValueError(
-            "FBGEMM has no fused Adam for tables on a CPU: use the kernel 'recsys' (job.table_kernel), or "
-            "'rowwise_adagrad', 'adagrad' or 'sgd'"
-        )
-
-
 def shard(
     module: nn.Module,
     optimizer: TableOptimizer,
@@ -168,7 +151,7 @@ def shard(
     """
     if seed < 0:
         raise ValueError(f"seed {seed} is negative")
-    _check_kernel(engine_of(module), optimizer, device, table_kernel)
+    check_kernel(engine_of(module), optimizer.name, device, table_kernel)
     optimizer.attach(module)
     plan = plan or _one_plan(module, sharding, optimizer, device, planning)
     ours = device.type == "cpu" and table_kernel == "recsys"

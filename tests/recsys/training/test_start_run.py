@@ -48,7 +48,8 @@ def yesterday(run: Run) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("tables", "dense"), [("rowwise_adagrad", "adam"), ("adagrad", "adamw"), ("sgd", "adagrad")]
+    ("tables", "dense"),
+    [("rowwise_adagrad", "adam"), ("adagrad", "adamw"), ("sgd", "adagrad"), ("adam", "sgd")],
 )
 def test_to_go_on_from_a_run_is_to_continue_it(
     configure: Configure, prepared: Prepared, tmp_path: Path, tables: str, dense: str

@@ -132,5 +132,7 @@ def test_another_precision_is_another_run_and_the_usual_one_is_not(
     )
     assert plain.digest(prepared.path) == usual.digest(prepared.path) != half.digest(prepared.path)
     assert plan_of(half, prepared.features()).bytes.parameters > 0
-    with pytest.raises(ConfigError, match=r"tables\.precision: .*'fp32' or 'fp16'.*did you mean 'fp16'"):
-        configure({"tables.precision": "bf16"})
+    with pytest.raises(
+        ConfigError, match=r"tables\.precision: .*'fp32', 'fp16' or 'bf16'.*did you mean 'bf16'"
+    ):
+        configure({"tables.precision": "bf61"})

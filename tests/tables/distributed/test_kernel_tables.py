@@ -1,6 +1,6 @@
 """FBGEMM's module with our kernel: the same vectors, rows and states as FBGEMM's own, and Adam, which it lacks on a CPU."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,9 @@ def made(
     return shard(nn.ModuleList([engine]), rule, CPU, seed, sharding, table_kernel=kernel)
 
 
-def batch(schemes: tuple[Scheme, ...], step: int, size: int = 12, weighted: bool = False) -> KeyedJaggedTensor:
+def batch(
+    schemes: tuple[Scheme, ...], step: int, size: int = 12, weighted: bool = False
+) -> KeyedJaggedTensor:
     random = np.random.default_rng(step)
     lengths = torch.from_numpy(random.integers(0, 4, len(schemes) * size))
     total = int(lengths.sum())
@@ -62,7 +64,9 @@ def batch(schemes: tuple[Scheme, ...], step: int, size: int = 12, weighted: bool
     )
 
 
-def train(model: Any, schemes: tuple[Scheme, ...], steps: range, weighted: bool = False) -> list[torch.Tensor]:
+def train(
+    model: Any, schemes: tuple[Scheme, ...], steps: range, weighted: bool = False
+) -> list[torch.Tensor]:
     outs = []
     for step in steps:
         out = model.module[0](batch(schemes, step, weighted=weighted)).values()
@@ -75,7 +79,8 @@ def train(model: Any, schemes: tuple[Scheme, ...], steps: range, weighted: bool 
 @pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad", "adagrad"])
 def test_training_is_that_of_fbgemm(group: None, optimizer: OptimizerName, weighted: bool) -> None:
     ours, theirs = (
-        made(*SCHEMES, optimizer=optimizer, kernel=kernel, weighted=weighted) for kernel in ("recsys", "fbgemm")
+        made(*SCHEMES, optimizer=optimizer, kernel=kernel, weighted=weighted)
+        for kernel in ("recsys", "fbgemm")
     )
     for mine, other in zip(
         *(train(model, SCHEMES, range(5), weighted) for model in (ours, theirs)), strict=True
@@ -159,7 +164,9 @@ def test_half_the_bytes_train_nearly_as_fp32_does(group: None, precision: Precis
     for one, other in zip(local_shards(model), local_shards(reference), strict=True):
         assert 2 * one.weight.nbytes == other.weight.nbytes
         assert one.states["momentum1"].dtype == torch.float32
-        torch.testing.assert_close(one.weight.float(), other.weight, rtol=0, atol=0.03 if precision == "bf16" else 0.005)
+        torch.testing.assert_close(
+            one.weight.float(), other.weight, rtol=0, atol=0.03 if precision == "bf16" else 0.005
+        )
 
 
 def test_evaluation_moves_nothing_and_vectors_that_are_held_stay(group: None) -> None:
@@ -180,20 +187,62 @@ def test_bf16_needs_the_kernel(group: None) -> None:
 
 
 def test_adam_on_a_cpu_needs_the_kernel(group: None) -> None:
-    with pytest.raises(ValueError, match="FBGEMM has no fused Adam for tables on a CPU: use the kernel 'recsys'"):
+    with pytest.raises(
+        ValueError, match="FBGEMM has no fused Adam for tables on a CPU: use the kernel 'recsys'"
+    ):
         made(*SCHEMES, optimizer="adam", kernel="fbgemm")
 
 
 def test_a_row_outside_its_table_is_named(group: None) -> None:
     (tables, *_) = tables_of(made(Full("a", 50, 16)))
-    with pytest.raises(ValueError, match="table 'a/full': index 1 of the batch is row 50, and it has 50 rows"):
+    with pytest.raises(
+        ValueError, match="table 'a/full': index 1 of the batch is row 50, and it has 50 rows"
+    ):
         tables(torch.tensor([3, 50]), torch.tensor([0, 1, 2]))
 
 
 def test_what_only_fbgemm_has_is_refused(group: None) -> None:
     (tables, *_) = tables_of(made(Full("a", 50, 16)))
     rows, offsets = torch.tensor([3]), torch.tensor([0, 1])
-    with pytest.raises(ValueError, match="has no batch_size_per_feature_per_rank: set job.table_kernel to fbgemm"):
+    with pytest.raises(
+        ValueError, match=r"has no batch_size_per_feature_per_rank: set job\.table_kernel to fbgemm"
+    ):
         tables(rows, offsets, batch_size_per_feature_per_rank=[[1]])
     with pytest.raises(ValueError, match="has no gradients of per_sample_weights"):
         tables(rows, offsets, torch.ones(1, requires_grad=True))
+
+
+# ---- ranks
+
+
+def ranks(folder: Path, in_ranks: Callable[..., list[int]]) -> None:
+    in_ranks(1, trained, folder, 1, "table_wise")
+    for sharding in ("row_wise", "column_wise"):
+        in_ranks(2, trained, folder, 2, sharding)
+
+
+def trained(rank: int, folder: Path, world_size: int, sharding: Sharding) -> None:
+    """Train by Adam on this rank's part of each batch: of 7 samples, so that the parts are uneven."""
+    model = made(*SCHEMES, optimizer="adam", sharding=sharding)
+    for step in range(6):
+        whole = batch(SCHEMES, step, size=7)
+        mine = slice(0, 7) if world_size == 1 else (slice(0, 4), slice(4, 7))[rank]
+        bags = {key: jagged.to_dense()[mine] for key, jagged in whole.to_dict().items()}
+        ids = KeyedJaggedTensor(
+            list(bags),
+            torch.cat([bag for of_key in bags.values() for bag in of_key]),
+            lengths=torch.tensor([len(bag) for of_key in bags.values() for bag in of_key]),
+        )
+        model.module[0](ids).values().square().sum().mul(world_size).backward()  # ranks average
+    save(folder / f"{sharding}-{world_size}", model, {})
+
+
+def test_adam_on_two_ranks_is_that_of_one(tmp_path: Path, run_ranks: Any) -> None:
+    run_ranks(__file__, "ranks", tmp_path)
+    one = Checkpoint(tmp_path / "table_wise-1")
+    assert any("row_counter" in name for name in one.names)
+    for sharding in ("row_wise", "column_wise"):
+        two = Checkpoint(tmp_path / f"{sharding}-2")
+        assert two.names == one.names
+        for name in one.names:
+            torch.testing.assert_close(two.read(name), one.read(name), rtol=1e-4, atol=1e-6, msg=name)
