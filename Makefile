@@ -76,6 +76,7 @@ bench: install
 	$(BIN)/python benchmarks/static_function.py
 	$(BIN)/python benchmarks/lookup.py
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/table_kernel.py
 	$(BIN)/python benchmarks/bootstrap.py
 	$(BIN)/python benchmarks/sharding_agreement.py
 	$(BIN)/python benchmarks/elasticity.py
