@@ -29,12 +29,12 @@ from arms import (
     experiment,
 )
 from posttraining import KINDS, cluster_trained
+from runs import ONE_TEACHER, OUT_OF_FOLD, SMALL_TEACHERS, SMOOTHING, TEACHERS, Split, train_arm
 from verdict import verdict_of
 
 from recsys.comparison.pool import training_pool
 from recsys.config import ExperimentConfig, load_experiment
 from recsys.tuning.trials import NothingFits
-from runs import ONE_TEACHER, OUT_OF_FOLD, SMALL_TEACHERS, SMOOTHING, TEACHERS, Split, train_arm
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

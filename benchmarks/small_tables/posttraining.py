@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from runs import Split
 from scipy.special import expit, logit
 
 from recsys.compression.codes import nearest_centroids
@@ -21,7 +22,6 @@ from recsys_cython_ext.files import write_json
 from recsys_cython_ext.static_function import static_function_bytes
 from recsys_tables.bytes import row_bytes
 from recsys_tables.schemes.declared import budget_bytes
-from runs import Split
 
 KINDS = {"k-means": 1, "product_quantisation": 2}  # chunks
 PRECISION = "fp16"

@@ -9,11 +9,11 @@ from judge import Predicted
 from posttraining import ensemble_auc
 from rich.console import Console
 from rich.table import Table
+from runs import TEACHERS
 from served import of_arms
 from slices import sliced
 
 from recsys.evaluation.arms.multiplicity import holm
-from runs import TEACHERS
 
 LEVEL = 0.95
 CLAIM = f"{CODED}+{TEACHERS}"

@@ -34,10 +34,10 @@ def whole_on_one_rank(
 ) -> list[Placement] | None:
     """Return every table whole on rank 0, as `plan_sharding` would for one rank, but without torch.
 
-    None where the planner might refuse, which it then says itself: tables that may not fit, columns, Adam.
+    None where the planner might refuse, which it then says itself: tables that may not fit, and columns.
     """
     tables = tuple(tables)
-    if sharding == "column_wise" or optimizer == "adam":
+    if sharding == "column_wise":
         return None
     if table_bytes(tables, optimizer).total > min(SMALL, machine_memory() // 2):
         return None
