@@ -250,7 +250,6 @@ def test_on_one_rank_tables_lie_as_the_planner_would_put_them(
     ("sharding", "optimizer", "message"),
     [
         ("column_wise", "rowwise_adagrad", "column_wise sharding needs an elementwise table optimiser"),
-        ("auto", "adam", "tables have no fused Adam on a CPU"),
     ],
 )
 def test_one_rank_refuses_what_several_refuse(
