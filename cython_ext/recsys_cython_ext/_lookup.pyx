@@ -7,6 +7,11 @@ Rows of int8 and int4 start with an fp16 scale and an fp16 bias, rows of fp8 wit
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy
 
+from .x86 cimport (
+    HIGHEST, LEVEL_3, LEVEL_4, PORTABLE, bytes8, bytes16, halves2, halves8, halves16, nibbles8, nibbles16, stream16,
+    supported_level, v3, v4,
+)
+
 cdef extern from *:
     """
     #if defined(__GNUC__)
@@ -15,13 +20,6 @@ cdef extern from *:
     #else
     #define RECSYS_INLINE inline
     #define RECSYS_PREFETCH(p) ((void)0)
-    #endif
-
-    /* One binary for three instruction sets, chosen when it is loaded; glibc has the means (ifunc). */
-    #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
-    #define RECSYS_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-    #else
-    #define RECSYS_CLONES
     #endif
 
     /* Stores past the cache: a large output is not read before it is written. To a multiple of 16 bytes. */
@@ -40,8 +38,7 @@ cdef extern from *:
         return value;
     }
     """
-    ctypedef void inlined "RECSYS_INLINE void"  # these two are no types, but Cython has no other place for them
-    ctypedef void clones "RECSYS_CLONES void"
+    ctypedef void inlined "RECSYS_INLINE void"  # no type, but Cython has no other place for it
     void prefetch "RECSYS_PREFETCH"(const void* p) noexcept nogil
     void stream4 "RECSYS_STREAM4"(float* to, const float* source) noexcept nogil
     float as_float "recsys_as_float"(int32_t bits) noexcept nogil
@@ -68,7 +65,8 @@ cdef struct Job:
     float* out  # [bags, out_dim]
     int64_t dim, out_dim  # columns of the table, and of out
     int64_t first, last  # the bags to pool
-    bint stream
+    int kind
+    bint padded, stream
     int64_t bad  # position of the first row or weight refused; -2 - b for the offsets of bag b; -1: none
 
 
@@ -104,56 +102,82 @@ cdef inline float from_e4m3(int32_t code) noexcept nogil:
     return as_float(bits | sign) - as_float((is_tiny & (121 << 23)) | sign)
 
 
-cdef inlined add_row(
-    float* acc, const uint8_t* row, const uint8_t* p, const int kind, const int width, float weight
-) noexcept nogil:
-    """``acc += weight * columns``, ``width`` of them, stored from ``p`` on.
-
-    int4: even columns come before odd ones in acc, which is put in order once a bag.
-    """
+cdef inlined from_codes(const uint8_t* p, const int kind, const int n, float* out, const int level) noexcept nogil:
+    """n values of FP16, INT8 or INT4, without scale and bias, to fp32."""
     cdef int i
-    cdef uint16_t header[2]
+    if level >= LEVEL_4 and n >= 16:
+        for i in range(0, n, 16):
+            if kind == FP16:
+                halves16(p + 2 * i, out + i)
+            elif kind == INT8:
+                bytes16(p + i, out + i)
+            else:
+                nibbles16(p + i // 2, out + i)
+    elif level >= LEVEL_3 and n >= 8:
+        for i in range(0, n, 8):
+            if kind == FP16:
+                halves8(p + 2 * i, out + i)
+            elif kind == INT8:
+                bytes8(p + i, out + i)
+            else:
+                nibbles8(p + i // 2, out + i)
+    elif level >= LEVEL_3 and kind == FP16:
+        for i in range(0, n, 2):
+            halves2(p + 2 * i, out + i)
+    elif kind == FP16:
+        from_halves(<const uint16_t*> p, n, out)
+    elif kind == INT8:
+        for i in range(n):
+            out[i] = <float> p[i]
+    else:
+        for i in range(n // 2):
+            out[2 * i] = <float> (p[i] & 15)
+            out[2 * i + 1] = <float> (p[i] >> 4)
+
+
+cdef inlined add_row(
+    float* acc, const uint8_t* row, const uint8_t* p, const int kind, const int width, float weight, const int level
+) noexcept nogil:
+    """``acc += weight * columns``, ``width`` of them, stored from ``p`` on."""
+    cdef int i
+    cdef uint16_t header[2]  # rows may begin at any byte
     cdef float line[2]  # scale, bias
     cdef float values[BLOCK]
     if kind == FP32:
         for i in range(width):
             acc[i] += weight * (<const float*> p)[i]
-        return
-    if kind == FP16:
-        from_halves(<const uint16_t*> p, width, values)
-        for i in range(width):
-            acc[i] += weight * values[i]
-        return
-    if kind == FP8:
-        memcpy(line, row, sizeof(float))  # rows may begin at any byte
+    elif kind == FP8:
+        memcpy(line, row, sizeof(float))
         for i in range(width):
             acc[i] += weight * (line[0] * from_e4m3(p[i]))
-        return
-    memcpy(header, row, sizeof(header))
-    from_halves(header, 2, line)
-    if kind == INT8:
+    elif kind == FP16:
+        from_codes(p, kind, width, values, level)
         for i in range(width):
-            acc[i] += weight * (line[0] * <float> p[i] + line[1])
+            acc[i] += weight * values[i]
     else:
-        for i in range(width // 2):
-            acc[i] += weight * (line[0] * <float> (p[i] & 15) + line[1])
-        for i in range(width // 2):
-            acc[width // 2 + i] += weight * (line[0] * <float> (p[i] >> 4) + line[1])
+        memcpy(header, row, sizeof(header))
+        from_codes(<const uint8_t*> header, FP16, 2, line, level)
+        from_codes(p, kind, width, values, level)
+        for i in range(width):
+            acc[i] += weight * (line[0] * values[i] + line[1])
 
 
-cdef inlined write(float* out, const float* sums, const int width, bint stream) noexcept nogil:
+cdef inlined write(float* out, const float* sums, const int width, bint stream, const int level) noexcept nogil:
     cdef int i
-    if stream:
+    if not stream:
+        memcpy(out, sums, width * sizeof(float))
+    elif level >= LEVEL_4 and width >= 16 and not <uint64_t> out & 63:
+        for i in range(0, width, 16):
+            stream16(out + i, sums + i)
+    else:
         for i in range(0, width, 4):
             stream4(out + i, sums + i)
-    else:
-        memcpy(out, sums, width * sizeof(float))
 
 
 cdef inlined sweep(
-    Job* job, int64_t column, const int kind, const int width, const bint padded
+    Job* job, int64_t column, const int kind, const int width, const bint padded, const int level
 ) noexcept nogil:
-    """Columns [column, column + width) of every bag; kind, width and padded are literals after inlining.
+    """Columns [column, column + width) of every bag; kind, width, padded and level are literals after inlining.
 
     Padded: a row -1 is one of zeros, and zeros follow the last column of the table.
     """
@@ -166,7 +190,6 @@ cdef inlined sweep(
     cdef float* out
     cdef float weight = 1
     cdef float acc[BLOCK]
-    cdef float ordered[BLOCK]
     # Rows that do not begin and end with a cache line reach into one more.
     cdef bint straddles = (<uint64_t> job.table | job.stride | start | <uint64_t> n_bytes) & 63 != 0
     if job.offsets != NULL:
@@ -201,66 +224,92 @@ cdef inlined sweep(
             if padded:  # by a mask, for no machine could predict a jump
                 kept = <uint64_t> (number == <uint64_t> -1) - 1
                 row = <const uint8_t*> (<uint64_t> row & kept | <uint64_t> ZEROS & ~kept)
-                add_row(acc, row, row + (start & kept), kind, width, weight)
+                add_row(acc, row, row + (start & kept), kind, width, weight, level)
             else:
-                add_row(acc, row, row + start, kind, width, weight)
+                add_row(acc, row, row + start, kind, width, weight, level)
             l += 1
         out = job.out + b * job.out_dim + column
-        if kind == INT4:
-            for i in range(width // 2):
-                ordered[2 * i] = acc[i]
-                ordered[2 * i + 1] = acc[width // 2 + i]
-            write(out, ordered, width, job.stream)
-        else:
-            write(out, acc, width, job.stream)
+        write(out, acc, width, job.stream, level)
         if padded and column + width == job.dim:
             for end in range(job.dim, job.out_dim, 4):
-                write(out + end - column, ZEROS, 4, job.stream)
+                write(out + end - column, ZEROS, 4, job.stream, level)
 
 
-cdef inlined sweeps(Job* job, const int kind, const bint padded) noexcept nogil:
+cdef inlined sweeps(Job* job, const int kind, const bint padded, const int level) noexcept nogil:
     """All columns, in blocks of a constant width."""
     cdef int64_t column = 0, left
     while column < job.dim and job.bad == -1:
         left = job.dim - column
         if left >= 64:
-            sweep(job, column, kind, 64, padded)
+            sweep(job, column, kind, 64, padded, level)
             column += 64
         elif left >= 32:
-            sweep(job, column, kind, 32, padded)
+            sweep(job, column, kind, 32, padded, level)
             column += 32
         elif left >= 16:
-            sweep(job, column, kind, 16, padded)
+            sweep(job, column, kind, 16, padded, level)
             column += 16
         elif left >= 8:
-            sweep(job, column, kind, 8, padded)
+            sweep(job, column, kind, 8, padded, level)
             column += 8
         else:
-            sweep(job, column, kind, 4, padded)
+            sweep(job, column, kind, 4, padded, level)
             column += 4
     if job.stream:
         fence()
 
 
-cdef inlined sweeps_of(Job* job, int kind, const bint padded) noexcept nogil:
-    if kind == FP32:
-        sweeps(job, FP32, padded)
-    elif kind == FP16:
-        sweeps(job, FP16, padded)
-    elif kind == INT8:
-        sweeps(job, INT8, padded)
-    elif kind == INT4:
-        sweeps(job, INT4, padded)
+cdef inlined sweeps_of(Job* job, const bint padded, const int level) noexcept nogil:
+    if job.kind == FP32:
+        sweeps(job, FP32, padded, level)
+    elif job.kind == FP16:
+        sweeps(job, FP16, padded, level)
+    elif job.kind == INT8:
+        sweeps(job, INT8, padded, level)
+    elif job.kind == INT4:
+        sweeps(job, INT4, padded, level)
     else:
-        sweeps(job, FP8, padded)
+        sweeps(job, FP8, padded, level)
 
 
-cdef clones pool(Job* job, int kind) noexcept nogil:
-    sweeps_of(job, kind, False)
+cdef inlined pool_at(Job* job, const int level) noexcept nogil:
+    if level > HIGHEST:
+        return
+    if job.padded:
+        sweeps_of(job, True, level)
+    else:
+        sweeps_of(job, False, level)
 
 
-cdef clones pad(Job* job, int kind) noexcept nogil:
-    sweeps_of(job, kind, True)
+cdef void pool_portable(Job* job) noexcept nogil:
+    pool_at(job, PORTABLE)
+
+
+cdef v3 pool_v3(Job* job) noexcept nogil:
+    pool_at(job, LEVEL_3)
+
+
+cdef v4 pool_v4(Job* job) noexcept nogil:
+    pool_at(job, LEVEL_4)
+
+
+cdef int level_in_use = supported_level()
+
+
+cdef inline void pool(Job* job) noexcept nogil:
+    if level_in_use == LEVEL_4:
+        pool_v4(job)
+    elif level_in_use == LEVEL_3:
+        pool_v3(job)
+    else:
+        pool_portable(job)
+
+
+def use_level(int level):
+    """Choose among what the processor can do: 0 portable, 1 AVX2, 2 AVX-512. Returns the level that is then in use."""
+    global level_in_use
+    level_in_use = min(level, supported_level())
+    return level_in_use
 
 
 def pool_into(
@@ -306,13 +355,12 @@ def pool_into(
     job.out_dim = out.shape[1]
     job.first = first
     job.last = last
+    job.kind = kind
+    job.padded = padded
     job.stream = stream
     job.bad = -1
     with nogil:
-        if padded:
-            pad(&job, kind)
-        else:
-            pool(&job, kind)
+        pool(&job)
     return job.bad
 
 
@@ -330,7 +378,7 @@ def gather_into(const uint64_t[:, ::1] tables, const int64_t[:, ::1] rows, float
     job.n_rows = job.last = rows.shape[1]
     job.first = 0
     job.out_dim = out.shape[1]
-    job.stream = False
+    job.padded = job.stream = False
     job.bad = -1
     if not job.n_rows:
         return -1
@@ -343,7 +391,8 @@ def gather_into(const uint64_t[:, ::1] tables, const int64_t[:, ::1] rows, float
             job.dim = <int64_t> of[4]
             job.rows = &rows[t, 0]
             job.out = &out[0, 0] + of[5]
-            pool(&job, <int> of[3])
+            job.kind = <int> of[3]
+            pool(&job)
             if job.bad != -1:
                 break
     return -1 if job.bad == -1 else t
