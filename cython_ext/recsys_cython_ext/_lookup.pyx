@@ -73,25 +73,12 @@ cdef struct Job:
 cdef float ZEROS[BLOCK]  # as bytes, a row of zeros in every kind
 
 
-cdef union Words:  # written as bits, read as values
-    int32_t bits[BLOCK]
-    float values[BLOCK]
-
-
-cdef inlined from_halves(const uint16_t* p, const int n, float* out) noexcept nogil:
-    """fp16 to fp32 by integers and one product: right for subnormals and infinities, under DAZ too."""
-    cdef int i
-    cdef int32_t m
-    cdef float tiny, value
-    cdef Words words
-    for i in range(n):
-        m = p[i] & 0x7FFF
-        words.bits[i] = (m << 13) + (112 << 23) + ((112 << 23) if m >= 0x7C00 else 0)
-    for i in range(n):
-        m = p[i] & 0x7FFF
-        tiny = <float> m * <float> (1.0 / (1 << 24))
-        value = tiny if m < 0x400 else words.values[i]
-        out[i] = -value if p[i] & 0x8000 else value
+cdef inline float from_half(int32_t code) noexcept nogil:
+    """An fp16 without a branch: right for subnormals (one exact difference), infinities and NaN, under DAZ too."""
+    cdef int32_t sign = (code & 0x8000) << 16, m = code & 0x7FFF
+    cdef int32_t is_tiny = (m - 0x400) >> 31, is_special = (0x7BFF - m) >> 31  # 0, or all ones
+    cdef int32_t bits = (m << 13) + (112 << 23) + (is_tiny & (1 << 23)) + (is_special & (112 << 23))
+    return as_float(bits | sign) - as_float((is_tiny & (113 << 23)) | sign)
 
 
 cdef inline float from_e4m3(int32_t code) noexcept nogil:
@@ -125,7 +112,8 @@ cdef inlined from_codes(const uint8_t* p, const int kind, const int n, float* ou
         for i in range(0, n, 2):
             halves2(p + 2 * i, out + i)
     elif kind == FP16:
-        from_halves(<const uint16_t*> p, n, out)
+        for i in range(n):
+            out[i] = from_half((<const uint16_t*> p)[i])
     elif kind == INT8:
         for i in range(n):
             out[i] = <float> p[i]
@@ -184,43 +172,48 @@ cdef inlined sweep(
     cdef int bits = 32 if kind == FP32 else 16 if kind == FP16 else 4 if kind == INT4 else 8
     cdef int n_bytes = width * bits // 8, ahead = LINES_AHEAD // ((n_bytes + 63) // 64), i
     cdef uint64_t start = (4 if kind >= INT8 else 0) + <uint64_t> column * bits // 8
-    cdef int64_t b, l = job.first, stop, later, end
-    cdef uint64_t number, kept
+    cdef int64_t b, l = job.first, n_rows = job.n_rows, stop, later, end
+    cdef uint64_t stride = job.stride, n_table = job.n_table + padded, number, kept
+    cdef const uint8_t* table = job.table
     cdef const uint8_t* row
-    cdef float* out
+    cdef const int64_t* rows = job.rows
+    cdef const int64_t* offsets = job.offsets
+    cdef const float* weights = job.weights
+    cdef float* out = job.out + job.first * job.out_dim + column
     cdef float weight = 1
     cdef float acc[BLOCK]
+    cdef bint stream = job.stream
     # Rows that do not begin and end with a cache line reach into one more.
-    cdef bint straddles = (<uint64_t> job.table | job.stride | start | <uint64_t> n_bytes) & 63 != 0
-    if job.offsets != NULL:
-        l = job.offsets[job.first]
-        if l < 0 or l > job.n_rows:
+    cdef bint straddles = (<uint64_t> table | stride | start | <uint64_t> n_bytes) & 63 != 0
+    if offsets != NULL:
+        l = offsets[job.first]
+        if l < 0 or l > n_rows:
             job.bad = -2 - job.first
             return
     for b in range(job.first, job.last):
-        stop = b + 1 if job.offsets == NULL else job.offsets[b + 1]
-        if stop < l or stop > job.n_rows:
+        stop = b + 1 if offsets == NULL else offsets[b + 1]
+        if stop < l or stop > n_rows:
             job.bad = -2 - b
             return
         for i in range(width):
             acc[i] = 0
         while l < stop:
-            later = l + ahead if l + ahead < job.n_rows else job.n_rows - 1
+            later = l + ahead if l + ahead < n_rows else n_rows - 1
             # Not yet checked: the address may lie outside the table, and a prefetch of any address is harmless.
-            row = job.table + <uint64_t> job.rows[later] * job.stride
+            row = table + <uint64_t> rows[later] * stride
             if kind >= INT8:
                 prefetch(row)
             for i in range(0, n_bytes, 64):
                 prefetch(row + start + i)
             if straddles:
                 prefetch(row + start + n_bytes - 1)
-            if job.weights != NULL:
-                weight = job.weights[l]
-            number = <uint64_t> job.rows[l]
-            if number + padded >= job.n_table + padded or weight != weight:
+            if weights != NULL:
+                weight = weights[l]
+            number = <uint64_t> rows[l]
+            if number + padded >= n_table or weight != weight:
                 job.bad = l
                 return
-            row = job.table + number * job.stride
+            row = table + number * stride
             if padded:  # by a mask, for no machine could predict a jump
                 kept = <uint64_t> (number == <uint64_t> -1) - 1
                 row = <const uint8_t*> (<uint64_t> row & kept | <uint64_t> ZEROS & ~kept)
@@ -228,11 +221,11 @@ cdef inlined sweep(
             else:
                 add_row(acc, row, row + start, kind, width, weight, level)
             l += 1
-        out = job.out + b * job.out_dim + column
-        write(out, acc, width, job.stream, level)
+        write(out, acc, width, stream, level)
         if padded and column + width == job.dim:
             for end in range(job.dim, job.out_dim, 4):
-                write(out + end - column, ZEROS, 4, job.stream, level)
+                write(out + end - column, ZEROS, 4, stream, level)
+        out += job.out_dim
 
 
 cdef inlined sweeps(Job* job, const int kind, const bint padded, const int level) noexcept nogil:
