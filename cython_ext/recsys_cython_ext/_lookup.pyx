@@ -1,59 +1,27 @@
 """Bare gather-and-pool kernel; `lookup.py` validates, allocates and splits bags over threads.
 
-The inner loops are plain, of constant length, for the compiler to vectorise: see the flags in setup.py.
-Rows of int8 and int4 start with an fp16 scale and an fp16 bias, rows of fp8 with an fp32 scale. Little-endian machines only.
+The inner loops are plain, of constant length, for the compiler to vectorise: see the flags in setup.py. They are compiled
+for each level of `x86.pxd`, and one is chosen when the module is imported.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint64_t
-from libc.string cimport memcpy
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
+from libc.string cimport memcpy, memset
 
-from .x86 cimport (
-    HIGHEST, LEVEL_3, LEVEL_4, PORTABLE, bytes8, bytes16, halves2, halves8, halves16, nibbles8, nibbles16, stream16,
-    supported_level, v3, v4,
-)
+from .row_values cimport BLOCK, FP8, FP16, FP32, INT4, INT8, from_codes, inlined
+from .x86 cimport HIGHEST, LEVEL_3, LEVEL_4, PORTABLE, fence, stream8, stream16, supported_level, v3, v4
 
 cdef extern from *:
     """
     #if defined(__GNUC__)
-    #define RECSYS_INLINE inline __attribute__((always_inline))
     #define RECSYS_PREFETCH(p) __builtin_prefetch(p)
     #else
-    #define RECSYS_INLINE inline
     #define RECSYS_PREFETCH(p) ((void)0)
     #endif
-
-    /* Stores past the cache: a large output is not read before it is written. To a multiple of 16 bytes. */
-    #if defined(__SSE2__)
-    #include <emmintrin.h>
-    #define RECSYS_STREAM4(to, from) _mm_stream_ps(to, _mm_loadu_ps(from))
-    #define RECSYS_FENCE() _mm_sfence()
-    #else
-    #define RECSYS_STREAM4(to, from) memcpy(to, from, 16)
-    #define RECSYS_FENCE() ((void)0)
-    #endif
-
-    static inline float recsys_as_float(int32_t bits) {
-        float value;
-        memcpy(&value, &bits, sizeof value);
-        return value;
-    }
     """
-    ctypedef void inlined "RECSYS_INLINE void"  # no type, but Cython has no other place for it
     void prefetch "RECSYS_PREFETCH"(const void* p) noexcept nogil
-    void stream4 "RECSYS_STREAM4"(float* to, const float* source) noexcept nogil
-    float as_float "recsys_as_float"(int32_t bits) noexcept nogil
-    void fence "RECSYS_FENCE"() noexcept nogil
-
-cdef enum Kind:  # as in lookup.py
-    FP32
-    FP16
-    INT8
-    INT4
-    FP8
 
 cdef enum:
     LINES_AHEAD = 160  # cache lines asked for ahead of use, 10 KiB of L1: the best of 64 to 256
-    BLOCK = 64  # columns summed at a time
 
 cdef struct Job:
     const uint8_t* table  # [n_table, stride]
@@ -73,56 +41,6 @@ cdef struct Job:
 cdef float ZEROS[BLOCK]  # as bytes, a row of zeros in every kind
 
 
-cdef inline float from_half(int32_t code) noexcept nogil:
-    """An fp16 without a branch: right for subnormals (one exact difference), infinities and NaN, under DAZ too."""
-    cdef int32_t sign = (code & 0x8000) << 16, m = code & 0x7FFF
-    cdef int32_t is_tiny = (m - 0x400) >> 31, is_special = (0x7BFF - m) >> 31  # 0, or all ones
-    cdef int32_t bits = (m << 13) + (112 << 23) + (is_tiny & (1 << 23)) + (is_special & (112 << 23))
-    return as_float(bits | sign) - as_float((is_tiny & (113 << 23)) | sign)
-
-
-cdef inline float from_e4m3(int32_t code) noexcept nogil:
-    """An eight-bit float without a branch: right for subnormals (one exact difference) and NaN, under DAZ too."""
-    cdef int32_t sign = (code & 0x80) << 24, m = code & 0x7F
-    cdef int32_t is_tiny = (m - 8) >> 31, is_nan = -((m + 1) >> 7)  # 0, or all ones
-    cdef int32_t bits = (m << 20) + (120 << 23) + (is_tiny & (1 << 23)) + (is_nan & (120 << 23))
-    return as_float(bits | sign) - as_float((is_tiny & (121 << 23)) | sign)
-
-
-cdef inlined from_codes(const uint8_t* p, const int kind, const int n, float* out, const int level) noexcept nogil:
-    """n values of FP16, INT8 or INT4, without scale and bias, to fp32."""
-    cdef int i
-    if level >= LEVEL_4 and n >= 16:
-        for i in range(0, n, 16):
-            if kind == FP16:
-                halves16(p + 2 * i, out + i)
-            elif kind == INT8:
-                bytes16(p + i, out + i)
-            else:
-                nibbles16(p + i // 2, out + i)
-    elif level >= LEVEL_3 and n >= 8:
-        for i in range(0, n, 8):
-            if kind == FP16:
-                halves8(p + 2 * i, out + i)
-            elif kind == INT8:
-                bytes8(p + i, out + i)
-            else:
-                nibbles8(p + i // 2, out + i)
-    elif level >= LEVEL_3 and kind == FP16:
-        for i in range(0, n, 2):
-            halves2(p + 2 * i, out + i)
-    elif kind == FP16:
-        for i in range(n):
-            out[i] = from_half((<const uint16_t*> p)[i])
-    elif kind == INT8:
-        for i in range(n):
-            out[i] = <float> p[i]
-    else:
-        for i in range(n // 2):
-            out[2 * i] = <float> (p[i] & 15)
-            out[2 * i + 1] = <float> (p[i] >> 4)
-
-
 cdef inlined add_row(
     float* acc, const uint8_t* row, const uint8_t* p, const int kind, const int width, float weight, const int level
 ) noexcept nogil:
@@ -134,32 +52,32 @@ cdef inlined add_row(
     if kind == FP32:
         for i in range(width):
             acc[i] += weight * (<const float*> p)[i]
+        return
+    from_codes(p, kind, width, values, level)
+    if kind == FP16:
+        for i in range(width):
+            acc[i] += weight * values[i]
     elif kind == FP8:
         memcpy(line, row, sizeof(float))
         for i in range(width):
-            acc[i] += weight * (line[0] * from_e4m3(p[i]))
-    elif kind == FP16:
-        from_codes(p, kind, width, values, level)
-        for i in range(width):
-            acc[i] += weight * values[i]
+            acc[i] += weight * (line[0] * values[i])
     else:
         memcpy(header, row, sizeof(header))
         from_codes(<const uint8_t*> header, FP16, 2, line, level)
-        from_codes(p, kind, width, values, level)
         for i in range(width):
             acc[i] += weight * (line[0] * values[i] + line[1])
 
 
 cdef inlined write(float* out, const float* sums, const int width, bint stream, const int level) noexcept nogil:
     cdef int i
-    if not stream:
-        memcpy(out, sums, width * sizeof(float))
-    elif level >= LEVEL_4 and width >= 16 and not <uint64_t> out & 63:
+    if stream and level >= LEVEL_4 and width >= 16:
         for i in range(0, width, 16):
             stream16(out + i, sums + i)
+    elif stream and level >= LEVEL_3 and width >= 16:
+        for i in range(0, width, 8):
+            stream8(out + i, sums + i)
     else:
-        for i in range(0, width, 4):
-            stream4(out + i, sums + i)
+        memcpy(out, sums, width * sizeof(float))
 
 
 cdef inlined sweep(
@@ -172,7 +90,7 @@ cdef inlined sweep(
     cdef int bits = 32 if kind == FP32 else 16 if kind == FP16 else 4 if kind == INT4 else 8
     cdef int n_bytes = width * bits // 8, ahead = LINES_AHEAD // ((n_bytes + 63) // 64), i
     cdef uint64_t start = (4 if kind >= INT8 else 0) + <uint64_t> column * bits // 8
-    cdef int64_t b, l = job.first, n_rows = job.n_rows, stop, later, end
+    cdef int64_t b, l = job.first, n_rows = job.n_rows, stop, later
     cdef uint64_t stride = job.stride, n_table = job.n_table + padded, number, kept
     cdef const uint8_t* table = job.table
     cdef const uint8_t* row
@@ -223,8 +141,7 @@ cdef inlined sweep(
             l += 1
         write(out, acc, width, stream, level)
         if padded and column + width == job.dim:
-            for end in range(job.dim, job.out_dim, 4):
-                write(out + end - column, ZEROS, 4, stream, level)
+            memset(out + width, 0, (job.out_dim - job.dim) * sizeof(float))
         out += job.out_dim
 
 
@@ -321,7 +238,7 @@ def pool_into(
     """``out[b] = sum of weights[l] * table[rows[l]]`` over ``offsets[b] <= l < offsets[b + 1]``, first <= b < last.
 
     table: the bytes of its rows [N, stride]; rows [L]; offsets [B + 1] or None; weights [L] or None; out [B, D],
-    D % 4 == 0; stream needs ``out`` on a multiple of 16 bytes. dim: columns of the table, D unless padded; then a row -1
+    D % 4 == 0; stream needs ``out`` on a multiple of 64 bytes and D % 16 == 0. dim: columns of the table, D unless padded; then a row -1
     is one of zeros, and zeros follow the dim columns. Returns -1, or the position of a row outside
     [0, N) or of a weight NaN, or -2 - b where the offsets of bag b fall or leave [0, L]. Nothing is read there.
     """

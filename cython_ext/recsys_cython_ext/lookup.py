@@ -67,8 +67,8 @@ def pooled(
     threads = operator.index(threads)
     if threads < 1:
         raise ValueError(f"threads must be >= 1, got {threads}")
-    large = out.nbytes > _STREAM_BYTES and out.ctypes.data % 16 == 0
-    stream = large and kind == _KINDS["float32"]  # narrower rows lose by it
+    whole_lines = out.ctypes.data % 64 == 0 and d % 16 == 0
+    stream = whole_lines and out.nbytes > _STREAM_BYTES
     run = functools.partial(_lookup.pool_into, stored, kind, rows, offsets, weights, out, dim=d, padded=False)
     cuts = _cuts(offsets, n_bags, len(rows), min(threads, 1 + len(rows) // _ROWS_PER_THREAD))
     others = [pool().submit(run, cuts[i], cuts[i + 1], stream) for i in range(1, len(cuts) - 1)]
