@@ -7,7 +7,7 @@ for each level of `x86.pxd`, and one is chosen when the module is imported.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from .row_values cimport BLOCK, FP8, FP16, FP32, INT4, INT8, from_codes, inlined
+from .row_values cimport CHUNK, FP8, FP16, FP32, INT4, INT8, from_codes, inlined
 from .x86 cimport HIGHEST, LEVEL_3, LEVEL_4, PORTABLE, fence, stream8, stream16, supported_level, v3, v4
 
 cdef extern from *:
@@ -22,6 +22,7 @@ cdef extern from *:
 
 cdef enum:
     LINES_AHEAD = 160  # cache lines asked for ahead of use, 10 KiB of L1: the best of 64 to 256
+    BLOCK = 64  # columns summed at a time
 
 cdef struct Job:
     const uint8_t* table  # [n_table, stride]
@@ -45,27 +46,32 @@ cdef inlined add_row(
     float* acc, const uint8_t* row, const uint8_t* p, const int kind, const int width, float weight, const int level
 ) noexcept nogil:
     """``acc += weight * columns``, ``width`` of them, stored from ``p`` on."""
-    cdef int i
+    cdef int i, k, c, n = CHUNK if width > CHUNK else width
     cdef uint16_t header[2]  # rows may begin at any byte
     cdef float line[2]  # scale, bias
-    cdef float values[BLOCK]
-    if kind == FP32:
-        for i in range(width):
-            acc[i] += weight * (<const float*> p)[i]
-        return
-    from_codes(p, kind, width, values, level)
-    if kind == FP16:
-        for i in range(width):
-            acc[i] += weight * values[i]
-    elif kind == FP8:
+    cdef float values[CHUNK]
+    if kind == FP8:
         memcpy(line, row, sizeof(float))
-        for i in range(width):
-            acc[i] += weight * (line[0] * values[i])
-    else:
+    elif kind == INT8 or kind == INT4:
         memcpy(header, row, sizeof(header))
         from_codes(<const uint8_t*> header, FP16, 2, line, level)
-        for i in range(width):
-            acc[i] += weight * (line[0] * values[i] + line[1])
+    for k in range(width // n):
+        c = k * n
+        if kind == FP32:
+            for i in range(n):
+                acc[c + i] += weight * (<const float*> p)[c + i]
+        elif kind == FP16:
+            from_codes(p + 2 * c, kind, n, values, level)
+            for i in range(n):
+                acc[c + i] += weight * values[i]
+        elif kind == FP8:
+            from_codes(p + c, kind, n, values, level)
+            for i in range(n):
+                acc[c + i] += weight * (line[0] * values[i])
+        else:
+            from_codes(p + (c if kind == INT8 else c // 2), kind, n, values, level)
+            for i in range(n):
+                acc[c + i] += weight * (line[0] * values[i] + line[1])
 
 
 cdef inlined write(float* out, const float* sums, const int width, bint stream, const int level) noexcept nogil:
@@ -238,8 +244,8 @@ def pool_into(
     """``out[b] = sum of weights[l] * table[rows[l]]`` over ``offsets[b] <= l < offsets[b + 1]``, first <= b < last.
 
     table: the bytes of its rows [N, stride]; rows [L]; offsets [B + 1] or None; weights [L] or None; out [B, D],
-    D % 4 == 0; stream needs ``out`` on a multiple of 64 bytes and D % 16 == 0. dim: columns of the table, D unless padded; then a row -1
-    is one of zeros, and zeros follow the dim columns. Returns -1, or the position of a row outside
+    D % 4 == 0; stream needs ``out`` on a multiple of 64 bytes and D % 16 == 0. dim: columns of the table, D unless
+    padded; then a row -1 is one of zeros, and zeros follow the dim columns. Returns -1, or the position of a row outside
     [0, N) or of a weight NaN, or -2 - b where the offsets of bag b fall or leave [0, L]. Nothing is read there.
     """
     cdef Job job

@@ -3,10 +3,11 @@
 Rows of int8 and int4 start with an fp16 scale and an fp16 bias, rows of fp8 with an fp32 scale. Little-endian machines only.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy
 
 from .x86 cimport (
-    LEVEL_3, LEVEL_4, bytes8, bytes16, e4m3x8, e4m3x16, halves2, halves8, halves16, nibbles8, nibbles16
+    LEVEL_3, LEVEL_4, bytes8, bytes16, e4m3x8, e4m3x16, halves2, halves8, halves16, nibbles8, nibbles16,
 )
 
 cdef extern from *:
@@ -36,7 +37,7 @@ cdef enum Kind:  # as in lookup.py
     FP8
 
 cdef enum:
-    BLOCK = 64  # columns converted and summed at a time
+    CHUNK = 16  # columns converted at a time: a register of AVX-512
 
 
 cdef inline float from_half(int32_t code) noexcept nogil:
@@ -55,19 +56,32 @@ cdef inline float from_e4m3(int32_t code) noexcept nogil:
     return as_float(bits | sign) - as_float((is_tiny & (121 << 23)) | sign)
 
 
-cdef inline inlined from_codes(const uint8_t* p, const int kind, const int n, float* out, const int level) noexcept nogil:
-    """Convert n values of any kind but FP32, without scale and bias; n, kind and level are literals after inlining."""
+cdef inline inlined unpack(const uint8_t* p, const int n, uint32_t* fours) noexcept nogil:
+    """Give each of n half bytes, n a multiple of 4, a byte."""
     cdef int i
-    if level >= LEVEL_4 and n >= 16:
-        for i in range(0, n, 16):
-            if kind == FP16:
-                halves16(p + 2 * i, out + i)
-            elif kind == INT8:
-                bytes16(p + i, out + i)
-            elif kind == FP8:
-                e4m3x16(p + i, out + i)
-            else:
-                nibbles16(p + i // 2, out + i)
+    cdef uint16_t pair  # rows may begin at any byte
+    for i in range(n // 4):
+        memcpy(&pair, p + 2 * i, sizeof(pair))
+        fours[i] = (pair | <uint32_t> pair << 8) & 0x00FF00FF
+        fours[i] = (fours[i] | fours[i] << 4) & 0x0F0F0F0F
+
+
+cdef inline inlined from_codes(const uint8_t* p, const int kind, const int n, float* out, const int level) noexcept nogil:
+    """Convert n values of any kind but FP32, without scale and bias, n <= CHUNK a power of two.
+
+    The kind, n and level are literals after inlining.
+    """
+    cdef int i
+    cdef uint32_t fours[CHUNK]
+    if level >= LEVEL_4 and n == 16:
+        if kind == FP16:
+            halves16(p, out)
+        elif kind == INT8:
+            bytes16(p, out)
+        elif kind == FP8:
+            e4m3x16(p, out)
+        else:
+            nibbles16(p, out)
     elif level >= LEVEL_3 and n >= 8:
         for i in range(0, n, 8):
             if kind == FP16:
@@ -91,6 +105,6 @@ cdef inline inlined from_codes(const uint8_t* p, const int kind, const int n, fl
         for i in range(n):
             out[i] = from_e4m3(p[i])
     else:
-        for i in range(n // 2):
-            out[2 * i] = <float> (p[i] & 15)
-            out[2 * i + 1] = <float> (p[i] >> 4)
+        unpack(p, n, fours)
+        for i in range(n):
+            out[i] = <float> (<const uint8_t*> fours)[i]

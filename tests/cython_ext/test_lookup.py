@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from recsys_cython_ext import (
     QuantisedTable,
+    _lookup,
     advise_huge_pages,
     dequantise,
     empty_huge,
@@ -36,10 +37,10 @@ def random_table(n, d, kind="fp32", seed=0):
     return quantise(np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32), kind)
 
 
-def unaligned(array):
-    """The same values, 4 bytes off every cache line."""
-    memory = np.empty(array.nbytes + 68, np.uint8)
-    start = -memory.ctypes.data % 64 + 4
+def placed(array, past_a_line):
+    """The same values, so many bytes past the begin of a cache line."""
+    memory = np.empty(array.nbytes + 64 + past_a_line, np.uint8)
+    start = -memory.ctypes.data % 64 + past_a_line
     out = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     out[...] = array
     return out
@@ -48,6 +49,15 @@ def unaligned(array):
 @pytest.fixture
 def many_threads(monkeypatch):
     monkeypatch.setattr(lookup, "_ROWS_PER_THREAD", 1)
+
+
+@pytest.fixture(scope="module", params=range(3), ids=["portable", "AVX2", "AVX-512"])
+def level(request):
+    """Each level that the processor has."""
+    if _lookup.use_level(request.param) != request.param:
+        pytest.skip("this processor, or this build, has it not")
+    yield
+    _lookup.use_level(2)
 
 
 # Against the oracle
@@ -60,7 +70,7 @@ def many_threads(monkeypatch):
     weighted=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_agrees_with_the_oracle_to_the_bit(kind, d, lengths, weighted, seed):
+def test_agrees_with_the_oracle_to_the_bit(level, kind, d, lengths, weighted, seed):
     rng = np.random.default_rng(seed)
     table = random_table(17, d, kind, seed)
     offsets = np.cumsum([0, *lengths]).astype(np.int64)
@@ -72,7 +82,7 @@ def test_agrees_with_the_oracle_to_the_bit(kind, d, lengths, weighted, seed):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("d", [4, 8, 12, 16, 32, 64, 100, 128])
-def test_bags_of_one_are_the_rows(kind, d):
+def test_bags_of_one_are_the_rows(level, kind, d):
     table = random_table(300, d, kind)
     rows = np.random.default_rng(1).permutation(300)
     out = pooled(table, rows)
@@ -82,7 +92,7 @@ def test_bags_of_one_are_the_rows(kind, d):
     assert np.array_equal(pooled(table, rows, weights=weights), weights[0] * dequantise(table)[rows])
 
 
-def test_every_fp16_value_is_converted_like_numpy():
+def test_every_fp16_value_is_converted_like_numpy(level):
     table = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(-1, 16)
     out = pooled(table, np.arange(len(table)))
     assert np.array_equal(out, table.astype(np.float32), equal_nan=True)
@@ -95,7 +105,7 @@ def test_every_fp16_value_is_converted_like_numpy():
     seed=st.integers(0, 2**32 - 1),
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy on inf - inf and overflow
-def test_every_fp8_code_is_read_like_numpy(scales, d, weighted, seed):
+def test_every_fp8_code_is_read_like_numpy(level, scales, d, weighted, seed):
     """Scales of every size, subnormal and infinite ones too; the codes of NaN; bags that are empty and of many."""
     rng = np.random.default_rng(seed)
     n = -(-256 // d) * len(scales)
@@ -120,7 +130,7 @@ def test_every_fp8_code_is_read_like_numpy(scales, d, weighted, seed):
     length=st.integers(0, 40),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_padded_rows_are_the_rows_and_zeros(kind, d, more, n, length, seed):
+def test_padded_rows_are_the_rows_and_zeros(level, kind, d, more, n, length, seed):
     rows = np.random.default_rng(seed).integers(-1, n, length)
     table = random_table(n, d, kind, seed)
     values, expected = dequantise(table), np.zeros((length, d + more), np.float32)
@@ -130,25 +140,26 @@ def test_padded_rows_are_the_rows_and_zeros(kind, d, more, n, length, seed):
     assert np.array_equal(padded(table, rows, d + more), expected)
 
 
-def test_unaligned_memory():
+def test_unaligned_memory(level):
     table, rows = random_table(50, 20), np.arange(50)[::-1].copy()
-    out = unaligned(np.zeros((50, 20), np.float32))
-    assert pooled(unaligned(table), rows, out=out) is out
+    out = placed(np.zeros((50, 20), np.float32), 4)
+    assert pooled(placed(table, 4), rows, out=out) is out
     assert np.array_equal(out, table[::-1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stream", [False, True])
-def test_threads_and_streaming_change_no_bit(kind, stream, many_threads, monkeypatch):
-    monkeypatch.setattr(lookup, "_STREAM_BYTES", 0 if stream else 2**60)
+@pytest.mark.parametrize("d", [36, 112])  # of which the second is whole cache lines
+def test_threads_and_streaming_change_no_bit(level, kind, d, many_threads, monkeypatch):
     rng = np.random.default_rng(2)
-    table = random_table(1000, 36, kind)
+    table = random_table(1000, d, kind)
     offsets = np.append(np.sort(rng.integers(0, 5001, 200)), 5000)
     offsets[:7] = 0
     rows, weights = rng.integers(0, 1000, 5000), rng.random(5000, np.float32)
     alone = pooled(table, rows, offsets, weights)
-    for threads in (2, 3, 7, 500):
-        assert np.array_equal(pooled(table, rows, offsets, weights, threads=threads), alone)
+    monkeypatch.setattr(lookup, "_STREAM_BYTES", 0)
+    for threads in (1, 2, 3, 7, 500):
+        out = placed(np.full(alone.shape, np.nan, np.float32), 0)
+        assert np.array_equal(pooled(table, rows, offsets, weights, out, threads), alone)
         assert np.array_equal(pooled(table, rows, threads=threads), pooled(table, rows))
     one_bag = np.array([0, 5000])
     assert np.array_equal(pooled(table, rows, one_bag, threads=4), pooled(table, rows, one_bag))
