@@ -60,15 +60,15 @@ def pooled(
         weights = _checked("weights", weights, np.float32, 1)
         if len(weights) != len(rows):
             raise ValueError(f"{len(weights)} weights for {len(rows)} rows")
+    large = 4 * n_bags * d > _STREAM_BYTES
     if out is None:
-        out = np.empty((n_bags, d), np.float32)
+        out = empty_huge((n_bags, d)) if large else np.empty((n_bags, d), np.float32)
     elif _checked("out", out, np.float32, 2).shape != (n_bags, d) or not out.flags.writeable:
         raise ValueError(f"out must be writeable and of shape {(n_bags, d)}, got {out.shape}")
     threads = operator.index(threads)
     if threads < 1:
         raise ValueError(f"threads must be >= 1, got {threads}")
-    whole_lines = out.ctypes.data % 64 == 0 and d % 16 == 0
-    stream = whole_lines and out.nbytes > _STREAM_BYTES
+    stream = large and out.ctypes.data % 64 == 0 and d % 16 == 0  # whole cache lines
     run = functools.partial(_lookup.pool_into, stored, kind, rows, offsets, weights, out, dim=d, padded=False)
     cuts = _cuts(offsets, n_bags, len(rows), min(threads, 1 + len(rows) // _ROWS_PER_THREAD))
     others = [pool().submit(run, cuts[i], cuts[i + 1], stream) for i in range(1, len(cuts) - 1)]
