@@ -8,15 +8,7 @@ Every value is a cache line of its own, asked for ahead of its use; addresses of
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcpy
 
-cdef extern from *:
-    """
-    #if defined(__GNUC__) || defined(__clang__)
-    #define RECSYS_PREFETCH(p) __builtin_prefetch(p)
-    #else
-    #define RECSYS_PREFETCH(p) ((void)0)
-    #endif
-    """
-    void prefetch "RECSYS_PREFETCH"(const void* p) noexcept nogil
+from .hints cimport prefetch
 
 cdef enum:
     AHEAD = 64  # prefetch distance in rows

@@ -7,18 +7,9 @@ for each level of `x86.pxd`, and one is chosen when the module is imported.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from .row_values cimport CHUNK, FP8, FP16, FP32, INT4, INT8, from_codes, inlined
+from .hints cimport inlined, prefetch
+from .row_values cimport CHUNK, FP8, FP16, FP32, INT4, INT8, from_codes
 from .x86 cimport HIGHEST, LEVEL_3, LEVEL_4, PORTABLE, fence, stream8, stream16, supported_level, v3, v4
-
-cdef extern from *:
-    """
-    #if defined(__GNUC__)
-    #define RECSYS_PREFETCH(p) __builtin_prefetch(p)
-    #else
-    #define RECSYS_PREFETCH(p) ((void)0)
-    #endif
-    """
-    void prefetch "RECSYS_PREFETCH"(const void* p) noexcept nogil
 
 cdef enum:
     LINES_AHEAD = 160  # cache lines asked for ahead of use, 10 KiB of L1: the best of 64 to 256

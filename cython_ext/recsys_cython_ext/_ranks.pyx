@@ -6,19 +6,7 @@ replicates, and the sums of the group are vectors. Integers only, so that no ord
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
-cdef extern from *:
-    """
-    #if defined(__GNUC__)
-    #define RECSYS_INLINE inline __attribute__((always_inline))
-    #define RECSYS_PREFETCH(p) __builtin_prefetch(p)
-    #else
-    #define RECSYS_INLINE inline
-    #define RECSYS_PREFETCH(p) ((void)0)
-    #endif
-    """
-    ctypedef void inlined "RECSYS_INLINE void"
-    void prefetch "RECSYS_PREFETCH"(const void* p) noexcept nogil
-
+from .hints cimport inlined, prefetch
 from .mix cimport clones_void
 
 cdef enum:

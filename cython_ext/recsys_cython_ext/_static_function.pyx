@@ -11,6 +11,7 @@ cell holds the XOR of the hashes and of the values of its keys, so the order of 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from .hints cimport prefetch
 from .mix cimport clones_void, mix64, reduce_high
 
 cdef enum:
@@ -19,14 +20,8 @@ cdef enum:
 
 cdef extern from *:
     """
-    #if defined(__GNUC__) || defined(__clang__)
-    #define RECSYS_PREFETCH(p) __builtin_prefetch(p)
-    #else
-    #define RECSYS_PREFETCH(p) ((void)0)
-    #endif
     #define RECSYS_ONE_KEY (1ULL << 56)
     """
-    void prefetch "RECSYS_PREFETCH"(const void* p) noexcept nogil
     const uint64_t ONE_KEY "RECSYS_ONE_KEY"
 
 ctypedef struct Cell:

@@ -3,9 +3,10 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
-from recsys_cython_ext.mix cimport clones_void
-from recsys_cython_ext.table_rows cimport (
-    BF16, FP16, FP32, Lookup, add_row, always, common_width, fetch_row, floats,
+from .hints cimport inlined
+from .mix cimport clones_void
+from .table_rows cimport (
+    BF16, FP16, FP32, Lookup, add_row, common_width, fetch_row, floats,
 )
 
 cdef enum:
@@ -29,7 +30,7 @@ cdef inline int64_t bounded(int64_t value, int64_t least, int64_t most) noexcept
     return least if value < least else most if value > most else value
 
 
-cdef inline always read_bags(Read* r, int64_t first, int64_t last, const int kind, const int64_t fixed) noexcept nogil:
+cdef inlined read_bags(Read* r, int64_t first, int64_t last, const int kind, const int64_t fixed) noexcept nogil:
     """Sum the rows of bags [first, last) of every lookup; `fixed` is the width of them all, or 0."""
     cdef int64_t b, f, k, l, stop, j, i, ahead, width, size = 4 if kind == FP32 else 2
     cdef const Lookup* lookup
@@ -73,7 +74,7 @@ cdef inline always read_bags(Read* r, int64_t first, int64_t last, const int kin
                 add_row(out, table + r.indices[j] * width * size, kind, width, factor)
 
 
-cdef inline always read_of_kind(Read* r, int64_t first, int64_t last, const int kind, int64_t fixed) noexcept nogil:
+cdef inlined read_of_kind(Read* r, int64_t first, int64_t last, const int kind, int64_t fixed) noexcept nogil:
     if fixed == 8:
         read_bags(r, first, last, kind, 8)
     elif fixed == 16:

@@ -9,9 +9,10 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from recsys_cython_ext.mix cimport clones_void, mix64
-from recsys_cython_ext.table_rows cimport (
-    BF16, FP16, FP32, Lookup, always, claim, claim_row, common_width, fetch_row, floats, widen,
+from .hints cimport claim, inlined
+from .mix cimport clones_void, mix64
+from .table_rows cimport (
+    BF16, FP16, FP32, Lookup, claim_row, common_width, fetch_row, floats, widen,
 )
 
 cdef enum Rule:  # of updates, as in table_kernel.py
@@ -66,7 +67,7 @@ cdef inline int partition_of(uint32_t row) noexcept nogil:
     return (row * <uint32_t> 0x9E3779B1) >> 26
 
 
-cdef inline always narrow(
+cdef inlined narrow(
     const float* values, uint16_t* p, const int kind, const int64_t width, uint64_t key
 ) noexcept nogil:
     """fp32 to fp16 or bf16, up or down by chance: 16 random bits a number are a hash of `key` and its group of four.
@@ -97,7 +98,7 @@ cdef inline always narrow(
             p[c + i] = <uint16_t> (code | bits >> 31 << 15)
 
 
-cdef inline always group(const Entry* entries, int64_t n, Scratch* s, int64_t* distinct) noexcept nogil:
+cdef inlined group(const Entry* entries, int64_t n, Scratch* s, int64_t* distinct) noexcept nogil:
     """Number the distinct rows of a partition in the order of the batch, and sort their terms by them, stably."""
     cdef int64_t i, size = 4
     cdef uint32_t total = 0, found = 0, place, shift = 30, row
@@ -129,7 +130,7 @@ cdef inline always group(const Entry* entries, int64_t n, Scratch* s, int64_t* d
     distinct[0] = found
 
 
-cdef inline always moved(
+cdef inlined moved(
     Update* u, float* values, const float* gradient, int64_t at, int64_t row, const int64_t width
 ) noexcept nogil:
     """Move a row's `values` by its `gradient`; its elementwise states begin at `at`."""
@@ -175,7 +176,7 @@ cdef inline always moved(
         values[i] -= first * (m[i] / (sqrtf(v[i]) / root + u.eps))
 
 
-cdef inline always claim_ahead(Update* u, Scratch* s, int64_t d, const int64_t size, const int64_t fixed) noexcept nogil:
+cdef inlined claim_ahead(Update* u, Scratch* s, int64_t d, const int64_t size, const int64_t fixed) noexcept nogil:
     cdef const Lookup* lookup = &u.lookups[s.lookup[d]]
     cdef int64_t width = fixed if fixed else lookup.width, at = lookup.first + (s.row[d] - lookup.state) * width
     claim_row(u.weights + at * size, width * size)
@@ -188,7 +189,7 @@ cdef inline always claim_ahead(Update* u, Scratch* s, int64_t d, const int64_t s
             claim(u.counts + s.row[d])
 
 
-cdef inline always update_partition(
+cdef inlined update_partition(
     Update* u, const Entry* entries, int64_t n, Scratch* s, const int kind, const int64_t fixed
 ) noexcept nogil:
     """Update every row of a partition once, by the sum of its gradients; `fixed` is the width of all rows, or 0."""
@@ -231,7 +232,7 @@ cdef inline always update_partition(
             )
 
 
-cdef inline always update_of_kind(
+cdef inlined update_of_kind(
     Update* u, const Entry* entries, int64_t n, Scratch* s, const int kind, int64_t fixed
 ) noexcept nogil:
     if fixed == 8:

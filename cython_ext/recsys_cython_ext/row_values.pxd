@@ -6,6 +6,7 @@ Rows of int8 and int4 start with an fp16 scale and an fp16 bias, rows of fp8 wit
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
+from .hints cimport inlined
 from .x86 cimport (
     LEVEL_3, LEVEL_4, bytes8, bytes16, e4m3x8, e4m3x16, halves2, halves8, halves16, nibbles8, nibbles16,
 )
@@ -14,19 +15,12 @@ cdef extern from *:
     """
     #include <stdint.h>
     #include <string.h>
-    #if defined(__GNUC__)
-    #define RECSYS_INLINE inline __attribute__((always_inline))
-    #else
-    #define RECSYS_INLINE inline
-    #endif
-
     static inline float recsys_as_float(int32_t bits) {
         float value;
         memcpy(&value, &bits, sizeof value);
         return value;
     }
     """
-    ctypedef void inlined "RECSYS_INLINE void"  # no type, but Cython has no other place for it
     float as_float "recsys_as_float"(int32_t bits) noexcept nogil
 
 cdef enum Kind:  # as in lookup.py

@@ -3,21 +3,8 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-cdef extern from *:
-    """
-    #if defined(__GNUC__)
-    #define RECSYS_ALWAYS __attribute__((always_inline))
-    #define RECSYS_FETCH(p) __builtin_prefetch(p, 0, 3)
-    #define RECSYS_CLAIM(p) __builtin_prefetch(p, 1, 3)
-    #else
-    #define RECSYS_ALWAYS
-    #define RECSYS_FETCH(p) ((void)0)
-    #define RECSYS_CLAIM(p) ((void)0)
-    #endif
-    """
-    ctypedef void always "RECSYS_ALWAYS void"  # no type, but Cython has no other place for it
-    void fetch "RECSYS_FETCH"(const void* p) noexcept nogil
-    void claim "RECSYS_CLAIM"(const void* p) noexcept nogil
+from .hints cimport claim, inlined, prefetch
+from .row_values cimport from_half
 
 cdef enum Kind:  # of rows, as in table_kernel.py
     FP32
@@ -36,25 +23,19 @@ cdef struct Lookup:
     int64_t start  # and of the first row here
 
 
-cdef inline always widen(const uint16_t* p, const int kind, const int64_t width, float* out) noexcept nogil:
-    """fp16 or bf16 to fp32, by integers and one product: right for subnormals and infinities."""
+cdef inline inlined widen(const uint16_t* p, const int kind, const int64_t width, float* out) noexcept nogil:
+    """fp16 or bf16 to fp32."""
     cdef int64_t i
-    cdef uint32_t bits, m
-    cdef float tiny, value
+    cdef uint32_t bits
     for i in range(width):
         if kind == BF16:
             bits = <uint32_t> p[i] << 16
             memcpy(&out[i], &bits, 4)
         else:
-            m = p[i] & 0x7FFF
-            tiny = <float> <int32_t> m * <float> (1.0 / (1 << 24))
-            bits = (m << 13) + (112 << 23) + ((112 << 23) if m >= 0x7C00 else 0)
-            memcpy(&value, &bits, 4)
-            value = tiny if m < 0x400 else value
-            out[i] = -value if p[i] & 0x8000 else value
+            out[i] = from_half(p[i])
 
 
-cdef inline always add_row(
+cdef inline inlined add_row(
     float* acc, const uint8_t* row, const int kind, const int64_t width, float factor
 ) noexcept nogil:
     cdef int64_t i, c, part
@@ -70,13 +51,13 @@ cdef inline always add_row(
             acc[c + i] += factor * values[i]
 
 
-cdef inline always fetch_row(const uint8_t* row, const int64_t n_bytes) noexcept nogil:
+cdef inline inlined fetch_row(const uint8_t* row, const int64_t n_bytes) noexcept nogil:
     cdef int64_t i
     for i in range(0, n_bytes, 64):
-        fetch(row + i)
+        prefetch(row + i)
 
 
-cdef inline always claim_row(const uint8_t* row, const int64_t n_bytes) noexcept nogil:
+cdef inline inlined claim_row(const uint8_t* row, const int64_t n_bytes) noexcept nogil:
     cdef int64_t i
     for i in range(0, n_bytes, 64):
         claim(row + i)
