@@ -1,20 +1,24 @@
 """Samples per second of training, against rivals, in one run: every contender in a process of its own, in turn.
 
-python benchmarks/training.py criteo80k.parquet [--rivals PYTHON] [--rounds 3]
+python benchmarks/training.py criteo80k.parquet [--rivals PYTHON] [--rounds 3] [--threads 2]
 
-Batch 4,096, width 16, MLP 400-400, two threads. Rows: a million in Criteo's form (`criteo_text.py`), vocabularies of ids
+Batch 4,096, width 16, MLP 400-400. Rows: a million in Criteo's form (`criteo_text.py`), vocabularies of ids
 that occur three times, about 0.18 M table rows; and, with --large, a million rows of Zipf ids over 20 M table rows.
 
-bare         TorchRec on tensors in memory: the same tables, network and optimisers; nothing is loaded, measured or shown
+bare         TorchRec on tensors in memory: the same tables and optimisers, a network of plain torch (`plain_networks.py`);
+             nothing is loaded, measured or shown
 recsys       the training loop as `recsys train` runs it: batches from mapped shards, losses, progress, checkpoints
 recsys bf16  the same with training.precision: bf16
-SparseAdam   torch: one table for all features, `nn.Embedding(sparse=True)`, on tensors in memory
+SparseAdam   torch: one table for all features, `nn.Embedding(sparse=True)`, and the plain network, on tensors in memory
+
+CPU time is that of all threads of the process, the loader's too.
 """
 
 import argparse
 import contextlib
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -39,7 +43,7 @@ MODELS = {
 LARGE_ROWS, FIELDS = 20_000_000, 26
 
 
-def configuration(model: str, log: str, precision: str = "fp32") -> Any:
+def configuration(model: str, log: str, threads: int, precision: str = "fp32") -> Any:
     from recsys.config import parse_experiment
 
     large = log.endswith(".parquet")
@@ -64,7 +68,7 @@ def configuration(model: str, log: str, precision: str = "fp32") -> Any:
                 "batch_size": BATCH,
                 "epochs": 1,
                 "evaluations_per_epoch": 1,
-                "num_threads": 2,
+                "num_threads": threads,
                 "precision": precision,
             },
         },
@@ -97,20 +101,26 @@ def held_batches(config: Any, prepared: Path) -> list[Any]:
     return list(islice(Loader(rows, BATCH, 0).epoch(0), HELD))
 
 
-def timed(step: Callable[[Any], None], batches: list[Any], steps: int) -> float:
-    """Return samples per second."""
+def clocks() -> np.ndarray:
+    """Return seconds of wall and CPU time, [2]."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def timed(step: Callable[[Any], None], batches: list[Any], steps: int) -> np.ndarray:
+    """Return seconds of a step, [2] as `clocks`."""
     turn: Iterator[Any] = cycle(batches)
     for _ in range(WARM):
         step(next(turn))
-    started = time.perf_counter()
+    started = clocks()
     for _ in range(steps):
         step(next(turn))
-    return steps * BATCH / (time.perf_counter() - started)
+    return (clocks() - started) / steps
 
 
-def bare(config: Any, prepared: Path) -> float:
+def bare(config: Any, prepared: Path) -> np.ndarray:
     """Train in a loop as TorchRec's examples have it."""
     import torch
+    from plain_networks import plain_network
     from torch import nn
     from torchrec.optim.optimizers import in_backward_optimizer_filter
 
@@ -128,17 +138,17 @@ def bare(config: Any, prepared: Path) -> float:
         def forward(self, dense: torch.Tensor, ids: Any) -> torch.Tensor:
             return self.network(dense, self.collection(ids).values().view(len(dense), -1, 16))
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(config.training.num_threads)
     features = Rows.load(prepared, "train").features
     model = make_model(config, features)
     rows = [
         (b.dense, model.engine.rows(b.ids).by_group["pooled"], b.label)
         for b in held_batches(config, prepared)
     ]
+    network = plain_network(config.model.name, rows[0][0].shape[1] + 16 * FIELDS)
     with process_group():
-        plain = shard(
-            Plain(model.engine.collections["pooled"], model.network), TableOptimizer(), torch.device("cpu"), 0
-        )
+        collection = model.engine.collections["pooled"]
+        plain = shard(Plain(collection, network), TableOptimizer(), torch.device("cpu"), 0)
         dense = [p for _, p in in_backward_optimizer_filter(plain.named_parameters())]
         optimizer = torch.optim.Adam(dense, lr=1e-3, fused=True)
         loss = nn.BCEWithLogitsLoss()
@@ -151,19 +161,18 @@ def bare(config: Any, prepared: Path) -> float:
         return timed(step, rows, STEPS["bare"])
 
 
-def sparse_adam(config: Any, prepared: Path) -> float:
+def sparse_adam(config: Any, prepared: Path) -> np.ndarray:
     """Sparse gradients of one table, `torch.optim.SparseAdam` for it and Adam for the rest."""
     import torch
+    from plain_networks import plain_network
     from torch import nn
 
-    from recsys.models import build
-
-    torch.set_num_threads(2)
+    torch.set_num_threads(config.training.num_threads)
     ids, dense, label, sizes = arrays(config, prepared)
     offsets = torch.from_numpy(np.cumsum([0, *sizes[:-1]]))
     table = nn.Embedding(sum(sizes), 16, sparse=True)
     nn.init.uniform_(table.weight, -0.05, 0.05)
-    network = build(config.model, dense.shape[1], [f"c{i}" for i in range(FIELDS)], 16)
+    network = plain_network(config.model.name, dense.shape[1] + 16 * FIELDS)
     optimizers = [
         torch.optim.SparseAdam(table.parameters(), lr=1e-3),
         torch.optim.Adam(network.parameters(), lr=1e-3, fused=True),
@@ -203,7 +212,7 @@ def arrays(config: Any, prepared: Path) -> tuple[np.ndarray, np.ndarray, np.ndar
     return ids, dense, label, [table.num_embeddings for table in engine.tables]
 
 
-def ours(config: Any, prepared: Path) -> float:
+def ours(config: Any, prepared: Path) -> np.ndarray:
     """`recsys train`'s loop, up to the evaluation; its progress goes to standard error."""
     from recsys.console import bars
     from recsys.training.loop import Watch
@@ -213,29 +222,31 @@ def ours(config: Any, prepared: Path) -> float:
     class Enough(Exception):
         pass
 
-    marks: dict[int, float] = {}
+    marks: dict[int, np.ndarray] = {}
 
     def progress(what: str, done: int, of: int, detail: str) -> None:
         show(what, done, of, detail)
-        marks[done] = time.perf_counter()
+        marks[done] = clocks()
         if done == of - 1:  # the last batch is a small one
             raise Enough
 
     with tempfile.TemporaryDirectory() as runs, bars() as show, contextlib.suppress(Enough):
         train(config, Prepared.open(prepared), Path(runs), Watch(progress=progress))
     last = max(marks)
-    return (last - WARM) * BATCH / (marks[last] - marks[WARM])
+    return (marks[last] - marks[WARM]) / (last - WARM)
 
 
 CONTENDERS = {"bare": bare, "recsys": ours, "recsys bf16": ours, "SparseAdam": sparse_adam}
 
 
-def one(contender: str, model: str, log: str, prepared: str) -> None:
+def one(contender: str, model: str, log: str, prepared: str, threads: str) -> None:
     import resource
 
     precision = "bf16" if contender.endswith("bf16") else "fp32"
-    rate = CONTENDERS[contender](configuration(model, log, precision), Path(prepared))
-    print(json.dumps({"rate": rate, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+    config = configuration(model, log, int(threads), precision)
+    wall, cpu = CONTENDERS[contender](config, Path(prepared)).tolist()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"rate": BATCH / wall, "cpu": cpu, "peak": peak}))
 
 
 def measured(command: list[str]) -> dict[str, float]:
@@ -245,17 +256,25 @@ def measured(command: list[str]) -> dict[str, float]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def processor() -> str:
+    """Return the processor's name and number of CPUs."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return f"{(names or [platform.processor() or platform.machine()])[0]}, {os.cpu_count()} CPUs"
+
+
 def compare(
-    title: str, models: list[str], log: Path, rivals: str | None, rounds: int, slow: bool
+    title: str, models: list[str], log: Path, rivals: str | None, rounds: int, threads: int, slow: bool
 ) -> dict[str, Any]:
-    """Print one table: median rates, ratios to the bare loop and to the best rival, peak memory."""
+    """Print one table: median rates, ratios to the bare loop, CPU time of a step, peak memory."""
     from recsys_pipelines.preparation.prepare import prepare
 
     work = log.parent
     contenders = [*CONTENDERS, *(["fuxictr", "deepctr"] if rivals else [])]
     found: dict[str, Any] = {}
     for model in models:
-        config = configuration(model, str(log))
+        config = configuration(model, str(log), threads)
         prepared = prepare(config.data, config.features, work / "prepared").path
         batches = work / f"batches-{log.stem}.npz"
         if rivals and not batches.exists():
@@ -267,25 +286,34 @@ def compare(
         for round_ in range(rounds):
             for name in contenders:
                 if name in CONTENDERS:
-                    command = [sys.executable, __file__, "--one", name, model, str(log), str(prepared)]
+                    command = [
+                        sys.executable,
+                        __file__,
+                        "--one",
+                        name,
+                        model,
+                        str(log),
+                        str(prepared),
+                        str(threads),
+                    ]
                 elif slow and round_:
                     continue
                 else:
                     steps = SLOW_STEPS if slow else STEPS[name]
                     script = str(Path(__file__).with_name("training_rivals.py"))
-                    command = [str(rivals), script, name, model, str(batches), str(steps)]
+                    command = [str(rivals), script, name, model, str(batches), str(steps), str(threads)]
                 rates[name].append(measured(command))
         found[model] = {
-            name: {key: statistics.median(entry[key] for entry in entries) for key in ("rate", "peak")}
+            name: {key: statistics.median(entry[key] for entry in entries) for key in ("rate", "cpu", "peak")}
             for name, entries in rates.items()
         }
-    table = Table("model", "contender", "samples/s", "of the bare loop", "peak memory", title=title)
+    columns = ("model", "contender", "samples/s", "of the bare loop", "CPU a step", "peak memory")
+    table = Table(*columns, title=f"{title}, threads: {threads}, on {processor()}")
     for model, entries in found.items():
         for name, entry in entries.items():
             share = entry["rate"] / entries["bare"]["rate"]
-            table.add_row(
-                model, name, f"{entry['rate']:,.0f}", f"{share:.2f}", f"{entry['peak'] / 1e9:.2f} GB"
-            )
+            figures = (f"{entry['rate']:,.0f}", f"{share:.2f}", f"{entry['cpu'] * 1e3:.1f} ms")
+            table.add_row(model, name, *figures, f"{entry['peak'] / 1e9:.2f} GB")
     Console(width=120).print(table)
     return found
 
@@ -297,12 +325,13 @@ def main() -> None:
     parser.add_argument("source", type=Path, nargs="?", help="criteo80k.parquet")
     parser.add_argument("--rivals", help="Python of an environment with FuxiCTR and DeepCTR-Torch")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, choices=(1, 2), default=2)
     parser.add_argument("--large", action="store_true", help="20 M table rows too")
     parser.add_argument(
         "--work", type=Path, default=Path(tempfile.gettempdir()) / "recsys-training-benchmark"
     )
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         return one(*arguments.one)
@@ -312,20 +341,17 @@ def main() -> None:
     text = arguments.work / "train.txt"
     if not text.exists():
         criteo_text.write(arguments.source, text, 1_000_000)
-    found = {
-        "small": compare(
-            "0.18 M table rows", list(MODELS), text, arguments.rivals, arguments.rounds, slow=False
-        )
-    }
+    how = (arguments.rivals, arguments.rounds, arguments.threads)
+    found = {"small": compare("0.18 M table rows", list(MODELS), text, *how, slow=False)}
     if arguments.large:
         log = arguments.work / "zipf.parquet"
         if not log.exists():
             zipf_log(log)
-        found["large"] = compare(
-            "20 M table rows", ["deepfm"], log, arguments.rivals, arguments.rounds, slow=True
-        )
+        found["large"] = compare("20 M table rows", ["deepfm"], log, *how, slow=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"cpus": os.cpu_count(), **found}, indent=1))
+        arguments.json.write_text(
+            json.dumps({"processor": processor(), "threads": arguments.threads, **found}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -98,8 +98,8 @@ def deepctr_step(name: str, sizes: list[int], numbers: int) -> Callable[..., Non
     return step
 
 
-def main(rival: str, name: str, batches: str, steps: int) -> None:
-    torch.set_num_threads(2)
+def main(rival: str, name: str, batches: str, steps: int, threads: int) -> None:
+    torch.set_num_threads(threads)
     data = np.load(batches)
     ids, dense, label = (torch.from_numpy(data[key]) for key in ("ids", "dense", "label"))
     ids = ids.long() + 1
@@ -108,15 +108,17 @@ def main(rival: str, name: str, batches: str, steps: int) -> None:
         name, data["sizes"].tolist(), dense.shape[1]
     )
     count = len(ids) // size
-    seconds = 0.0
+    seconds = cpu = 0.0
     for k in range(WARM + steps):
         rows = slice(k % count * size, (k % count + 1) * size)
-        started = time.perf_counter()
+        started, began = time.perf_counter(), time.process_time()
         step(ids[rows], dense[rows], label[rows, None])
         seconds += (time.perf_counter() - started) * (k >= WARM)
+        cpu += (time.process_time() - began) * (k >= WARM)
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
-    print(json.dumps({"rate": steps * size / seconds, "peak": int(peak.split()[1]) * 1024}))
+    figures = {"rate": steps * size / seconds, "cpu": cpu / steps, "peak": int(peak.split()[1]) * 1024}
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
