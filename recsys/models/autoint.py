@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from recsys.config.models import AutoIntConfig
 from recsys.models.layers import concatenated, mlp
+from recsys.models.linear import Linear
 
 
 class InteractingLayer(nn.Module):
@@ -20,8 +21,8 @@ class InteractingLayer(nn.Module):
         super().__init__()
         self.heads, self.dropout = config.heads, config.dropout
         width = config.heads * config.head_dim
-        self.query, self.key, self.value = (nn.Linear(inputs, width, bias=False) for _ in range(3))
-        self.residual = nn.Linear(inputs, width, bias=False) if config.residual else None
+        self.query, self.key, self.value = (Linear(inputs, width, bias=False) for _ in range(3))
+        self.residual = Linear(inputs, width, bias=False) if config.residual else None
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Map vectors [B, F, D] to [B, F, heads · head_dim]."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from recsys.config.models import DCNv2Config
 from recsys.models.layers import concatenated, mlp
+from recsys.models.linear import Linear
 
 
 class DCNv2(nn.Module):
@@ -17,7 +18,7 @@ class DCNv2(nn.Module):
     ) -> None:
         super().__init__()
         inputs = num_dense + len(fields) * embedding_dim
-        self.crosses = nn.ModuleList(nn.Linear(inputs, inputs) for _ in range(config.cross_layers))
+        self.crosses = nn.ModuleList(Linear(inputs, inputs) for _ in range(config.cross_layers))
         self.mlp = mlp(inputs, config.hidden, config.dropout)
         self.output = nn.Linear(inputs + config.hidden[-1], 1)
 
@@ -25,5 +26,5 @@ class DCNv2(nn.Module):
         """Map [B, n] and [B, F, D] to logits [B]."""
         start = crossed = concatenated(dense, vectors)
         for cross in self.crosses:
-            crossed = start * cross(crossed) + crossed
+            crossed = torch.addcmul(crossed, start, cross(crossed))
         return self.output(torch.cat([crossed, self.mlp(start)], dim=1)).squeeze(1)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from recsys.config.models import FinalMLPConfig
 from recsys.models.layers import concatenated, mlp
+from recsys.models.linear import Linear
 
 
 class FeatureGate(nn.Module):
@@ -23,7 +24,7 @@ class FeatureGate(nn.Module):
         self.constant = None if features else nn.Parameter(torch.zeros(1, embedding_dim))
         hidden = [max(1, len(features)) * embedding_dim, *hidden]
         self.mlp = mlp(hidden[0], hidden[1:])
-        self.gate = nn.Linear(hidden[-1], inputs)
+        self.gate = Linear(hidden[-1], inputs)
 
     def forward(self, x: Tensor, vectors: Tensor) -> Tensor:
         """Map [B, n + F·D] and vectors [B, F, D] to [B, n + F·D]."""

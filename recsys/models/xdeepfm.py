@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from recsys.config.models import XDeepFMConfig
 from recsys.models.layers import concatenated, mlp
+from recsys.models.linear import Linear
 
 
 class CIN(nn.Module):
@@ -20,7 +21,7 @@ class CIN(nn.Module):
     def __init__(self, num_fields: int, sizes: Sequence[int]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Linear(before * num_fields, after, bias=False)
+            Linear(before * num_fields, after, bias=False)
             for before, after in itertools.pairwise([num_fields, *sizes])
         )
 

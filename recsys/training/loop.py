@@ -23,7 +23,7 @@ from recsys.models.click import ClickBatch, InBfloat16
 from recsys.models.decay import OncePerId, table_decay
 from recsys.planning import fields_of, plan_of
 from recsys.training.clock import StepClock, stragglers
-from recsys.training.distributed import gathered, on_rank_0, peak_memory, shard_model
+from recsys.training.distributed import gathered, keep_memory, on_rank_0, peak_memory, shard_model
 from recsys.training.feed import Feed
 from recsys.training.labels import check_measured, check_training, soft_labelled
 from recsys.training.optimizers import Optimizer
@@ -130,6 +130,7 @@ def fit(
     as `soft_labelled`, `Feed`, `shard_model`, `Store.resume` and `begin` do.
     """
     seed_everything(config)
+    keep_memory()
     return _Training(config, train, validation, store, watch or Watch()).run()
 
 
@@ -218,7 +219,7 @@ class _Training:
         began, first = time.perf_counter(), state.step
         try:
             while state.step < stop:
-                torch.manual_seed(_step_seed(settings.seed, state.epoch, state.step))
+                self._seed_step()
                 pipeline.progress(batches)
                 state.count(pipeline.loss, self._rows_of(state.step))
                 self._watch.step()
@@ -263,6 +264,17 @@ class _Training:
         if self._store is not None:
             self._store.save(self._model, self._optimizer, self._state)
 
+    def _seed_step(self) -> None:
+        """Seed the random numbers of the state's step on this rank, so that they need not be saved.
+
+        `torch.manual_seed` takes a millisecond, to write down for devices that there may be later who called it.
+        """
+        key = (self._settings.seed, self._state.epoch, self._state.step, dist.get_rank())
+        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+        torch.default_generator.manual_seed(seed)
+        if self._device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
     def _rows_of(self, step: int) -> int:
         """Count the rows of a batch, over all ranks."""
         return min(self._settings.batch_size, self._rows - step * self._settings.batch_size)
@@ -284,10 +296,3 @@ class _Training:
             pq.write_table(self._train.table.take(rows[rows != PADDING]), file)
             advice += f"; its rows are in {file}"
         raise NonFiniteLoss(f"{where}: the training loss is {loss}; {advice}")
-
-
-def _step_seed(seed: int, epoch: int, step: int) -> int:
-    """Return the seed of the random numbers of a step, on this rank, so that they need not be saved."""
-    return int(
-        np.random.SeedSequence((seed, epoch, step, dist.get_rank())).generate_state(1, np.uint64)[0] >> 1
-    )

@@ -1,5 +1,6 @@
 """Each model against a NumPy oracle of its formula, in float64."""
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from recsys.config.models import (
     XDeepFMConfig,
 )
 from recsys.models import build
+from recsys.models.layers import pairwise_sum
 
 B, FIELDS, D = 7, ("user", "item", "tag"), 4
 F = len(FIELDS)
@@ -221,6 +223,33 @@ def test_a_sample_does_not_see_the_others(name: str) -> None:
     order = torch.randperm(B)
     torch.testing.assert_close(model(dense[order], vectors[order]), logit[order])
     torch.testing.assert_close(model(dense[2:3], vectors[2:3]), logit[2:3])
+
+
+@pytest.mark.parametrize("rows", [1, 7, 130])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_float32_and_its_gradients_are_those_of_float64(name: str, rows: int) -> None:
+    """Float32 has products and gradients of its own on some processors; float64 is plain torch."""
+    model, _, _ = case(name, 2)
+    dense = torch.randn(rows, 2, dtype=torch.float64)
+    vectors = torch.randn(rows, F, D, dtype=torch.float64, requires_grad=True)
+    single, single_vectors = copy.deepcopy(model).float(), vectors.detach().float().requires_grad_()
+    expected, logit = model(dense, vectors), single(dense.float(), single_vectors)
+    torch.testing.assert_close(logit.double(), expected, rtol=1e-5, atol=1e-5)
+    expected.square().mean().backward()
+    logit.square().mean().backward()
+    pairs = {"vectors": (single_vectors, vectors)} | {
+        name: (parameter, model.get_parameter(name)) for name, parameter in single.named_parameters()
+    }
+    for name, (parameter, other) in pairs.items():
+        assert parameter.grad is not None, name
+        assert other.grad is not None, name
+        largest = float(other.grad.abs().max())
+        torch.testing.assert_close(parameter.grad.double(), other.grad, rtol=1e-4, atol=1e-5 * (1 + largest))
+
+
+def test_gradients_of_the_sum_over_pairs() -> None:
+    vectors = torch.randn(5, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(pairwise_sum, vectors)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
