@@ -1,4 +1,4 @@
-"""DeepFM and DCN-V2 as a user of TorchRec writes them, for the rivals in `training.py`: they share no code with `recsys`."""
+"""DeepFM and DCN-V2 as a user of TorchRec writes them, for the rivals of `training.py`; no code of `recsys` is in them."""
 
 import torch
 from torch import Tensor, nn

@@ -34,9 +34,11 @@ def concatenated(dense: Tensor, vectors: Tensor) -> Tensor:
 
     Under autocast it has autocast's type, or each of the layers that read it would convert it, and its own gradient.
     """
-    x = torch.cat([dense, vectors.flatten(1)], dim=1)
-    device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+    parts = [dense, vectors.flatten(1)]
+    device = dense.device.type
+    if torch.is_autocast_enabled(device):
+        parts = [part.to(torch.get_autocast_dtype(device)) for part in parts]
+    return torch.cat(parts, dim=1)
 
 
 def pairwise_sum(vectors: Tensor) -> Tensor:

@@ -9,9 +9,15 @@ from torch import nn
 from recsys.models import linear
 from recsys.models.linear import Linear
 
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this torch has no oneDNN"
+)
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
+
+@pytest.fixture(autouse=True)
+def by_onednn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Multiply by oneDNN, whatever the processor."""
+    monkeypatch.setattr(linear, "_MKL_IS_SLOW", True)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -82,7 +88,6 @@ def test_an_exported_program_holds_torch_operations_only() -> None:
     assert called == {"aten.linear.default"}
 
 
-@pytest.mark.skipif(not linear._HAS_ONEDNN, reason="this torch has no oneDNN for this processor")
 def test_products_are_those_of_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     products: list[tuple[int, ...]] = []
     product = linear._product

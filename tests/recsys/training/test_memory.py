@@ -37,9 +37,9 @@ def test_a_step_finds_the_memory_of_the_last_one() -> None:
 
     def pages_of_a_step() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        activations = [torch.ones(2**20) for _ in range(8)]
+        activations = [torch.ones(2**20) for _ in range(32)]
         del activations
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     pages_of_a_step()
-    assert min(pages_of_a_step() for _ in range(5)) < 1_000  # of 8,192
+    assert min(pages_of_a_step() for _ in range(5)) < 4_000  # of 32,768
