@@ -18,7 +18,7 @@ class DLRM(nn.Module):
         count = len(fields) + (num_dense > 0)
         self.products = PairwiseProducts(count)
         self.top = mlp(
-            self.products.pairs.shape[1] + embedding_dim * (num_dense > 0), config.hidden, config.dropout
+            len(self.products.places) + embedding_dim * (num_dense > 0), config.hidden, config.dropout
         )
         self.output = nn.Linear(config.hidden[-1], 1)
 

@@ -19,7 +19,7 @@ class IPNN(nn.Module):
     def __init__(self, config: IPNNConfig, num_dense: int, fields: Sequence[str], embedding_dim: int) -> None:
         super().__init__()
         self.products = PairwiseProducts(len(fields))
-        inputs = num_dense + len(fields) * embedding_dim + self.products.pairs.shape[1]
+        inputs = num_dense + len(fields) * embedding_dim + len(self.products.places)
         self.mlp = mlp(inputs, config.hidden, config.dropout)
         self.output = nn.Linear(config.hidden[-1], 1)
 
