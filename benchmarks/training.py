@@ -5,8 +5,8 @@ python benchmarks/training.py criteo80k.parquet [--rivals PYTHON] [--rounds 3] [
 Batch 4,096, width 16, MLP 400-400. Rows: a million in Criteo's form (`criteo_text.py`), vocabularies of ids
 that occur three times, about 0.18 M table rows; and, with --large, a million rows of Zipf ids over 20 M table rows.
 
-bare         TorchRec on tensors in memory: the same tables and optimisers, a network of plain torch (`plain_networks.py`);
-             nothing is loaded, measured or shown
+bare         TorchRec on tensors in memory: the same tables (FBGEMM's kernel) and optimisers, a network of plain torch
+             (`plain_networks.py`); nothing is loaded, measured or shown
 recsys       the training loop as `recsys train` runs it: batches from mapped shards, losses, progress, checkpoints
 recsys bf16  the same with training.precision: bf16
 SparseAdam   torch: one table for all features, `nn.Embedding(sparse=True)`, and the plain network, on tensors in memory
@@ -148,7 +148,8 @@ def bare(config: Any, prepared: Path) -> np.ndarray:
     network = plain_network(config.model.name, rows[0][0].shape[1] + 16 * FIELDS)
     with process_group():
         collection = model.engine.collections["pooled"]
-        plain = shard(Plain(collection, network), TableOptimizer(), torch.device("cpu"), 0)
+        module, cpu = Plain(collection, network), torch.device("cpu")
+        plain = shard(module, TableOptimizer(), cpu, 0, table_kernel="fbgemm")
         dense = [p for _, p in in_backward_optimizer_filter(plain.named_parameters())]
         optimizer = torch.optim.Adam(dense, lr=1e-3, fused=True)
         loss = nn.BCEWithLogitsLoss()

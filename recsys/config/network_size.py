@@ -29,5 +29,5 @@ def pairs(fields: int) -> int:
 
 
 def pair_bytes(fields: int) -> int:
-    """Count the bytes of all pairs of fields, as two int64 positions each."""
-    return 2 * 8 * pairs(fields)
+    """Count the bytes of all pairs of fields, as an int64 place each."""
+    return 8 * pairs(fields)
