@@ -5,9 +5,7 @@ from libc.string cimport memcpy
 
 from .hints cimport inlined
 from .mix cimport clones_void
-from .table_rows cimport (
-    BF16, FP16, FP32, Lookup, add_row, common_width, fetch_row, floats,
-)
+from .table_rows cimport BF16, FP16, FP32, Lookup, add_row, common_width, fetch_row, floats
 
 cdef enum:
     ROWS_AHEAD = 96  # asked for ahead of use,

@@ -11,9 +11,7 @@ from libc.string cimport memcpy, memset
 
 from .hints cimport claim, inlined
 from .mix cimport clones_void, mix64
-from .table_rows cimport (
-    BF16, FP16, FP32, Lookup, claim_row, common_width, fetch_row, floats, widen,
-)
+from .table_rows cimport BF16, FP16, FP32, Lookup, claim_row, common_width, fetch_row, floats, widen
 
 cdef enum Rule:  # of updates, as in table_kernel.py
     SGD
