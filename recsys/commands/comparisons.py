@@ -1,5 +1,6 @@
 """Commands that compare: compare, demo."""
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from recsys.console import (
 )
 
 SEEDS = 5
+COLLECT_AFTER = 50_000  # objects, of Python's 700: what is imported is no garbage, and looking for it took a tenth of compare
 
 ArmsArgument = Annotated[
     list[str],
@@ -127,6 +129,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Pair predictions row by row and say which arm is better, after training what is missing."""
+    gc.set_threshold(COLLECT_AFTER)
     from recsys.comparison.predictions import are_configs
 
     names = tuple(slices or ())

@@ -25,6 +25,7 @@ from recsys.comparison.slicing import (
 from recsys.evaluation.arms.slices import Slicing
 from recsys.training.run import Run
 from recsys_cython_ext import MISSING_ID, string_ids
+from recsys_pipelines.arrow import as_numpy
 from recsys_pipelines.config import CategoricalConfig
 from recsys_pipelines.encoding.vocabulary import FINGERPRINT, ONE_IN
 from recsys_pipelines.features import FIRST_CODE, MISSING_CODE, UNKNOWN_CODE, Buckets, Categorical
@@ -50,7 +51,7 @@ class TestRows:
         self.run = run
         self.prepared = run.prepared()
         self.rows = run.rows("test")
-        paired, ids = row_ids.to_numpy(zero_copy_only=False), self.rows.row_id
+        paired, ids = as_numpy(row_ids), self.rows.row_id
         self._take: np.ndarray | None = None
         if not np.array_equal(ids, paired):
             order = np.argsort(ids)
@@ -63,7 +64,7 @@ class TestRows:
     def time(self) -> np.ndarray | None:
         """Return the time of each row, int64 [n], where `data.time` names its column."""
         return (
-            self._taken(self.rows.table["@time"].to_numpy())
+            self._taken(as_numpy(self.rows.table["@time"]))
             if "@time" in self.rows.table.column_names
             else None
         )
@@ -82,7 +83,7 @@ class TestRows:
     def by_value(self, name: str) -> Slicing:
         """Slice the rows by a feature's values."""
         feature = self.feature(name)
-        values = self._taken(self.rows.table[name].to_numpy())
+        values = self._taken(as_numpy(self.rows.table[name]))
         if feature is None:
             note = "Deciles of the number as the model reads it, transformed and standardised."
             deciles = by_decile(name, values.astype(np.float64))
@@ -96,7 +97,7 @@ class TestRows:
         feature = self.feature(name)
         assert isinstance(feature, Categorical)
         counted = self.prepared.counts().arrays_of(name)
-        encoded = self._taken(self.rows.table[name].to_numpy())
+        encoded = self._taken(as_numpy(self.rows.table[name]))
         if feature.encoding == "hash":
             return _looked_up(counted["ids"], counted["counts"], encoded), True
         by_code = np.zeros(FIRST_CODE + len(feature.vocabulary), np.int64)

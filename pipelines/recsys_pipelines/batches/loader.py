@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from recsys_cython_ext.extras import require
 from recsys_cython_ext.gather import TableGather
+from recsys_pipelines.arrow import as_numpy
 from recsys_pipelines.batches.order import WINDOW, epoch_order, num_batches
 from recsys_pipelines.batches.prefetch import prefetched
 from recsys_pipelines.features import Features
@@ -83,7 +84,7 @@ class Rows:
         def floats(name: str, default: float) -> np.ndarray:
             if name not in table.column_names:
                 return np.full(table.num_rows, default, np.float32)
-            return table[name].to_numpy().astype(np.float32)
+            return as_numpy(table[name]).astype(np.float32)
 
         return cls(features, table, floats("@label", 0.0), floats("@weight", 1.0))
 
@@ -95,7 +96,7 @@ class Rows:
     @cached_property
     def row_id(self) -> np.ndarray:
         """Number of each row in the log, int64 [n]."""
-        return self.table["row_id"].to_numpy()
+        return as_numpy(self.table["row_id"])
 
     @cached_property
     def user(self) -> np.ndarray | None:
@@ -154,7 +155,7 @@ class Rows:
     def ids_of(self, feature: str) -> np.ndarray:
         """Return every id of a categorical feature, int64, bags one after the other."""
         chunks = [c.flatten() if pa.types.is_list(c.type) else c for c in self.table[feature].chunks]
-        return np.concatenate([np.empty(0, np.int64), *(chunk.to_numpy() for chunk in chunks)])
+        return np.concatenate([np.empty(0, np.int64), *map(as_numpy, chunks)])
 
     def keep_negatives(self, rate: float, seed: int) -> np.ndarray:
         """Return row numbers [m] of all positives and of a share `rate` of negatives, chosen by (seed, row id)."""
@@ -173,7 +174,7 @@ class Rows:
         )
 
     def _column(self, name: str) -> np.ndarray | None:
-        return self.table[name].to_numpy() if name in self.table.column_names else None
+        return as_numpy(self.table[name]) if name in self.table.column_names else None
 
 
 class Negatives(Protocol):

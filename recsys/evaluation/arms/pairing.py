@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from recsys.evaluation.metrics import improper
+from recsys_pipelines.arrow import as_numpy
 
 SHOWN = 5  # row ids in an error
 
@@ -75,10 +76,10 @@ def pair(
     for attribute in attributes:
         if attribute not in first.columns:
             raise ValueError(f"{first.source}: has no column {attribute!r}, and no other arm has it")
-    labels = first.columns["label"][1].to_numpy() == 1
+    labels = as_numpy(first.columns["label"][1]) == 1
     users = first.columns.get("user_id")
     _require_both_classes(labels, first)
-    clusters = None if users is None else users[1].dictionary_encode().indices.to_numpy()
+    clusters = None if users is None else as_numpy(users[1].dictionary_encode().indices)
     if users is not None and clusters is not None and not clusters.any():
         raise ValueError(
             f"{first.source}: all rows ({_some(first.row_ids)}) belong to user {users[1][0]}: users are resampled as "
@@ -133,7 +134,7 @@ class _FirstTable:
                 f"{self.source}: lacks row ids {_some(extra)} of {source}: score the same rows{kinds}"
             )
         _refuse_duplicates(known, self.source)  # two texts can be the bits of one integer
-        return where.to_numpy()
+        return as_numpy(where)
 
     def agree(self, name: str, values: pa.Array, take: np.ndarray | None, source: str) -> None:
         """Keep a column of the first table that has it, and refuse one that says otherwise of a row."""
@@ -247,7 +248,7 @@ def _ids(table: pa.Table, name: str, source: str) -> pa.Array:
     if pt.is_decimal(column.type):
         return _whole_decimals(column, name, source)
     if pt.is_floating(column.type):
-        values = column.to_numpy().astype(np.float64)
+        values = as_numpy(column).astype(np.float64)
         _refuse_fractions(column, ~((values == np.floor(values)) & (np.abs(values) < 2.0**63)), name, source)
     if pt.is_integer(column.type) or pt.is_floating(column.type):
         return column.cast(pa.int64(), safe=False)
@@ -277,7 +278,7 @@ def _numbers(table: pa.Table, name: str, ids: pa.Array, source: str) -> np.ndarr
         raise ValueError(
             f"{source}: {name} is {column.type}, not numbers: the first, of row id {ids[0]}, is {column[0]}"
         )
-    return column.to_numpy(zero_copy_only=False)
+    return as_numpy(column)
 
 
 def _labels(table: pa.Table, ids: pa.Array, source: str) -> pa.Array:
@@ -288,7 +289,7 @@ def _labels(table: pa.Table, ids: pa.Array, source: str) -> pa.Array:
             f"{source}: label is {values[bad][0]} at row ids {_some(ids.filter(pa.array(bad)))}: labels must be 0 or 1, "
             "binarise them first"
         )
-    return pa.array(values.astype(np.int8))
+    return _array(pl.Series(values.astype(np.int8)))
 
 
 def _probabilities(table: pa.Table, ids: pa.Array, source: str) -> np.ndarray:
@@ -304,7 +305,7 @@ def _probabilities(table: pa.Table, ids: pa.Array, source: str) -> np.ndarray:
 
 def _refuse_duplicates(ids: pa.Array, source: str) -> None:
     if pt.is_integer(ids.type):
-        values = ids.to_numpy()
+        values = as_numpy(ids)
         if (values[1:] > values[:-1]).all():
             return
         values = np.sort(values)
