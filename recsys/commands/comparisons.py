@@ -33,7 +33,7 @@ from recsys.console import (
 )
 
 SEEDS = 5
-COLLECT_AFTER = 50_000  # objects, of Python's 700: what is imported is no garbage, and looking for it took a tenth of compare
+COLLECT_AFTER = 50_000  # objects, of Python's 700: looking for garbage among imports took a tenth of the time
 
 ArmsArgument = Annotated[
     list[str],

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from recsys.config.models import FMConfig
-from recsys.models.layers import concatenated, pairwise_sum
+from recsys.models.layers import pairwise_sum
 
 
 class FM(nn.Module):
@@ -21,4 +21,8 @@ class FM(nn.Module):
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
         """Map [B, n] and [B, F, D] to logits [B]."""
-        return self.linear(concatenated(dense, vectors)).squeeze(1) + pairwise_sum(vectors)
+        of_dense, of_vectors = self.linear.weight[0].tensor_split(
+            [dense.shape[1]]
+        )  # no copy of all vectors beside them
+        linear = dense @ of_dense + vectors.flatten(1) @ of_vectors + self.linear.bias
+        return linear + pairwise_sum(vectors)
