@@ -151,7 +151,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="a folder for data and runs; a temporary one otherwise")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        sys.exit(check(arguments.work or Path(temporary), arguments.kills, arguments.rows, arguments.seed))
+        work = arguments.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        sys.exit(check(work, arguments.kills, arguments.rows, arguments.seed))
 
 
 def check(work: Path, kills: int, rows: int, seed: int) -> int:

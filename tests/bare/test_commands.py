@@ -132,6 +132,7 @@ def test_what_the_bare_installation_does(folder: Path) -> None:
         ["sources"],
         ["init", "a.csv"],
         ["inspect", prepared],
+        ["tables", "small.yaml"],
         ["drift", prepared, prepared],
         ["compare", "a.csv", "b.csv"],
         ["compare", "a.csv", "b.csv", "--slice", "site"],
@@ -159,7 +160,7 @@ def test_what_the_bare_installation_does(folder: Path) -> None:
             [
                 ["train", "small.yaml"],
                 ["tune", "small.yaml"],
-                ["tables", "small.yaml"],
+                ["tables", "small.yaml", "--ranks", "2"],
                 ["compress", "small.yaml"],
                 ["demo"],
                 ["compare", "small.yaml", "small.yaml"],
