@@ -70,7 +70,7 @@ cdef inlined narrow(
 ) noexcept nogil:
     """fp32 to fp16 or bf16, up or down by chance: 16 random bits a number are a hash of `key` and its group of four.
 
-    What fp16 cannot hold becomes its largest number. Little-endian machines only.
+    What they cannot hold becomes their largest number. Little-endian machines only.
     """
     cdef int64_t i, c, part
     cdef Chances random
@@ -84,10 +84,10 @@ cdef inlined narrow(
             memcpy(&bits, &values[c + i], 4)
             m = bits & 0x7FFFFFFF
             if kind == BF16:
-                code = (m if m >= 0x7F800000 else m + random.chances[i]) >> 16
+                code = (m + (random.chances[i] if m < 0x7F7F0000 else 0)) >> 16
             else:
                 memcpy(&size, &m, 4)
-                size = size * <float> (1 << 24) + <float> <int32_t> random.chances[i] * <float> (1.0 / 65536)
+                size = size * <float> (1 << 24) + <float> (random.chances[i] >> 3) * <float> (1.0 / 8192)
                 # below its normal numbers fp16 has even steps of 2^-24
                 tiny = <uint32_t> <int32_t> (size if m < (113 << 23) else 0)
                 code = tiny if m < (113 << 23) else (m + (random.chances[i] & 0x1FFF) - (112 << 23)) >> 13

@@ -156,7 +156,7 @@ def run_distillation(
     run = compared.arms[STUDENT].runs[0]
     dtype = dtype or (
         "fp32" if run.config.tables.precision == "fp32" else "fp16"
-    )  # which holds what bf16 does
+    )  # the nearest to bf16 of an artefact
     out = result.experiment.parent / f"artefact-{dtype}-{run.path.parent.name.rpartition('-')[2]}"
     with _timed("export", result.seconds):
         export(run, out, dtype)

@@ -27,6 +27,8 @@ class Linear(nn.Linear):
         """Map [..., in_features] to [..., out_features]."""
         if not _by_onednn(input):
             return super().forward(input)
+        if input.ndim == 2:  # no view, which an activation in place would have to copy
+            return _Linear.apply(input, self.weight, self.bias)
         out = _Linear.apply(input.reshape(-1, self.in_features), self.weight, self.bias)
         return out.view(*input.shape[:-1], self.out_features)
 

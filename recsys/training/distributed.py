@@ -64,8 +64,10 @@ def keep_memory() -> None:
 
     Otherwise glibc gives it back, and at every step the system clears thousands of pages anew: 5 to 10 % of a training.
     """
-    _of_glibc("mallopt", _MMAP_THRESHOLD, 64 * 2**20)  # what is larger is still mapped by itself
-    _of_glibc("mallopt", _TRIM_THRESHOLD, 512 * 2**20)
+    if _of_glibc(
+        "mallopt", _MMAP_THRESHOLD, 32 * 2**20
+    ):  # the most that it takes; what is larger is mapped by itself
+        _of_glibc("mallopt", _TRIM_THRESHOLD, 512 * 2**20)
 
 
 def give_memory_back() -> None:
@@ -77,10 +79,11 @@ def give_memory_back() -> None:
     _of_glibc("malloc_trim", 0)
 
 
-def _of_glibc(function: str, *arguments: int) -> None:
-    """Call a function of glibc's heap, where there is one."""
+def _of_glibc(function: str, *arguments: int) -> int:
+    """Return what a function of glibc's heap returns, 0 where there is none."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), function):
-        getattr(libc, function)(*arguments)
+        return int(getattr(libc, function)(*arguments))
+    return 0
 
 
 def require_one_process() -> None:

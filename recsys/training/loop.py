@@ -124,7 +124,7 @@ def fit(
 
     Needs a process group (`distributed.process_group`); every rank calls it. With a `store` it goes on from the newest
     checkpoint there, and a run that was interrupted ends with the same weights, on as many ranks, as one that was not;
-    without, the model stays as the last batch left it.
+    without, the model stays as the last batch left it. What steps free stays with the process (`distributed.keep_memory`).
 
     Raises NonFiniteLoss naming epoch and batch, OneClass for labels that cannot be learnt from or monitored, ValueError
     as `soft_labelled`, `Feed`, `shard_model`, `Store.resume` and `begin` do.

@@ -124,8 +124,10 @@ class TableKernel:
             out: float32 [B, width].
             threads: at most so many run at once.
 
-        Raises ValueError naming table and position where an index is outside its table, or offsets fall.
+        Raises ValueError naming table and position where an index is outside its table, or offsets fall, and where the
+        arrays do not belong together.
         """
+        self._check_lengths(indices, offsets, factors, out)
 
         def part(first: int, last: int) -> int:
             return _read.read_into(
@@ -153,6 +155,8 @@ class TableKernel:
         `seed` is of the batch's rounding, uint64. The batch must have been read: its indices are not checked again.
         Raises ValueError where the gradient has 2^32 numbers or more.
         """
+        if not len(indices):
+            return
         if gradient.size >= 2**32:
             raise ValueError(
                 f"a gradient {list(gradient.shape)} has more numbers than the kernel takes, 2^32"
@@ -188,6 +192,17 @@ class TableKernel:
             _update.update(*how, gradient, *moments, corrections, *settings, self._entries, starts, *of_part)
 
         over_parts(move, len(indices), threads, self._mean_width)
+
+    def _check_lengths(
+        self, indices: np.ndarray, offsets: np.ndarray, factors: np.ndarray | None, out: np.ndarray
+    ) -> None:
+        bags, numbers = len(self._lookups) * len(out), len(indices) if factors is None else len(factors)
+        if len(offsets) != bags + 1 or out.shape[1] != self.width or numbers != len(indices):
+            raise ValueError(
+                f"{len(self._lookups)} lookups of {len(out)} bags take {bags + 1} offsets, an output of width {self.width} "
+                f"and a factor for each index: these are {len(offsets)} offsets, an output of width {out.shape[1]}, "
+                f"{len(indices)} indices and {numbers} factors"
+            )
 
     def _refusal(self, bad: int, indices: np.ndarray, offsets: np.ndarray, num_bags: int) -> str:
         """Say which index or which bag the kernel did not take."""

@@ -241,6 +241,22 @@ def test_offsets_that_fall_are_named() -> None:
         tables.step((np.zeros(4, np.int64), offsets, None), np.zeros((2, 8), np.float32))
 
 
+@pytest.mark.parametrize(
+    ("offsets", "factors", "width"), [([0, 1], None, 4), ([0, 1, 2], [1.0], 4), ([0, 1, 2], None, 8)]
+)
+def test_arrays_that_do_not_belong_together_are_refused(offsets: Any, factors: Any, width: int) -> None:
+    tables = Tables([(9, 4)], [0], "sgd")
+    batch = (
+        np.zeros(2, np.int64),
+        np.array(offsets),
+        None if factors is None else np.array(factors, np.float32),
+    )
+    with pytest.raises(
+        ValueError, match="1 lookups of 2 bags take 3 offsets, an output of width 4 and a factor"
+    ):
+        tables.step(batch, np.zeros((2, width), np.float32))
+
+
 def test_what_does_not_fit_the_kernel_is_refused() -> None:
     with pytest.raises(ValueError, match=r"multiples of 4, not \[4, 6\]"):
         TableKernel([HeldTable("a", 3, 4), HeldTable("b", 3, 6)], [0, 1], "fp32")

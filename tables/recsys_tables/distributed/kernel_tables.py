@@ -4,7 +4,7 @@ TorchRec makes its fused tables of FBGEMM's module, which holds weights and stat
 schedules goes on reading them there. Only what is done with a batch is ours.
 """
 
-import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +26,7 @@ from recsys_tables.bytes import OptimizerName
 from recsys_tables.config import TableKernelName
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.scheme import Precision
-from recsys_tables.table_kernel import HeldTable, RowStates, TableKernel, UpdateRule
+from recsys_tables.table_kernel import HeldTable, TableKernel, UpdateRule
 
 _RULES: dict[EmbOptimType, OptimizerName] = {
     EmbOptimType.EXACT_SGD: "sgd",
@@ -85,7 +85,6 @@ class KernelTables(SplitTableBatchedEmbeddingBagsCodegen):
             size = values.numel()
             values.data = values.new_empty(0)  # first, so that there are never two
             values.data = _zeros(size, values.dtype)
-        self._states = RowStates(*(values.detach().numpy() for values in self._state_tensors()))
         self._kernel = TableKernel(
             self._held_tables(settings.get("embedding_shard_info")),
             self.feature_table_map,
@@ -173,19 +172,19 @@ class _Outputs:
     """Arrays that are used again once nothing holds them: the system's pages of a fresh one cost more than reading rows."""
 
     def __init__(self) -> None:
-        self._arrays: list[np.ndarray] = []  # flat, of any size
+        self._arrays: list[
+            tuple[np.ndarray, weakref.ref[np.ndarray]]
+        ] = []  # flat, and what was last handed out of it
 
     def empty(self, rows: int, width: int) -> np.ndarray:
         """Return an uninitialised float32 array [rows, width], in use for as long as it, or a tensor of it, is held."""
-        for array in self._arrays:
-            if array.size >= rows * width and sys.getrefcount(array) == _HELD_BY_US:
-                return array[: rows * width].reshape(rows, width)
-        self._arrays = [array for array in self._arrays if sys.getrefcount(array) != _HELD_BY_US]  # too small
-        self._arrays.append(empty_huge((rows * width,)))
-        return self._arrays[-1].reshape(rows, width)
-
-
-_HELD_BY_US = 3  # the list, the loop's variable, and the argument of `getrefcount`
+        size = rows * width
+        used = [(array, user) for array, user in self._arrays if user() is not None]
+        free = [array for array, user in self._arrays if user() is None and array.size >= size]
+        array = free[0] if free else empty_huge((size,))
+        out = array[:size].reshape(rows, width)
+        self._arrays = [*used, (array, weakref.ref(out))]
+        return out
 
 
 class _Bags(torch.autograd.Function):

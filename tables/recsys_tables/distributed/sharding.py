@@ -124,7 +124,9 @@ def _check_shardings(
             f"sharding names tables {', '.join(unknown)}; there are {', '.join(t.name for t in engine.tables)}"
         )
     if "column_wise" in (sharding, *by_table.values()) and optimizer.name == "rowwise_adagrad":
-        raise ValueError("column_wise sharding needs an elementwise table optimiser: use 'adagrad' or 'sgd'")
+        raise ValueError(
+            "column_wise sharding needs an elementwise table optimiser: use 'adagrad', 'adam' or 'sgd'"
+        )
 
 
 def shard(

@@ -1,5 +1,6 @@
 """FBGEMM's module with our kernel: the same vectors, rows and states as FBGEMM's own, and Adam, which it lacks on a CPU."""
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -169,16 +170,48 @@ def test_half_the_bytes_train_nearly_as_fp32_does(group: None, precision: Precis
         )
 
 
-def test_evaluation_moves_nothing_and_vectors_that_are_held_stay(group: None) -> None:
+@pytest.mark.parametrize("size", [12, 40_000])  # of which outputs are below and above a huge page
+def test_evaluation_moves_nothing_and_vectors_that_are_held_stay(group: None, size: int) -> None:
     model = made(*SCHEMES)
     before = [piece.weight.clone() for piece in local_shards(model)]
     with torch.no_grad():
-        first = model.module[0](batch(SCHEMES, 0)).values()
+        first = model.module[0](batch(SCHEMES, 0, size)).values()
         copy = first.clone()
-        model.module[0](batch(SCHEMES, 1))
-        model.module[0](batch(SCHEMES, 2))
+        model.module[0](batch(SCHEMES, 1, size))
+        model.module[0](batch(SCHEMES, 2, size))
     assert torch.equal(first, copy), "their memory was used again"
     assert all(torch.equal(a, b.weight) for a, b in zip(before, local_shards(model), strict=True))
+
+
+def test_memory_is_used_again_once_no_vector_is_held(group: None) -> None:
+    (tables, *_) = tables_of(made(Full("a", 50, 16)))
+    rows, offsets = torch.zeros(40_000, dtype=torch.int64), torch.arange(40_001)
+    first = tables(rows, offsets)
+    place, part = first.data_ptr(), first[5:7]
+    assert tables(rows, offsets).data_ptr() != place
+    del first
+    assert tables(rows, offsets).data_ptr() != place, "a part of it is held"
+    del part
+    gc.collect()
+    assert place in {tables(rows, offsets).data_ptr() for _ in range(3)}
+
+
+def test_two_forward_passes_before_a_backward_pass_are_those_of_fbgemm(group: None) -> None:
+    ours, theirs = (
+        made(Full("a", 50, 16), optimizer="sgd", kernel=kernel) for kernel in ("recsys", "fbgemm")
+    )
+    for model in (ours, theirs):
+        first, second = (model.module[0](batch(SCHEMES[:1], step, 40_000)).values() for step in (0, 1))
+        ((first.square() + second.square()).sum() / 1e4).backward()
+    (mine,), (other,) = local_shards(ours), local_shards(theirs)
+    torch.testing.assert_close(mine.weight, other.weight, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_without_bags_changes_nothing(group: None) -> None:
+    (tables, *_) = tables_of(made(Full("a", 50, 16)))
+    before = tables.weights_host.detach().clone()
+    tables(torch.zeros(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)).sum().backward()
+    assert torch.equal(tables.weights_host, before)
 
 
 def test_bf16_needs_the_kernel(group: None) -> None:

@@ -202,7 +202,7 @@ def test_tables_that_do_not_fit_are_refused_in_one_line() -> None:
 
 
 def test_column_shards_need_an_elementwise_optimiser(group: None) -> None:
-    why = "column_wise sharding needs an elementwise table optimiser: use 'adagrad' or 'sgd'"
+    why = "column_wise sharding needs an elementwise table optimiser: use 'adagrad', 'adam' or 'sgd'"
     with pytest.raises(ValueError, match=why):
         plan("column_wise", 2, "rowwise_adagrad")
     with pytest.raises(ValueError, match=why):
