@@ -26,7 +26,7 @@ from recsys_tables.bytes import OptimizerName
 from recsys_tables.config import TableKernelName
 from recsys_tables.engine.engine import EmbeddingEngine
 from recsys_tables.scheme import Precision
-from recsys_tables.table_kernel import HeldTable, TableKernel, UpdateRule
+from recsys_tables.table_kernel import HeldTable, RowStates, TableKernel, UpdateRule
 
 _RULES: dict[EmbOptimType, OptimizerName] = {
     EmbOptimType.EXACT_SGD: "sgd",
@@ -140,8 +140,9 @@ class KernelTables(SplitTableBatchedEmbeddingBagsCodegen):
         self.iter_cpu.fill_(batch_number + 1)
         rule = UpdateRule(self._rule, self.get_learning_rate(), self._eps, *self._betas)
         seed = int(mix64(mix64(np.array([self.seed])) ^ batch_number).view(np.uint64)[0])
+        states = RowStates(*(values.detach().numpy() for values in self._state_tensors()))
         numbers = gradient.float().contiguous().numpy()
-        self._kernel.update(self._address, self._states, rule, seed, *batch, numbers, torch.get_num_threads())
+        self._kernel.update(self._address, states, rule, seed, *batch, numbers, torch.get_num_threads())
 
     @property
     def _address(self) -> int:
