@@ -246,3 +246,4 @@ def print_place(label: str, place: Path, more: str = "") -> None:
 def print_json(value: Any) -> None:
     """Print the result for programs, on standard output."""
     sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
+    sys.stdout.flush()  # here, where a reader that has gone is no error: at the end of the program it would be
