@@ -14,7 +14,7 @@ ROWS, WIDTH = 4_194_304, 16  # of a table of 256 MiB, more than the caches hold
 BATCH, HIDDEN = 4096, 512  # samples, and the widths of a layer
 BAGS, BAG = 1 << 14, 16  # that are looked up at a time
 PAYS = (
-    1.2  # how much faster products must be, for a step in bfloat16 also converts, and does what is no product
+    1.2  # times as fast must products be, for a step in bfloat16 also converts, and does what is no product
 )
 
 

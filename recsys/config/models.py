@@ -6,6 +6,7 @@ known without torch.
 
 import difflib
 import itertools
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -22,9 +23,9 @@ class _Model(Strict):
     def check_fields(self, num_dense: int, fields: Sequence[str]) -> None:
         """Raise ValueError where no such network can be made of `num_dense` numbers and the vectors of `fields`."""
 
+    @abstractmethod
     def size(self, num_dense: int, fields: int, embedding_dim: int) -> NetworkSize:
         """Count what the network holds, of `num_dense` numbers and `fields` vectors of a width."""
-        raise NotImplementedError
 
 
 class _Network(_Model):
@@ -137,9 +138,8 @@ class XDeepFMConfig(_Network):
     @override
     def size(self, num_dense: int, fields: int, embedding_dim: int) -> NetworkSize:
         inputs = num_dense + fields * embedding_dim
-        maps = sum(
-            before * fields * after for before, after in itertools.pairwise([fields, *self.cin])
-        )  # without biases
+        # without biases
+        maps = sum(before * fields * after for before, after in itertools.pairwise([fields, *self.cin]))
         output = sum(self.cin) + self.hidden[-1]
         return NetworkSize(linear(inputs, 1) + maps + mlp(inputs, self.hidden) + output)
 
@@ -263,9 +263,8 @@ class DINConfig(_Network):
         inputs = num_dense + (fields + units) * embedding_dim
         unit = mlp(4 * embedding_dim, self.attention_hidden) + linear(self.attention_hidden[-1], 1)
         deep = mlp(inputs, self.hidden) + linear(self.hidden[-1], 1)
-        dice = units * sum(self.attention_hidden) + sum(
-            self.hidden
-        )  # a trained number, a mean and a variance each
+        # a trained number, a mean and a variance each
+        dice = units * sum(self.attention_hidden) + sum(self.hidden)
         return NetworkSize(units * unit + deep + dice, 2 * 4 * dice)
 
 

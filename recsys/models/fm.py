@@ -21,8 +21,7 @@ class FM(nn.Module):
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
         """Map [B, n] and [B, F, D] to logits [B]."""
-        of_dense, of_vectors = self.linear.weight[0].tensor_split(
-            [dense.shape[1]]
-        )  # no copy of all vectors beside them
+        # one part after the other, so that vectors need not be copied beside the numbers
+        of_dense, of_vectors = self.linear.weight[0].tensor_split([dense.shape[1]])
         linear = dense @ of_dense + vectors.flatten(1) @ of_vectors + self.linear.bias
         return linear + pairwise_sum(vectors)

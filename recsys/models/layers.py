@@ -80,6 +80,5 @@ class PairwiseProducts(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """Map vectors [B, F, D] to [B, F(F-1)/2]."""
         products = torch.bmm(vectors, vectors.transpose(1, 2))
-        return products.flatten(1).index_select(
-            1, self.places
-        )  # in 0.6 of the time of an index of two dimensions
+        # in 0.6 of the time of an index of two dimensions
+        return products.flatten(1).index_select(1, self.places)

@@ -196,6 +196,7 @@ class TableKernel:
     def _check_lengths(
         self, indices: np.ndarray, offsets: np.ndarray, factors: np.ndarray | None, out: np.ndarray
     ) -> None:
+        """Raise ValueError where offsets, factors or the output do not belong to the lookups and indices."""
         bags, numbers = len(self._lookups) * len(out), len(indices) if factors is None else len(factors)
         if len(offsets) != bags + 1 or out.shape[1] != self.width or numbers != len(indices):
             raise ValueError(

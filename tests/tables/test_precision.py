@@ -3,14 +3,13 @@
 import dataclasses
 import json
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from recsys_tables import FeatureSize, Full, Hash, Scheme, Unified, plan_tables, resident_bytes
 from recsys_tables.bytes import row_bytes
@@ -46,13 +45,6 @@ LOOKED_UP = (  # all ways to read rows: whole, summed, multiplied, with signs, i
 )
 CPU, META = torch.device("cpu"), torch.device("meta")
 ULP = 2**-11  # half the distance of numbers in fp16, at most, as a share of them
-
-
-@pytest.fixture
-def group() -> Iterator[None]:
-    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
-    yield
-    dist.destroy_process_group()
 
 
 def made(

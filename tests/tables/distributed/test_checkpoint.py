@@ -10,7 +10,7 @@ import json
 import os
 import pickle
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -306,13 +306,6 @@ def test_training_goes_on_as_if_it_had_not_stopped(results: Path, ranks: int) ->
 
 
 # ---- one rank
-
-
-@pytest.fixture
-def group() -> Iterator[None]:
-    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.fixture

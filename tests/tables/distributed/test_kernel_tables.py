@@ -1,14 +1,13 @@
 """FBGEMM's module with our kernel: the same vectors, rows and states as FBGEMM's own, and Adam, which it lacks on a CPU."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torchrec import KeyedJaggedTensor
 
@@ -27,13 +26,6 @@ from recsys_tables.scheme import Precision
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 SCHEMES = (Full("a", 50, 16), Unified("b", 31, 8, 4), Unified("c", 31, 8, 4))
-
-
-@pytest.fixture
-def group() -> Iterator[None]:
-    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
-    yield
-    dist.destroy_process_group()
 
 
 def made(

@@ -7,14 +7,13 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from scipy.stats import kstest
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
@@ -40,14 +39,6 @@ from recsys_tables.scheme import Scheme
 CPU = torch.device("cpu")
 InRanks = Callable[..., list[int]]
 BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "sharding_agreement.py"
-
-
-@pytest.fixture
-def group() -> Iterator[None]:
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
-    yield
-    dist.destroy_process_group()
 
 
 def meta(*schemes: Scheme) -> EmbeddingEngine:
